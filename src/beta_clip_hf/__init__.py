@@ -1,0 +1,78 @@
+"""
+β-CLIP for the transformers library: models, losses, text hierarchies, data, training and evaluation.
+
+The model's own files are imported here, so that `AutoModel` and the other Auto classes know them. The names that
+need text tools, data sets or the Trainer are looked up when they are first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from transformers import AutoConfig, AutoModel, AutoModelForZeroShotImageClassification, AutoProcessor
+
+from .configuration_beta_clip import BetaCLIPConfig
+from .loss_beta_clip import beta_cal_loss, clip_loss, hard_negative_loss, region_loss
+from .modeling_beta_clip import BetaCLIPModel, BetaCLIPOutput, Granularity
+from .pooler_beta_clip import TextConditionedPooler
+from .processing_beta_clip import BetaCLIPProcessor
+
+
+if TYPE_CHECKING:
+    from .data.collator import BetaCLIPDataCollator
+    from .data.scenes import SceneDataset
+    from .text.hierarchy import TextHierarchy, build_text_hierarchy
+    from .text.phrases import PhraseExtractor
+    from .text.sentences import split_sentences
+    from .training.arguments import BetaCLIPTrainingArguments
+    from .training.trainer import BetaCLIPTrainer
+
+__version__ = "0.1.0"
+
+_HOME_OF_LAZY_NAMES = {
+    "BetaCLIPDataCollator": ".data.collator",
+    "BetaCLIPTrainer": ".training.trainer",
+    "BetaCLIPTrainingArguments": ".training.arguments",
+    "PhraseExtractor": ".text.phrases",
+    "SceneDataset": ".data.scenes",
+    "TextHierarchy": ".text.hierarchy",
+    "build_text_hierarchy": ".text.hierarchy",
+    "split_sentences": ".text.sentences",
+}
+
+AutoConfig.register(BetaCLIPConfig.model_type, BetaCLIPConfig)
+AutoModel.register(BetaCLIPConfig, BetaCLIPModel)
+AutoModelForZeroShotImageClassification.register(BetaCLIPConfig, BetaCLIPModel)
+AutoProcessor.register(BetaCLIPConfig, BetaCLIPProcessor)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF_LAZY_NAMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_HOME_OF_LAZY_NAMES[name], __name__), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+__all__ = [
+    "BetaCLIPConfig",
+    "BetaCLIPDataCollator",
+    "BetaCLIPModel",
+    "BetaCLIPOutput",
+    "BetaCLIPProcessor",
+    "BetaCLIPTrainer",
+    "BetaCLIPTrainingArguments",
+    "Granularity",
+    "PhraseExtractor",
+    "SceneDataset",
+    "TextConditionedPooler",
+    "TextHierarchy",
+    "beta_cal_loss",
+    "build_text_hierarchy",
+    "clip_loss",
+    "hard_negative_loss",
+    "region_loss",
+    "split_sentences",
+]

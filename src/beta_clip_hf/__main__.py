@@ -1,0 +1,9 @@
+"""`python -m beta_clip_hf` is `beta-clip`."""
+
+import sys
+
+from .cli import main
+
+
+if __name__ == "__main__":
+    sys.exit(main())

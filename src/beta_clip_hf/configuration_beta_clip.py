@@ -1,0 +1,97 @@
+"""Configuration of β-CLIP: CLIP's own, plus the text-conditioned pooler and the losses."""
+
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import CLIPConfig
+
+
+ALIGNMENT_LOSSES = ("ce", "bce")
+CLIP_TEXT_POSITIONS = 77
+LONG_TEXT_POSITIONS = 248
+
+
+@strict
+class BetaCLIPConfig(CLIPConfig):
+    r"""
+    Configuration of a [`BetaCLIPModel`]. Everything of [`~transformers.CLIPConfig`] is kept; a new configuration has
+    248 text positions where CLIP has 77, one read from a checkpoint keeps the number written there.
+
+    The values that shape the loss (`beta`, `alignment_loss` and the weights) are read at each forward pass, so they
+    may be changed on a live model.
+
+    Args:
+        use_pooler (`bool`, defaults to `True`):
+            Whether the model has a text-conditioned pooler. Without one it is CLIP, and β-CAL is not available.
+        pooler_num_attention_heads (`int`, defaults to 8): Heads of the pooler; must divide `projection_dim`.
+        pooler_mlp_ratio (`int | float`, defaults to 4): Width of the pooler's MLP in units of `projection_dim`.
+        pooler_hidden_act (`str`, defaults to `"quick_gelu"`): Activation of the pooler's MLP.
+        pooler_layer_norm_eps (`float`, defaults to 1e-5): Epsilon of the pooler's layer norms.
+        pooler_qkv_layer_norm (`bool`, defaults to `False`):
+            LayerNorm on the pooler's queries and on its keys and values, as FLAIR has it; β-CLIP has none.
+        pooler_null_token (`bool`, defaults to `False`):
+            An extra all-zero key/value token that a text without a match in the image can look at (FLAIR).
+        pooler_logit_scale_init_value (`float | int`, defaults to 2.6592): ln(1/0.07), of the pooler's own logit scale.
+        beta (`float | int`, defaults to 0.5):
+            β of β-CAL, in [0, 1]: the weight of a text's siblings (other texts of the same image) as its positives.
+        alignment_loss (`"ce" | "bce"`, defaults to `"ce"`): The form of β-CAL.
+        clip_loss_weight (`float | int`, defaults to 1): Weight of `clip_loss` (image and caption, CLS and EOS).
+        beta_cal_loss_weight (`float | int`, defaults to 1):
+            Weight of `beta_cal_loss`. A part of weight 0 is not computed.
+
+    Raises:
+        ValueError: where a value is outside of its range, or the heads do not divide `projection_dim`.
+
+    Example:
+
+    ```python
+    >>> from beta_clip_hf import BetaCLIPConfig
+    >>> config = BetaCLIPConfig(beta=0.25, alignment_loss="bce")
+    >>> config.text_config.max_position_embeddings
+    248
+
+    ```
+    """
+
+    model_type = "beta_clip"
+
+    use_pooler: bool = True
+    pooler_num_attention_heads: int = 8
+    pooler_mlp_ratio: int | float = 4
+    pooler_hidden_act: str = "quick_gelu"
+    pooler_layer_norm_eps: int | float = 1e-5
+    pooler_qkv_layer_norm: bool = False
+    pooler_null_token: bool = False
+    pooler_logit_scale_init_value: int | float = 2.6592
+    beta: int | float = 0.5
+    alignment_loss: str = "ce"
+    clip_loss_weight: int | float = 1.0
+    beta_cal_loss_weight: int | float = 1.0
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        # A stock CLIP's file may leave its 77 positions out. Popped, so that this is not taken for a stock CLIP again.
+        is_stock_clip = kwargs.pop("model_type", self.model_type) == CLIPConfig.model_type
+        if self.text_config is None or isinstance(self.text_config, dict):
+            positions = CLIP_TEXT_POSITIONS if is_stock_clip else LONG_TEXT_POSITIONS
+            self.text_config = {"max_position_embeddings": positions, **(self.text_config or {})}
+        super().__post_init__(**kwargs)
+        # `@strict` runs this once more, but wraps what it raises into an error that is no ValueError.
+        self.validate_architecture()
+
+    def validate_architecture(self) -> None:
+        """Part of `@strict`: run at construction. Raises `ValueError`."""
+        if self.use_pooler and self.projection_dim % self.pooler_num_attention_heads != 0:
+            raise ValueError(
+                f"pooler_num_attention_heads must divide projection_dim ({self.projection_dim}), "
+                f"but is {self.pooler_num_attention_heads}"
+            )
+        if not 0 <= self.beta <= 1:
+            raise ValueError(f"beta must be in [0, 1], but is {self.beta}")
+        if self.alignment_loss not in ALIGNMENT_LOSSES:
+            raise ValueError(f"alignment_loss must be one of {ALIGNMENT_LOSSES}, but is {self.alignment_loss!r}")
+        for name in ("clip_loss_weight", "beta_cal_loss_weight"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, but is {getattr(self, name)}")
+
+
+__all__ = ["BetaCLIPConfig"]

@@ -1,0 +1,111 @@
+"""The formulas in float64 Python loops, as they stand in the papers: slow twins of what the library does fast."""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def dot(a: Tensor, b: Tensor) -> float:
+    return sum(x * y for x, y in zip(a.double().tolist(), b.double().tolist(), strict=True))
+
+
+def log_softmax_at(logits: list[float], index: int) -> float:
+    peak = max(logits)
+    return logits[index] - peak - math.log(sum(math.exp(logit - peak) for logit in logits))
+
+
+def clip_loss(image_embeds: Tensor, text_embeds: Tensor, scale: float) -> float:
+    n = len(image_embeds)
+    logits = [[scale * dot(image_embeds[i], text_embeds[j]) for j in range(n)] for i in range(n)]
+    image_to_text = sum(-log_softmax_at(logits[i], i) for i in range(n)) / n
+    text_to_image = sum(-log_softmax_at([logits[j][i] for j in range(n)], i) for i in range(n)) / n
+    return (image_to_text + text_to_image) / 2
+
+
+def beta_cal_loss(v: Tensor, u: Tensor, image_index: Tensor, scale: float, beta: float, kind: str) -> float:
+    n, g = len(v), image_index.tolist()
+    logits = [[scale * dot(v[i], u[j]) for j in range(n)] for i in range(n)]
+    if kind == "bce":
+        total = 0.0
+        for i in range(n):
+            for j in range(n):
+                sign = 1 if g[i] == g[j] else -1
+                weight = beta if i != j and g[i] == g[j] else 1.0
+                total += weight * math.log1p(math.exp(-abs(logits[i][j]))) + weight * max(0.0, -sign * logits[i][j])
+        return total / n**2
+    total = 0.0
+    for i in range(n):
+        weights = [1.0 if i == j else beta if g[i] == g[j] else 0.0 for j in range(n)]
+        column = [logits[j][i] for j in range(n)]
+        for j in range(n):
+            target = weights[j] / sum(weights)
+            total -= target * (log_softmax_at(logits[i], j) + log_softmax_at(column, j)) / 2
+    return total / n
+
+
+def hard_negative_loss(regions: Tensor, texts: Tensor, region_index: Tensor, scale: float) -> float:
+    lists: dict[int, list[float]] = {}
+    for text, region in zip(texts, region_index.tolist(), strict=True):
+        lists.setdefault(region, []).append(scale * dot(regions[region], text))
+    return sum(-log_softmax_at(logits, 0) for logits in lists.values()) / len(lists)
+
+
+def stretch_text_positions(p: Tensor) -> Tensor:
+    """method.md 1.1, row by row."""
+    new = torch.zeros(248, p.shape[1], dtype=torch.float64)
+    p = p.double()
+    for i in range(20):
+        new[i] = p[i]
+    for i in range(56):
+        for k in range(4):
+            new[20 + 4 * i + k] = ((4 - k) * p[20 + i] + k * p[21 + i]) / 4
+    for k in range(4):
+        new[244 + k] = p[76] + k * (p[76] - p[75]) / 4
+    return new
+
+
+def unit(x: Tensor) -> Tensor:
+    return x.double() / x.double().norm(dim=-1, keepdim=True)
+
+
+def linear(layer: torch.nn.Linear, x: Tensor) -> Tensor:
+    bias = 0.0 if layer.bias is None else layer.bias.double()
+    return x.double() @ layer.weight.double().T + bias
+
+
+def layer_norm(layer: torch.nn.LayerNorm, x: Tensor) -> Tensor:
+    x = x.double()
+    centred = x - x.mean(dim=-1, keepdim=True)
+    scaled = centred / (centred.square().mean(dim=-1, keepdim=True) + layer.eps).sqrt()
+    return scaled * layer.weight.double() + layer.bias.double()
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    return x * torch.sigmoid(1.702 * x)
+
+
+def pooled(pooler, text_embed: Tensor, patches: Tensor) -> tuple[Tensor, Tensor]:
+    """One text on one image, head by head (method.md 2.2): un-normalised output `(D,)` and attention `(H, P)`."""
+    query, keys = linear(pooler.q_proj, unit(text_embed)), linear(pooler.k_proj, unit(patches))
+    values = linear(pooler.v_proj, unit(patches))
+    size = len(query) // pooler.num_heads
+    mixed, attention = [], []
+    for head in range(pooler.num_heads):
+        part = slice(head * size, (head + 1) * size)
+        weights = torch.softmax(keys[:, part] @ query[part] / math.sqrt(size), dim=0)
+        mixed.append(weights @ values[:, part])
+        attention.append(weights)
+    attended = linear(pooler.out_proj, torch.cat(mixed))
+    hidden = quick_gelu(linear(pooler.fc1, layer_norm(pooler.layer_norm, attended)))
+    return attended + linear(pooler.fc2, hidden), torch.stack(attention)
+
+
+def patch_features(model, hidden_states: Tensor) -> Tensor:
+    """Input of the last vision block `(B, 1 + P, width)` to patch features `(B, P, D)` (method.md 1.2)."""
+    block = model.vision_model.encoder.layers[-1]
+    attention = block.self_attn
+    hidden = hidden_states.double()
+    hidden = hidden + linear(attention.out_proj, linear(attention.v_proj, layer_norm(block.layer_norm1, hidden)))
+    hidden = hidden + linear(block.mlp.fc2, quick_gelu(linear(block.mlp.fc1, layer_norm(block.layer_norm2, hidden))))
+    return linear(model.visual_projection, layer_norm(model.vision_model.post_layernorm, hidden))[:, 1:]

@@ -1,0 +1,163 @@
+"""What a user installs: metadata, extras, the tested versions, the wheel, and how little an import costs."""
+
+import configparser
+import json
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tomllib
+import zipfile
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from beta_clip_hf import __version__
+
+
+PROJECT = Path(__file__).resolve().parent.parent
+SOURCE = PROJECT / "src"
+NEVER_IMPORTED = ("datasets", "nltk", "evaluate", "matplotlib")
+# Of a quiet machine: `from transformers import CLIPModel` takes 2.5 s of CPU time there, and we may add 0.5 s.
+ALLOWED_SECONDS, SECONDS_OF_TRANSFORMERS = 0.5, 2.5
+
+
+def setup_cfg() -> configparser.ConfigParser:
+    config = configparser.ConfigParser()
+    config.read(PROJECT / "setup.cfg", encoding="utf-8")
+    return config
+
+
+def requirements(text: str) -> list[Requirement]:
+    return [Requirement(line) for line in text.strip().splitlines()]
+
+
+def extras() -> dict[str, list[Requirement]]:
+    return {name: requirements(text) for name, text in setup_cfg()["options.extras_require"].items()}
+
+
+def constraints() -> dict[str, Requirement]:
+    lines = (PROJECT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pinned = requirements("\n".join(line for line in lines if not line.startswith("#")))
+    return {canonicalize_name(requirement.name): requirement for requirement in pinned}
+
+
+def direct_requirements() -> list[Requirement]:
+    core = requirements(setup_cfg()["options"]["install_requires"])
+    return core + [one for group in extras().values() for one in group if one.name != "beta-clip-hf"]
+
+
+def test_one_version_everywhere() -> None:
+    changelog = (PROJECT / "CHANGELOG.md").read_text(encoding="utf-8")
+    versions = re.findall(r"^## \[(\d+\.\d+\.\d+)\]", changelog, flags=re.MULTILINE)
+    citation = yaml.safe_load((PROJECT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert versions[0] == citation["version"] == __version__
+    assert citation["license"] == setup_cfg()["metadata"]["license"] == "Apache-2.0"
+
+
+def test_extras() -> None:
+    groups = extras()
+    assert {"train", "text", "eval", "dev", "all"} <= set(groups)
+    (whole,) = groups["all"]
+    assert whole.extras == set(groups) - {"all", "dev"}, "`all` must hold every extra for users"
+
+
+def test_messages_name_extras_that_exist() -> None:
+    named = {
+        (path.name, extra)
+        for path in SOURCE.rglob("*.py")
+        for group in re.findall(r"beta-clip-hf\[([\w,]+)\]", path.read_text(encoding="utf-8"))
+        for extra in group.split(",")
+    }
+    assert named, "a missing optional dependency must name its extra"
+    assert {extra for _, extra in named} <= set(extras()), named
+
+
+def test_constraints_pin_every_requirement_to_a_version_it_allows() -> None:
+    pinned = constraints()
+    for requirement in direct_requirements():
+        (pin,) = pinned[canonicalize_name(requirement.name)].specifier
+        assert pin.operator == "==" and requirement.specifier.contains(pin.version), requirement
+
+
+def test_constraints_name_no_place_and_no_build() -> None:
+    text = (PROJECT / "constraints.txt").read_text(encoding="utf-8")
+    assert not re.search(r"://|^-|\+(cpu|cu\d+)", text, flags=re.MULTILINE)
+
+
+def test_what_is_installed_is_allowed() -> None:
+    for requirement in requirements(setup_cfg()["options"]["install_requires"]):
+        assert requirement.specifier.contains(version(requirement.name)), requirement
+
+
+def test_wheel(tmp_path: Path) -> None:
+    """Built from a copy: every module and the type marker are in it, tests and examples are not."""
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(PROJECT / name, copy / name)
+    shutil.copytree(SOURCE, copy / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    build = "import sys; from setuptools import build_meta; print(build_meta.build_wheel(sys.argv[1]))"
+    done = subprocess.run([sys.executable, "-c", build, tmp_path], cwd=copy, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    with zipfile.ZipFile(tmp_path / done.stdout.split()[-1]) as wheel:
+        names = set(wheel.namelist())
+        (metadata_name,) = [name for name in names if name.endswith("METADATA")]
+        metadata = wheel.read(metadata_name).decode("utf-8")
+        entry_points = wheel.read(metadata_name.replace("METADATA", "entry_points.txt")).decode("utf-8")
+    modules = {path.relative_to(SOURCE).as_posix() for path in SOURCE.rglob("*.py")}
+    assert names >= modules | {"beta_clip_hf/py.typed"}
+    assert {name.split("/")[0] for name in names} == {"beta_clip_hf", metadata_name.split("/")[0]}
+    assert "beta-clip = beta_clip_hf.cli:main" in entry_points
+    assert f"Version: {__version__}\n" in metadata and "Requires-Python: >=3.11\n" in metadata
+
+
+def test_continuous_integration_can_start() -> None:
+    assert os.access(PROJECT / ".ci" / "run", os.X_OK)
+    build = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["build-system"]
+    assert [Requirement(one).name for one in build["requires"]] == ["setuptools"]
+
+
+def cost_of_import() -> tuple[float, float, list[str]]:
+    """CPU seconds of transformers' CLIPModel and then of this package, in a new process, and what that has loaded."""
+    code = (
+        "import json, sys, time;"
+        "start = time.process_time(); from transformers import CLIPModel;"
+        "middle = time.process_time(); import beta_clip_hf;"
+        "end = time.process_time();"
+        f"print(json.dumps([middle - start, end - middle, [m for m in {NEVER_IMPORTED} if m in sys.modules]]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    theirs, ours, loaded = json.loads(done.stdout)
+    return theirs, ours, loaded
+
+
+def test_import_is_cheap() -> None:
+    runs = [cost_of_import() for _ in range(3)]
+    # On a busy or slow machine both imports take longer, so the limit grows with the part that is not ours.
+    slowdown = max(1.0, statistics.median(theirs for theirs, _, _ in runs) / SECONDS_OF_TRANSFORMERS)
+    assert statistics.median(ours for _, ours, _ in runs) < ALLOWED_SECONDS * slowdown
+    assert [loaded for _, _, loaded in runs] == [[], [], []]
+
+
+def test_lazy_names_import_no_heavy_library() -> None:
+    names = "BetaCLIPDataCollator, SceneDataset, build_text_hierarchy, split_sentences"
+    code = f"import sys; from beta_clip_hf import {names}; print(*set({NEVER_IMPORTED}) & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_documents_name_make_targets_and_files_that_exist(name: str) -> None:
+    text = (PROJECT / name).read_text(encoding="utf-8")
+    makefile = (PROJECT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"`make ([a-z]+)", text)) | set(re.findall(r"^make ([a-z]+)", text, flags=re.MULTILINE))
+    assert targets <= set(re.findall(r"^(\w+):", makefile, flags=re.MULTILINE)) and {"demo", "test"} <= targets
+    links = [link for link in re.findall(r"\]\(([^)#]+)[^)]*\)", text) if "://" not in link]
+    assert [link for link in links if not (PROJECT / link).exists()] == []

@@ -1,0 +1,76 @@
+"""A saved checkpoint carries its own code: it loads in a process where the package cannot be imported."""
+
+import subprocess
+import sys
+
+import torch
+from PIL import Image
+from transformers import pipeline
+
+from beta_clip_hf import BetaCLIPConfig, BetaCLIPModel, BetaCLIPProcessor
+
+
+LOADER = """
+import sys, torch
+try:
+    import beta_clip_hf
+except ModuleNotFoundError:
+    pass
+else:
+    raise SystemExit("the package is visible")
+from PIL import Image
+from transformers import AutoModel, AutoProcessor
+model = AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True).eval()
+processor = AutoProcessor.from_pretrained(sys.argv[1], trust_remote_code=True)
+images = [Image.new("RGB", (40, 50), color) for color in ("red", "blue")]
+batch = processor(images=images, hierarchies=["a red wall", "a blue wall"])
+outputs = model(**batch, return_loss=True)
+torch.save([type(model).__name__, type(processor).__name__, outputs.loss, outputs.contextualized_embeds], sys.argv[2])
+"""
+
+
+def test_auto_classes_load_it_without_the_package(tiny_model, tiny_processor, tmp_path):
+    classes = {BetaCLIPConfig: "AutoConfig", BetaCLIPModel: "AutoModel", BetaCLIPProcessor: "AutoProcessor"}
+    try:
+        for cls, auto_class in classes.items():
+            cls.register_for_auto_class(auto_class)
+        tiny_model.save_pretrained(tmp_path / "model")
+        tiny_processor.save_pretrained(tmp_path / "model")
+    finally:
+        for cls in classes:
+            cls._auto_class = None
+    names = {path.name for path in (tmp_path / "model").glob("*.py")}
+    assert names >= {f"{part}_beta_clip.py" for part in ("configuration", "modeling", "loss", "processing", "pooler")}
+
+    # A directory on the path that hides the package, as an editable install would still be found otherwise.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\nclass Hide:\n    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'beta_clip_hf': raise ModuleNotFoundError(name)\n"
+        "sys.meta_path.insert(0, Hide())\n"
+    )
+    environment = {"PYTHONPATH": str(tmp_path), "HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", LOADER, str(tmp_path / "model"), str(tmp_path / "out.pt")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert done.returncode == 0, done.stderr
+    model_name, processor_name, loss, embeds = torch.load(tmp_path / "out.pt", weights_only=True)
+    assert (model_name, processor_name) == ("BetaCLIPModel", "BetaCLIPProcessor")
+    images = [Image.new("RGB", (40, 50), color) for color in ("red", "blue")]
+    expected = tiny_model(**tiny_processor(images=images, hierarchies=["a red wall", "a blue wall"]), return_loss=True)
+    assert expected.loss > 0.1
+    torch.testing.assert_close(loss, expected.loss)
+    torch.testing.assert_close(embeds, expected.contextualized_embeds)
+
+
+def test_the_zero_shot_pipeline_works_on_a_saved_model(tiny_model, tiny_processor, tmp_path):
+    tiny_model.save_pretrained(tmp_path)
+    tiny_processor.save_pretrained(tmp_path)
+    classify = pipeline("zero-shot-image-classification", model=str(tmp_path))
+    assert isinstance(classify.model, BetaCLIPModel)
+    image = Image.new("RGB", (40, 50), "red")
+    colors = ["red", "green", "blue"]
+    answers = classify(image, candidate_labels=colors, hypothesis_template="a {} wall")
+    text = [f"a {color} wall" for color in colors]
+    inputs = tiny_processor(images=image, text=text, return_tensors="pt", padding=True)
+    scores = dict(zip(colors, tiny_model(**inputs).logits_per_image.softmax(-1)[0].tolist(), strict=True))
+    for answer in answers:
+        assert abs(answer["score"] - scores[answer["label"]]) < 1e-5
