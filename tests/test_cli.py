@@ -98,10 +98,8 @@ def test_wrong_usage(argv: list[str], fake, capsys) -> None:
     ("error", "sentence"),
     [
         (ValueError("beta must be in [0, 1],\n    but is 2"), "beta must be in [0, 1], but is 2"),
-        (
-            FileNotFoundError(2, "No such file or directory", "photos.jsonl"),
-            "No such file or directory: 'photos.jsonl'",
-        ),
+        (FileNotFoundError(2, "No such file or directory", "photos.jsonl"), "photos.jsonl: No such file or directory"),
+        (OSError("tiny is not a local folder"), "tiny is not a local folder"),
         (ImportError('reading Parquet needs datasets: pip install "beta-clip-hf[train]"'), "pip install"),
         (ValueError(), "ValueError"),
     ],

@@ -72,6 +72,7 @@ def test_commands_are_understood(line: str) -> None:
     words = line.split("#")[0].split()[1:]
     command = cli.find_command(words)
     assert callable(cli.build_parser(command).parse_args(words).run)
+    assert [word for word in words if word.startswith("examples/") and not (PROJECT / word).is_file()] == []
 
 
 def test_the_commands_of_the_readme_are_seen() -> None:

@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except USER_ERRORS as error:
         if "--debug" in argv:
             raise
-        sys.stderr.write(f"beta-clip: error: {' '.join(str(error).split()) or type(error).__name__}\n")
+        sys.stderr.write(f"beta-clip: error: {_sentence(error)}\n")
         return 1
     except KeyboardInterrupt:
         sys.stderr.write("beta-clip: interrupted\n")
@@ -103,6 +103,13 @@ def build_parser(chosen: Command | None = None) -> argparse.ArgumentParser:
             module.add_arguments(subparser)
             subparser.set_defaults(run=module.run)
     return parser
+
+
+def _sentence(error: Exception) -> str:
+    """The message of an error on one line; that of the operating system without its number."""
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _page(summary: str, example: str) -> dict[str, Any]:

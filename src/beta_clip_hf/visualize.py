@@ -68,7 +68,7 @@ def plot_phrase_attention(
 ) -> Path:
     """
     The image, then the same image once per phrase under the phrase's heat map, with the phrase's boxes if given. One
-    colour scale for all phrases: multiples of what a uniform map would have, so 1 is "looks nowhere in particular".
+    colour scale for all phrases, in multiples of what a uniform map would have: up to 1 the image stays grey.
 
     Args:
         image: What the model sees: where the processor crops, `image.crop(view_of_image(...))`.
@@ -102,7 +102,7 @@ def plot_phrase_attention(
         axes.set_axis_off()
     tiles.flat[0].imshow(image)
     tiles.flat[0].set_title("image", fontsize=10, color=FAINT)
-    highest = max(2.0, float(maps_NHW.max()))
+    highest = max(1.25, float(maps_NHW.max()))  # a map that is all but uniform is to look like one
     for axes, title, heat_HW, phrase_boxes in zip(tiles.flat[1:], titles, maps_NHW, boxes, strict=False):
         heat = _draw_heat(axes, image, heat_HW, highest)
         _draw_boxes(axes, image, phrase_boxes)
@@ -143,7 +143,7 @@ def _draw_rates(axes: Any, curves: Mapping[str, Any]) -> None:
 
 
 def _draw_heat(axes: Any, image: Image.Image, heat_HW: Tensor, highest: float) -> Any:
-    """The image in grey under the heat map: viridis, from transparent where it is 0 to nearly opaque at `highest`."""
+    """The image in grey under the heat map: viridis, transparent up to 1 (uniform), nearly opaque at `highest`."""
     from matplotlib import colormaps
     from matplotlib.colors import ListedColormap
 
@@ -151,7 +151,7 @@ def _draw_heat(axes: Any, image: Image.Image, heat_HW: Tensor, highest: float) -
     shades[:, 3] = torch.linspace(0, 0.9, 256).numpy()
     axes.imshow(image.convert("L"), cmap="gray", vmin=-64, vmax=255)
     fine = interpolate(heat_HW[None, None], size=(image.height, image.width), mode="bicubic", align_corners=False)[0, 0]
-    return axes.imshow(fine.clamp(min=0).numpy(), cmap=ListedColormap(shades), vmin=0, vmax=highest)
+    return axes.imshow(fine.clamp(min=1).numpy(), cmap=ListedColormap(shades), vmin=1, vmax=highest)
 
 
 def _draw_boxes(axes: Any, image: Image.Image, boxes: Any) -> None:
@@ -236,11 +236,12 @@ def _figure(width: float, height: float) -> Any:
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
+        from matplotlib.layout_engine import ConstrainedLayoutEngine
     except ImportError as error:
         raise ImportError('Pictures need matplotlib: pip install "beta-clip-hf[eval]"') from error
     # No pyplot: that would choose a backend for the whole process, and keep every figure.
-    figure = Figure(figsize=(width, height), layout="constrained", dpi=150)
-    figure.get_layout_engine().set(w_pad=0.06, h_pad=0.08)  # type: ignore[union-attr]  # inches
+    layout = ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.08)  # inches
+    figure = Figure(figsize=(width, height), layout=layout, dpi=150)
     FigureCanvasAgg(figure)
     return figure
 

@@ -1,0 +1,45 @@
+# The two commands that matter, `make demo` and `make test`, do their own set-up the first time.
+PYTHON ?= python3
+VENV ?= .venv
+DEMO_OUTPUT ?= runs/demo
+DEMO_ARGS ?=
+PYTEST_ARGS ?=
+WORKERS ?= 2
+
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+# Two processes on two cores: a thread pool in each would only make them wait for one another.
+ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint format clean
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(INSTALLED)  ## create .venv and install what was tested (the other commands do it by themselves)
+
+$(INSTALLED): setup.cfg pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[all,dev]'
+	@touch $@
+
+demo: $(INSTALLED)  ## train, evaluate, save and reload a small model on generated scenes (DEMO_OUTPUT, DEMO_ARGS)
+	$(BIN)/python examples/demo.py --output $(DEMO_OUTPUT) $(DEMO_ARGS)
+
+test: lint  ## lint, types, doctests and the whole test suite (PYTEST_ARGS, WORKERS)
+	$(ONE_THREAD) $(BIN)/python -m pytest --numprocesses $(WORKERS) $(PYTEST_ARGS)
+
+lint: $(INSTALLED)  ## style and types, without running anything
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(INSTALLED)  ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## remove the environment, caches and builds (runs/ stays)
+	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Rows of any source, turned into batches; and the generated scenes."""

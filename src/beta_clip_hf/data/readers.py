@@ -1,0 +1,183 @@
+"""[`load_rows`]: finds out what a source is, and opens it."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .records import HubStream, HubTable, JsonLines, ListTable, Table, csv_table, json_array
+from .row_dataset import RowDataset, RowReader, RowStream
+from .webdataset import TarShards, expand_shards
+
+
+FORMATS = ("rows", "jsonl", "json", "csv", "hf", "imagefolder", "webdataset")
+
+_FORMAT_OF_SUFFIX = {
+    ".jsonl": "jsonl",
+    ".json": "json",
+    ".csv": "csv",
+    ".parquet": "hf",
+    ".tar": "webdataset",
+    ".tgz": "webdataset",
+    ".gz": "webdataset",
+}
+_METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
+
+
+def load_rows(
+    source: Any,
+    *,
+    format: str | None = None,
+    image_root: str | Path | None = None,
+    columns: Mapping[str, str] | None = None,
+    split: str = "train",
+    streaming: bool = False,
+    shuffle_buffer: int = 0,
+    seed: int = 0,
+    strict: bool = False,
+) -> RowDataset | RowStream:
+    """Opens a data set of images and captions. Images are read and decoded later, by the collator.
+
+    Args:
+        source: A file (`.jsonl`, `.json`, `.csv`, `.parquet`, `.tar`), a glob or list of tars, a directory (an image
+            folder with a metadata file, a Hub data set, tars, or `SPLIT.jsonl`), the id of a data set on the Hub, a
+            `datasets.Dataset`, or a list of dicts.
+        format: One of "rows", "jsonl", "json", "csv", "hf", "imagefolder", "webdataset"; found out by default.
+        image_root: Directory that relative image paths start from; the directory of the file by default.
+        columns: `{present: wanted}` where names differ, as in `{"text": "caption"}`.
+        split: Of a directory or a Hub data set.
+        streaming: Whether a Hub data set is streamed; tars always are, other files never.
+        shuffle_buffer: Rows held for shuffling a stream; 0 keeps the order.
+        seed: Of that shuffling; the epoch is the other part of it (`set_epoch`).
+        strict: Whether a row that cannot be used is an error; else it is skipped, logged and counted (`.skipped`).
+
+    Returns:
+        A `RowDataset`, or a `RowStream` for tars and where `streaming`.
+
+    Raises:
+        ValueError: where the source is not there, not of that format, or lacks a column; if `strict`, for any bad row.
+        ImportError: for Parquet and Hub data sets without the package `datasets`.
+
+    >>> rows = load_rows([{"image": b"...", "text": "A red square."}], columns={"text": "caption"})
+    >>> rows[0]["id"], rows[0]["caption"]
+    ('rows[0]', 'A red square.')
+    """
+    format = format or _guess_format(source, split)
+    if format not in FORMATS:
+        raise ValueError(f"format must be one of {FORMATS}, but is {format!r}")
+    if streaming and format not in ("hf", "webdataset"):
+        raise ValueError(f"streaming must be False for the format {format!r}, but is True")
+
+    if format == "imagefolder":
+        source = _metadata_file(Path(source), split)
+        format = _FORMAT_OF_SUFFIX[source.suffix]
+    elif format == "jsonl" and Path(source).is_dir():
+        source = Path(source) / f"{split}.jsonl"
+    if image_root is None and isinstance(source, (str, Path)) and Path(source).is_file():
+        image_root = Path(source).parent
+    reader = RowReader(image_root, columns)
+
+    if format == "webdataset":
+        shards = TarShards(_shards(source, split), shuffle_buffer=shuffle_buffer, seed=seed)
+        return RowStream(shards.name, shards, reader, strict=strict)
+    if format != "hf":
+        return RowDataset(_open_table(source, format), reader, strict=strict)
+    dataset, name = _open_hub_dataset(source, split, streaming)
+    if hasattr(dataset, "__len__"):
+        return RowDataset(HubTable(dataset, name), reader, strict=strict)
+    stream = HubStream(dataset, name, shuffle_buffer=shuffle_buffer, seed=seed)
+    return RowStream(name, stream, reader, strict=strict)
+
+
+def _open_table(source: Any, format: str) -> Table:
+    if format == "rows":
+        return ListTable(source)
+    path = Path(source)
+    if not path.is_file():
+        raise ValueError(f"source must be an existing file, but is {str(path)!r}")
+    openers: dict[str, Any] = {"jsonl": JsonLines, "json": json_array, "csv": csv_table}
+    return openers[format](path)
+
+
+def _guess_format(source: Any, split: str) -> str:
+    if not isinstance(source, (str, Path)):
+        if hasattr(source, "column_names"):
+            return "hf"
+        if not isinstance(source, Sequence):
+            raise ValueError(f"source must be a path, a list or a `datasets.Dataset`, but is a {type(source).__name__}")
+        return "webdataset" if source and isinstance(source[0], (str, Path)) else "rows"
+    path = Path(source)
+    if path.is_dir():
+        return _guess_format_of_directory(path, split)
+    if path.suffix in _FORMAT_OF_SUFFIX:
+        return _FORMAT_OF_SUFFIX[path.suffix]
+    if not path.exists() and str(source).count("/") == 1:  # as in "user/photos"
+        return "hf"
+    raise ValueError(
+        f"source must be an existing file or directory, tars, or the id of a Hub data set, but is {str(source)!r}"
+    )
+
+
+def _guess_format_of_directory(directory: Path, split: str) -> str:
+    if any((folder / name).is_file() for folder in (directory, directory / split) for name in _METADATA):
+        return "imagefolder"
+    if (directory / f"{split}.jsonl").is_file():
+        return "jsonl"
+    return "webdataset" if any(directory.glob("*.tar")) else "hf"
+
+
+def _metadata_file(directory: Path, split: str) -> Path:
+    for folder in (directory / split, directory):
+        for name in _METADATA:
+            if (folder / name).is_file():
+                return folder / name
+    raise ValueError(f"an image folder must hold one of {_METADATA}, but {str(directory)!r} does not")
+
+
+def _shards(source: str | Path | Iterable[str | Path], split: str) -> list[Path]:
+    if not isinstance(source, (str, Path)) or not Path(source).is_dir():
+        return expand_shards(source)
+    every = sorted(Path(source).glob("*.tar"))
+    of_split = [path for path in every if path.name.startswith(split)]
+    if not of_split:
+        names = [path.name for path in every[:5]]
+        raise ValueError(
+            f"split must be how the names of some tars begin, but is {split!r} and they are {names}; "
+            "or give the tars themselves, as a glob"
+        )
+    return of_split
+
+
+def _open_hub_dataset(source: Any, split: str, streaming: bool) -> tuple[Any, str]:
+    try:
+        import datasets
+    except ImportError as error:
+        raise ImportError('Parquet and Hub data sets need `datasets`: pip install "beta-clip-hf[train]"') from error
+    if isinstance(source, (str, Path)):
+        dataset, name = _read_hub_dataset(source, split, streaming), Path(source).name
+    else:
+        dataset, name = source, "dataset"
+    if isinstance(dataset, (datasets.DatasetDict, datasets.IterableDatasetDict)):
+        if split not in dataset:
+            raise ValueError(f"split must be one of {sorted(dataset)}, but is {split!r}")
+        dataset = dataset[split]
+    return dataset, name
+
+
+def _read_hub_dataset(source: str | Path, split: str, streaming: bool) -> Any:
+    import datasets
+
+    path = Path(source)
+    try:
+        if path.is_file():
+            return datasets.load_dataset("parquet", data_files=str(path), split="train", streaming=streaming)
+        if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
+            saved = datasets.load_from_disk(str(path))
+            return saved.to_iterable_dataset() if streaming and isinstance(saved, datasets.Dataset) else saved
+        return datasets.load_dataset(str(source), split=split, streaming=streaming)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise ValueError(
+            f"source must be a data set that `datasets` can open, but is {str(source)!r}: {error}"
+        ) from error
+
+
+__all__ = ["FORMATS", "RowDataset", "RowStream", "load_rows"]

@@ -1,0 +1,98 @@
+"""How the parameters move: transformers' `TrainingArguments` with β-CLIP's recipe as defaults."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+from transformers.utils import is_accelerate_available
+
+
+BEST_METRIC = "t2i_r1"
+
+
+def _knob(default: Any, help: str) -> Any:
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass
+class BetaCLIPTrainingArguments(TrainingArguments):
+    r"""
+    [`~transformers.TrainingArguments`] plus what β-CLIP's recipe needs; all of its fields may be given as usual.
+
+    New fields:
+
+    - `learning_rate_end`: where the cosine of the towers ends (they start at `learning_rate`).
+    - `pooler_learning_rate`, `pooler_learning_rate_end`: the same for the pooler, which is new and has no warm-up.
+    - `freeze_text_positions`: keep the first 20 text positions bit for bit, as the paper does after the stretch. Leave
+      it off for a model from scratch, whose positions are still random.
+    - `logit_scale_max`: after each optimiser step both logit scales are clamped, so that their exp is in [1, this];
+      0 is off.
+    - `gather_across_processes`: whether the losses see the texts of all processes (with the exact gradient of the one
+      large batch) or only those of their own.
+
+    Defaults that differ from `TrainingArguments`, for the recipe: AdamW betas (0.9, 0.98), weight decay 0.01, rates
+    1e-5 → 1e-7 and 1e-3 → 1e-4, 10 epochs, `warmup_steps=0.001` (a share of all steps: 0.01 epoch of 10), 64 images
+    per device, no gradient clipping; bf16 where a GPU has it. And for flat texts: `remove_unused_columns=False`,
+    `dataloader_drop_last=True` (equal batches on all processes), `logging_nan_inf_filter=False` (the filter waits for
+    the device at every step; the Trainer here has a guard of its own), `dispatch_batches=False` (a dispatcher would cut
+    the flat texts as if they were images).
+
+    Raises:
+        ValueError: if a rate is negative, `logit_scale_max` is below 1, the schedule is not a cosine, or
+            `remove_unused_columns` or `dispatch_batches` is switched on.
+
+    Source: arXiv 2512.12678, training details, and the authors' release.
+    """
+
+    learning_rate: float = _knob(1e-5, "Initial learning rate of the two towers.")
+    learning_rate_end: float = _knob(1e-7, "Learning rate of the towers after the last step.")
+    pooler_learning_rate: float = _knob(1e-3, "Initial learning rate of the pooler.")
+    pooler_learning_rate_end: float = _knob(1e-4, "Learning rate of the pooler after the last step.")
+    freeze_text_positions: bool = _knob(False, "Keep the first 20 text positions exactly as they are.")
+    logit_scale_max: float = _knob(100.0, "Upper bound of both exp(logit_scale), after each step; 0 switches it off.")
+    gather_across_processes: bool = _knob(True, "Losses over the texts of all processes instead of each its own.")
+
+    lr_scheduler_type: str = _knob("cosine", "Always the cosine; equal initial and end rates make it a constant.")
+    warmup_steps: float = _knob(0.001, "Warm-up of the towers: a number of steps or, below 1, a share of all.")
+    weight_decay: float = _knob(0.01, "Weight decay of matrices; biases, norms and scalars have none.")
+    adam_beta2: float = _knob(0.98, "Second beta of AdamW.")
+    max_grad_norm: float = _knob(0.0, "Clip the gradient to this norm; 0 does not clip, as the recipe.")
+    num_train_epochs: float = _knob(10.0, "Number of epochs.")
+    per_device_train_batch_size: int = _knob(64, "Images per device and forward pass.")
+    per_device_eval_batch_size: int = _knob(64, "Images per device and forward pass in an evaluation.")
+    bf16: bool | None = _knob(None, "bfloat16 autocast; by default where a GPU has it.")
+    logging_steps: float = _knob(10, "Log every so many steps.")
+    logging_nan_inf_filter: bool = _knob(False, "Must stay off: it waits for the device at each step.")
+    dataloader_drop_last: bool = _knob(True, "Drop the last batch of an epoch where it is not full.")
+    remove_unused_columns: bool = _knob(False, "Must stay off: rows hold images and texts, not model inputs.")
+
+    def __post_init__(self) -> None:
+        if not is_accelerate_available():
+            raise ImportError('Training needs accelerate: pip install "beta-clip-hf[train]"')
+        for name in ("learning_rate", "learning_rate_end", "pooler_learning_rate", "pooler_learning_rate_end"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, but is {getattr(self, name)}")
+        if self.logit_scale_max != 0 and self.logit_scale_max < 1:
+            raise ValueError(f"logit_scale_max must be at least 1, or 0 for none, but is {self.logit_scale_max}")
+        if str(getattr(self.lr_scheduler_type, "value", self.lr_scheduler_type)) != "cosine":
+            raise ValueError(
+                f"lr_scheduler_type must be 'cosine', but is {self.lr_scheduler_type!r}; "
+                "for a constant rate set learning_rate_end to learning_rate (and the same for the pooler)"
+            )
+        if self.remove_unused_columns:
+            raise ValueError("remove_unused_columns must be False (the collator needs the rows whole), but is True")
+        if self.bf16 is None:
+            gpu_has_it = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+            self.bf16 = gpu_has_it and not (self.use_cpu or self.fp16)
+        if self.metric_for_best_model is None and (self.load_best_model_at_end or self.save_strategy == "best"):
+            self.metric_for_best_model = BEST_METRIC
+        # Pinning serves copies to a device; without one it only warns.
+        self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()
+        super().__post_init__()
+        if self.accelerator_config.dispatch_batches:
+            raise ValueError("dispatch_batches must not be True (it would cut flat texts as if images), but is")
+        self.accelerator_config.dispatch_batches = False
+
+
+__all__ = ["BetaCLIPTrainingArguments"]

@@ -1,0 +1,207 @@
+import io
+import logging
+
+import pytest
+from PIL import Image
+
+from beta_clip_hf import PhraseExtractor
+from beta_clip_hf.data.rows import (
+    check_columns,
+    check_image_file,
+    check_row,
+    hierarchy_of,
+    load_image,
+    rename_columns,
+    row_id,
+)
+
+
+def row(**fields):
+    return {"image": "cat.jpg", "caption": "A cat sleeps.", **fields}
+
+
+def encoded(image: Image.Image, format: str = "PNG", **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("columns", "named"),
+    [
+        (["img", "text"], ["'img', 'text'", '"img": "image"', '"text": "caption"']),
+        (["image", "description"], ['"description": "caption"']),
+        (["caption"], ["'caption'", '"your image column": "image"']),
+    ],
+)
+def test_wrong_columns_are_named_with_the_way_to_rename_them(columns, named):
+    with pytest.raises(ValueError, match=r"train\.jsonl must have") as error:
+        check_columns(columns, "train.jsonl")
+    for part in named:
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize("caption", ["caption", "captions", "conversations"])
+@pytest.mark.parametrize("image", ["image", "file_name"])
+def test_columns_that_suffice(image, caption):
+    check_columns([image, caption], "here")
+
+
+def test_rename_columns_lets_the_old_owner_of_a_name_go():
+    renamed = rename_columns({"caption": "old", "text": "new", "image": 1}, {"text": "caption"})
+    assert renamed == {"caption": "new", "image": 1}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"image": None}, "image must be there"),
+        ({"caption": ""}, "caption must be a string that is not empty, but is ''"),
+        ({"caption": " \n"}, "caption must be"),
+        ({"caption": None}, "caption must be a string that is not empty, but is missing"),
+        ({"caption": 7}, "caption must be a string that is not empty, but is 7"),
+        ({"caption": ["A cat."]}, 'rename it with columns={"caption": "captions"}'),
+        ({"captions": "A cat."}, "captions must be a list, but is 'A cat.'"),
+        ({"captions": []}, "captions must not be empty"),
+        ({"captions": ["A cat.", ""]}, r"captions[1] must be a string that is not empty, but is ''"),
+        ({"sentences": "A cat."}, "sentences must be a list"),
+        ({"phrases": {"text": "cat"}}, "phrases must be a list"),
+        ({"phrases": ["cat", None]}, "phrases[1] must be a string that is not empty, but is missing"),
+        ({"phrases": [{"boxes": []}]}, "phrases[0].text must be"),
+        ({"phrases": [{"text": "cat", "boxes": [1, 2, 3, 4]}]}, "phrases[0].boxes[0] must be [x1, y1, x2, y2]"),
+        ({"phrases": [{"text": "cat", "boxes": [[1, 2, 3]]}]}, "phrases[0].boxes[0] must be"),
+        ({"phrases": [{"text": "cat", "boxes": [[0, 0, 1, 1], [3, 2, 1, 4]]}]}, "phrases[0].boxes[1] must be"),
+        ({"phrases": [{"text": "cat", "boxes": [[0, 0, float("nan"), 4]]}]}, "phrases[0].boxes[0] must be"),
+        ({"phrases": [{"text": "cat", "boxes": [["0", 0, 1, 4]]}]}, "phrases[0].boxes[0] must be"),
+        ({"phrases": [{"text": "cat", "sentence": -1}]}, "phrases[0].sentence must be the index"),
+        ({"short_caption": ""}, "short_caption must be"),
+        ({"regions": ["cat"]}, "regions[0] must have a box and a text"),
+        ({"regions": [{"text": "cat"}]}, "regions[0].box must be"),
+        (
+            {"regions": [{"text": "cat", "box": [0, 0, 1, 1], "negatives": "dog"}]},
+            "regions[0].negatives must be a list",
+        ),
+        (
+            {"caption": None, "conversations": [{"from": "human", "value": "?"}]},
+            'conversations must have a turn from "gpt"',
+        ),
+    ],
+)
+def test_a_bad_field_is_named(fields, message):
+    with pytest.raises(ValueError) as error:
+        check_row(row(**fields))
+    assert message in str(error.value)
+
+
+def test_a_row_with_everything_passes_untouched():
+    full = row(
+        captions=["A cat sleeps.", "It is black."],
+        sentences=["A cat sleeps."],
+        phrases=["a cat", {"text": "black", "boxes": [[0, 0, 1.5, 2]], "sentence": 1, "kind": "noun"}],
+        short_caption="a cat",
+        regions=[{"box": [3, 0, 3, 1], "text": "a paw", "negatives": ["a tail"]}],  # zero width, as in FG-OVD
+        licence="CC0",
+    )
+    assert check_row(full) == full
+
+
+def test_none_is_absent_and_captions_are_joined():
+    assert check_row(row(caption=None, captions=["A cat.", "It sleeps."], phrases=None)) == {
+        "image": "cat.jpg",
+        "captions": ["A cat.", "It sleeps."],
+        "caption": "A cat. It sleeps.",
+    }
+
+
+def test_the_caption_of_a_conversation_is_the_answer():
+    turns = [{"from": "human", "value": "<image>\nDescribe it."}, {"from": "gpt", "value": "A cat."}]
+    assert check_row({"image": "x", "conversations": turns}) == {"image": "x", "caption": "A cat."}
+    assert check_row(row(conversations=turns))["caption"] == "A cat sleeps."
+
+
+def test_row_id_is_its_own_or_that_of_its_texts():
+    assert row_id({"id": 7}) == "7"
+    assert row_id(row()) == row_id({**row(), "image": "dog.jpg"})
+    assert row_id(row()) != row_id(row(caption="A dog."))
+
+
+def test_load_image_reads_every_kind(tmp_path):
+    image = Image.new("RGB", (6, 4), (200, 10, 30))
+    image.save(tmp_path / "a.png")
+    data = encoded(image)
+    for kind in (image, tmp_path / "a.png", str(tmp_path / "a.png"), data, {"bytes": data, "path": None}):
+        loaded = load_image(kind)
+        assert (loaded.mode, loaded.size, loaded.getpixel((5, 3))) == ("RGB", (6, 4), (200, 10, 30))
+    assert load_image({"bytes": None, "path": str(tmp_path / "a.png")}).size == (6, 4)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "I;16"])
+def test_load_image_gives_rgb_for_every_mode(mode):
+    assert load_image(Image.new(mode, (3, 2))).mode == "RGB"
+
+
+def test_load_image_turns_as_exif_says():
+    image = Image.new("RGB", (6, 4))
+    image.putpixel((0, 0), (255, 255, 255))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: the first row is the right side
+    loaded = load_image(encoded(image, exif=exif))
+    assert loaded.size == (4, 6)
+    assert loaded.getpixel((3, 0)) == (255, 255, 255)
+
+
+def test_load_image_names_what_it_cannot_read(tmp_path):
+    whole = encoded(Image.effect_noise((64, 64), 50), "JPEG")
+    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "text.jpg").write_text("no image")
+    for name in ("cut.jpg", "text.jpg", "absent.jpg"):
+        with pytest.raises(ValueError, match=f"image must be readable, but is .*{name}"):
+            load_image(tmp_path / name)
+    with pytest.raises(ValueError, match="but is 3 bytes"):
+        load_image(b"abc")
+    for nothing in (None, 7, {"bytes": None, "path": None}):
+        with pytest.raises(ValueError, match="image must be a path, bytes or a PIL image"):
+            load_image(nothing)
+
+
+def test_check_image_file_asks_for_paths_only(tmp_path):
+    (tmp_path / "a.jpg").touch()
+    for fine in (tmp_path / "a.jpg", b"bytes", {"bytes": None, "path": None}, Image.new("L", (1, 1))):
+        check_image_file(fine)
+    with pytest.raises(ValueError, match=r"image must be an existing file, but is '.*b\.jpg'"):
+        check_image_file(str(tmp_path / "b.jpg"))
+
+
+def test_hierarchy_of_keeps_what_the_row_brings():
+    captions = ["A black dog runs on the grass .", "A dog plays"]
+    phrases = [{"text": "the grass", "boxes": [[0, 0, 2, 2]], "kind": "human"}, "A dog"]
+    hierarchy = hierarchy_of(check_row({"image": "x", "captions": captions, "phrases": phrases}))
+    assert hierarchy.caption == " ".join(captions)
+    assert hierarchy.sentences == tuple(captions)
+    assert hierarchy.phrases == ("the grass", "A dog")
+    assert hierarchy.phrase_sentences[0] == 0
+    assert hierarchy.phrase_sentences[1] == 1
+    assert hierarchy_of(row(phrases=[])).phrases == ()
+    assert hierarchy_of(row(short_caption="a cat")).short_caption == "a cat"
+
+
+def test_hierarchy_of_builds_what_is_missing():
+    hierarchy = hierarchy_of(row(caption="A white cat sleeps. It is on a red chair."))
+    assert hierarchy.sentences == ("A white cat sleeps.", "It is on a red chair.")
+    assert {"A white cat", "a red chair"} <= set(hierarchy.phrases)
+    nouns = hierarchy_of(row(caption="A white cat is on a red chair."), PhraseExtractor(kinds=["noun"]))
+    assert set(nouns.phrase_kinds) == {"noun"}
+
+
+def test_hierarchy_of_a_row_that_map_text_hierarchy_has_seen():
+    built = hierarchy_of(row(caption="A cat sleeps. It is on a chair.", short_caption="cat"))
+    assert built.phrases
+    assert hierarchy_of(check_row({"image": "x", "id": "1", **built.to_dict()})) == built
+
+
+def test_a_caption_of_ten_thousand_words(caplog):
+    sentence = "The quick brown fox sat on a small red box near nine dogs. "
+    with caplog.at_level(logging.WARNING):
+        hierarchy = hierarchy_of(check_row(row(caption=sentence * 770)))
+    assert len(hierarchy.sentences) == 770
+    assert not caplog.records

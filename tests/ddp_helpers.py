@@ -1,0 +1,39 @@
+"""Runs a function of a test in several gloo processes on the CPU, as a launcher would start them."""
+
+import importlib.util
+import inspect
+import os
+import tempfile
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing
+
+
+def run_processes(function: Callable[..., Any], *args: Any, world_size: int = 2) -> list[Any]:
+    """What `function(rank, *args)`, at the top level of a test file, returned in each process, by rank."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = (inspect.getsourcefile(function), function.__name__)
+        torch.multiprocessing.spawn(_process, (world_size, folder, source, args), nprocs=world_size)
+        return [torch.load(Path(folder, f"{rank}.pt"), weights_only=False) for rank in range(world_size)]
+
+
+def _process(rank: int, world_size: int, folder: str, source: tuple[str, str], args: tuple[Any, ...]) -> None:
+    torch.set_num_threads(1)
+    variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size}
+    variables |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 0, "ACCELERATE_USE_CPU": 1}
+    os.environ |= {name: str(value) for name, value in variables.items()}
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/init", rank=rank, world_size=world_size, timeout=timedelta(minutes=5)
+    )
+    path, name = source
+    spec = importlib.util.spec_from_file_location(f"_process_{Path(path).stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    torch.save(getattr(module, name)(rank, *args), Path(folder, f"{rank}.pt"))
+    dist.barrier()
+    dist.destroy_process_group()

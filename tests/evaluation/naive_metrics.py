@@ -1,0 +1,54 @@
+"""The metrics again, as their definitions read: enumerate every order of the tied items, rasterise every box."""
+
+from itertools import pairwise, permutations
+
+import torch
+
+
+def all_orders(scores):
+    """Every order of the candidates in which scores do not increase: the outcomes of breaking ties at random."""
+    candidates = range(len(scores))
+    return [order for order in permutations(candidates) if all(scores[a] >= scores[b] for a, b in pairwise(order))]
+
+
+def recall_at_k(scores, relevant, k):
+    total = 0.0
+    for row, wanted in zip(scores, relevant, strict=True):
+        orders = all_orders(row)
+        total += sum(any(wanted[candidate] for candidate in order[:k]) for order in orders) / len(orders)
+    return total / len(scores)
+
+
+def expected_rank(scores, relevant):
+    orders = all_orders(scores)
+    return sum(1 + min(order.index(i) for i, hit in enumerate(relevant) if hit) for order in orders) / len(orders)
+
+
+def hard_negative_accuracy(groups):
+    total = 0.0
+    for scores in groups:
+        best = [i for i, score in enumerate(scores) if score == max(scores)]
+        total += (0 in best) / len(best)
+    return total / len(groups)
+
+
+def raster(boxes, grid, fine):
+    """(H, W) share of each cell that the boxes cover, by testing fine x fine points per cell."""
+    height, width = grid
+    cells = torch.zeros(height, width, dtype=torch.float64)
+    for i in range(height * fine):
+        for j in range(width * fine):
+            y, x = (i + 0.5) / (height * fine), (j + 0.5) / (width * fine)
+            if any(x1 <= x <= x2 and y1 <= y <= y2 for x1, y1, x2, y2 in boxes):
+                cells[i // fine, j // fine] += 1 / fine**2
+    return cells
+
+
+def pointing_hit(heat, boxes):
+    height, width = len(heat), len(heat[0])
+    cells = [(i, j) for i in range(height) for j in range(width) if heat[i][j] == max(max(row) for row in heat)]
+    hits = 0
+    for i, j in cells:
+        y, x = (i + 0.5) / height, (j + 0.5) / width
+        hits += any(x1 <= x <= x2 and y1 <= y <= y2 for x1, y1, x2, y2 in boxes)
+    return hits / len(cells)

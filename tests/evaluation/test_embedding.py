@@ -1,0 +1,80 @@
+import pytest
+import torch
+from PIL import Image
+
+from beta_clip_hf.evaluation.embedding import Embedder
+
+
+TEXTS = ["a dog", "a very long description of two dogs and their ball", "a cat", "a dog", "cats"] * 3
+
+
+def images(count):
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (count, 40, 32, 3), generator=generator, dtype=torch.uint8).numpy()
+    return [{"id": str(i), "image": Image.fromarray(pixels[i]), "caption": f"image {i}"} for i in range(count)]
+
+
+def one_text(model, processor, text):
+    with torch.no_grad():
+        features = model.get_text_features(**processor(text=[text], return_tensors="pt")).pooler_output
+    return features[0] / features[0].norm()
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 100])
+def test_texts_keep_their_order_and_do_not_depend_on_the_batch(tiny_model, tiny_processor, batch_size):
+    embeds = Embedder(tiny_model, tiny_processor, batch_size=batch_size).texts(TEXTS)
+    expected = torch.stack([one_text(tiny_model, tiny_processor, text) for text in TEXTS])
+    assert float((expected[0] - expected[1]).norm()) > 0.01
+    torch.testing.assert_close(embeds, expected, atol=1e-5, rtol=0)
+
+
+def test_equal_texts_are_tied_exactly(tiny_model, tiny_processor):
+    embeds = Embedder(tiny_model, tiny_processor, batch_size=2).texts(TEXTS)
+    assert torch.equal(embeds[0], embeds[3]) and torch.equal(embeds[:5], embeds[5:10])
+
+
+def test_no_text_is_an_empty_tensor(tiny_model, tiny_processor):
+    assert Embedder(tiny_model, tiny_processor).texts([]).shape == (0, 32)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_images_come_in_order_with_their_rows(tiny_model, tiny_processor, num_workers):
+    rows = images(5)
+    batches = list(Embedder(tiny_model, tiny_processor, batch_size=2, num_workers=num_workers).images(rows))
+    assert [batch.image_index_B.tolist() for batch in batches] == [[0, 1], [2, 3], [4]]
+    assert [row["id"] for batch in batches for row in batch.rows] == [row["id"] for row in rows]
+    assert all("image" not in row for batch in batches for row in batch.rows)
+    assert batches[0].sizes == [(32, 40)] * 2 and batches[0].grid == (4, 4)
+    pixel_values = tiny_processor(images=[row["image"] for row in rows], return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        expected = tiny_model.get_image_features(pixel_values).pooler_output
+        patches = tiny_model.get_patch_features(pixel_values)
+    expected = expected / expected.norm(dim=-1, keepdim=True)
+    torch.testing.assert_close(torch.cat([batch.image_embeds_BD for batch in batches]), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(torch.cat([batch.patch_features_BPD for batch in batches]), patches, atol=1e-4, rtol=0)
+
+
+def test_the_model_is_left_as_it_was_and_no_graph_is_kept(tiny_model, tiny_processor):
+    tiny_model.train()
+    embedder = Embedder(tiny_model, tiny_processor)
+    (batch,) = embedder.images(images(2))
+    assert tiny_model.training
+    assert not embedder.texts(["a"]).requires_grad and not batch.patch_features_BPD.requires_grad
+
+
+def test_half_precision_embeds_in_float32_and_close(tiny_model, tiny_processor):
+    exact = Embedder(tiny_model, tiny_processor).texts(TEXTS)
+    half = Embedder(tiny_model.to(torch.bfloat16), tiny_processor)
+    (batch,) = half.images(images(2))
+    assert half.texts(TEXTS).dtype == batch.image_embeds_BD.dtype == torch.float32
+    assert float((half.texts(TEXTS) * exact).sum(-1).min()) > 0.99
+    scores = half.pair_scores(batch, half.texts(["a dog", "a cat"]))
+    assert scores.shape == (2, 2) and scores.dtype == torch.float32
+
+
+def test_an_image_that_cannot_be_read_stops_the_evaluation(tiny_model, tiny_processor):
+    rows = [*images(1), {"image": b"no image", "caption": "a"}]
+    with pytest.raises(ValueError, match="image must be readable"):
+        list(Embedder(tiny_model, tiny_processor).images(rows))
+    with pytest.raises(ValueError, match="batch_size"):
+        Embedder(tiny_model, tiny_processor, batch_size=0)

@@ -1,0 +1,71 @@
+import pytest
+import torch
+from PIL import Image
+
+from beta_clip_hf.evaluation.embedding import Embedder, run_probes
+from beta_clip_hf.evaluation.hard_negatives import HardNegativeProbe, caption_groups, region_groups
+from evaluation.colours import ColourModel, ColourProcessor
+
+
+def rows_of(count):
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (count, 32, 32, 3), generator=generator, dtype=torch.uint8).numpy()
+    return [{"image": Image.fromarray(pixels[i]), "caption": f"image {i}"} for i in range(count)]
+
+
+def test_groups_of_rows():
+    region = {"box": [0, 0, 9, 9], "text": "a red cube", "negatives": ["a blue cube", "a red ball"]}
+    row = {"caption": "a", "hard_negatives": ["b", "c"], "regions": [region, {**region, "negatives": []}]}
+    assert caption_groups(row) == [["a", "b", "c"]]
+    assert region_groups(row) == [["a red cube", "a blue cube", "a red ball"]]
+    assert caption_groups({"caption": "a"}) == region_groups({"caption": "a", "regions": None}) == []
+
+
+def test_both_scores_equal_a_loop_over_groups(tiny_model, tiny_processor):
+    rows = rows_of(5)
+    groups = [[[f"{i} {g} {n}" for n in range(2 + (i + g) % 3)] for g in range(i % 3)] for i in range(5)]
+    hits = {"cls": [], "conditioned": []}
+    for row, of_image in zip(rows, groups, strict=True):
+        pixels = tiny_processor(images=row["image"], return_tensors="pt")["pixel_values"]
+        for group in of_image:
+            ids = tiny_processor(text=group, padding=True, return_tensors="pt")["input_ids"]
+            with torch.no_grad():
+                image = tiny_model.get_image_features(pixels).pooler_output
+                texts = tiny_model.get_text_features(ids).pooler_output
+                conditioned = tiny_model.get_text_conditioned_image_features(pixels, ids)
+            hits["cls"].append(int(torch.cosine_similarity(image, texts).argmax()) == 0)
+            hits["conditioned"].append(int(torch.cosine_similarity(conditioned, texts).argmax()) == 0)
+    embedder = Embedder(tiny_model, tiny_processor, batch_size=2)
+    probe = HardNegativeProbe("foils", embedder, groups)
+    figures = run_probes(embedder, rows, [probe])
+    assert probe.counts == {"foils": 4}
+    assert 0 < sum(hits["cls"] + hits["conditioned"]) < 8
+    for score, expected in hits.items():
+        assert figures[f"foils/{score}/accuracy"].value == pytest.approx(sum(expected) / 4)
+    sizes = [len(group) for of_image in groups for group in of_image]
+    assert figures["foils/cls/accuracy"].chance == pytest.approx(sum(1 / size for size in sizes) / 4)
+
+
+def test_a_negative_that_repeats_the_true_text_is_a_tie():
+    rows = [{"image": Image.new("RGB", (32, 32), "red"), "caption": "red"}]
+    embedder = Embedder(ColourModel(), ColourProcessor())
+    for group, expected in ((["red", "red", "blue"], 1 / 2), (["red", "blue"], 1), (["blue", "red"], 0)):
+        figures = run_probes(embedder, rows, [HardNegativeProbe("foils", embedder, [[group]])])
+        assert figures["foils/cls/accuracy"].value == expected
+
+
+def test_a_pooler_that_leaks_the_text_is_at_chance():
+    rows = [{"image": Image.new("RGB", (32, 32), "red"), "caption": "red"}]
+    embedder = Embedder(ColourModel(), ColourProcessor())
+    figures = run_probes(embedder, rows, [HardNegativeProbe("foils", embedder, [[["red", "green", "blue"]]])])
+    assert figures["foils/conditioned/accuracy"].value == pytest.approx(1 / 3)
+    assert figures["foils/cls/accuracy"].value == 1
+
+
+def test_each_group_is_asked_of_its_own_image():
+    colours = ["red", "blue", "red"]
+    rows = [{"image": Image.new("RGB", (32, 32), colour), "caption": colour} for colour in colours]
+    embedder = Embedder(ColourModel(), ColourProcessor(), batch_size=3)
+    groups = [[["red", "blue"]], [["blue", "red"], ["blue", "green"]], []]
+    figures = run_probes(embedder, rows, [HardNegativeProbe("foils", embedder, groups)])
+    assert figures["foils/cls/accuracy"].value == 1

@@ -1,0 +1,229 @@
+"""Two processes with ragged texts against one with all of them: the gather, the losses, the model, whole runs."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+
+from beta_clip_hf import BetaCLIPConfig, beta_cal_loss, clip_loss
+from beta_clip_hf.training.distributed import ProcessGather
+from ddp_helpers import run_processes
+from training.tiny_runs import TensorCollator, TensorRows, new_model, new_trainer, weights
+
+
+WIDTH = 8
+IMAGES = (2, 3)  # of the two processes
+TEXTS = {"ragged": (7, 4), "one process empty": (0, 6)}
+KINDS = [("ce", 0.5), ("ce", 0.0), ("bce", 0.5), ("bce", 1.0)]
+# Of `TensorRows`: 0 and 3 have a caption only, so in the second case one process has no phrase at all.
+PARTS = {"ragged": ([0, 1, 2], [4, 5]), "captions only in one": ([0, 3], [1, 2, 5])}
+RUN = {"rows": 16, "max_steps": 4, "max_grad_norm": 1.0, "train_sampling_strategy": "sequential"}
+
+
+def texts_of(case):
+    """Raw embeddings of both processes in one, the image of each text, and the slice of each process."""
+    counts = TEXTS[case]
+    generator = torch.Generator().manual_seed(len(case))
+    raw = {
+        name: torch.randn(rows, WIDTH, generator=generator, dtype=torch.float64)
+        for name, rows in {
+            "image": sum(IMAGES),
+            "caption": sum(IMAGES),
+            "contextualized": sum(counts),
+            "text": sum(counts),
+        }.items()
+    }
+    index = [torch.arange(count) % images for count, images in zip(counts, IMAGES, strict=True)]
+    index = torch.cat([index[0].sort().values, index[1].sort().values + IMAGES[0]])
+    texts = (slice(0, counts[0]), slice(counts[0], sum(counts)))
+    images = (slice(0, IMAGES[0]), slice(IMAGES[0], sum(IMAGES)))
+    return raw, index, {"image": images, "caption": images, "contextualized": texts, "text": texts}
+
+
+def losses_of(raw, index, scale, gather):
+    """Every loss, and the gradients of each with respect to the raw embeddings and the scale."""
+    found = {}
+    for kind, beta in [("clip", None), *KINDS]:
+        leaves = {name: value.clone().requires_grad_() for name, value in raw.items()}
+        scale_leaf = torch.tensor(scale, dtype=torch.float64, requires_grad=True)
+        units = {name: F.normalize(value, dim=-1) for name, value in leaves.items()}
+        if kind == "clip":
+            loss = clip_loss(units["image"], units["caption"], logit_scale=scale_leaf, gather=gather)
+        else:
+            loss = beta_cal_loss(
+                units["contextualized"],
+                units["text"],
+                index,
+                logit_scale=scale_leaf,
+                beta=beta,
+                kind=kind,
+                gather=gather,
+            )
+        loss.backward()
+        gradients = {name: leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}
+        found[kind, beta] = (loss.detach(), gradients, scale_leaf.grad)
+    return found
+
+
+def in_process(rank, config, folder):
+    settings = {"per_device_train_batch_size": 2}
+    return {
+        "gather": gather_in_process(rank),
+        "losses": losses_in_process(rank),
+        "model": {
+            case: model_gradients(config, parts[rank], ProcessGather(), wrap=DistributedDataParallel)
+            for case, parts in PARTS.items()
+        },
+        "run": run(config, folder, **settings),
+        "accumulated": run(config, folder, **settings, gradient_accumulation_steps=2, max_steps=2),
+        "local": run(config, folder, **settings, gather_across_processes=False, max_steps=1),
+    }
+
+
+@pytest.fixture(scope="module")
+def config(tiny_clip_config):
+    values = tiny_clip_config.to_dict()
+    return BetaCLIPConfig(text_config=values["text_config"], vision_config=values["vision_config"], projection_dim=32)
+
+
+@pytest.fixture(scope="module")
+def found_by_rank(config, tmp_path_factory):
+    return run_processes(in_process, config, str(tmp_path_factory.mktemp("two")))
+
+
+def losses_in_process(rank):
+    results = {}
+    for case in TEXTS:
+        raw, index, parts = texts_of(case)
+        own = {name: value[parts[name][rank]] for name, value in raw.items()}
+        results[case] = losses_of(own, index[parts["text"][rank]], 5.0, ProcessGather())
+    return results
+
+
+def gather_in_process(rank):
+    gather = ProcessGather()
+    rows = (3, 0)[rank]
+    results = {"offset": gather.offset(rows), "world_size": gather.world_size}
+    for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.int64, torch.bool):
+        results[str(dtype)] = gather(torch.full((rows, 2), rank + 1).to(dtype))
+    constant = torch.ones(rows, 1)  # no gradient of its own: must not leave the other process waiting
+    leaf = torch.ones(rows + 1, 1, requires_grad=True)
+    gathered = gather(leaf if rank == 0 else constant)
+    (gathered * torch.arange(1.0, len(gathered) + 1)[:, None]).sum().backward()
+    results["gradient"] = leaf.grad
+    with torch.no_grad():
+        results["no_grad"] = gather(leaf).requires_grad
+    return results
+
+
+def model_gradients(config, rows, gather, wrap=lambda model: model):
+    found = {}
+    for kind in ("ce", "bce"):
+        model = new_model(config).double()
+        model.config.alignment_loss = kind
+        batch = TensorCollator()([TensorRows(6)[index] for index in rows])
+        wrapped = wrap(model)  # DDP has to live on until the backward pass
+        outputs = wrapped(**batch | {"pixel_values": batch["pixel_values"].double()}, gather=gather)
+        outputs.loss.backward()
+        found[kind] = (
+            {name: part.detach() for name, part in outputs.losses.items()},
+            {name: parameter.grad for name, parameter in model.named_parameters()},
+        )
+    return found
+
+
+def run(config, folder, **settings):
+    trainer = new_trainer(config, folder, eval_rows=TensorRows(7, seed=3), **RUN | settings)
+    trainer.train()
+    metrics = {name: value for name, value in trainer.evaluate().items() if name.endswith(("_r1", "_r5", "_images"))}
+    return weights(trainer.model), [record for record in trainer.state.log_history if "loss" in record], metrics
+
+
+def test_gather_of_two_processes(found_by_rank):
+    for rank, found in enumerate(one["gather"] for one in found_by_rank):
+        assert (found["world_size"], found["offset"]) == (2, 3 * rank)
+        for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.int64, torch.bool):
+            assert found[str(dtype)].dtype == dtype
+            assert torch.equal(found[str(dtype)], torch.full((3, 2), 1).to(dtype))
+        assert found["no_grad"] is False
+        if rank == 0:  # the loss of each of the two processes has the weights 1, 2, 3, 4
+            assert found["gradient"].flatten().tolist() == [2.0, 4.0, 6.0, 8.0]
+
+
+def test_losses_of_two_processes_equal_one(found_by_rank):
+    for case in TEXTS:
+        raw, index, parts = texts_of(case)
+        for key, (loss, gradients, scale_gradient) in losses_of(raw, index, 5.0, None).items():
+            assert scale_gradient.abs() > 1e-4
+            for rank in range(2):
+                loss_here, gradients_here, scale_gradient_here = found_by_rank[rank]["losses"][case][key]
+                torch.testing.assert_close(loss_here, loss, rtol=0, atol=1e-12)
+                torch.testing.assert_close(scale_gradient_here, scale_gradient, rtol=0, atol=1e-12)
+                for name, gradient in gradients.items():
+                    own = gradient[parts[name][rank]]
+                    # Summed over the two losses; DDP's mean over processes halves it again.
+                    torch.testing.assert_close(gradients_here[name] / 2, own, rtol=0, atol=1e-12)
+                    assert len(own) == 0 or own.abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("case", PARTS)
+def test_gradients_under_ddp_are_those_of_one_process(found_by_rank, config, case):
+    expected = model_gradients(config, [*PARTS[case][0], *PARTS[case][1]], None)
+    for kind, (losses, gradients) in expected.items():
+        assert sum(gradient.abs().max() > 1e-4 for gradient in gradients.values()) > 0.8 * len(gradients)
+        for found in found_by_rank:
+            losses_here, gradients_here = found["model"][case][kind]
+            assert losses_here.keys() == losses.keys() == {"clip_loss", "beta_cal_loss"}
+            for name in losses:
+                torch.testing.assert_close(losses_here[name], losses[name], rtol=0, atol=1e-12)
+            for name in gradients:
+                torch.testing.assert_close(gradients_here[name], gradients[name], rtol=0, atol=1e-10)
+
+
+def test_a_run_of_two_processes_is_that_of_one_with_twice_the_batch(found_by_rank, config, tmp_path):
+    expected_weights, expected_log, expected_metrics = run(config, tmp_path)
+    untrained = weights(new_model(config))
+    for found in found_by_rank:
+        found_weights, log, metrics = found["run"]
+        assert metrics == expected_metrics and metrics["eval_images"] == 7
+        for name, value in expected_weights.items():
+            torch.testing.assert_close(found_weights[name], value, rtol=1e-3, atol=2e-4)
+        for record, expected in zip(log, expected_log, strict=True):
+            for name in ("loss", "clip_loss", "beta_cal_loss", "grad_norm", "learning_rate", "pooler_learning_rate"):
+                assert record[name] == pytest.approx(expected[name], rel=1e-3)
+    moved = max((value - untrained[name]).abs().max() for name, value in expected_weights.items())
+    assert moved > 20 * 2e-4  # a comparison with room to fail
+
+
+def test_accumulation_in_two_processes(found_by_rank, config, tmp_path):
+    settings = {"gradient_accumulation_steps": 2, "max_steps": 2}
+    _, expected_log, _ = run(config, tmp_path, **settings)
+    for found in found_by_rank:
+        _, log, _ = found["accumulated"]
+        assert len(log) == 2
+        for record, expected in zip(log, expected_log, strict=True):
+            for name in ("loss", "grad_norm"):
+                assert record[name] == pytest.approx(expected[name], rel=1e-3)
+
+
+def test_local_losses_are_the_mean_of_the_processes(found_by_rank, config):
+    expected = []
+    for rows in ([0, 1], [2, 3]):
+        model = new_model(config)
+        with torch.no_grad():
+            expected.append(model(**TensorCollator()([TensorRows(16)[index] for index in rows])).loss.item())
+    for found in found_by_rank:
+        (record,) = found["local"][1]
+        assert record["loss"] == pytest.approx(sum(expected) / 2, rel=1e-4)
+        assert record["loss"] != pytest.approx(found["run"][1][0]["loss"], rel=1e-2)
+
+
+def test_one_process_is_the_identity():
+    gather, rows = ProcessGather(), torch.randn(3, 2, requires_grad=True)
+    assert gather(rows) is rows
+    assert (gather.offset(3), gather.world_size) == (0, 1)
+
+
+def test_a_scalar_cannot_be_gathered():
+    with pytest.raises(ValueError, match="at least one axis"):
+        ProcessGather()(torch.tensor(1.0))
