@@ -31,7 +31,7 @@ from beta_clip_hf.visualize import plot_phrase_attention, plot_training_curves
 
 TRAIN_SEED, TEST_SEED = 0, 1  # of the scenes: what is measured was never trained on
 VISION_TOWER = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4}
-TEXT_TOWER = {**VISION_TOWER, "num_hidden_layers": 3}
+TEXT_TOWER = {**VISION_TOWER, "num_hidden_layers": 2}
 ROWS_OF_TABLE = {
     "image to text R@1": "long/cls/image_to_text/R@1",
     "text to image R@1": "long/cls/text_to_image/R@1",
@@ -62,7 +62,7 @@ def train(model: BetaCLIPModel, processor: BetaCLIPProcessor, args: argparse.Nam
         per_device_train_batch_size=args.batch_size,
         learning_rate=1e-3,
         learning_rate_end=1e-5,
-        pooler_learning_rate=1e-3,
+        pooler_learning_rate=2e-3,
         pooler_learning_rate_end=1e-5,
         warmup_steps=args.steps // 10,
         logging_steps=max(1, args.steps // 30),

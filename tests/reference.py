@@ -109,3 +109,23 @@ def patch_features(model, hidden_states: Tensor) -> Tensor:
     hidden = hidden + linear(attention.out_proj, linear(attention.v_proj, layer_norm(block.layer_norm1, hidden)))
     hidden = hidden + linear(block.mlp.fc2, quick_gelu(linear(block.mlp.fc1, layer_norm(block.layer_norm2, hidden))))
     return linear(model.visual_projection, layer_norm(model.vision_model.post_layernorm, hidden))[:, 1:]
+
+
+def roi_align(feature_map: Tensor, box: list[float]) -> Tensor:
+    """One box `[x1, y1, x2, y2]` in grid units on one map `(rows, columns, D)`, sample by sample (method.md 3)."""
+    rows, columns, width = feature_map.shape
+    left, top, right, bottom = (side - 0.5 for side in box)
+    across, down = max(0, math.ceil(right - left)), max(0, math.ceil(bottom - top))
+    total = torch.zeros(width, dtype=torch.float64)
+    for j in range(down):
+        for i in range(across):
+            x, y = left + (i + 0.5) * (right - left) / across, top + (j + 0.5) * (bottom - top) / down
+            if not (-1 <= x <= columns and -1 <= y <= rows):
+                continue
+            x, y = min(max(x, 0), columns - 1), min(max(y, 0), rows - 1)
+            x0, y0 = int(x), int(y)
+            x1, y1 = min(x0 + 1, columns - 1), min(y0 + 1, rows - 1)
+            upper = (1 - (x - x0)) * feature_map[y0, x0].double() + (x - x0) * feature_map[y0, x1].double()
+            lower = (1 - (x - x0)) * feature_map[y1, x0].double() + (x - x0) * feature_map[y1, x1].double()
+            total += (1 - (y - y0)) * upper + (y - y0) * lower
+    return total / max(1, across * down)

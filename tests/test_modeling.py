@@ -292,11 +292,13 @@ def test_wrong_input_is_named(tiny_model, batch, tiny_config):
         tiny_model.get_text_conditioned_image_features(input_ids=ids)
     with pytest.raises(ValueError, match="exactly one of input_ids and text_embeds"):
         tiny_model.get_text_conditioned_image_features(pixels)
-    with pytest.raises(ValueError, match="there are 3 images and 9 texts"):
+    with pytest.raises(ValueError, match="but there are 3 images and 9 texts"):
         tiny_model.get_text_conditioned_image_features(pixels, ids)
     tiny_model.config.clip_loss_weight = tiny_model.config.beta_cal_loss_weight = 0
     with pytest.raises(ValueError, match="a part of positive weight"):
         tiny_model(**batch, return_loss=True)
+    with pytest.raises(ValueError, match="path must be None for a model with one text path, but is 'long'"):
+        tiny_model.get_text_features(ids, path="long")
     tiny_config.use_pooler = False
     model = BetaCLIPModel(tiny_config)
     assert model(**batch).contextualized_embeds is None

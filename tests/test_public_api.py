@@ -39,8 +39,9 @@ CLASSES = [
 METHODS = {
     "forward": ["pixel_values", "input_ids", "attention_mask", "image_index", "granularity", "return_loss", "gather"],
     "get_image_features": ["pixel_values"],
-    "get_text_features": ["input_ids", "attention_mask"],
+    "get_text_features": ["input_ids", "attention_mask", "path"],
     "get_patch_features": ["pixel_values"],
+    "get_region_features": ["pixel_values", "boxes", "region_image_index", "box_format"],
     "get_text_conditioned_image_features": [
         "pixel_values", "patch_features", "input_ids", "text_embeds", "image_index", "output_attentions",
     ],

@@ -11,16 +11,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from transformers import CLIPModel
 from transformers import initialization as init
-from transformers.models.clip.modeling_clip import CLIPEncoderLayer, CLIPOutput
+from transformers.models.clip.modeling_clip import CLIPOutput
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_beta_clip import CLIP_TEXT_POSITIONS, BetaCLIPConfig
 from .loss_beta_clip import beta_cal_loss, clip_loss
 from .pooler_beta_clip import TextConditionedPooler, normalize
 from .positions_beta_clip import stretch_text_positions
+from .regions_beta_clip import grid_boxes, roi_align
+from .towers_beta_clip import CLIPTowers
 
 
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
@@ -54,7 +54,7 @@ class BetaCLIPOutput(CLIPOutput):
     contextualized_embeds: Tensor | None = None
 
 
-class BetaCLIPModel(CLIPModel):
+class BetaCLIPModel(CLIPTowers):
     r"""
     CLIP with a text-conditioned pooler, for captions of up to 248 tokens, their sentences and their phrases.
 
@@ -227,6 +227,28 @@ class BetaCLIPModel(CLIPModel):
             raise ValueError("a loss needs a part of positive weight, but the configuration has none")
         return losses
 
+    def get_text_features(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        path: str | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        r"""
+        As `CLIPModel.get_text_features`: `.pooler_output` is `(T, D)`, un-normalised.
+
+        Args:
+            input_ids, attention_mask (`Tensor` of shape `(T, L)`), position_ids: as in `CLIPModel`.
+            path (`str`, *optional*): for models with several text paths; this one has a single path, `None`.
+
+        Raises:
+            ValueError: if a path is named.
+        """
+        if path is not None:
+            raise ValueError(f"path must be None for a model with one text path, but is {path!r}")
+        return super().get_text_features(input_ids, attention_mask, position_ids, **kwargs)
+
     def get_patch_features(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False) -> Tensor:
         r"""
         Dense image features: the values of the last vision block, projected like the image embedding.
@@ -241,6 +263,40 @@ class BetaCLIPModel(CLIPModel):
         Source: the releases of β-CLIP and FG-CLIP (the same in both); MaskCLIP's idea.
         """
         return self._encode_images(pixel_values, interpolate_pos_encoding)[1]
+
+    def get_region_features(
+        self,
+        pixel_values: Tensor,
+        boxes: Tensor,
+        region_image_index: Tensor | None = None,
+        box_format: str = "xyxy_normalized",
+        interpolate_pos_encoding: bool = False,
+    ) -> Tensor:
+        r"""
+        One vector per box: RoIAlign of the patch features, see [`roi_align`].
+
+        Args:
+            pixel_values (`Tensor` of shape `(B, 3, height, width)`): normalised pixels.
+            boxes (`Tensor` of shape `(R, 4)`): any number per image; never clipped.
+            region_image_index (`Tensor` of shape `(R,)`, int64, *optional*):
+                The image of each box. Left out: boxes and images in pairs (R = B), or all boxes on one image (B = 1).
+            box_format (`str`): "xyxy_normalized", "xyxy_pixels" or "xywh_pixels" (pixels of `pixel_values`).
+            interpolate_pos_encoding (`bool`): as in `CLIPModel`, for images of another size.
+
+        Returns:
+            `(R, D)`, un-normalised; exact zeros for a box without area.
+
+        Raises:
+            ValueError: for an unknown format, boxes that are not `(R, 4)`, or R that fits neither B nor 1 image.
+
+        Source: FG-CLIP (arXiv 2505.05071), region features.
+        """
+        height, width = pixel_values.shape[-2:]
+        patch = self.config.vision_config.patch_size
+        grid = (height // patch, width // patch)
+        boxes = grid_boxes(boxes, box_format, (height, width), grid)
+        index = _index_or_pairs(region_image_index, len(pixel_values), len(boxes), "boxes", pixel_values.device)
+        return roi_align(self.get_patch_features(pixel_values, interpolate_pos_encoding), boxes, index, grid)
 
     def get_text_conditioned_image_features(
         self,
@@ -281,15 +337,8 @@ class BetaCLIPModel(CLIPModel):
         if text_embeds is None:
             assert input_ids is not None
             text_embeds = self._encode_texts(input_ids)
-        num_images, num_texts = len(patch_features), len(text_embeds)
-        if image_index is None:
-            if num_images not in (1, num_texts):
-                raise ValueError(
-                    f"without image_index there must be one image, or one per text, but there are {num_images} images "
-                    f"and {num_texts} texts"
-                )
-            image_index = torch.arange(num_texts, device=text_embeds.device) % num_images
-        pooled_TD, attentions_THP = pooler(text_embeds, patch_features, image_index, output_attentions)
+        index = _index_or_pairs(image_index, len(patch_features), len(text_embeds), "texts", text_embeds.device)
+        pooled_TD, attentions_THP = pooler(text_embeds, patch_features, index, output_attentions)
         return (normalize(pooled_TD), attentions_THP) if output_attentions else normalize(pooled_TD)
 
     def score_pairs(self, patch_features: Tensor, text_embeds: Tensor, *, chunk_size: int = 8192) -> Tensor:
@@ -316,54 +365,19 @@ class BetaCLIPModel(CLIPModel):
             raise ValueError("use_pooler must be True for text-conditioned features, but is False")
         return self.pooler
 
-    def _encode_images(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False) -> tuple[Tensor, Tensor]:
-        """Image features `(B, D)` and patch features `(B, P, D)` of one pass, both un-normalised."""
-        vision = self.vision_model
-        hidden_states = vision.embeddings(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding)
-        hidden_states = vision.pre_layrnorm(hidden_states)
-        for layer in vision.encoder.layers[:-1]:
-            hidden_states = layer(hidden_states, None)
-        hidden_states = _value_only_block(vision.encoder.layers[-1], hidden_states)
-        features = self.visual_projection(vision.post_layernorm(hidden_states))
-        return features[:, 0], features[:, 1:]
 
-    def _encode_texts(self, input_ids_TL: Tensor) -> Tensor:
-        """
-        Text features `(T, D)`, un-normalised. Attention is causal and what follows EOS has no influence, so texts are
-        sorted by length and encoded in groups of similar length, each cut to its longest.
-        """
-        lengths = self._lengths(input_ids_TL).tolist()
-        order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
-        features, start = [self.text_projection.weight.new_zeros(0, self.projection_dim)], 0
-        while start < len(order):
-            longest = lengths[order[start]]
-            end = next((i for i in range(start, len(order)) if lengths[order[i]] < 0.75 * longest), len(order))
-            pooled = self.text_model(input_ids=input_ids_TL[order[start:end], :longest]).pooler_output
-            features.append(self.text_projection(pooled))
-            start = end
-        inverse = torch.tensor(order, device=input_ids_TL.device).argsort()
-        return torch.cat(features[1:] or features)[inverse]
-
-    def _lengths(self, input_ids_TL: Tensor) -> Tensor:
-        """Tokens up to and including the one that CLIP pools: the first EOS or, by its legacy rule, the largest id."""
-        eos_token_id = self.text_model.eos_token_id
-        ids = input_ids_TL if eos_token_id == 2 else (input_ids_TL == eos_token_id).int()
-        return ids.argmax(dim=-1) + 1
-
-
-def _value_only_block(layer: CLIPEncoderLayer, hidden_states: Tensor) -> Tensor:
-    """The last vision block: CLS attends as in CLIP, patches keep their own values. Only CLS has a query."""
-    attention = layer.self_attn
-    normed = layer.layer_norm1(hidden_states)
-    values = attention.v_proj(normed)
-    query, key, value = (
-        x.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
-        for x in (attention.q_proj(normed[:, :1]), attention.k_proj(normed), values)
-    )
-    dropout = attention.dropout if layer.training else 0.0
-    cls = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout).transpose(1, 2).flatten(-2)
-    hidden_states = hidden_states + attention.out_proj(torch.cat([cls, values[:, 1:]], dim=1))
-    return hidden_states + layer.mlp(layer.layer_norm2(hidden_states))
+def _index_or_pairs(
+    image_index: Tensor | None, num_images: int, num_rows: int, rows: str, device: torch.device
+) -> Tensor:
+    """The image of each row; where none is given, rows and images in pairs, or all rows on the one image."""
+    if image_index is not None:
+        return image_index
+    if num_images not in (1, num_rows):
+        raise ValueError(
+            f"without an image index there must be one image, or one for each of the {rows}, "
+            f"but there are {num_images} images and {num_rows} {rows}"
+        )
+    return torch.arange(num_rows, device=device) % num_images
 
 
 def _multiplier(logit_scale: Tensor) -> Tensor:

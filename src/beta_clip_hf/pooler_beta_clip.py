@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from transformers.activations import ACT2FN
 
 from .configuration_beta_clip import BetaCLIPConfig
+from .ragged_beta_clip import slots_by_image
 
 
 def normalize(embeds: Tensor) -> Tensor:
@@ -70,7 +71,7 @@ class TextConditionedPooler(nn.Module):
             sum to 1, less what a null token took.
         """
         num_images = len(patch_features_BPD)
-        slot_T, num_slots = _slots(image_index_T, num_images)
+        slot_T, num_slots = slots_by_image(image_index_T, num_images)
         queries_TD = self._queries(text_embeds_TD)
         queries_BKD = queries_TD.new_zeros(num_images, num_slots, queries_TD.shape[-1])
         queries_BKD = queries_BKD.index_put((image_index_T, slot_T), queries_TD)
@@ -128,15 +129,6 @@ class TextConditionedPooler(nn.Module):
     def _mlp(self, attended: Tensor) -> Tensor:
         attended = self.out_proj(attended)
         return attended + self.fc2(self.activation(self.fc1(self.layer_norm(attended))))
-
-
-def _slots(image_index_T: Tensor, num_images: int) -> tuple[Tensor, int]:
-    """The rank of each text among the texts of its image, and the number of texts of the fullest image."""
-    counts_B = torch.bincount(image_index_T, minlength=num_images)
-    order_T = torch.argsort(image_index_T, stable=True)
-    first_B = counts_B.cumsum(0) - counts_B
-    ranks_T = torch.arange(len(order_T), device=order_T.device) - first_B[image_index_T[order_T]]
-    return torch.empty_like(order_T).scatter_(0, order_T, ranks_T), int(counts_B.max())
 
 
 __all__ = ["TextConditionedPooler"]

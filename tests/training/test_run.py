@@ -114,6 +114,14 @@ def test_the_same_configuration_gives_the_same_model(tmp_path):
     assert config["data"]["train"] == {"scenes": 12, "level": "easy"}  # settings are not used up
 
 
+def test_a_run_too_short_to_log_a_loss_is_still_a_run(tmp_path):
+    config = tmp_path / "config.json"
+    settings = config_of({"scenes": 8, "level": "easy"}, tmp_path / "run", max_steps=1, logging_steps=10)
+    config.write_text(json.dumps(settings))
+    assert main(["train", "--config", str(config)]) == 0
+    assert (tmp_path / "run" / "model.safetensors").is_file() and not (tmp_path / "run" / "train_curves.png").exists()
+
+
 def test_nan_ends_the_command_with_the_log_written(photo_rows, tmp_path, monkeypatch, caplog):
     from beta_clip_hf.training import trainer as module
 

@@ -292,7 +292,7 @@ def _draw_curves(log_history: list[dict[str, Any]], path: Path) -> None:
 
     try:
         plot_training_curves(log_history, path)
-    except ImportError as error:
+    except (ImportError, ValueError) as error:  # no matplotlib, or a run too short to have logged a loss
         logger.info("no curves are drawn: %s", error)
 
 

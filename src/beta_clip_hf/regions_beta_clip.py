@@ -1,0 +1,83 @@
+"""Region features: RoIAlign of the patch features to one vector per box, in plain torch.
+
+Letters: B images, R boxes (flat), P = height · width patches, D projection width, G samples along an axis.
+"""
+
+import torch
+from torch import Tensor
+
+from .ragged_beta_clip import slots_by_image
+
+
+BOX_FORMATS = ("xyxy_normalized", "xyxy_pixels", "xywh_pixels")
+
+
+def grid_boxes(boxes_R4: Tensor, box_format: str, image_size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+    """
+    Boxes in units of the patch grid, x1 y1 x2 y2.
+
+    Args:
+        boxes_R4 (`Tensor` of shape `(R, 4)`): in `box_format`.
+        box_format (`str`): "xyxy_normalized" (shares of the image's sides), "xyxy_pixels" or "xywh_pixels".
+        image_size, grid: height and width in pixels and in patches.
+
+    Raises:
+        ValueError: if the format is unknown or the boxes are not `(R, 4)`.
+    """
+    if box_format not in BOX_FORMATS:
+        raise ValueError(f"box_format must be one of {BOX_FORMATS}, but is {box_format!r}")
+    if boxes_R4.ndim != 2 or boxes_R4.shape[1] != 4:
+        raise ValueError(f"boxes must have shape (R, 4), but are {tuple(boxes_R4.shape)}")
+    if box_format == "xywh_pixels":
+        boxes_R4 = torch.cat([boxes_R4[:, :2], boxes_R4[:, :2] + boxes_R4[:, 2:]], dim=1)
+    (height, width), (rows, columns) = image_size, grid
+    scale = (columns, rows) if box_format == "xyxy_normalized" else (columns / width, rows / height)
+    return boxes_R4 * boxes_R4.new_tensor(scale * 2)
+
+
+def roi_align(patch_features_BPD: Tensor, boxes_R4: Tensor, image_index_R: Tensor, grid: tuple[int, int]) -> Tensor:
+    r"""
+    RoIAlign to 1 × 1 (aligned, adaptive sampling): the mean of bilinear samples at ⌈height⌉ × ⌈width⌉ points of a box.
+
+    A sample more than one cell beyond the map counts as 0 and stays in the mean; boxes are never clipped; a box without
+    area is exactly 0. Samples stand on a lattice and bilinear weights are a product, so the mean is a product too, of
+    one weight per row and one per column of the grid: each box is one row of a matrix over the patches.
+
+    Args:
+        patch_features_BPD (`Tensor` of shape `(B, P, D)`): row-major over the grid.
+        boxes_R4 (`Tensor` of shape `(R, 4)`): x1 y1 x2 y2 in grid units: (0, 0, columns, rows) is the whole map.
+        image_index_R (`Tensor` of shape `(R,)`, int64): the image of each box, in any order.
+        grid (`tuple[int, int]`): rows and columns of the patch grid.
+
+    Returns:
+        `(R, D)`, of the features' dtype. No boxes give no rows.
+
+    Source: He et al. 2017 (RoIAlign), with the settings of FG-CLIP (arXiv 2505.05071).
+    """
+    if len(boxes_R4) == 0:
+        return patch_features_BPD.new_zeros(0, patch_features_BPD.shape[-1])
+    boxes_R4 = boxes_R4.to(torch.promote_types(patch_features_BPD.dtype, torch.float32))
+    column_weights = _axis_weights(boxes_R4[:, 0], boxes_R4[:, 2], grid[1])
+    row_weights = _axis_weights(boxes_R4[:, 1], boxes_R4[:, 3], grid[0])
+    weights_RP = (row_weights[:, :, None] * column_weights[:, None, :]).flatten(1).to(patch_features_BPD.dtype)
+    num_images = len(patch_features_BPD)
+    slot_R, num_slots = slots_by_image(image_index_R, num_images)
+    weights_BSP = weights_RP.new_zeros(num_images, num_slots, weights_RP.shape[1])
+    weights_BSP = weights_BSP.index_put((image_index_R, slot_R), weights_RP)
+    return (weights_BSP @ patch_features_BPD)[image_index_R, slot_R]
+
+
+def _axis_weights(start_R: Tensor, end_R: Tensor, size: int) -> Tensor:
+    """Mean bilinear weight of each of `size` cells, `(R, size)`, over the samples of an interval along one axis."""
+    start_R, end_R = start_R - 0.5, end_R - 0.5  # the centre of the first cell is 0
+    length_R = end_R - start_R
+    count_R = length_R.ceil().clamp(min=0)
+    step_G = torch.arange(max(1, int(count_R.max())), device=start_R.device)
+    position_RG = start_R[:, None] + (step_G + 0.5) * (length_R / count_R.clamp(min=1))[:, None]
+    counts_RG = (step_G < count_R[:, None]) & (position_RG >= -1) & (position_RG <= size)
+    cell = torch.arange(size, device=start_R.device)
+    weights_RGC = (1 - (position_RG.clamp(0, size - 1)[:, :, None] - cell).abs()).clamp(min=0)
+    return (weights_RGC * counts_RG[:, :, None]).sum(dim=1) / count_R.clamp(min=1)[:, None]
+
+
+__all__ = ["BOX_FORMATS", "grid_boxes", "roi_align"]
