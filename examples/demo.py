@@ -38,6 +38,8 @@ ROWS_OF_TABLE = {
     "text to image R@1, text-conditioned": "long/conditioned/text_to_image/R@1",
     "true caption among 5": "hard_negatives/cls/accuracy",
     "true caption among 5, text-conditioned": "hard_negatives/conditioned/accuracy",
+    "  true, or with a colour that is not there": "hard_negatives[replace]/conditioned/accuracy",
+    "  true, or with two colours exchanged": "hard_negatives[colour]/conditioned/accuracy",
     "pointing game, attention of noun phrases": "phrases[noun]/attention/pointing",
 }
 
@@ -105,7 +107,7 @@ def table(before: dict[str, Any], after: dict[str, Any]) -> str:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="for all artefacts (%(default)s)")
-    parser.add_argument("--steps", type=int, default=400, help="optimiser steps (%(default)s)")
+    parser.add_argument("--steps", type=int, default=300, help="optimiser steps (%(default)s)")
     parser.add_argument("--batch-size", type=int, default=32, help="scenes per step (%(default)s)")
     parser.add_argument("--test-scenes", type=int, default=200, help="scenes to measure on (%(default)s)")
     parser.add_argument("--level", default="easy", choices=["easy", "medium", "hard"], help="(%(default)s)")

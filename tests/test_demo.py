@@ -46,6 +46,7 @@ def test_training_shows_in_retrieval_hard_negatives_and_pointing(demo):
         "long/cls/text_to_image/R@1": 0.04,
         "long/cls/text_to_image/R@10": 0.25,
         "hard_negatives/conditioned/accuracy": 0.03,
+        "hard_negatives[replace]/conditioned/accuracy": 0.3,
         "phrases[noun]/attention/pointing": 0.2,
     }.items():
         assert value(after, name) > value(before, name) + gain, (name, value(before, name), value(after, name))

@@ -1,8 +1,8 @@
 import pytest
-import reference
 import torch
 from safetensors.torch import load_file
 
+import reference
 from beta_clip_hf.regions_beta_clip import grid_boxes, roi_align
 
 
@@ -79,7 +79,7 @@ def test_the_three_formats_name_one_box():
         "xywh_pixels": [20.0, 10.0, 40.0, 30.0],
     }.items():
         torch.testing.assert_close(grid_boxes(torch.tensor([box]), box_format, image_size, grid), expected)
-    with pytest.raises(ValueError, match="box_format must be one of .*, but is 'yolo'"):
+    with pytest.raises(ValueError, match=r"box_format must be one of .*, but is 'yolo'"):
         grid_boxes(expected, "yolo", image_size, grid)
     with pytest.raises(ValueError, match=r"boxes must have shape \(R, 4\), but are \(4,\)"):
         grid_boxes(expected[0], "xyxy_pixels", image_size, grid)

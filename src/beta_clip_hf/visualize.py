@@ -52,7 +52,7 @@ def plot_training_curves(log_history: Sequence[Mapping[str, Any]], path: str | o
     ]
     if not panels:
         raise ValueError(f"log_history must have losses, recalls or learning rates, but has {sorted(curves)}")
-    figure = _figure(4.6 * len(panels), 3.6)
+    figure = _figure(4.6 * len(panels), 4.2)
     for axes, (draw, group) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         draw(axes, group)
         _clean(axes)
@@ -214,7 +214,9 @@ def _clean(axes: Any) -> None:
     for side, spine in axes.spines.items():
         spine.set_visible(side == "bottom")
         spine.set_color(FAINT)
-    axes.legend(frameon=False, fontsize=9, labelcolor=INK, handlelength=2.6)
+    # Under the panel: inside, a legend of many curves would lie on some of them.
+    place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.18), "ncols": 2}
+    axes.legend(frameon=False, fontsize=9, labelcolor=INK, handlelength=2.6, **place)
 
 
 def _fonts() -> list[str]:

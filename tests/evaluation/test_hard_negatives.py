@@ -3,7 +3,7 @@ import torch
 from PIL import Image
 
 from beta_clip_hf.evaluation.embedding import Embedder, run_probes
-from beta_clip_hf.evaluation.hard_negatives import HardNegativeProbe, caption_groups, region_groups
+from beta_clip_hf.evaluation.hard_negatives import HardNegativeProbe, caption_groups, caption_kinds, region_groups
 from evaluation.colours import ColourModel, ColourProcessor
 
 
@@ -17,6 +17,8 @@ def test_groups_of_rows():
     region = {"box": [0, 0, 9, 9], "text": "a red cube", "negatives": ["a blue cube", "a red ball"]}
     row = {"caption": "a", "hard_negatives": ["b", "c"], "regions": [region, {**region, "negatives": []}]}
     assert caption_groups(row) == [["a", "b", "c"]]
+    assert caption_kinds(row) == caption_kinds({"caption": "a", "hard_negative_kinds": []}) == []
+    assert caption_kinds({**row, "hard_negative_kinds": ["shape", "colour"]}) == [["shape", "colour"]]
     assert region_groups(row) == [["a red cube", "a blue cube", "a red ball"]]
     assert caption_groups({"caption": "a"}) == region_groups({"caption": "a", "regions": None}) == []
 
@@ -69,3 +71,19 @@ def test_each_group_is_asked_of_its_own_image():
     groups = [[["red", "blue"]], [["blue", "red"], ["blue", "green"]], []]
     figures = run_probes(embedder, rows, [HardNegativeProbe("foils", embedder, groups)])
     assert figures["foils/cls/accuracy"].value == 1
+
+
+def test_each_kind_has_figures_against_its_own_negatives():
+    rows = [{"image": Image.new("RGB", (32, 32), "red"), "caption": "red"} for _ in range(3)]
+    embedder = Embedder(ColourModel(), ColourProcessor())
+    # "hard": the second text is as true as the first, or the first is wrong; "easy": plainly false.
+    groups = [[["red", "red", "blue"]], [["blue", "green", "red"]], [["red", "green", "blue"]]]
+    kinds = [[["hard", "easy"]], [["easy", "hard"]], [["easy", "easy"]]]
+    figures = run_probes(embedder, rows, [HardNegativeProbe("foils", embedder, groups, kinds=kinds)])
+    assert figures["foils/cls/accuracy"].value == pytest.approx((1 / 2 + 0 + 1) / 3)
+    hard, easy = figures["foils[hard]/cls/accuracy"], figures["foils[easy]/cls/accuracy"]
+    assert (hard.count, hard.chance, hard.value) == (2, 0.5, pytest.approx((1 / 2 + 0) / 2))
+    assert (easy.count, easy.chance) == (3, pytest.approx((1 / 2 + 1 / 2 + 1 / 3) / 3))
+    assert easy.value == pytest.approx((1 + 1 / 2 + 1) / 3)  # blue and green are equally far from a red image
+    with pytest.raises(ValueError, match="kinds must name each of the negatives of foils"):
+        HardNegativeProbe("foils", embedder, groups, kinds=[[["hard"]], [["easy", "hard"]], [["easy", "easy"]]])

@@ -21,6 +21,11 @@ def caption_groups(row: Row) -> list[list[str]]:
     return [[row["caption"], *negatives]] if negatives else []
 
 
+def caption_kinds(row: Row) -> list[list[str]]:
+    """What was exchanged in each of the row's `hard_negatives`, where the row says it in `hard_negative_kinds`."""
+    return [list(row["hard_negative_kinds"])] if caption_groups(row) and row.get("hard_negative_kinds") else []
+
+
 def region_groups(row: Row) -> list[list[str]]:
     """The text of each of the row's `regions` against its negatives; regions without negatives are left out."""
     regions = row.get("regions") or []
@@ -36,6 +41,8 @@ class HardNegativeProbe:
         name: First part of the figures' names.
         embedder: Encodes the texts.
         groups: Per image its groups, see [`caption_groups`] and [`region_groups`]; there must be one at least.
+        kinds: Per image and group the kind of each negative; every kind then has figures of its own, over the groups
+            that have it, against the negatives of that kind alone.
         conditioned: Whether to score with the pooler too.
         seed: Of the bootstrap intervals.
     """
@@ -46,6 +53,7 @@ class HardNegativeProbe:
         embedder: Embedder,
         groups: Sequence[list[list[str]]],
         *,
+        kinds: Sequence[list[list[str]]] | None = None,
         conditioned: bool = True,
         seed: int = 0,
     ) -> None:
@@ -55,6 +63,11 @@ class HardNegativeProbe:
         self.image_G = torch.tensor([image for image, of_image in enumerate(groups) for _ in of_image])
         self.scores: dict[str, list[Tensor]] = {score: [] for score in ("cls", "conditioned")[: 1 + self.conditioned]}
         self.counts = {name: len(self.sizes_G)}
+        self.kinds_N = None if kinds is None else [k for image in kinds for group in image for k in (None, *group)]
+        if self.kinds_N is not None and len(self.kinds_N) != int(self.sizes_G.sum()):
+            raise ValueError(
+                f"kinds must name each of the negatives of {name}, but are {len(self.kinds_N)} with the true"
+            )
 
     def update(self, batch: ImageBatch) -> None:
         texts, image_in_batch = [], []
@@ -73,12 +86,24 @@ class HardNegativeProbe:
 
     def figures(self) -> dict[str, Figure]:
         group_index_N = torch.arange(len(self.sizes_G)).repeat_interleave(self.sizes_G)
-        chance = float((1 / self.sizes_G.double()).mean())
+        figures = self._figures(self.name, group_index_N, torch.ones_like(group_index_N, dtype=torch.bool))
+        for kind in sorted({kind for kind in self.kinds_N or () if kind is not None}):
+            of_kind_N = torch.tensor([one == kind for one in self.kinds_N or ()])
+            has_kind_G = torch.zeros(len(self.sizes_G), dtype=torch.bool)
+            has_kind_G[group_index_N[of_kind_N]] = True
+            is_true_N = torch.tensor([one is None for one in self.kinds_N or ()])
+            chosen_N = of_kind_N | (is_true_N & has_kind_G[group_index_N])
+            figures |= self._figures(f"{self.name}[{kind}]", group_index_N, chosen_N)
+        return figures
+
+    def _figures(self, name: str, group_index_N: Tensor, chosen_N: Tensor) -> dict[str, Figure]:
+        groups, group_index, sizes = group_index_N[chosen_N].unique_consecutive(return_inverse=True, return_counts=True)
+        chance = float((1 / sizes.double()).mean())
         return {
-            f"{self.name}/{score}/accuracy": mean_figure(
-                hard_negative_hits(torch.cat(parts), group_index_N),
+            f"{name}/{score}/accuracy": mean_figure(
+                hard_negative_hits(torch.cat(parts)[chosen_N], group_index),
                 chance=chance,
-                cluster_index_N=self.image_G,
+                cluster_index_N=self.image_G[groups],
                 seed=self.seed,
             )
             for score, parts in self.scores.items()

@@ -18,7 +18,7 @@ from ..data.rows import Row
 from ..modeling_beta_clip import BetaCLIPModel
 from ..processing_beta_clip import BetaCLIPProcessor
 from .embedding import Embedder, Probe, read_texts, run_probes
-from .hard_negatives import HardNegativeProbe, caption_groups, region_groups
+from .hard_negatives import HardNegativeProbe, caption_groups, caption_kinds, region_groups
 from .metrics import DEFAULT_KS
 from .regions import LocalisationProbe, located_phrases
 from .results import environment, figures_to_json, format_table, model_hash, write_results
@@ -81,10 +81,16 @@ def evaluate(
     texts = read_texts(rows)
     conditioned = conditioned and embedder.has_pooler
     probes: list[Probe] = [*retrieval_probes(embedder, texts, conditioned=conditioned, ks=ks, seed=seed)]
+    kinds = [caption_kinds(row) for row in texts]
     for name, groups_of in (("hard_negatives", caption_groups), ("region_negatives", region_groups)):
         groups = [groups_of(row) for row in texts]
+        are_named = groups_of is caption_groups and list(map(len, kinds)) == list(map(len, groups))
         if any(groups):
-            probes.append(HardNegativeProbe(name, embedder, groups, conditioned=conditioned, seed=seed))
+            probes.append(
+                HardNegativeProbe(
+                    name, embedder, groups, kinds=kinds if are_named else None, conditioned=conditioned, seed=seed
+                )
+            )
     if conditioned and any(located_phrases(row) for row in texts):
         probes.append(LocalisationProbe(embedder, seed=seed))
     figures = run_probes(embedder, rows, probes)
