@@ -61,11 +61,13 @@ class BetaCLIPProcessor(CLIPProcessor):
         cls, tokenizer: Any, image_size: int = 224, max_length: int = LONG_TEXT_POSITIONS
     ) -> "BetaCLIPProcessor":
         """A processor with CLIP's resizing (bicubic, centre crop) and normalisation at `image_size` pixels."""
-        from transformers import CLIPImageProcessor, CLIPImageProcessorPil
-
+        # One of the two is imported: the name of the other makes transformers advise to install torchvision.
+        if is_torchvision_available():
+            from transformers import CLIPImageProcessor as ImageProcessor
+        else:
+            from transformers import CLIPImageProcessorPil as ImageProcessor
         size = {"size": {"shortest_edge": image_size}, "crop_size": {"height": image_size, "width": image_size}}
-        image_processor = CLIPImageProcessor if is_torchvision_available() else CLIPImageProcessorPil
-        return cls(image_processor(**size), tokenizer, max_length=max_length)
+        return cls(ImageProcessor(**size), tokenizer, max_length=max_length)
 
     def __call__(
         self,
