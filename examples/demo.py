@@ -108,7 +108,7 @@ def table(before: dict[str, Any], after: dict[str, Any]) -> str:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="for all artefacts (%(default)s)")
-    parser.add_argument("--steps", type=int, default=300, help="optimiser steps (%(default)s)")
+    parser.add_argument("--steps", type=int, default=200, help="optimiser steps (%(default)s)")
     parser.add_argument("--batch-size", type=int, default=32, help="scenes per step (%(default)s)")
     parser.add_argument("--test-scenes", type=int, default=200, help="scenes to measure on (%(default)s)")
     parser.add_argument("--level", default="easy", choices=["easy", "medium", "hard"], help="(%(default)s)")
