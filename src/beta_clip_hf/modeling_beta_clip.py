@@ -172,7 +172,7 @@ class BetaCLIPModel(CLIPTowers):
 
         if image_index.shape != input_ids.shape[:1]:
             raise ValueError(f"image_index must have shape ({len(input_ids)},), but is {tuple(image_index.shape)}")
-        image_features_BD, patch_features_BPD = self._encode_images(pixel_values, interpolate_pos_encoding)
+        image_features_BD, patch_features_BPD = self.encode_images(pixel_values, interpolate_pos_encoding)
         image_embeds_BD, text_embeds_TD = normalize(image_features_BD), normalize(self._encode_texts(input_ids))
         contextualized_TD = None
         if self.pooler is not None:
@@ -262,7 +262,7 @@ class BetaCLIPModel(CLIPTowers):
 
         Source: the releases of β-CLIP and FG-CLIP (the same in both); MaskCLIP's idea.
         """
-        return self._encode_images(pixel_values, interpolate_pos_encoding)[1]
+        return self.encode_images(pixel_values, interpolate_pos_encoding)[1]
 
     def get_region_features(
         self,

@@ -13,8 +13,20 @@ from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 class CLIPTowers(CLIPModel):
     """`CLIPModel` with one pass for image and patch features, and one for texts of any mix of lengths."""
 
-    def _encode_images(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False) -> tuple[Tensor, Tensor]:
-        """Image features `(B, D)` and patch features `(B, P, D)` of one pass, both un-normalised."""
+    def encode_images(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False) -> tuple[Tensor, Tensor]:
+        r"""
+        Image and patch features of one pass, both un-normalised.
+
+        Args:
+            pixel_values (`Tensor` of shape `(B, 3, S, S)`): normalised pixels.
+            interpolate_pos_encoding (`bool`): as in `CLIPModel`.
+
+        Returns:
+            CLS features `(B, D)`, those of `get_image_features` up to rounding, and patch features `(B, P, D)`.
+
+        Raises:
+            ValueError: if the images have another size than the model's and are not interpolated.
+        """
         vision = self.vision_model
         hidden_states = vision.embeddings(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding)
         hidden_states = vision.pre_layrnorm(hidden_states)

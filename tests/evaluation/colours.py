@@ -34,11 +34,9 @@ class ColourModel(nn.Module):
     def get_text_features(self, input_ids):
         return SimpleNamespace(pooler_output=torch.tensor(list(COLOURS.values()))[input_ids[:, 0]])
 
-    def get_image_features(self, pixel_values):
-        return SimpleNamespace(pooler_output=F.pad(pixel_values.mean(dim=(2, 3)), (0, 1)))
-
-    def get_patch_features(self, pixel_values):
-        return F.pad(F.avg_pool2d(pixel_values, PATCH).flatten(2).transpose(1, 2), (0, 1), value=1.0)
+    def encode_images(self, pixel_values):
+        patches = F.avg_pool2d(pixel_values, PATCH).flatten(2).transpose(1, 2)
+        return F.pad(pixel_values.mean(dim=(2, 3)), (0, 1)), F.pad(patches, (0, 1), value=1.0)
 
     def get_text_conditioned_image_features(self, patch_features, text_embeds, image_index, output_attentions=False):
         match_TP = torch.einsum("tpd,td->tp", patch_features[image_index], text_embeds)

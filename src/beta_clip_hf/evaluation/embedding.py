@@ -97,10 +97,11 @@ class Embedder:
             for texts, sizes, pixel_values in loader:
                 pixel_values = pixel_values.to(self.model.device, self.model.dtype)
                 with _inference(self.model):
-                    features = self.model.get_image_features(pixel_values).pooler_output
-                    patches = (
-                        self.model.get_patch_features(pixel_values) if self.has_pooler else features[:, None][:, :0]
-                    )
+                    if self.has_pooler:
+                        features, patches = self.model.encode_images(pixel_values)
+                    else:  # a stock CLIP, too
+                        features = self.model.get_image_features(pixel_values).pooler_output
+                        patches = features[:, None][:, :0]
                 yield ImageBatch(
                     rows=texts,
                     image_index_B=torch.arange(first, first + len(texts)),
