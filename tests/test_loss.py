@@ -86,7 +86,10 @@ def test_gradcheck_of_beta_cal(kind):
     leaves = [x[:5].clone().requires_grad_() for x in (V, U)] + [
         torch.tensor(3.0, dtype=torch.float64, requires_grad=True)
     ]
-    function = lambda v, u, s: beta_cal_loss(v, u, IMAGE_INDEX[:5], logit_scale=s, kind=kind)  # noqa: E731
+
+    def function(v, u, s):
+        return beta_cal_loss(v, u, IMAGE_INDEX[:5], logit_scale=s, kind=kind)
+
     assert torch.autograd.gradcheck(function, leaves)
     grads = torch.autograd.grad(function(*leaves), leaves)
     assert all(grad.abs().max() > 1e-3 for grad in grads)

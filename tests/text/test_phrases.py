@@ -171,14 +171,17 @@ def test_tokens() -> None:
     ]
 
 
-@pytest.mark.skipif(importlib.util.find_spec("textblob") is None, reason="needs textblob, which is not installed")
+# Both taggers are optional: the library must be tested where they are absent. .ci/run installs them and allows no skip.
+@pytest.mark.skipif(
+    importlib.util.find_spec("textblob") is None, reason="needs textblob: extra `text`, not the default"
+)
 def test_textblob_tagger() -> None:
     extractor = PhraseExtractor("textblob")
     assert extractor("A black dog is standing on a table.") == ["A black dog", "standing on", "a table"]
     assert isinstance(extractor("a/b & c ' d <x> \\ | 狗 of"), list)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("nltk") is None, reason="needs nltk, which is not installed")
+@pytest.mark.skipif(importlib.util.find_spec("nltk") is None, reason="needs nltk: extra `text`, not the default")
 def test_nltk_tagger(shared_dir, monkeypatch: pytest.MonkeyPatch) -> None:
     import nltk
 
