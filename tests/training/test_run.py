@@ -122,7 +122,7 @@ def test_a_run_too_short_to_log_a_loss_is_still_a_run(tmp_path):
     assert (tmp_path / "run" / "model.safetensors").is_file() and not (tmp_path / "run" / "train_curves.png").exists()
 
 
-def test_nan_ends_the_command_with_the_log_written(photo_rows, tmp_path, monkeypatch, caplog):
+def test_nan_ends_the_command_with_the_log_written(photo_rows, tmp_path, monkeypatch, capsys):
     from beta_clip_hf.training import trainer as module
 
     def poisoned(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -138,7 +138,8 @@ def test_nan_ends_the_command_with_the_log_written(photo_rows, tmp_path, monkeyp
         json.dumps(config_of({"scenes": 8, "level": "easy"}, tmp_path / "run", save_strategy="steps", save_steps=1))
     )
     assert main(["train", "--config", str(config)]) == 1
-    assert "checkpoint-2" in caplog.text and "steps 3 to 3" in caplog.text
+    told = capsys.readouterr().err
+    assert "checkpoint-2" in told and "steps 3 to 3" in told
     assert all(
         math.isfinite(record.get("loss", 0)) for record in json.loads((tmp_path / "run" / "train_log.json").read_text())
     )

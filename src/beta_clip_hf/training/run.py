@@ -68,16 +68,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Trains; returns 0, or 1 where the loss became NaN (the last good checkpoint stays)."""
+    """
+    Trains, and returns 0.
+
+    Raises:
+        ValueError: for values that cannot be.
+        FloatingPointError: where the loss became NaN; the log is written and the last good checkpoint stays.
+    """
     trainer = build_trainer(configuration(args), resume=bool(args.resume))
     checkpoint = args.resume
     if checkpoint is True:
         checkpoint = get_last_checkpoint(trainer.args.output_dir)
-    try:
-        train_and_report(trainer, checkpoint)
-    except FloatingPointError as error:
-        logger.error("%s", error)
-        return 1
+    train_and_report(trainer, checkpoint)
     return 0
 
 
