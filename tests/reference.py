@@ -129,3 +129,14 @@ def roi_align(feature_map: Tensor, box: list[float]) -> Tensor:
             lower = (1 - (x - x0)) * feature_map[y1, x0].double() + (x - x0) * feature_map[y1, x1].double()
             total += (1 - (y - y0)) * upper + (y - y0) * lower
     return total / max(1, across * down)
+
+
+def region_loss(regions: Tensor, texts: Tensor, scale: float, text_ids: list[int]) -> float:
+    """`clip_loss` where pairs of different rows with the same text are no negatives."""
+    n, total = len(regions), 0.0
+    logits = [[scale * dot(regions[i], texts[j]) for j in range(n)] for i in range(n)]
+    for i in range(n):
+        others = [j for j in range(n) if j != i and text_ids[j] != text_ids[i]]
+        total -= log_softmax_at([logits[i][i], *(logits[i][j] for j in others)], 0)
+        total -= log_softmax_at([logits[i][i], *(logits[j][i] for j in others)], 0)
+    return total / (2 * n)

@@ -18,7 +18,7 @@ FUNCTIONS = {
     "build_text_hierarchy": "caption, *, sentences=None, phrases=None, short_caption=None, extractor=None",
     "clip_loss": "image_embeds_BD, text_embeds_BD, *, logit_scale, gather=None",
     "hard_negative_loss": "region_embeds_RD, hard_text_embeds_ND, hard_region_index_N, *, logit_scale",
-    "region_loss": "region_embeds_RD, region_text_embeds_RD, *, logit_scale, gather=None",
+    "region_loss": "region_embeds_RD, region_text_embeds_RD, *, logit_scale, text_id_R=None, gather=None",
     "split_sentences": "text",
 }
 CLASSES = [

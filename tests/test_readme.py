@@ -8,12 +8,19 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from beta_clip_hf import BetaCLIPModel, cli
+from beta_clip_hf import BetaCLIPModel, BetaCLIPProcessor, cli
 
 
 PROJECT = Path(__file__).resolve().parent.parent
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
-PYTHON = re.findall(r"^```python\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+
+
+def python_of(page: str) -> list[str]:
+    """The blocks of Python of a page, in order."""
+    return re.findall(r"^```python\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
+
+
+PYTHON = python_of(README)
 PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").rglob("*.md"))]
 COMMANDS = {
     line.removeprefix("$ ")
@@ -65,6 +72,21 @@ def test_fine_tuning(desk: Path) -> None:
     assert names["trainer"].state.global_step == 2
     assert isinstance(BetaCLIPModel.from_pretrained("runs/photos"), BetaCLIPModel)
     assert len(PYTHON) == 2, "a new block needs its test"
+
+
+def test_the_page_on_regions(desk: Path) -> None:
+    blocks = python_of((PROJECT / "docs/regions.md").read_text(encoding="utf-8"))
+    model = BetaCLIPModel.from_pretrained("tiny", use_long_text_path=True, use_regions=True)
+    model.save_pretrained("two_paths")
+    processor = BetaCLIPProcessor.from_pretrained("tiny")
+    processor.short_max_length = 77
+    processor.save_pretrained("two_paths")
+    names: dict = {}
+    for block in blocks:
+        exec(re.sub(r'"(qihoo360/[\w-]+|runs/beta_fg)"', '"two_paths"', block), names)
+    assert names["short"].shape == names["long"].shape == (1, 32)
+    assert names["outputs"].losses.keys() == {"clip_loss", "beta_cal_loss", "region_loss", "hard_negative_loss"}
+    assert len(blocks) == 3
 
 
 @pytest.mark.parametrize("line", sorted(COMMANDS))

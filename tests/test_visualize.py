@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from beta_clip_hf import visualize
-from beta_clip_hf.visualize import plot_phrase_attention, plot_training_curves
+from beta_clip_hf.visualize import plot_phrase_attention, plot_region_choices, plot_training_curves
 
 
 pytest.importorskip("matplotlib")
@@ -140,3 +140,23 @@ def test_matplotlib_is_not_imported_with_the_module():
         for alias in node.names
     }
     assert "torch" in imported and not any(name.startswith("matplotlib") for name in imported)
+
+
+def test_region_choices_show_each_box_and_mark_a_wrong_first_choice(figures, tmp_path):
+    texts = [["a red cube", "a blue cube"], ["a ball", "$a cone$", "a disc"], ["a ring", "a rod"]]
+    probabilities = [torch.tensor([0.7, 0.3]), [0.2, 0.5, 0.3], [0.6, 0.4]]
+    boxes = torch.tensor([[0, 0, 0.5, 0.5], [0.25, 0.5, 1, 1], [0.5, 0, 1, 0.25]])
+    path = plot_region_choices(Image.new("RGB", (80, 40)), boxes, texts, probabilities, tmp_path / "new/regions.png")
+    assert Image.open(path).width > 800
+    picture, *panels = figures[0].axes
+    assert [text.get_text() for text in picture.texts] == ["1", "2", "3"]
+    assert [(box.get_width(), box.get_height()) for box in picture.patches[:3]] == [(40, 20), (60, 20), (40, 10)]
+    assert [panel.get_title(loc="left") for panel in panels] == ["region 1", "region 2", "region 3", ""]
+    assert [bar.get_width() for bar in panels[1].patches] == pytest.approx([0.2, 0.5, 0.3])
+    assert [[bool(bar.get_hatch()) for bar in panel.patches] for panel in panels[:2]] == [
+        [False, False],
+        [False, True, False],
+    ]
+    assert [label.get_text() for label in panels[1].get_yticklabels()] == texts[1]
+    with pytest.raises(ValueError, match=r"as many as each other, but are 3, \[2, 3\], \[2, 3, 2\]"):
+        plot_region_choices(Image.new("RGB", (8, 8)), boxes, texts[:2], probabilities, path)

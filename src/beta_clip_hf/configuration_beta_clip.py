@@ -1,4 +1,4 @@
-"""Configuration of β-CLIP: CLIP's own, plus the text-conditioned pooler and the losses."""
+"""Configuration of β-CLIP and FG-CLIP: CLIP's own, plus the pooler, a second text path, regions and the losses."""
 
 from typing import Any
 
@@ -9,13 +9,15 @@ from transformers import CLIPConfig
 ALIGNMENT_LOSSES = ("ce", "bce")
 CLIP_TEXT_POSITIONS = 77
 LONG_TEXT_POSITIONS = 248
+LOSS_PARTS = ("clip_loss", "short_clip_loss", "beta_cal_loss", "region_loss", "hard_negative_loss")
 
 
 @strict
 class BetaCLIPConfig(CLIPConfig):
     r"""
     Configuration of a [`BetaCLIPModel`]. Everything of [`~transformers.CLIPConfig`] is kept; a new configuration has
-    248 text positions where CLIP has 77, one read from a checkpoint keeps the number written there.
+    248 text positions where CLIP has 77 (with two text paths 77, and 248 for the long one), one read from a checkpoint
+    keeps the number written there.
 
     The values that shape the loss (`beta`, `alignment_loss` and the weights) are read at each forward pass, so they
     may be changed on a live model.
@@ -35,9 +37,23 @@ class BetaCLIPConfig(CLIPConfig):
         beta (`float | int`, defaults to 0.5):
             β of β-CAL, in [0, 1]: the weight of a text's siblings (other texts of the same image) as its positives.
         alignment_loss (`"ce" | "bce"`, defaults to `"ce"`): The form of β-CAL.
+        use_long_text_path (`bool`, defaults to `False`):
+            Whether there are two text paths, as in FG-CLIP: the short one is CLIP's own (77 positions), the long one,
+            for captions, has a table of positions and a projection of its own; the rest of the tower is shared.
+        long_text_max_position_embeddings (`int`, defaults to 248): Positions of the long path.
+        use_regions (`bool`, defaults to `False`):
+            Whether the model learns from boxes: it then has logit scales for regions and for hard negatives.
+        mask_identical_region_texts (`bool`, defaults to `False`):
+            Whether regions with the same text are left out of each other's negatives in `region_loss`.
         clip_loss_weight (`float | int`, defaults to 1): Weight of `clip_loss` (image and caption, CLS and EOS).
-        beta_cal_loss_weight (`float | int`, defaults to 1):
-            Weight of `beta_cal_loss`. A part of weight 0 is not computed.
+        short_clip_loss_weight (`float | int`, *optional*):
+            Weight of `short_clip_loss`: `clip_loss` of images and their short captions. Defaults to 1 with two text
+            paths (FG-CLIP) and to 0 with one (β-CLIP).
+        beta_cal_loss_weight (`float | int`, defaults to 1): Weight of `beta_cal_loss`.
+        region_loss_weight (`float | int`, defaults to 0.1): Weight of `region_loss`.
+        hard_negative_loss_weight (`float | int`, defaults to 0.5):
+            Weight of `hard_negative_loss` (FG-CLIP's β, which is not the β above). A part of weight 0, or one that the
+            batch has no rows for, is not computed.
 
     Raises:
         ValueError: where a value is outside of its range, or the heads do not divide `projection_dim`.
@@ -65,15 +81,24 @@ class BetaCLIPConfig(CLIPConfig):
     pooler_logit_scale_init_value: int | float = 2.6592
     beta: int | float = 0.5
     alignment_loss: str = "ce"
+    use_long_text_path: bool = False
+    long_text_max_position_embeddings: int = LONG_TEXT_POSITIONS
+    use_regions: bool = False
+    mask_identical_region_texts: bool = False
     clip_loss_weight: int | float = 1.0
+    short_clip_loss_weight: int | float | None = None
     beta_cal_loss_weight: int | float = 1.0
+    region_loss_weight: int | float = 0.1
+    hard_negative_loss_weight: int | float = 0.5
 
     def __post_init__(self, **kwargs: Any) -> None:
         # A stock CLIP's file may leave its 77 positions out. Popped, so that this is not taken for a stock CLIP again.
         is_stock_clip = kwargs.pop("model_type", self.model_type) == CLIPConfig.model_type
         if self.text_config is None or isinstance(self.text_config, dict):
-            positions = CLIP_TEXT_POSITIONS if is_stock_clip else LONG_TEXT_POSITIONS
+            positions = CLIP_TEXT_POSITIONS if is_stock_clip or self.use_long_text_path else LONG_TEXT_POSITIONS
             self.text_config = {"max_position_embeddings": positions, **(self.text_config or {})}
+        if self.short_clip_loss_weight is None:
+            self.short_clip_loss_weight = float(self.use_long_text_path)
         super().__post_init__(**kwargs)
         # `@strict` runs this once more, but wraps what it raises into an error that is no ValueError.
         self.validate_architecture()
@@ -89,9 +114,9 @@ class BetaCLIPConfig(CLIPConfig):
             raise ValueError(f"beta must be in [0, 1], but is {self.beta}")
         if self.alignment_loss not in ALIGNMENT_LOSSES:
             raise ValueError(f"alignment_loss must be one of {ALIGNMENT_LOSSES}, but is {self.alignment_loss!r}")
-        for name in ("clip_loss_weight", "beta_cal_loss_weight"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, but is {getattr(self, name)}")
+        for part in LOSS_PARTS:
+            if getattr(self, f"{part}_weight") < 0:
+                raise ValueError(f"{part}_weight must not be negative, but is {getattr(self, f'{part}_weight')}")
 
 
 __all__ = ["BetaCLIPConfig"]

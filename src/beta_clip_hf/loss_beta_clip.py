@@ -43,7 +43,8 @@ def clip_loss(
     >>> round(clip_loss(embeds, embeds, logit_scale=100.0).item(), 6)
     0.0
     """
-    return _symmetric_contrast(image_embeds_BD, text_embeds_BD, logit_scale, gather, "image_embeds", "text_embeds")
+    _check_pairs(image_embeds_BD, text_embeds_BD, "image_embeds", "text_embeds")
+    return _symmetric_contrast(image_embeds_BD, text_embeds_BD, logit_scale, gather)
 
 
 def beta_cal_loss(
@@ -121,6 +122,7 @@ def region_loss(
     region_text_embeds_RD: Tensor,
     *,
     logit_scale: Tensor | float,
+    text_id_R: Tensor | None = None,
     gather: Gather | None = None,
 ) -> Tensor:
     r"""
@@ -130,19 +132,35 @@ def region_loss(
         region_embeds_RD (`Tensor` of shape `(R, D)`): L2-normalised region embeddings.
         region_text_embeds_RD (`Tensor` of shape `(R, D)`): L2-normalised embeddings; row i describes region i.
         logit_scale (`Tensor | float`): s of the regions, a multiplier.
+        text_id_R (`Tensor` of shape `(R,)`, integer, *optional*):
+            Equal for regions with the same text (with `gather`, across processes): such regions are then left out of
+            each other's negatives. Without it they count as negatives, as in the release.
         gather: see the module; the regions of all processes then form one batch.
 
     Returns:
         A scalar, in nats. No region at all gives a zero that can be differentiated.
 
     Raises:
-        ValueError: if the shapes differ or are not two-dimensional.
+        ValueError: if the shapes differ or are not two-dimensional, or `text_id` is not one per region.
 
-    Source: arXiv 2505.05071, L_regional. Regions with the same text count as each other's negatives, as in the release.
+    Source: arXiv 2505.05071, L_regional.
+
+    >>> embeds = torch.eye(3)[[0, 1, 1]]
+    >>> round(region_loss(embeds, embeds, logit_scale=100.0).item(), 4)  # two of three see an equal twin: ⅔ ln 2
+    0.4621
+    >>> round(region_loss(embeds, embeds, logit_scale=100.0, text_id_R=torch.tensor([7, 4, 4])).item(), 4)
+    0.0
     """
-    return _symmetric_contrast(
-        region_embeds_RD, region_text_embeds_RD, logit_scale, gather, "region_embeds", "region_text_embeds"
-    )
+    _check_pairs(region_embeds_RD, region_text_embeds_RD, "region_embeds", "region_text_embeds")
+    if text_id_R is None:
+        return _symmetric_contrast(region_embeds_RD, region_text_embeds_RD, logit_scale, gather)
+    if text_id_R.shape != region_embeds_RD.shape[:1]:
+        raise ValueError(
+            f"text_id must have shape ({len(region_embeds_RD)},), one per region, but is {tuple(text_id_R.shape)}"
+        )
+    text_id_R = text_id_R if gather is None else gather(text_id_R)
+    twin_RR = (text_id_R[:, None] == text_id_R[None, :]).fill_diagonal_(False)
+    return _symmetric_contrast(region_embeds_RD, region_text_embeds_RD, logit_scale, gather, twin_RR)
 
 
 def hard_negative_loss(
@@ -194,14 +212,20 @@ def hard_negative_loss(
 
 
 def _symmetric_contrast(
-    left_ND: Tensor, right_ND: Tensor, logit_scale: Tensor | float, gather: Gather | None, left: str, right: str
+    left_ND: Tensor,
+    right_ND: Tensor,
+    logit_scale: Tensor | float,
+    gather: Gather | None,
+    left_out_NN: Tensor | None = None,
 ) -> Tensor:
-    _check_pairs(left_ND, right_ND, left, right)
+    """Of the gathered rows; `left_out` pairs, of the gathered rows as well, are no negatives."""
     if gather is not None:
         left_ND, right_ND = gather(left_ND), gather(right_ND)
     if len(left_ND) == 0:
         return _differentiable_zero(left_ND, right_ND, logit_scale)
     logits_NN = _similarity(left_ND, right_ND, logit_scale)
+    if left_out_NN is not None:
+        logits_NN = logits_NN.masked_fill(left_out_NN, -torch.inf)
     targets_N = torch.arange(len(logits_NN), device=logits_NN.device)
     return (F.cross_entropy(logits_NN, targets_N) + F.cross_entropy(logits_NN.T, targets_N)) / 2
 

@@ -1,38 +1,23 @@
-"""β-CLIP on Hugging Face's CLIP: flat texts, dense patch features, the text-conditioned pooler and the losses.
+"""β-CLIP and FG-CLIP on Hugging Face's CLIP: flat texts, patch features, text-conditioned pooler, regions, losses.
 
-Letters: B images, T texts of the batch (all granularities, flat), P patches, D projection width, L tokens, H heads.
+Letters: B images, T texts of the batch (all granularities, flat), P patches, D projection width, L tokens, H heads,
+R regions (boxes), N hard texts (true texts of regions and their negatives).
 Only what differs from `CLIPModel` is written here.
 """
 
-from copy import deepcopy
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from transformers import initialization as init
+from torch import Tensor
 from transformers.models.clip.modeling_clip import CLIPOutput
 from transformers.utils.generic import can_return_tuple
 
-from .configuration_beta_clip import CLIP_TEXT_POSITIONS, BetaCLIPConfig
-from .loss_beta_clip import beta_cal_loss, clip_loss
+from .objective_beta_clip import FlatEmbeds, Granularity, batch_losses, multiplier
 from .pooler_beta_clip import TextConditionedPooler, normalize
-from .positions_beta_clip import stretch_text_positions
-from .regions_beta_clip import grid_boxes, roi_align
-from .towers_beta_clip import CLIPTowers
-
-
-HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
-
-
-class Granularity(IntEnum):
-    """What kind of text a row of a flat batch is; β-CAL runs over the first three."""
-
-    CAPTION = 0
-    SENTENCE = 1
-    PHRASE = 2
-    SHORT_CAPTION = 3
+from .pretrained_beta_clip import BetaCLIPPreTrainedModel
+from .regions_beta_clip import RegionBatch, grid_boxes, roi_align
+from .towers_beta_clip import joined_texts
 
 
 @dataclass
@@ -42,9 +27,11 @@ class BetaCLIPOutput(CLIPOutput):
 
     Args:
         losses (`dict[str, Tensor]`, *optional*):
-            The parts of `loss` by the name of their function (`clip_loss`, `beta_cal_loss`), before their weights.
+            The parts of `loss` by name, before their weights: `clip_loss`, `short_clip_loss`, `beta_cal_loss`,
+            `region_loss`, `hard_negative_loss`, as far as they were computed.
         contextualized_embeds (`Tensor` of shape `(T, D)`, *optional*):
             L2-normalised embedding of each text's own image as pooled for that text.
+        region_embeds (`Tensor` of shape `(R, D)`, *optional*): L2-normalised embeddings of the boxes.
 
     For a batch with `image_index` the embeddings are L2-normalised in at least float32, `logits_per_image` is `(B, T)`
     on CLS and EOS, and the outputs of the towers are left out.
@@ -52,73 +39,19 @@ class BetaCLIPOutput(CLIPOutput):
 
     losses: dict[str, Tensor] | None = None
     contextualized_embeds: Tensor | None = None
+    region_embeds: Tensor | None = None
 
 
-class BetaCLIPModel(CLIPTowers):
+class BetaCLIPModel(BetaCLIPPreTrainedModel):
     r"""
-    CLIP with a text-conditioned pooler, for captions of up to 248 tokens, their sentences and their phrases.
+    CLIP with a text-conditioned pooler, for captions of up to 248 tokens, their sentences, their phrases, and regions.
 
     Without `image_index` it is `CLIPModel`, bit for bit. With it, a batch is B images and T flat texts, each of which
-    names its image and its kind; see [`BetaCLIPModel.forward`].
+    names its image and its kind, and any number of boxes with their texts; see [`BetaCLIPModel.forward`]. Which parts
+    it has (pooler, second text path, logit scales of regions) is said by its [`BetaCLIPConfig`].
 
-    Source: arXiv 2512.12678 (β-CLIP).
+    Source: arXiv 2512.12678 (β-CLIP), arXiv 2505.05071 (FG-CLIP).
     """
-
-    config_class = BetaCLIPConfig
-    config: Any  # a BetaCLIPConfig; its sub-configurations are typed too loosely upstream to be of use
-    # The Trainer would rescale the loss by token counts under gradient accumulation: a contrast is a mean of its own.
-    accepts_loss_kwargs = False
-
-    def __init__(self, config: BetaCLIPConfig) -> None:
-        super().__init__(config)
-        self.pooler = TextConditionedPooler(config) if config.use_pooler else None
-        self.post_init()
-
-    @classmethod
-    def from_pretrained(
-        cls, pretrained_model_name_or_path: Any, *model_args: Any, config: Any = None, **kwargs: Any
-    ) -> Any:
-        r"""
-        As [`~transformers.PreTrainedModel.from_pretrained`], for a checkpoint of ours and for any plain CLIP.
-
-        A plain CLIP (`model_type` "clip") keeps its weights bit for bit, its 77 text positions are stretched to 248
-        (method of Long-CLIP) and the pooler is new. A checkpoint of ours is loaded as it is, whatever its positions.
-        Fields of [`BetaCLIPConfig`] may be given as keyword arguments.
-        """
-        hub = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
-        source = pretrained_model_name_or_path
-        stored = {} if source is None else cls.config_class.get_config_dict(source, **hub)[0]
-        if stored.get("model_type") != "clip":
-            return super().from_pretrained(source, *model_args, config=config, **kwargs)
-
-        if config is None:
-            fields = cls.config_class.__dataclass_fields__.keys() - {"dtype"}
-            config = BetaCLIPConfig(**stored | {name: kwargs.pop(name) for name in fields & kwargs.keys()})
-        config = deepcopy(config)
-        positions = (stored.get("text_config") or {}).get("max_position_embeddings", CLIP_TEXT_POSITIONS)
-        config.text_config.max_position_embeddings = positions
-        loaded = super().from_pretrained(source, *model_args, config=config, **kwargs)
-        if positions == CLIP_TEXT_POSITIONS:
-            model = loaded[0] if isinstance(loaded, tuple) else loaded  # a tuple under output_loading_info=True
-            model._stretch_text_positions()
-        return loaded
-
-    def _stretch_text_positions(self) -> None:
-        embeddings = self.text_model.embeddings
-        table = stretch_text_positions(embeddings.position_embedding.weight.data)
-        embeddings.position_embedding = nn.Embedding.from_pretrained(table, freeze=False)
-        embeddings.position_ids = torch.arange(len(table), device=table.device).expand((1, -1))
-        self.config.text_config.max_position_embeddings = self.text_model.config.max_position_embeddings = len(table)
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if isinstance(module, TextConditionedPooler):
-            for projection in (module.q_proj, module.k_proj, module.v_proj):
-                init.xavier_uniform_(projection.weight)
-            for linear in (module.out_proj, module.fc1, module.fc2):
-                init.normal_(linear.weight, std=linear.in_features**-0.5)
-            init.constant_(module.logit_scale, self.config.pooler_logit_scale_init_value)
 
     @can_return_tuple
     def forward(
@@ -129,6 +62,13 @@ class BetaCLIPModel(CLIPTowers):
         position_ids: Tensor | None = None,
         image_index: Tensor | None = None,
         granularity: Tensor | None = None,
+        boxes: Tensor | None = None,
+        region_image_index: Tensor | None = None,
+        region_input_ids: Tensor | None = None,
+        region_attention_mask: Tensor | None = None,
+        hard_input_ids: Tensor | None = None,
+        hard_attention_mask: Tensor | None = None,
+        hard_region_index: Tensor | None = None,
         return_loss: bool | None = None,
         interpolate_pos_encoding: bool = False,
         gather: Any = None,
@@ -145,16 +85,25 @@ class BetaCLIPModel(CLIPTowers):
             image_index (`Tensor` of shape `(T,)`, int64, *optional*):
                 The image of each text, 0..B-1, non-decreasing. Without it the batch is a plain CLIP batch.
             granularity (`Tensor` of shape `(T,)`, int64, *optional*):
-                Kind of each text, see [`Granularity`]; needed for the loss, which wants one caption per image.
+                Kind of each text, see [`Granularity`]; needed for the loss, which wants one caption per image and at
+                most one short caption. In a model with two text paths captions take the long one, all others the short.
+            boxes (`Tensor` of shape `(R, 4)`, *optional*): regions of any number, xyxy in shares of the image's sides.
+            region_image_index (`Tensor` of shape `(R,)`, int64): the image of each box.
+            region_input_ids (`Tensor` of shape `(R, L)`): the text of each box; short path.
+            hard_input_ids (`Tensor` of shape `(N, L)`):
+                For each flagged box its true text, then its negatives, any number of them; short path.
+            hard_region_index (`Tensor` of shape `(N,)`, int64): the box of each hard text, non-decreasing.
+            region_attention_mask, hard_attention_mask: not needed, as `attention_mask`.
             return_loss (`bool`): also compute `loss` (Σ weight · part) and `losses` (the parts).
             interpolate_pos_encoding (`bool`): as in `CLIPModel`, for images of another size.
             gather (*optional*):
-                For several processes: `gather(tensor)` as in the loss functions, `gather.offset(rows)` the number of
-                rows that lower ranks hold (which makes image indices unique). The Trainer passes it.
+                For several processes: `gather(tensor)` as in the loss functions, `gather.rank`, and
+                `gather.row_counts(*rows)`, the same numbers of all processes. The Trainer passes it.
 
         Raises:
             ValueError: if images or texts are missing, shapes disagree, or a loss is asked for and cannot be: B ≠ T in
-                a plain batch, no `granularity`, or an image with no caption or several.
+                a plain batch, no `granularity`, an image with no caption or several, boxes for a model without
+                `use_regions`.
         """
         if input_ids is None or pixel_values is None:
             raise ValueError("input_ids and pixel_values must both be given; for one of them see get_…_features")
@@ -172,60 +121,71 @@ class BetaCLIPModel(CLIPTowers):
 
         if image_index.shape != input_ids.shape[:1]:
             raise ValueError(f"image_index must have shape ({len(input_ids)},), but is {tuple(image_index.shape)}")
-        image_features_BD, patch_features_BPD = self.encode_images(pixel_values, interpolate_pos_encoding)
-        image_embeds_BD, text_embeds_TD = normalize(image_features_BD), normalize(self._encode_texts(input_ids))
-        contextualized_TD = None
-        if self.pooler is not None:
-            contextualized_TD = normalize(self.pooler(text_embeds_TD, patch_features_BPD, image_index)[0])
-        with torch.autocast(image_embeds_BD.device.type, enabled=False):
-            logits_BT = _multiplier(self.logit_scale) * image_embeds_BD @ text_embeds_TD.T
+        regions = None
+        if boxes is not None:
+            texts = (region_input_ids, hard_input_ids, hard_region_index)
+            regions = RegionBatch(boxes, region_image_index, *texts)  # type: ignore[arg-type]  # it checks
+        embeds = self._flat_embeds(
+            pixel_values, input_ids, image_index, granularity, regions, return_loss, interpolate_pos_encoding
+        )
+        with torch.autocast(pixel_values.device.type, enabled=False):
+            logits_BT = multiplier(self.logit_scale) * embeds.image_BD @ embeds.text_TD.T
         outputs = BetaCLIPOutput(
             logits_per_image=logits_BT,
             logits_per_text=logits_BT.T,
-            image_embeds=image_embeds_BD,
-            text_embeds=text_embeds_TD,
-            contextualized_embeds=contextualized_TD,
+            image_embeds=embeds.image_BD,
+            text_embeds=embeds.text_TD,
+            contextualized_embeds=embeds.contextualized_TD,
+            region_embeds=embeds.region_RD,
         )
         if return_loss:
-            outputs.losses = self._losses(outputs, image_index, granularity, gather)
+            outputs.losses = batch_losses(self.config, self._loss_scales(), embeds, gather)
             outputs.loss = sum(getattr(self.config, f"{name}_weight") * part for name, part in outputs.losses.items())
         return outputs
 
-    def _losses(
-        self, outputs: BetaCLIPOutput, image_index_T: Tensor, granularity_T: Tensor | None, gather: Any
-    ) -> dict[str, Tensor]:
-        if granularity_T is None or granularity_T.shape != image_index_T.shape:
-            shape = None if granularity_T is None else tuple(granularity_T.shape)
-            raise ValueError(f"granularity must have shape {tuple(image_index_T.shape)} for a loss, but is {shape}")
-        caption_T = granularity_T == Granularity.CAPTION
-        captions_B = torch.bincount(image_index_T[caption_T], minlength=len(outputs.image_embeds))
-        if (captions_B != 1).any():
-            raise ValueError(f"each image must have one caption for a loss, but they have {captions_B.tolist()}")
+    def _flat_embeds(
+        self,
+        pixel_values: Tensor,
+        input_ids: Tensor,
+        image_index: Tensor,
+        granularity: Tensor | None,
+        regions: RegionBatch | None,
+        return_loss: bool | None,
+        interpolate_pos_encoding: bool,
+    ) -> FlatEmbeds:
+        """One pass of each tower for the whole batch; texts that only a loss needs are encoded for it alone."""
+        image_features_BD, patch_features_BPD = self.encode_images(pixel_values, interpolate_pos_encoding)
+        texts = [input_ids, None, None]
+        if regions is not None and return_loss:
+            if not self.config.use_regions:
+                raise ValueError("use_regions must be True for a loss with boxes, but is False")
+            texts[1] = regions.input_ids if self.config.region_loss_weight else None
+            texts[2] = regions.hard_input_ids if self.config.hard_negative_loss_weight else None
+        ids, counts = joined_texts(texts)
+        is_long = None
+        if self.long_text_projection is not None and granularity is not None:
+            is_long = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
+            is_long[: len(granularity)] = granularity == Granularity.CAPTION
+        text_TD, region_text_RD, hard_text_ND = normalize(self._encode_texts(ids, is_long)).split(counts)
+        embeds = FlatEmbeds(normalize(image_features_BD), text_TD, image_index, granularity)
+        if self.pooler is not None:
+            embeds.contextualized_TD = normalize(self.pooler(text_TD, patch_features_BPD, image_index)[0])
+        if regions is not None:
+            embeds.region_RD = normalize(self._region_features(pixel_values, patch_features_BPD, regions))
+            if texts[1] is not None:
+                embeds.region_text_RD, embeds.region_text_id_R = region_text_RD, self._text_ids(texts[1])
+            if texts[2] is not None:
+                embeds.hard_text_ND, embeds.hard_region_index_N = hard_text_ND, regions.hard_region_index
+        return embeds
 
-        losses = {}
-        if self.config.clip_loss_weight:
-            caption_order_B = image_index_T[caption_T].argsort()
-            losses["clip_loss"] = clip_loss(
-                outputs.image_embeds,
-                outputs.text_embeds[caption_T][caption_order_B],
-                logit_scale=_multiplier(self.logit_scale),
-                gather=gather,
-            )
-        if self.config.beta_cal_loss_weight and self.pooler is not None and outputs.contextualized_embeds is not None:
-            aligned_T = granularity_T <= Granularity.PHRASE
-            first_image = 0 if gather is None else gather.offset(len(outputs.image_embeds))
-            losses["beta_cal_loss"] = beta_cal_loss(
-                outputs.contextualized_embeds[aligned_T],
-                outputs.text_embeds[aligned_T],
-                image_index_T[aligned_T] + first_image,
-                logit_scale=_multiplier(self.pooler.logit_scale),
-                beta=self.config.beta,
-                kind=self.config.alignment_loss,
-                gather=gather,
-            )
-        if not losses:
-            raise ValueError("a loss needs a part of positive weight, but the configuration has none")
-        return losses
+    def _loss_scales(self) -> dict[str, Tensor]:
+        scales = {"clip_loss": self.logit_scale, "short_clip_loss": self.logit_scale}
+        if self.pooler is not None:
+            scales["beta_cal_loss"] = self.pooler.logit_scale
+        if self.config.use_regions:
+            scales["region_loss"] = self.region_logit_scale
+            scales["hard_negative_loss"] = self.hard_negative_logit_scale
+        return scales
 
     def get_text_features(
         self,
@@ -240,14 +200,18 @@ class BetaCLIPModel(CLIPTowers):
 
         Args:
             input_ids, attention_mask (`Tensor` of shape `(T, L)`), position_ids: as in `CLIPModel`.
-            path (`str`, *optional*): for models with several text paths; this one has a single path, `None`.
+            path (`"short" | "long"`, *optional*):
+                For models with two text paths (`use_long_text_path`): "short", the default, is CLIP's own table of (77)
+                positions and projection; "long" is for texts of up to 248 tokens. Other models take `None` only.
 
         Raises:
-            ValueError: if a path is named.
+            ValueError: if a model with one path is given another than `None`, one with two an unknown name, or a text
+                has more tokens than its path has positions.
         """
-        if path is not None:
-            raise ValueError(f"path must be None for a model with one text path, but is {path!r}")
-        return super().get_text_features(input_ids, attention_mask, position_ids, **kwargs)
+        is_long = self._is_long(path)
+        if self.long_text_projection is None:
+            return super().get_text_features(input_ids, attention_mask, position_ids, **kwargs)
+        return self._features_of_path(input_ids, attention_mask, position_ids, is_long, **kwargs)
 
     def get_patch_features(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False) -> Tensor:
         r"""
@@ -291,12 +255,22 @@ class BetaCLIPModel(CLIPTowers):
 
         Source: FG-CLIP (arXiv 2505.05071), region features.
         """
+        patch_features = self.get_patch_features(pixel_values, interpolate_pos_encoding)
+        index = _index_or_pairs(region_image_index, len(pixel_values), len(boxes), "boxes", pixel_values.device)
+        return self._region_features(pixel_values, patch_features, RegionBatch(boxes, index), box_format)
+
+    def _region_features(
+        self,
+        pixel_values: Tensor,
+        patch_features_BPD: Tensor,
+        regions: RegionBatch,
+        box_format: str = "xyxy_normalized",
+    ) -> Tensor:
         height, width = pixel_values.shape[-2:]
         patch = self.config.vision_config.patch_size
         grid = (height // patch, width // patch)
-        boxes = grid_boxes(boxes, box_format, (height, width), grid)
-        index = _index_or_pairs(region_image_index, len(pixel_values), len(boxes), "boxes", pixel_values.device)
-        return roi_align(self.get_patch_features(pixel_values, interpolate_pos_encoding), boxes, index, grid)
+        boxes_R4 = grid_boxes(regions.boxes, box_format, (height, width), grid)
+        return roi_align(patch_features_BPD, boxes_R4, regions.image_index, grid)
 
     def get_text_conditioned_image_features(
         self,
@@ -307,6 +281,7 @@ class BetaCLIPModel(CLIPTowers):
         text_embeds: Tensor | None = None,
         image_index: Tensor | None = None,
         attention_mask: Tensor | None = None,
+        path: str | None = None,
         output_attentions: bool = False,
     ) -> Tensor | tuple[Tensor, Tensor]:
         r"""
@@ -318,6 +293,7 @@ class BetaCLIPModel(CLIPTowers):
             image_index (`Tensor` of shape `(T,)`, int64, *optional*):
                 The image of each text. Left out: texts and images in pairs (T = B), or all texts on one image (B = 1).
             attention_mask: accepted, so that a processor's output may be passed whole; EOS ends a text.
+            path: of the texts, as in [`get_text_features`].
             output_attentions (`bool`): also return where each text looked.
 
         Returns:
@@ -336,7 +312,8 @@ class BetaCLIPModel(CLIPTowers):
             patch_features = self.get_patch_features(pixel_values)
         if text_embeds is None:
             assert input_ids is not None
-            text_embeds = self._encode_texts(input_ids)
+            is_long = torch.full(input_ids.shape[:1], self._is_long(path), device=input_ids.device)
+            text_embeds = self._encode_texts(input_ids, is_long)
         index = _index_or_pairs(image_index, len(patch_features), len(text_embeds), "texts", text_embeds.device)
         pooled_TD, attentions_THP = pooler(text_embeds, patch_features, index, output_attentions)
         return (normalize(pooled_TD), attentions_THP) if output_attentions else normalize(pooled_TD)
@@ -378,11 +355,6 @@ def _index_or_pairs(
             f"but there are {num_images} images and {num_rows} {rows}"
         )
     return torch.arange(num_rows, device=device) % num_images
-
-
-def _multiplier(logit_scale: Tensor) -> Tensor:
-    """exp of a log scale, in at least float32: 100 has no neighbour closer than 0.5 in bfloat16."""
-    return logit_scale.to(torch.promote_types(logit_scale.dtype, torch.float32)).exp()
 
 
 __all__ = ["BetaCLIPModel", "BetaCLIPOutput", "Granularity"]

@@ -1,17 +1,58 @@
-"""CLIP's two towers for flat batches: dense patch features, and texts without the work of padding.
+"""CLIP's two towers for flat batches: dense patch features, and texts of one or two paths without the work of padding.
 
 Letters: B images, T texts (flat), P patches, D projection width, L tokens.
 """
 
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPModel
-from transformers.models.clip.modeling_clip import CLIPEncoderLayer
+from transformers.models.clip.modeling_clip import CLIPEncoderLayer, CLIPTextEmbeddings
+from transformers.utils.generic import can_return_tuple
+
+
+TEXT_PATHS = ("short", "long")
+
+
+class TwoPathTextEmbeddings(CLIPTextEmbeddings):
+    """
+    CLIP's text embeddings, with a second table of positions for the long path (FG-CLIP, arXiv 2505.05071).
+
+    The two tables stand one behind the other: `position_ids` from the number of CLIP's own positions on are those of
+    the long path, so that texts of both paths can share a batch. Without `position_ids` these are CLIP's embeddings.
+    """
+
+    def __init__(self, config: Any, long_positions: int) -> None:
+        super().__init__(config)
+        self.long_position_embedding = nn.Embedding(long_positions, config.hidden_size)
+
+    def forward(
+        self, input_ids: Tensor | None = None, position_ids: Tensor | None = None, inputs_embeds: Tensor | None = None
+    ) -> Tensor:
+        if position_ids is None:
+            return super().forward(input_ids, None, inputs_embeds)
+        tables = torch.cat([self.position_embedding.weight, self.long_position_embedding.weight])
+        embeds = self.token_embedding(input_ids) if inputs_embeds is None else inputs_embeds
+        return embeds + F.embedding(position_ids, tables)
 
 
 class CLIPTowers(CLIPModel):
-    """`CLIPModel` with one pass for image and patch features, and one for texts of any mix of lengths."""
+    """
+    `CLIPModel` with one pass for image and patch features, and one for texts of any mix of lengths and paths.
+
+    With `config.use_long_text_path` a text takes one of two paths: "short" is CLIP's own, "long" has a table of
+    positions and a projection of its own.
+    """
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.long_text_projection = None
+        if config.use_long_text_path:
+            positions, width = config.long_text_max_position_embeddings, config.text_config.hidden_size
+            self.text_model.embeddings = TwoPathTextEmbeddings(config.text_config, positions)
+            self.long_text_projection = nn.Linear(width, config.projection_dim, bias=False)
 
     def encode_images(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False) -> tuple[Tensor, Tensor]:
         r"""
@@ -36,28 +77,107 @@ class CLIPTowers(CLIPModel):
         features = self.visual_projection(vision.post_layernorm(hidden_states))
         return features[:, 0], features[:, 1:]
 
-    def _encode_texts(self, input_ids_TL: Tensor) -> Tensor:
+    def _is_long(self, path: str | None) -> bool:
+        """Whether a path is the long one; `None` is the only path, or the short one of two.
+
+        Raises:
+            ValueError: for a path that the model does not have.
+        """
+        if self.long_text_projection is None and path is not None:
+            raise ValueError(f"path must be None for a model with one text path, but is {path!r}")
+        if path not in (None, *TEXT_PATHS):
+            raise ValueError(f"path must be one of {TEXT_PATHS} or None, but is {path!r}")
+        return path == "long"
+
+    @can_return_tuple
+    def _features_of_path(
+        self,
+        input_ids_TL: Tensor,
+        attention_mask: Tensor | None,
+        position_ids: Tensor | None,
+        is_long: bool,
+        **kwargs: Any,
+    ) -> Any:
+        """What `CLIPModel.get_text_features` returns, on one of two paths. Columns beyond its positions are padding."""
+        short_rows, long_rows = self._path_rows()
+        length = min(input_ids_TL.shape[1], long_rows if is_long else short_rows)
+        if input_ids_TL.shape[1] > length:
+            self._check_lengths(self._lengths(input_ids_TL).tolist(), [is_long] * len(input_ids_TL))
+        if position_ids is None:
+            position_ids = torch.arange(length, device=input_ids_TL.device)[None]
+        outputs = self.text_model(
+            input_ids_TL[:, :length],
+            None if attention_mask is None else attention_mask[:, :length],
+            position_ids[:, :length] + is_long * short_rows,
+            **kwargs,
+        )
+        projection: Any = self.long_text_projection if is_long else self.text_projection
+        outputs.pooler_output = projection(outputs.pooler_output)
+        return outputs
+
+    def _encode_texts(self, input_ids_TL: Tensor, is_long_T: Tensor | None = None) -> Tensor:
         """
         Text features `(T, D)`, un-normalised. Attention is causal and what follows EOS has no influence, so texts are
-        sorted by length and encoded in groups of similar length, each cut to its longest.
+        sorted by length and encoded in groups of similar length, each cut to its longest. `is_long` says which texts
+        take the long path of a model with two.
         """
         lengths = self._lengths(input_ids_TL).tolist()
+        first_position_T = None
+        if self.long_text_projection is not None:
+            is_long_T = input_ids_TL.new_zeros(len(lengths), dtype=torch.bool) if is_long_T is None else is_long_T
+            self._check_lengths(lengths, is_long_T.tolist())
+            first_position_T = is_long_T * self._path_rows()[0]
         order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
-        features, start = [self.text_projection.weight.new_zeros(0, self.projection_dim)], 0
+        pooled, start = [self.text_projection.weight.new_zeros(0, self.text_embed_dim)], 0
         while start < len(order):
             longest = lengths[order[start]]
             end = next((i for i in range(start, len(order)) if lengths[order[i]] < 0.75 * longest), len(order))
-            pooled = self.text_model(input_ids=input_ids_TL[order[start:end], :longest]).pooler_output
-            features.append(self.text_projection(pooled))
+            group, position_ids = order[start:end], None
+            if first_position_T is not None:
+                position_ids = torch.arange(longest, device=input_ids_TL.device) + first_position_T[group, None]
+            pooled.append(self.text_model(input_ids_TL[group, :longest], position_ids=position_ids).pooler_output)
             start = end
-        inverse = torch.tensor(order, device=input_ids_TL.device).argsort()
-        return torch.cat(features[1:] or features)[inverse]
+        inverse = torch.tensor(order, dtype=torch.int64, device=input_ids_TL.device).argsort()
+        pooled_TW = torch.cat(pooled[1:] or pooled)[inverse]
+        features_TD = self.text_projection(pooled_TW)
+        if self.long_text_projection is None or is_long_T is None:
+            return features_TD
+        return torch.where(is_long_T[:, None], self.long_text_projection(pooled_TW), features_TD)
+
+    def _path_rows(self) -> tuple[int, int]:
+        """Positions of the short and of the long path."""
+        return (
+            self.text_model.embeddings.position_embedding.num_embeddings,
+            self.config.long_text_max_position_embeddings,
+        )
+
+    def _check_lengths(self, lengths: list[int], is_long: list[bool]) -> None:
+        rows = self._path_rows()
+        for length, one in zip(lengths, is_long, strict=True):
+            if length > rows[one]:
+                raise ValueError(
+                    f"a text on the {TEXT_PATHS[one]} path must have at most {rows[one]} tokens, but has {length}"
+                )
 
     def _lengths(self, input_ids_TL: Tensor) -> Tensor:
         """Tokens up to and including the one that CLIP pools: the first EOS or, by its legacy rule, the largest id."""
         eos_token_id = self.text_model.eos_token_id
         ids = input_ids_TL if eos_token_id == 2 else (input_ids_TL == eos_token_id).int()
         return ids.argmax(dim=-1) + 1
+
+    def _text_ids(self, input_ids_TL: Tensor) -> Tensor:
+        """A number `(T,)` int64 for each text, equal for equal texts: a polynomial of its tokens modulo 2^64."""
+        place_L = torch.arange(input_ids_TL.shape[1], device=input_ids_TL.device)
+        factor_L = torch.full_like(place_L, 6364136223846793005).cumprod(0)
+        return ((input_ids_TL + 1) * factor_L * (place_L < self._lengths(input_ids_TL)[:, None])).sum(dim=1)
+
+
+def joined_texts(texts: list[Tensor | None]) -> tuple[Tensor, list[int]]:
+    """Token ids `(T_i, L_i)` of several inputs one below the other, and T_i of each; of what is not given, 0."""
+    width = max(ids.shape[1] for ids in texts if ids is not None)
+    # What is added stands behind EOS; id 0 is never taken for the largest.
+    padded = [F.pad(ids, (0, width - ids.shape[1])) for ids in texts if ids is not None]
+    return torch.cat(padded), [0 if ids is None else len(ids) for ids in texts]
 
 
 def _value_only_block(layer: CLIPEncoderLayer, hidden_states: Tensor) -> Tensor:
@@ -75,4 +195,4 @@ def _value_only_block(layer: CLIPEncoderLayer, hidden_states: Tensor) -> Tensor:
     return hidden_states + layer.mlp(layer.layer_norm2(hidden_states))
 
 
-__all__ = ["CLIPTowers"]
+__all__ = ["CLIPTowers", "TwoPathTextEmbeddings", "joined_texts"]

@@ -1,4 +1,5 @@
-"""Pictures as PNG files: the curves of a run, and where each phrase looks. matplotlib is loaded when it is needed."""
+"""Pictures as PNG files: the curves of a run, where each phrase looks, what regions are taken for. matplotlib is loaded
+when it is needed."""
 
 import os
 import textwrap
@@ -20,7 +21,12 @@ INK, FAINT, GRID = "#222222", "#777777", "#E6E6E6"
 # For phrases that the default font cannot write; used where they are installed.
 FALLBACK_FONTS = ("Noto Sans CJK SC", "Noto Sans", "Arial Unicode MS", "Microsoft YaHei", "PingFang SC")
 
-LOSS_LABELS = {"loss": "total", "clip_loss": "CLIP loss", "beta_cal_loss": "β-CAL loss"}
+LOSS_LABELS = {
+    "loss": "total",
+    "clip_loss": "CLIP loss",
+    "short_clip_loss": "CLIP loss, short captions",
+    "beta_cal_loss": "β-CAL loss",
+}
 RECALL_DIRECTIONS = {"i2t": "image to text", "t2i": "text to image"}
 TITLE_WIDTH, TITLE_LINES = 26, 3
 
@@ -112,6 +118,94 @@ def plot_phrase_attention(
     bar.outline.set_visible(False)
     bar.ax.tick_params(colors=FAINT, length=0)
     return _save(figure, path)
+
+
+def plot_region_choices(
+    image: Image.Image,
+    boxes: Any,
+    texts: Sequence[Sequence[str]],
+    probabilities: Sequence[Any],
+    path: str | os.PathLike[str],
+) -> Path:
+    """
+    The image with its regions, numbered, and beside it what each region is taken for: its true text and its negatives,
+    with a bar for the probability of each. The true text is in bold; a wrong first choice is hatched.
+
+    Args:
+        image: What the model sees.
+        boxes: (R, 4), xyxy in units of the image's sides.
+        texts: Per region its true text, then its negatives, any number of them.
+        probabilities: Per region and text, in [0, 1].
+        path: Where the PNG goes; its directory is made.
+
+    Returns:
+        `path`.
+
+    Raises:
+        ValueError: where boxes, texts and probabilities are not as many as each other, or there is no region.
+        ImportError: without matplotlib.
+    """
+    boxes_R4 = torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+    lengths = [len(of_region) for of_region in texts]
+    if len(boxes_R4) != len(lengths) or [len(of_region) for of_region in probabilities] != lengths or not lengths:
+        raise ValueError(
+            f"boxes, texts and probabilities must be as many as each other, but are {len(boxes_R4)}, {lengths}, "
+            f"{[len(of_region) for of_region in probabilities]}"
+        )
+    columns = min(2, len(lengths))
+    rows = -(-len(lengths) // columns)
+    height = rows * (0.24 * max(lengths) + 0.5)
+    figure = _figure(4.4 * columns + 3.6, max(height, 3.4))
+    left, right = figure.subfigures(1, 2, width_ratios=[3.4, 4.4 * columns])
+    axes = left.subplots()
+    axes.imshow(image)
+    axes.set_axis_off()
+    panels = right.subplots(rows, columns, squeeze=False).flat
+    fonts = _fonts()
+    for number, (panel, colour) in enumerate(zip(panels, _cycle(COLOURS), strict=False)):
+        if number < len(lengths):
+            _draw_numbered_box(axes, image, boxes_R4[number].tolist(), number + 1, colour)
+            _draw_choices(panel, texts[number], list(map(float, probabilities[number])), number + 1, colour, fonts)
+        else:
+            panel.set_axis_off()
+    return _save(figure, path)
+
+
+def _draw_choices(
+    axes: Any, texts: Sequence[str], probabilities: list[float], number: int, colour: str, fonts: list[str]
+) -> None:
+    best = max(range(len(texts)), key=probabilities.__getitem__)
+    bars = axes.barh(range(len(texts)), probabilities, height=0.72, color=[colour, *["#BBBBBB"] * (len(texts) - 1)])
+    if best:
+        bars[best].set_hatch("////")
+    axes.set_yticks(range(len(texts)), [_wrapped(text).split("\n")[0] for text in texts], parse_math=False)
+    for place, label in enumerate(axes.get_yticklabels()):
+        label.set(fontweight="bold" if place == 0 else "normal", color=INK if place in (0, best) else FAINT)
+        label.set(fontsize=8.5, fontfamily=fonts)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
+    axes.tick_params(axis="x", colors=FAINT, labelsize=8, length=0)
+    axes.tick_params(axis="y", length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    axes.grid(axis="x", color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.set_title(f"region {number}", loc="left", color=colour, fontsize=10, fontweight="bold")
+
+
+def _draw_numbered_box(axes: Any, image: Image.Image, box: list[float], number: int, colour: str) -> None:
+    from matplotlib.patches import Rectangle
+    from matplotlib.patheffects import Normal, Stroke
+
+    x1, y1, x2, y2 = box
+    corner = (x1 * image.width - 0.5, y1 * image.height - 0.5)
+    size = ((x2 - x1) * image.width, (y2 - y1) * image.height)
+    rectangle = Rectangle(corner, *size, fill=False, edgecolor=colour, linewidth=2.2)
+    rectangle.set_path_effects([Stroke(linewidth=4.2, foreground="white"), Normal()])
+    axes.add_patch(rectangle)
+    label = {"boxstyle": "square,pad=0.25", "facecolor": colour, "edgecolor": "white"}
+    axes.text(*corner, str(number), color="white", fontsize=9, fontweight="bold", bbox=label)
 
 
 def _draw_losses(axes: Any, curves: Mapping[str, Any]) -> None:

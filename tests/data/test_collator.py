@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from beta_clip_hf import BetaCLIPDataCollator, Granularity
 from beta_clip_hf.data.collator import RowTexts
-from beta_clip_hf.data.crop import crop_box, random_resized_crop
+from beta_clip_hf.data.crop import crop_box, resized_part
 from beta_clip_hf.data.readers import load_rows
 
 
@@ -124,13 +124,65 @@ def test_numbers_of_sentences_and_phrases(collate):
     assert everything.sentences == tuple(sentence + "." for sentence in ROWS[0]["caption"][:-1].split(". "))
 
 
-def test_short_captions_are_of_granularity_3(collate, tiny_processor):
-    rows = [row(0, short_caption="balls"), row(1)]
+@pytest.mark.parametrize("mode", ["sampled", "full", "caption_only"])
+def test_every_row_gives_a_short_caption_of_granularity_3(collate, tiny_processor, mode):
+    several = {"captions": ["Two dogs run.", "Dogs on grass.", "A park with dogs."]}
+    rows = [
+        row(0, short_caption="balls", **several),
+        {"id": "coco", "image": ROWS[0]["image"], **several},
+        row(1),
+        row(2, sentences=["It is a box.", "Here."]),
+    ]
+    collator = collate(include_short_caption=True, caption_mode=mode)
+    shorts = set()
+    for epoch in range(12):
+        collator.set_epoch(epoch)
+        images = texts_of(collator(rows), tiny_processor)
+        assert [[kind for kind, _ in image].count(Granularity.SHORT_CAPTION) for image in images] == [1] * 4
+        assert all(image[-1][0] == Granularity.SHORT_CAPTION for image in images)
+        first = rows[2]["caption"].split(". ")[0].lower() + "."
+        assert [image[-1][1].replace(" ", "") for image in images[::2]] == ["balls", first.replace(" ", "")]
+        assert images[3][-1][1].replace(" ", "") == "itisabox."
+        shorts.add(images[1][-1][1].replace(" ", ""))
+    assert shorts == {text.lower().replace(" ", "") for text in several["captions"]}
+    assert (collate(caption_mode=mode)(rows)["granularity"] < Granularity.SHORT_CAPTION).all()
+
+
+def test_short_captions_change_nothing_else(collate):
+    for one in (ROWS[0], row(0, captions=SENTENCES)):
+        plain = collate().sample_texts(one)
+        assert collate(include_short_caption=True).sample_texts(one)._replace(short_caption=None) == plain
+        assert plain.short_caption is None
+
+
+def test_short_pairs_replace_a_share_of_the_rows_and_leave_the_others_alone(collate):
+    rows = [row(number, id=f"{number}", short_caption="some balls") for number in range(40)]
     for mode in ("sampled", "caption_only"):
-        images = texts_of(collate(include_short_caption=True, caption_mode=mode)(rows), tiny_processor)
-        assert images[0][-1] == (Granularity.SHORT_CAPTION, "balls")
-        assert all(kind != Granularity.SHORT_CAPTION for kind, _ in images[1])
-        assert (collate(caption_mode=mode)(rows)["granularity"] < Granularity.SHORT_CAPTION).all()
+        plain, never, always = (collate(caption_mode=mode, short_caption_probability=p) for p in (0, 0.0, 1))
+        some = collate(caption_mode=mode, short_caption_probability=0.3)
+        pair, pairs_of = RowTexts("some balls"), []
+        for epoch in range(10):
+            for collator in (plain, never, always, some):
+                collator.set_epoch(epoch)
+            before = [plain.sample_texts(one) for one in rows]
+            assert [never.sample_texts(one) for one in rows] == before and pair not in before
+            assert [always.sample_texts(one) for one in rows] == [pair] * len(rows)
+            after = [some.sample_texts(one) for one in rows]
+            assert all(new in (old, pair) for new, old in zip(after, before, strict=True))
+            pairs_of.append([place for place, new in enumerate(after) if new == pair])
+        assert 0.2 < sum(map(len, pairs_of)) / 400 < 0.4
+        assert len({tuple(pairs) for pairs in pairs_of}) == 10, "each epoch draws anew"
+    again = collate(caption_mode=mode, short_caption_probability=0.3)
+    again.set_epoch(9)
+    assert [again.sample_texts(one) for one in rows] == after
+
+
+def test_a_short_pair_has_its_short_caption_in_both_places_where_it_is_wanted(collate):
+    collator = collate(short_caption_probability=1, include_short_caption=True)
+    for one in (ROWS[0], row(0, captions=SENTENCES), row(0, short_caption="balls")):
+        texts = collator.sample_texts(one)
+        assert texts == RowTexts(texts.caption, short_caption=texts.caption)
+    assert texts.caption == "balls"
 
 
 def test_an_image_without_phrases_and_one_of_ten_thousand_words(collate):
@@ -185,6 +237,8 @@ def test_a_batch_without_a_good_row(collate):
             r"random_resized_crop must be a range within \(0, 1\], but is \(0.0, 1.0\)",
         ),
         ({"random_resized_crop": (0.9, 0.5)}, "random_resized_crop must be a range"),
+        ({"num_regions": -2}, "num_regions must not be negative, but is -2"),
+        ({"short_caption_probability": 1.5}, r"short_caption_probability must be in \[0, 1\], but is 1.5"),
     ],
 )
 def test_arguments_out_of_range(collate, options, message):
@@ -263,8 +317,8 @@ def test_crop_of_an_image_that_no_attempt_fits_is_central():
 
 def test_crop_shows_the_part_that_it_names():
     image = Image.linear_gradient("L").convert("RGB")  # value = row
-    _, top, _, height = crop_box(image.size, (0.3, 0.4), random.Random(5))
-    cropped = random_resized_crop(image, (64, 64), scale=(0.3, 0.4), rng=random.Random(5))
+    _, top, _, height = part = crop_box(image.size, (0.3, 0.4), random.Random(5))
+    cropped = resized_part(image, part, (64, 64))
     assert cropped.size == (64, 64)
     assert cropped.getpixel((0, 32))[0] == pytest.approx(top + height / 2, abs=2)
     assert cropped.getpixel((63, 0))[0] == pytest.approx(top, abs=3)

@@ -159,6 +159,35 @@ def test_json_that_is_no_list(folder, text):
         load_rows(folder / "a.json")
 
 
+def test_lines_and_lists_are_told_apart_by_their_content(folder):
+    lines = write_lines(folder / "lines.json", record(0), "", record(1))
+    assert [row["id"] for row in load_rows(lines)] == ["lines.json:1", "lines.json:3"]
+    (folder / "list.jsonl").write_text(json.dumps([record(2), record(3)], indent=1))
+    assert [row["id"] for row in load_rows(folder / "list.jsonl")] == ["list.jsonl:1", "list.jsonl:2"]
+    with pytest.raises(ValueError, match=r"lines\.json must be JSON, but is not"):  # what is asked for is not guessed
+        load_rows(lines, format="json")
+    with pytest.raises(ValueError, match="must have a row that can be used"):
+        load_rows(folder / "list.jsonl", format="jsonl")
+
+
+def test_regions_of_rows(folder):
+    regions = [{"box": [0, 0, 8, 8], "text": "a square", "long_text": "a black square", "negatives": ["a disc"]}]
+    shares = [{"box": [0, 0, 1, 1], "text": "a square"}]
+    path = write_lines(
+        folder / "a.jsonl",
+        record(0, regions=regions, width=8, height=8),
+        record(1, regions=shares, box_format="xyxy_normalized"),
+        record(2, regions=regions, width=4, height=8),
+        record(3, regions=regions, box_format="xyxy_normalized"),
+    )
+    rows = load_rows(path)
+    assert [row["regions"] for row in rows] == [regions, shares]
+    assert rows.skipped == [
+        ("a.jsonl:3", "regions[0].box must lie in the image of 4 × 8 pixels, but is [0, 0, 8, 8]"),
+        ("a.jsonl:4", "regions[0].box must lie in the image, between 0 and 1, but is [0, 0, 8, 8]"),
+    ]
+
+
 def test_image_folder_with_csv(folder):
     with open(folder / "metadata.csv", "w", newline="") as file:
         writer = csv.writer(file)
@@ -200,6 +229,8 @@ def test_list_of_dicts():
         ("absent-*.tar", {}, "source must name existing tar files"),
         (7, {}, "source must be a path, a list"),
         ([], {}, "must have a row"),
+        (["a.jsonl", "b.jsonl"], {}, r"format must be one of \('finehard', 'coco'\) for a list of JSON files"),
+        (["a.jsonl"], {"format": "jsonl"}, r"source must be an existing file, but is \"\['a.jsonl'\]\""),
         ("a.jsonl", {"format": "xml"}, r"format must be one of \('rows', .*\), but is 'xml'"),
         ("a.jsonl", {"streaming": True}, "streaming must be False for the format 'jsonl'"),
     ],

@@ -1,4 +1,5 @@
 import io
+import json
 import logging
 
 import pytest
@@ -6,11 +7,13 @@ from PIL import Image
 
 from beta_clip_hf import PhraseExtractor
 from beta_clip_hf.data.rows import (
+    check_boxes_in_image,
     check_columns,
     check_image_file,
     check_row,
     hierarchy_of,
     load_image,
+    regions_of,
     rename_columns,
     row_id,
 )
@@ -82,6 +85,17 @@ def test_rename_columns_lets_the_old_owner_of_a_name_go():
             "regions[0].negatives must be a list",
         ),
         (
+            {"regions": [{"text": "cat", "box": [0, 0, 1, 1], "negatives": ["dog", " "]}]},
+            "regions[0].negatives[1] must be a string that is not empty",
+        ),
+        ({"regions": [{"text": "cat", "box": [0, 0, 1, 1], "long_text": ""}]}, "regions[0].long_text must be a string"),
+        ({"regions": [{"text": "cat", "box": [0, 0, 1, 1]}, {"box": [0, 0, 1, 1]}]}, "regions[1].text must be"),
+        ({"regions": [{"text": "cat", "box": [5, 0, 1, 1]}]}, "regions[0].box must be [x1, y1, x2, y2] with x1 <= x2"),
+        ({"regions": [{"text": "cat", "box": [0, 0, float("inf"), 1]}]}, "regions[0].box must be"),
+        ({"regions": [{"text": "cat", "box": [0, float("-inf"), 1, 1]}]}, "regions[0].box must be"),
+        ({"regions": [{"text": "cat", "box": ["a", "b", "c", "d"]}]}, "regions[0].box must be"),
+        ({"box_format": "xywh"}, "box_format must be one of ('xyxy_pixels', 'xyxy_normalized'), but is 'xywh'"),
+        (
             {"caption": None, "conversations": [{"from": "human", "value": "?"}]},
             'conversations must have a turn from "gpt"',
         ),
@@ -99,10 +113,106 @@ def test_a_row_with_everything_passes_untouched():
         sentences=["A cat sleeps."],
         phrases=["a cat", {"text": "black", "boxes": [[0, 0, 1.5, 2]], "sentence": 1, "kind": "noun"}],
         short_caption="a cat",
-        regions=[{"box": [3, 0, 3, 1], "text": "a paw", "negatives": ["a tail"]}],  # zero width, as in FG-OVD
+        regions=[
+            {"box": [3, 0, 3, 1], "text": "a paw", "negatives": ["a tail"]},  # zero width, as in FG-OVD
+            {"box": [0, 0, 640, 480], "text": "a cat", "long_text": "a black cat that sleeps", "negatives": []},
+        ],
+        box_format="xyxy_pixels",
+        width=640,
+        height=480,
         licence="CC0",
     )
     assert check_row(full) == full
+
+
+def region(*box, **fields):
+    return {"box": list(box), "text": "a cat", **fields}
+
+
+PLACES = {
+    "normalised": ({"box_format": "xyxy_normalized"}, [0, 0.25, 1, 1], True),
+    "normalised, rounded": ({"box_format": "xyxy_normalized"}, [-0.01, -0.009, 1.01, 1.009], True),
+    "normalised, too far right": ({"box_format": "xyxy_normalized"}, [0, 0, 1.011, 1], False),
+    "normalised, too far down": ({"box_format": "xyxy_normalized"}, [0, 0, 1, 1.02], False),
+    "normalised, too far left": ({"box_format": "xyxy_normalized"}, [-0.02, 0, 1, 1], False),
+    "normalised, too far up": ({"box_format": "xyxy_normalized"}, [0, -0.02, 1, 1], False),
+    "normalised, but pixels": ({"box_format": "xyxy_normalized", "width": 640, "height": 480}, [5, 5, 90, 90], False),
+    "pixels": ({"width": 640, "height": 480}, [0, 0, 640, 480], True),
+    "pixels, rounded": ({"width": 640, "height": 480}, [-6.4, -4.8, 646.4, 484.8], True),
+    "pixels, too wide": ({"width": 640, "height": 480}, [0, 0, 647, 480], False),
+    "pixels, too high": ({"width": 640, "height": 480}, [0, 0, 640, 485], False),
+    "pixels, sides exchanged": ({"width": 480, "height": 640}, [0, 0, 640, 480], False),
+    "pixels, height unknown": ({"width": 640}, [0, 0, 9000, 9000], True),
+    "pixels, sizes of nothing": ({"width": 0, "height": 0}, [0, 0, 9, 9], True),
+    "pixels, sizes that are none": ({"width": "640", "height": True, "depth": 2}, [0, 0, 9000, 9000], True),
+}
+
+
+@pytest.mark.parametrize("kind", PLACES)
+def test_a_region_lies_in_its_image(kind):
+    fields, box, lies_inside = PLACES[kind]
+    bad = row(regions=[region(0, 0, 0.5, 0.5), region(*box)], **fields)
+    if lies_inside:
+        assert check_row(bad) == bad
+    else:
+        image = "image, between 0 and 1" if "box_format" in fields else f"image of {fields['width']} × "
+        with pytest.raises(ValueError) as error:
+            check_row(bad)
+        assert str(error.value).startswith(f"regions[1].box must lie in the {image}")
+        assert str(error.value).endswith(f"but is {box}")
+
+
+def test_boxes_of_phrases_are_not_held_against_the_stated_size():
+    """They are pixels whatever `box_format` says, and are looked at with the image itself."""
+    phrases = [{"text": "a cat", "boxes": [[0, 0, 900, 900]]}]
+    for fields in ({"box_format": "xyxy_normalized"}, {"width": 640, "height": 480}, {"regions": [], "width": 1}):
+        check_row(row(phrases=phrases, **fields))
+    with pytest.raises(ValueError, match=r"phrases\[0\]\.boxes\[0\] must lie in the image of 640 × 480 pixels, but is"):
+        check_boxes_in_image(row(phrases=phrases), (640, 480))
+
+
+def test_regions_of_a_row():
+    both = row(regions=[region(0, 0, 9, 9, negatives=["a dog"])], phrases=[{"text": "a hat", "boxes": [[1, 1, 2, 2]]}])
+    assert regions_of(both) == [{"box": [0, 0, 9, 9], "text": "a cat", "negatives": ["a dog"]}]
+    phrases = [
+        "a tail",
+        {"text": "a hat", "boxes": [[1, 1, 2, 2]], "kind": "noun", "sentence": 0},
+        {"text": "two ears", "boxes": [[1, 1, 2, 2], [3, 1, 4, 2]]},
+        {"text": "a paw", "boxes": []},
+        {"text": "an eye", "boxes": None},
+    ]
+    for regions in ([], None):
+        assert regions_of(row(regions=regions, phrases=phrases)) == [{"box": [1, 1, 2, 2], "text": "a hat"}]
+    assert regions_of(row()) == []
+    assert regions_of(row(phrases=phrases, box_format="xyxy_pixels")) != []
+    assert regions_of(row(phrases=phrases, box_format="xyxy_normalized")) == []  # pixels are no shares
+
+
+def test_boxes_are_held_against_the_image_when_it_is_loaded():
+    regions = [region(0, 0, 640, 480), region(600, 0, 646, 484), region(600, 0, 650, 480)]
+    check_boxes_in_image(row(regions=regions[:2]), (640, 480))
+    with pytest.raises(ValueError) as error:
+        check_boxes_in_image(row(regions=regions), (640, 480))
+    assert str(error.value) == ("regions[2].box must lie in the image of 640 × 480 pixels, but is [600, 0, 650, 480]")
+    with pytest.raises(ValueError, match=r"regions\[0\]\.box must lie in the image of 480 × 640 pixels"):
+        check_boxes_in_image(row(regions=regions), (480, 640))
+    shares = row(regions=[region(0, 0, 1, 1)], box_format="xyxy_normalized")
+    check_boxes_in_image(shares, (640, 480))
+    with pytest.raises(
+        ValueError, match=r"regions\[0\]\.box must lie in the image, between 0 and 1, but is \[0, 0, 2, 1\]"
+    ):
+        check_boxes_in_image({**shares, "regions": [region(0, 0, 2, 1)]}, (640, 480))
+    check_boxes_in_image(row(), (640, 480))
+
+
+def test_boxes_of_real_photos_lie_in_them(shared_dir):
+    with open(shared_dir / "data/photos/train.jsonl", encoding="utf-8") as file:
+        rows = [check_row(json.loads(line)) for line in file]
+    boxes = 0
+    for one in rows:
+        check_boxes_in_image(one, (one["width"], one["height"]))
+        boxes += len(regions_of(one))
+    assert boxes > 500
 
 
 def test_none_is_absent_and_captions_are_joined():

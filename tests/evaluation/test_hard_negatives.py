@@ -2,8 +2,16 @@ import pytest
 import torch
 from PIL import Image
 
+from beta_clip_hf import BetaCLIPModel, BetaCLIPProcessor
 from beta_clip_hf.evaluation.embedding import Embedder, run_probes
-from beta_clip_hf.evaluation.hard_negatives import HardNegativeProbe, caption_groups, caption_kinds, region_groups
+from beta_clip_hf.evaluation.hard_negatives import (
+    HardNegativeProbe,
+    caption_groups,
+    caption_kinds,
+    region_boxes,
+    region_groups,
+)
+from beta_clip_hf.evaluation.suite import evaluate
 from evaluation.colours import ColourModel, ColourProcessor
 
 
@@ -20,6 +28,7 @@ def test_groups_of_rows():
     assert caption_kinds(row) == caption_kinds({"caption": "a", "hard_negative_kinds": []}) == []
     assert caption_kinds({**row, "hard_negative_kinds": ["shape", "colour"]}) == [["shape", "colour"]]
     assert region_groups(row) == [["a red cube", "a blue cube", "a red ball"]]
+    assert region_boxes(row) == [[0, 0, 9, 9]]
     assert caption_groups({"caption": "a"}) == region_groups({"caption": "a", "regions": None}) == []
 
 
@@ -87,3 +96,55 @@ def test_each_kind_has_figures_against_its_own_negatives():
     assert easy.value == pytest.approx((1 + 1 / 2 + 1) / 3)  # blue and green are equally far from a red image
     with pytest.raises(ValueError, match="kinds must name each of the negatives of foils"):
         HardNegativeProbe("foils", embedder, groups, kinds=[[["hard"]], [["easy", "hard"]], [["easy", "easy"]]])
+
+
+@pytest.mark.parametrize("squash", [True, False])
+def test_region_scores_equal_a_loop_over_boxes(tiny_model, tiny_tokenizer, squash):
+    """Pixels and shares, whatever the shape of the image; a box of which nothing is seen ties all of its texts."""
+    processor = BetaCLIPProcessor.from_image_size(tiny_tokenizer, image_size=32, squash=squash)
+    generator = torch.Generator().manual_seed(1)
+    pixels = torch.randint(256, (4, 30, 60, 3), generator=generator, dtype=torch.uint8).numpy()
+    rows, hits = [], []
+    for i in range(4):
+        boxes = [[16, 3, 40, 20], [20 + i, 0, 45, 30], [0, 0, 4, 30]][: 1 + i % 3]  # the crop sees 15..45 of the width
+        groups = [[f"{i} {g} {n}" for n in range(3)] for g in range(len(boxes))]
+        regions = [{"box": box, "text": g[0], "negatives": g[1:]} for box, g in zip(boxes, groups, strict=True)]
+        image = Image.fromarray(pixels[i])
+        rows.append({"image": image, "caption": f"image {i}", "regions": regions})
+        pixel_values = processor(images=image, return_tensors="pt")["pixel_values"]
+        for (x1, y1, x2, y2), group in zip(boxes, groups, strict=True):
+            left, width = (0, 60) if squash else (15, 30)
+            x1, x2 = ((min(max(x, left), left + width) - left) / width for x in (x1, x2))
+            with torch.no_grad():
+                region = tiny_model.get_region_features(pixel_values, torch.tensor([[x1, y1 / 30, x2, y2 / 30]]))
+                ids = processor(text=group, padding=True, return_tensors="pt")["input_ids"]
+                cosines = torch.cosine_similarity(region, tiny_model.get_text_features(ids).pooler_output)
+            hits.append(1 / 3 if region.abs().max() == 0 else float(cosines.argmax() == 0))
+    shares = [dict(row, box_format="xyxy_normalized") for row in rows]
+    for row in shares:
+        sides = (60, 30, 60, 30)
+        row["regions"] = [
+            dict(r, box=[x / side for x, side in zip(r["box"], sides, strict=True)]) for r in row["regions"]
+        ]
+    assert 0 < sum(hits) < len(hits) and (1 / 3 in hits) == (not squash)
+    for of_format in (rows, shares):
+        figure = evaluate(tiny_model, processor, of_format, batch_size=3)["figures"]["region_negatives/region/accuracy"]
+        assert figure["value"] == pytest.approx(sum(hits) / len(hits))
+        assert figure["chance"] == pytest.approx(1 / 3)
+
+
+def test_captions_take_the_long_path_and_regions_the_short_one(tiny_clip_dir, tiny_tokenizer):
+    """With a long path that is the negative of the short one, every choice by whole captions turns round."""
+    model = BetaCLIPModel.from_pretrained(tiny_clip_dir, use_long_text_path=True, use_pooler=False).eval()
+    processor = BetaCLIPProcessor.from_image_size(tiny_tokenizer, image_size=32, short_max_length=77)
+    region = {"box": [0, 0, 30, 30], "text": "one", "negatives": ["two"]}
+    rows = [dict(row, hard_negatives=["one"], regions=[region]) for row in rows_of(6)]
+    before = evaluate(model, processor, rows)["figures"]
+    with torch.no_grad():
+        model.long_text_projection.weight.neg_()
+    after = evaluate(model, processor, rows)["figures"]
+    name = "hard_negatives/cls/accuracy"
+    assert after[name]["value"] == pytest.approx(1 - before[name]["value"])
+    assert after["region_negatives/cls/accuracy"] == before["region_negatives/cls/accuracy"]
+    first, not_last = after["long/cls/image_to_text/R@1"]["value"], before["long/cls/image_to_text/R@5"]["value"]
+    assert first == pytest.approx(1 - not_last)  # of six

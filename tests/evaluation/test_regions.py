@@ -1,71 +1,10 @@
 import pytest
 import torch
 from PIL import Image, ImageDraw
-from transformers import CLIPImageProcessorPil
 
 from beta_clip_hf.evaluation.embedding import Embedder, run_probes
-from beta_clip_hf.evaluation.regions import LocalisationProbe, boxes_in_view, view_of_image
+from beta_clip_hf.evaluation.regions import LocalisationProbe
 from evaluation.colours import ColourModel, ColourProcessor
-
-
-def clip_processor(size, crop=None, **kwargs):
-    crop_size = {"height": crop, "width": crop} if crop else None
-    return CLIPImageProcessorPil(
-        size=size, crop_size=crop_size, do_center_crop=bool(crop), do_normalize=False, **kwargs
-    )
-
-
-PROCESSORS = {
-    "clip": clip_processor({"shortest_edge": 64}, 64),
-    "squash": clip_processor({"height": 64, "width": 64}),
-    "crop of a larger resize": clip_processor({"shortest_edge": 96}, 64),
-    "padding": clip_processor({"shortest_edge": 40}, 64),
-    "no resize": clip_processor({"shortest_edge": 64}, 64, do_resize=False),
-}
-
-
-def red_rectangle_as_the_model_sees_it(image_size, box, processor):
-    """Draw the box, run the processor, and read off where the red is: the mapping by experiment."""
-    image = Image.new("RGB", image_size, (0, 0, 255))
-    x1, y1, x2, y2 = box
-    ImageDraw.Draw(image).rectangle((x1, y1, x2 - 1, y2 - 1), fill=(255, 0, 0))
-    pixels = processor(image, return_tensors="pt")["pixel_values"][0]
-    red = pixels[0] > 0.5
-    assert red.any()
-    columns, rows = red.any(0).nonzero()[:, 0], red.any(1).nonzero()[:, 0]
-    size = torch.tensor([red.shape[1], red.shape[0]] * 2)
-    return torch.tensor([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]) / size
-
-
-@pytest.mark.parametrize("name", PROCESSORS)
-@pytest.mark.parametrize("image_size", [(160, 96), (90, 200), (101, 77), (64, 64)])
-def test_a_box_lands_where_the_processor_puts_its_pixels(name, image_size):
-    width, height = image_size
-    box = [width // 2 - 20, height // 2 - 12, width // 2 + 24, height // 2 + 20]
-    expected = red_rectangle_as_the_model_sees_it(image_size, box, PROCESSORS[name])
-    (mapped,) = boxes_in_view([box], image_size, PROCESSORS[name])
-    torch.testing.assert_close(mapped.float(), expected, atol=1.5 / 64, rtol=0)
-
-
-def test_a_box_at_the_edge_is_cut_and_one_outside_is_dropped():
-    boxes = [[0, 0, 60, 50], [0, 0, 40, 50], [150, 0, 200, 100]]  # the view is 50..150
-    mapped = boxes_in_view(boxes, (200, 100), PROCESSORS["clip"])
-    torch.testing.assert_close(mapped, torch.tensor([[0.0, 0.0, 0.1, 0.5]], dtype=torch.float64), atol=1e-9, rtol=0)
-    assert boxes_in_view(boxes[1:], (200, 100), PROCESSORS["clip"]).shape == (0, 4)
-    assert len(boxes_in_view(boxes, (200, 100), PROCESSORS["squash"])) == 3
-
-
-def test_the_view_of_an_image_is_what_a_crop_of_it_shows():
-    image = Image.radial_gradient("L").convert("RGB").resize((120, 70))
-    seen = PROCESSORS["clip"](image, return_tensors="pt")["pixel_values"]
-    cropped = PROCESSORS["squash"](image.crop(view_of_image(image.size, PROCESSORS["clip"])), return_tensors="pt")
-    torch.testing.assert_close(seen, cropped["pixel_values"], atol=0.02, rtol=0)
-
-
-def test_an_unknown_kind_of_size_is_refused():
-    processor = clip_processor({"shortest_edge": 64, "longest_edge": 80}, 64)
-    with pytest.raises(ValueError, match="shortest_edge"):
-        view_of_image((200, 100), processor)
 
 
 def coloured_row(image_size, painted, phrases):

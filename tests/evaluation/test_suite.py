@@ -92,10 +92,11 @@ def test_a_plain_clip_has_figures_by_cls_only_and_the_same(tiny_clip_dir, tiny_p
     tiny_processor.save_pretrained(tmp_path / "clip")
     command("--model", tmp_path / "clip", "--data", photos, "--output", tmp_path / "out", "--tasks", "photos")
     figures = json.loads((tmp_path / "out" / "results.json").read_text())["tasks"]["photos"]["figures"]
-    assert figures and all("/cls/" in name for name in figures)
-    assert "without a trained pooler" in caplog.text
+    assert figures and not any("/conditioned/" in name or "/attention/" in name for name in figures)
+    assert "has no trained pooler" in caplog.text
     rows = suite.TASKS["photos"].load(argparse.Namespace(data=photos), clip)
-    assert evaluate(clip, tiny_processor, rows)["figures"] == figures
+    by_cls = {name: figure for name, figure in figures.items() if "/cls/" in name}
+    assert by_cls and evaluate(clip, tiny_processor, rows)["figures"] == by_cls
 
 
 @pytest.mark.parametrize(
@@ -127,7 +128,9 @@ def test_no_rows_are_refused(tiny_model, tiny_processor):
 def test_without_a_pooler_nothing_is_conditioned(tiny_config, tiny_processor):
     tiny_config.use_pooler = False
     figures = evaluate(BetaCLIPModel(tiny_config), tiny_processor, SceneDataset(2, image_size=32))["figures"]
-    assert all("/cls/" in name for name in figures) and "hard_negatives/cls/accuracy" in figures
+    scores = {name.split("/")[1] for name in figures if not name.startswith(("long", "short"))}
+    assert scores == {"cls", "region"} and "hard_negatives/cls/accuracy" in figures
+    assert not any("/conditioned/" in name for name in figures)
 
 
 def test_the_hash_knows_the_weights_and_nothing_else(tiny_model, checkpoint):

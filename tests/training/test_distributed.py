@@ -103,7 +103,7 @@ def losses_in_process(rank):
 def gather_in_process(rank):
     gather = ProcessGather()
     rows = (3, 0)[rank]
-    results = {"offset": gather.offset(rows), "world_size": gather.world_size}
+    results = {"rank": gather.rank, "counts": gather.row_counts(rows, rank + 5), "world_size": gather.world_size}
     for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.int64, torch.bool):
         results[str(dtype)] = gather(torch.full((rows, 2), rank + 1).to(dtype))
     constant = torch.ones(rows, 1)  # no gradient of its own: must not leave the other process waiting
@@ -141,7 +141,7 @@ def run(config, folder, **settings):
 
 def test_gather_of_two_processes(found_by_rank):
     for rank, found in enumerate(one["gather"] for one in found_by_rank):
-        assert (found["world_size"], found["offset"]) == (2, 3 * rank)
+        assert (found["world_size"], found["rank"], found["counts"]) == (2, rank, [[3, 5], [0, 6]])
         for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.int64, torch.bool):
             assert found[str(dtype)].dtype == dtype
             assert torch.equal(found[str(dtype)], torch.full((3, 2), 1).to(dtype))
@@ -221,7 +221,7 @@ def test_local_losses_are_the_mean_of_the_processes(found_by_rank, config):
 def test_one_process_is_the_identity():
     gather, rows = ProcessGather(), torch.randn(3, 2, requires_grad=True)
     assert gather(rows) is rows
-    assert (gather.offset(3), gather.world_size) == (0, 1)
+    assert (gather.row_counts(3, 4), gather.rank, gather.world_size) == ([[3, 4]], 0, 1)
 
 
 def test_a_scalar_cannot_be_gathered():

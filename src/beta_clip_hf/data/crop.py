@@ -1,4 +1,4 @@
-"""Random resized crop on PIL images, with torchvision's meaning of its parameters."""
+"""Random resized crop of PIL images, with torchvision's meaning of its parameters."""
 
 import math
 import random
@@ -9,20 +9,13 @@ from PIL import Image
 ASPECT_RATIOS = (3 / 4, 4 / 3)
 
 
-def random_resized_crop(
-    image: Image.Image, size: tuple[int, int], *, scale: tuple[float, float], rng: random.Random
-) -> Image.Image:
-    """A random part of the image, resized (bicubic) to `size` = (width, height) pixels.
-
-    The part has `scale` times the image's area, uniform in that range, and an aspect ratio log-uniform in 3/4 … 4/3. If
-    ten attempts do not fit into the image, it is the largest central part whose ratio is in that range.
-    """
-    left, top, width, height = crop_box(image.size, scale, rng)
-    return image.resize(size, Image.Resampling.BICUBIC, box=(left, top, left + width, top + height))
-
-
 def crop_box(image_size: tuple[int, int], scale: tuple[float, float], rng: random.Random) -> tuple[int, int, int, int]:
-    """`(left, top, width, height)` of the part, in pixels."""
+    """
+    A random part of an image, `(left, top, width, height)` in pixels.
+
+    It has `scale` times the image's area, uniform in that range, and an aspect ratio log-uniform in 3/4 … 4/3. If ten
+    attempts do not fit into the image, it is the largest central part whose ratio is in that range.
+    """
     full_width, full_height = image_size
     low, high = map(math.log, ASPECT_RATIOS)
     for _ in range(10):
@@ -34,3 +27,9 @@ def crop_box(image_size: tuple[int, int], scale: tuple[float, float], rng: rando
     width = min(full_width, max(1, round(full_height * ASPECT_RATIOS[1])))
     height = min(full_height, max(1, round(full_width / ASPECT_RATIOS[0])))
     return (full_width - width) // 2, (full_height - height) // 2, width, height
+
+
+def resized_part(image: Image.Image, part: tuple[int, int, int, int], size: tuple[int, int]) -> Image.Image:
+    """The part of the image, as [`crop_box`] gives it, resized (bicubic) to `size` = (width, height) pixels."""
+    left, top, width, height = part
+    return image.resize(size, Image.Resampling.BICUBIC, box=(left, top, left + width, top + height))

@@ -4,12 +4,25 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .records import HubStream, HubTable, JsonLines, ListTable, Table, csv_table, json_array
-from .row_dataset import RowDataset, RowReader, RowStream
+from .coco import COCO, CocoTable, is_coco, without_polygons
+from .finehard import FINEHARD
+from .json_files import (
+    JSON_SUFFIXES,
+    common_folder,
+    is_finehard,
+    json_array,
+    json_files,
+    json_records,
+    json_tables,
+    names_in_messages,
+    read_json,
+)
+from .records import HubStream, HubTable, JsonLines, ListTable, PackedTable, Table, csv_table
+from .row_dataset import RecordFormat, RowDataset, RowReader, RowStream
 from .webdataset import TarShards, expand_shards
 
 
-FORMATS = ("rows", "jsonl", "json", "csv", "hf", "imagefolder", "webdataset")
+FORMATS = ("rows", "jsonl", "json", "csv", "hf", "imagefolder", "webdataset", "finehard", "coco")
 
 _FORMAT_OF_SUFFIX = {
     ".jsonl": "jsonl",
@@ -20,6 +33,7 @@ _FORMAT_OF_SUFFIX = {
     ".tgz": "webdataset",
     ".gz": "webdataset",
 }
+_OF_SEVERAL_FILES = ("finehard", "coco")
 _METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 
 
@@ -40,9 +54,11 @@ def load_rows(
     Args:
         source: A file (`.jsonl`, `.json`, `.csv`, `.parquet`, `.tar`), a glob or list of tars, a directory (an image
             folder with a metadata file, a Hub data set, tars, or `SPLIT.jsonl`), the id of a data set on the Hub, a
-            `datasets.Dataset`, or a list of dicts.
-        format: One of "rows", "jsonl", "json", "csv", "hf", "imagefolder", "webdataset"; found out by default.
-        image_root: Directory that relative image paths start from; the directory of the file by default.
+            `datasets.Dataset`, or a list of dicts. FineHARD and COCO: a JSON file, a glob, a directory of them, or a
+            list of those.
+        format: One of "rows", "jsonl", "json", "csv", "hf", "imagefolder", "webdataset", "finehard", "coco"; found out
+            by default, but for several JSON files.
+        image_root: Directory that relative image paths start from; the directory of the file or files by default.
         columns: `{present: wanted}` where names differ, as in `{"text": "caption"}`.
         split: Of a directory or a Hub data set.
         streaming: Whether a Hub data set is streamed; tars always are, other files never.
@@ -61,6 +77,7 @@ def load_rows(
     >>> rows[0]["id"], rows[0]["caption"]
     ('rows[0]', 'A red square.')
     """
+    guessed = format is None
     format = format or _guess_format(source, split)
     if format not in FORMATS:
         raise ValueError(f"format must be one of {FORMATS}, but is {format!r}")
@@ -68,34 +85,62 @@ def load_rows(
         raise ValueError(f"streaming must be False for the format {format!r}, but is True")
 
     if format == "imagefolder":
-        source = _metadata_file(Path(source), split)
+        source, guessed = _metadata_file(Path(source), split), False
         format = _FORMAT_OF_SUFFIX[source.suffix]
-    elif format == "jsonl" and Path(source).is_dir():
+    elif format == "jsonl" and isinstance(source, (str, Path)) and Path(source).is_dir():
         source = Path(source) / f"{split}.jsonl"
-    if image_root is None and isinstance(source, (str, Path)) and Path(source).is_file():
+    if format in _OF_SEVERAL_FILES:
+        source = json_files(source)
+        image_root = common_folder(source) if image_root is None else image_root
+    elif image_root is None and isinstance(source, (str, Path)) and Path(source).is_file():
         image_root = Path(source).parent
-    reader = RowReader(image_root, columns)
 
     if format == "webdataset":
         shards = TarShards(_shards(source, split), shuffle_buffer=shuffle_buffer, seed=seed)
-        return RowStream(shards.name, shards, reader, strict=strict)
+        return RowStream(shards.name, shards, RowReader(image_root, columns), strict=strict)
     if format != "hf":
-        return RowDataset(_open_table(source, format), reader, strict=strict)
+        table, record_format = _open_table(source, format, guessed)
+        return RowDataset(table, RowReader(image_root, columns, record_format), strict=strict)
     dataset, name = _open_hub_dataset(source, split, streaming)
+    reader = RowReader(image_root, columns)
     if hasattr(dataset, "__len__"):
         return RowDataset(HubTable(dataset, name), reader, strict=strict)
     stream = HubStream(dataset, name, shuffle_buffer=shuffle_buffer, seed=seed)
     return RowStream(name, stream, reader, strict=strict)
 
 
-def _open_table(source: Any, format: str) -> Table:
+def _open_table(source: Any, format: str, guessed: bool) -> tuple[Table, RecordFormat]:
     if format == "rows":
-        return ListTable(source)
+        return ListTable(source), RecordFormat()
+    if format == "finehard":
+        return json_tables(source), FINEHARD
+    if format == "coco":
+        named = zip(names_in_messages(source), source, strict=True)
+        return CocoTable((name, read_json(path, name, without_polygons)) for name, path in named), COCO
+    if not isinstance(source, (str, Path)) or not Path(source).is_file():
+        raise ValueError(f"source must be an existing file, but is {str(source)!r}")
     path = Path(source)
-    if not path.is_file():
-        raise ValueError(f"source must be an existing file, but is {str(path)!r}")
+    if guessed and path.suffix in JSON_SUFFIXES:
+        return _open_json(path)
     openers: dict[str, Any] = {"jsonl": JsonLines, "json": json_array, "csv": csv_table}
-    return openers[format](path)
+    return openers[format](path), RecordFormat()
+
+
+def _open_json(path: Path) -> tuple[Table, RecordFormat]:
+    """The records of a JSON file, whose own content says what they are; it is read once."""
+    table = json_records(path)
+    if table is None:
+        content = read_json(path, object_hook=without_polygons)
+        if is_coco(content):
+            return CocoTable([(path.name, content)]), COCO
+        if not (isinstance(content, dict) and "bbox_info" in content):
+            found = f"has the keys {sorted(content)}" if isinstance(content, dict) else f"is {type(content).__name__}"
+            raise ValueError(
+                f'{path.name} must be a JSON list of records, or an object with "images" and "annotations", but '
+                f"{found}; or give the format, one of {('json', 'jsonl', *_OF_SEVERAL_FILES)}"
+            )
+        table = PackedTable(path.name, [content])
+    return table, FINEHARD if is_finehard(table) else RecordFormat()
 
 
 def _guess_format(source: Any, split: str) -> str:
@@ -104,7 +149,11 @@ def _guess_format(source: Any, split: str) -> str:
             return "hf"
         if not isinstance(source, Sequence):
             raise ValueError(f"source must be a path, a list or a `datasets.Dataset`, but is a {type(source).__name__}")
-        return "webdataset" if source and isinstance(source[0], (str, Path)) else "rows"
+        if not source or not isinstance(source[0], (str, Path)):
+            return "rows"
+        if Path(source[0]).suffix in JSON_SUFFIXES:
+            raise ValueError(f"format must be one of {_OF_SEVERAL_FILES} for a list of JSON files, but is not given")
+        return "webdataset"
     path = Path(source)
     if path.is_dir():
         return _guess_format_of_directory(path, split)

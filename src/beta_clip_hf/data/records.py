@@ -8,8 +8,10 @@ import csv
 import json
 import mmap
 from array import array
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -73,11 +75,16 @@ class ListTable(ScannedByIndex):
 
 
 class JsonLines(ScannedByIndex):
-    """A JSONL file, mapped into memory: a row costs 16 bytes, and its text is parsed when it is asked for."""
+    """A JSONL file, mapped into memory: a row costs 16 bytes, and its text is parsed when it is asked for.
 
-    def __init__(self, path: str | Path) -> None:
+    Args:
+        path: Of the file.
+        name: Of the file in messages; without its folder by default.
+    """
+
+    def __init__(self, path: str | Path, name: str | None = None) -> None:
         self.path = Path(path)
-        self.name = self.path.name
+        self.name = name or self.path.name
         with open(self.path, "rb") as file:
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if self.path.stat().st_size else b""
         self._starts, self._numbers = array("Q"), array("Q")
@@ -91,7 +98,7 @@ class JsonLines(ScannedByIndex):
             start, number = end + 1, number + 1
 
     def __reduce__(self) -> tuple[Any, ...]:  # a memory map cannot be sent to a spawned worker
-        return JsonLines, (self.path,)
+        return JsonLines, (self.path, self.name)
 
     def __len__(self) -> int:
         return len(self._starts)
@@ -126,19 +133,39 @@ class PackedTable(ScannedByIndex):
         return f"{self.name}:{index + 1}"
 
 
-def json_array(path: Path) -> PackedTable:
-    """The records of a JSON file that is one list.
+class JoinedTables:
+    """Several tables as one, in order; each keeps its name in locations."""
 
-    Raises:
-        ValueError: where it is not.
+    def __init__(self, tables: Sequence[Table]) -> None:
+        self.name = joined_name([table.name for table in tables])
+        self._tables = tables
+        self._ends = list(accumulate(map(len, tables)))
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, index: int) -> Record:
+        table, place = self._find(index)
+        return table[place]
+
+    def location(self, index: int) -> str:
+        table, place = self._find(index)
+        return table.location(place)
+
+    def scan(self) -> Scan:
+        return chain.from_iterable(table.scan() for table in self._tables)
+
+    def _find(self, index: int) -> tuple[Table, int]:
+        number = bisect_right(self._ends, index)
+        return self._tables[number], index - (self._ends[number - 1] if number else 0)
+
+
+def joined_name(names: Sequence[str]) -> str:
     """
-    try:
-        records = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path.name} must be JSON, but is not: {error}") from error
-    if not isinstance(records, list):
-        raise ValueError(f"{path.name} must be a JSON list of records, but is a {type(records).__name__}")
-    return PackedTable(path.name, records)
+    >>> joined_name(["a.json"]), joined_name(["a.json", "b.json"]), joined_name(["a.json", "b.json", "c.json"])
+    ('a.json', 'a.json + b.json', 'a.json … c.json')
+    """
+    return " + ".join(names) if len(names) < 3 else f"{names[0]} … {names[-1]}"
 
 
 def csv_table(path: Path) -> PackedTable:

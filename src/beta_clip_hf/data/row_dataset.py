@@ -3,7 +3,8 @@
 import logging
 import os
 from array import array
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 
@@ -20,21 +21,47 @@ logger = logging.getLogger(__name__)
 _COLUMNS_FROM = 100
 
 
+def _as_it_is(record: Record) -> Record:
+    return record
+
+
+@dataclass(frozen=True)
+class RecordFormat:
+    """What the records of a source are called, where they are not yet called as in a row.
+
+    Args:
+        to_row: A record with the names of a row; raises `ValueError` in the record's own names.
+        check_columns: Of `(columns, name of the source)`; raises `ValueError` where one is missing.
+        image_field: What the record calls its image.
+    """
+
+    to_row: Callable[[Record], Record] = _as_it_is
+    check_columns: Callable[[Collection[str], str], None] = check_columns
+    image_field: str = "image"
+
+
 class RowReader:
     """Raw records to rows: columns renamed, fields checked, image paths resolved.
 
     Args:
         image_root: Directory that relative image paths start from.
         columns: `{present: wanted}` names.
+        record_format: How the records call what a row has.
     """
 
-    def __init__(self, image_root: str | Path | None = None, columns: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        image_root: str | Path | None = None,
+        columns: Mapping[str, str] | None = None,
+        record_format: RecordFormat | None = None,
+    ) -> None:
         self.columns = dict(columns or {})
+        self._format = record_format or RecordFormat()
         self._root = "" if image_root is None else str(image_root)
 
     def __call__(self, record: Record, location: str) -> Row:
         """Raises `ValueError` where the record is no row. Whether the image exists is not asked."""
-        row = check_row(rename_columns(record, self.columns))
+        row = check_row(self._format.to_row(rename_columns(record, self.columns)))
         row["id"] = str(row.get("id", location))
         if isinstance(row["image"], (str, Path)):
             row["image"] = os.path.join(self._root, row["image"])
@@ -54,7 +81,7 @@ class RowReader:
                 raise ValueError(
                     f"columns must rename what is there, but {absent} is not in {sorted(present)} of {name}"
                 )
-            check_columns(rename_columns(dict.fromkeys(present), self.columns).keys(), name)
+            self._format.check_columns(rename_columns(dict.fromkeys(present), self.columns).keys(), name)
         for location, record in chain(head, scan):
             yield location, self._row_or_error(record, location)
 
@@ -63,7 +90,7 @@ class RowReader:
             return record
         try:
             row = self(record, location)
-            check_image_file(row["image"])
+            check_image_file(row["image"], self._format.image_field)
         except ValueError as error:
             return error
         return row

@@ -1,14 +1,13 @@
 """One datum: what a row is, what is wrong with a bad one, and how its image and its texts are read.
 
 A row is a plain dict. It has an `image` and a `caption` (or `captions`), and may have `sentences`, `phrases`,
-`short_caption` and `regions`; other columns are carried along untouched.
+`short_caption` and `regions` with their `box_format`; other columns are carried along untouched.
 """
 
 import io
-import math
 import os
 import zlib
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,13 @@ from PIL import Image, ImageOps
 
 from ..text.hierarchy import TextHierarchy, build_text_hierarchy
 from ..text.phrases import PhraseExtractor
+from .fields import check_box, check_text, check_texts, is_box, is_inside, is_text, items, outside, shown
 
 
 Row = dict[str, Any]
+
+# What the boxes of `regions` are: pixels of the stored image, or shares of its sides.
+BOX_FORMATS = ("xyxy_pixels", "xyxy_normalized")
 
 # Columns of well-known data sets: they make the hint of an error concrete, nothing is renamed without being asked.
 _USUAL_NAMES = {
@@ -69,6 +72,9 @@ def check_row(record: Mapping[str, Any]) -> Row:
     caption found. The image may be called `file_name`, as in the metadata of an image folder, and is not looked at.
     `captions` are joined by a space; of ShareGPT4V's `conversations` the first "gpt" turn is the caption.
 
+    A box of `regions` must lie in the image: within 0 and 1 where `box_format` is "xyxy_normalized", else within
+    `width` and `height` where the row has both. It may reach over by 1 % of the side, as rounded annotations do.
+
     Raises:
         ValueError: "field must be …, but is …".
 
@@ -83,19 +89,21 @@ def check_row(record: Mapping[str, Any]) -> Row:
     for field, check in _CHECKS.items():
         if field in row:
             check(row[field], field)
+    if row.get("regions") and (size := _stated_size(row)):
+        _check_places(row, *size)
     if "caption" not in row:
         if "captions" in row:
             row["caption"] = " ".join(row["captions"])
         elif "conversations" in row:
             row["caption"] = _answer(row.pop("conversations"))
-    _check_text(row.get("caption"), "caption")
+    check_text(row.get("caption"), "caption")
     return row
 
 
-def check_image_file(image: Any) -> None:
+def check_image_file(image: Any, field: str = "image") -> None:
     """Raises `ValueError` where `image` is the path of a file that does not exist; says nothing of other images."""
     if isinstance(image, (str, Path)) and not os.path.isfile(image):
-        raise ValueError(f"image must be an existing file, but is {str(image)!r}")
+        raise ValueError(f"{field} must be an existing file, but is {str(image)!r}")
 
 
 def load_image(image: Any) -> Image.Image:
@@ -113,7 +121,7 @@ def load_image(image: Any) -> Image.Image:
     if isinstance(image, Mapping):
         image = image.get("bytes") or image.get("path")
     if not isinstance(image, (Image.Image, str, Path, bytes)):
-        raise ValueError(f"image must be a path, bytes or a PIL image, but is {_shown(image)}")
+        raise ValueError(f"image must be a path, bytes or a PIL image, but is {shown(image)}")
     try:
         if isinstance(image, Image.Image):
             return ImageOps.exif_transpose(image).convert("RGB")
@@ -152,93 +160,124 @@ def hierarchy_of(row: Mapping[str, Any], extractor: PhraseExtractor | None = Non
     )
 
 
+def regions_of(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The regions of a row that [`check_row`] has seen: `{"box", "text"}`, maybe with `"long_text"` and `"negatives"`.
+
+    A row without regions gives its phrases that have exactly one box, as `{"box", "text"}`. Their boxes are pixels, so
+    a row whose `box_format` is another gives none of them: what comes out is always what `box_format` says.
+
+    >>> regions_of({"phrases": ["a cat", {"text": "a red chair", "boxes": [[2, 3, 40, 50]]}]})
+    [{'box': [2, 3, 40, 50], 'text': 'a red chair'}]
+    """
+    if row.get("regions"):
+        return list(row["regions"])
+    return [{"box": phrase["boxes"][0], "text": phrase["text"]} for _, phrase in _phrases_with_a_box(row)]
+
+
+def check_boxes_in_image(row: Mapping[str, Any], image_size: tuple[int, int]) -> None:
+    """Makes sure that the boxes of [`regions_of`] lie in the image, but for 1 % of each side; for when it is loaded.
+
+    Args:
+        row: A row that [`check_row`] has seen.
+        image_size: Width and height in pixels, as `Image.size`. Normalised boxes do not depend on it.
+
+    Raises:
+        ValueError: names the box.
+
+    >>> check_boxes_in_image({"regions": [{"box": [0, 0, 641, 9], "text": "a cat"}]}, (640, 480))
+    >>> check_boxes_in_image({"regions": [{"box": [0, 0, 999, 9], "text": "a cat"}]}, (640, 480))
+    Traceback (most recent call last):
+    ValueError: regions[0].box must lie in the image of 640 × 480 pixels, but is [0, 0, 999, 9]
+    """
+    _check_places(row, *((1, 1) if _is_normalized(row) else image_size))
+
+
+def _stated_size(row: Row) -> tuple[float, float] | None:
+    """The sides of the image in units of the regions' boxes, where the row says them."""
+    if _is_normalized(row):
+        return 1, 1
+    width, height = row.get("width"), row.get("height")
+    if isinstance(width, (int, float)) and isinstance(height, (int, float)) and width > 0 and height > 0:
+        return width, height
+    return None  # absent, or columns of another meaning
+
+
+def _is_normalized(row: Mapping[str, Any]) -> bool:
+    return row.get("box_format") == "xyxy_normalized"
+
+
+def _check_places(row: Mapping[str, Any], width: float, height: float) -> None:
+    for index, region in enumerate(row.get("regions") or ()):
+        if not is_inside(region["box"], width, height):
+            raise ValueError(outside(f"regions[{index}].box", region["box"], width, height))
+    for index, phrase in () if row.get("regions") else _phrases_with_a_box(row):
+        if not is_inside(phrase["boxes"][0], width, height):
+            raise ValueError(outside(f"phrases[{index}].boxes[0]", phrase["boxes"][0], width, height))
+
+
+def _phrases_with_a_box(row: Mapping[str, Any]) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    if not _is_normalized(row):
+        for index, phrase in enumerate(row.get("phrases") or ()):
+            if isinstance(phrase, Mapping) and len(phrase.get("boxes") or ()) == 1:
+                yield index, phrase
+
+
 def _answer(conversations: Any) -> Any:
     if isinstance(conversations, (list, tuple)):
         for turn in conversations:
             if isinstance(turn, Mapping) and turn.get("from") == "gpt":
                 return turn.get("value")
-    raise ValueError(f'conversations must have a turn from "gpt", but is {_shown(conversations)}')
+    raise ValueError(f'conversations must have a turn from "gpt", but is {shown(conversations)}')
 
 
-def _check_text(value: Any, field: str) -> None:
-    if not _is_text(value):
-        hint = '; rename it with columns={"caption": "captions"}' if field == "caption" and _is_list(value) else ""
-        raise ValueError(f"{field} must be a string that is not empty, but is {_shown(value)}{hint}")
-
-
-def _check_texts(value: Any, field: str) -> None:
-    for index, text in enumerate(_items(value, field)):
-        if not _is_text(text):  # asked first, because naming the field costs more than the check
-            _check_text(text, f"{field}[{index}]")
-    if field == "captions" and not value:
-        raise ValueError("captions must not be empty, but is []")
+def _check_captions(value: Any, field: str) -> None:
+    check_texts(value, field)
+    if not value:
+        raise ValueError(f"{field} must not be empty, but is []")
 
 
 def _check_phrases(value: Any, field: str) -> None:
-    for index, phrase in enumerate(_items(value, field)):
+    for index, phrase in enumerate(items(value, field)):
         if isinstance(phrase, Mapping):
             _check_phrase(phrase, f"{field}[{index}]")
-        elif not _is_text(phrase):
-            _check_text(phrase, f"{field}[{index}]")
+        elif not is_text(phrase):
+            check_text(phrase, f"{field}[{index}]")
 
 
 def _check_phrase(phrase: Mapping[str, Any], field: str) -> None:
-    _check_text(phrase.get("text"), f"{field}.text")
-    for index, box in enumerate(_items(phrase.get("boxes") or [], f"{field}.boxes")):
-        if not _is_box(box):
-            _check_box(box, f"{field}.boxes[{index}]")
+    check_text(phrase.get("text"), f"{field}.text")
+    for index, box in enumerate(items(phrase.get("boxes") or [], f"{field}.boxes")):
+        if not is_box(box):
+            check_box(box, f"{field}.boxes[{index}]")
     sentence = phrase.get("sentence")
     if sentence is not None and (not isinstance(sentence, int) or sentence < 0):
-        raise ValueError(f"{field}.sentence must be the index of a sentence, but is {_shown(sentence)}")
+        raise ValueError(f"{field}.sentence must be the index of a sentence, but is {shown(sentence)}")
 
 
 def _check_regions(value: Any, field: str) -> None:
-    for index, region in enumerate(_items(value, field)):
-        where = f"{field}[{index}]"
+    for index, region in enumerate(items(value, field)):
         if not isinstance(region, Mapping):
-            raise ValueError(f"{where} must have a box and a text, but is {_shown(region)}")
-        _check_box(region.get("box"), f"{where}.box")
-        _check_text(region.get("text"), f"{where}.text")
-        _check_texts(region.get("negatives") or [], f"{where}.negatives")
+            raise ValueError(f"{field}[{index}] must have a box and a text, but is {shown(region)}")
+        if not (is_box(region.get("box")) and is_text(region.get("text"))):
+            check_box(region.get("box"), f"{field}[{index}].box")
+            check_text(region.get("text"), f"{field}[{index}].text")
+        if region.get("long_text") is not None and not is_text(region["long_text"]):
+            check_text(region["long_text"], f"{field}[{index}].long_text")
+        if region.get("negatives"):
+            check_texts(region["negatives"], f"{field}[{index}].negatives")
 
 
-def _check_box(value: Any, field: str) -> None:
-    if not _is_box(value):
-        raise ValueError(f"{field} must be [x1, y1, x2, y2] with x1 <= x2 and y1 <= y2, but is {_shown(value)}")
+def _check_box_format(value: Any, field: str) -> None:
+    if value not in BOX_FORMATS:
+        raise ValueError(f"{field} must be one of {BOX_FORMATS}, but is {shown(value)}")
 
 
 _CHECKS: dict[str, Callable[[Any, str], None]] = {
-    "caption": _check_text,
-    "captions": _check_texts,
-    "sentences": _check_texts,
+    "caption": check_text,
+    "captions": _check_captions,
+    "sentences": check_texts,
     "phrases": _check_phrases,
-    "short_caption": _check_text,
+    "short_caption": check_text,
     "regions": _check_regions,
+    "box_format": _check_box_format,
 }
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, (list, tuple))
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and not value.isspace() and value != ""
-
-
-def _is_box(value: Any) -> bool:
-    """Four finite numbers in order. A box without area passes: real annotations have them."""
-    if not _is_list(value) or len(value) != 4 or not all(isinstance(x, (int, float)) for x in value):
-        return False
-    x1, y1, x2, y2 = value
-    return x1 <= x2 and y1 <= y2 and all(map(math.isfinite, value))
-
-
-def _items(value: Any, field: str) -> Iterable[Any]:
-    if not _is_list(value):
-        raise ValueError(f"{field} must be a list, but is {_shown(value)}")
-    return value
-
-
-def _shown(value: Any) -> str:
-    text = "missing" if value is None else repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

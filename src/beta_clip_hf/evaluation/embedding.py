@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from transformers.utils import logging
 
 from ..data.rows import Row, check_row, load_image
+from ..regions_beta_clip import roi_align
 from .results import Figure
 
 
@@ -65,21 +66,26 @@ class Embedder:
         self.model, self.processor = model, processor
         self.batch_size, self.num_workers = batch_size, num_workers
         self.has_pooler = getattr(model, "pooler", None) is not None
+        self.has_patch_features = hasattr(model, "encode_images")
+        self.has_long_path = getattr(model.config, "use_long_text_path", False)
 
-    def texts(self, texts: Sequence[str], *, progress: bool = False) -> Tensor:
+    def texts(self, texts: Sequence[str], *, whole_captions: bool = False, progress: bool = False) -> Tensor:
         """
         (T, D) float32, normalised, in the order given. Equal texts are encoded once: their scores are tied, whatever
         batch they would have been in. Texts of similar length share a batch: less padding. `progress` shows a bar.
+
+        A model with two text paths encodes `whole_captions` on the long one and anything else on the short one.
         """
+        path = {"path": "long"} if whole_captions and self.has_long_path else {}
         places = {text: place for place, text in enumerate(sorted(set(texts), key=lambda text: (len(text), text)))}
         unique = list(places)
         embeds = [torch.zeros(0, self.model.config.projection_dim, device=self.model.device)]
         firsts = range(0, len(unique), self.batch_size)
         for first in logging.tqdm(firsts, desc="texts", unit=" batches") if progress else firsts:
             batch = unique[first : first + self.batch_size]
-            tokens = self.processor(text=batch, padding=True, return_tensors="pt").to(self.model.device)
+            tokens = self.processor(text=batch, padding=True, return_tensors="pt", **path).to(self.model.device)
             with _inference(self.model):
-                features = self.model.get_text_features(**tokens).pooler_output
+                features = self.model.get_text_features(**tokens, **path).pooler_output
             embeds.append(normalize(features.float(), dim=-1))
         return torch.cat(embeds)[[places[text] for text in texts]]
 
@@ -97,9 +103,9 @@ class Embedder:
             for texts, sizes, pixel_values in loader:
                 pixel_values = pixel_values.to(self.model.device, self.model.dtype)
                 with _inference(self.model):
-                    if self.has_pooler:
+                    if self.has_patch_features:
                         features, patches = self.model.encode_images(pixel_values)
-                    else:  # a stock CLIP, too
+                    else:  # a stock CLIP
                         features = self.model.get_image_features(pixel_values).pooler_output
                         patches = features[:, None][:, :0]
                 yield ImageBatch(
@@ -125,6 +131,13 @@ class Embedder:
         """(B, T) text-conditioned scores of every image of the batch with every text."""
         with _inference(self.model):
             return self.model.score_pairs(batch.patch_features_BPD, text_embeds_TD).float()
+
+    def region_embeds(self, batch: ImageBatch, boxes_R4: Tensor, image_in_batch_R: Tensor) -> Tensor:
+        """(R, D) float32, normalised: RoIAlign of the batch's patch features, boxes in shares of the view."""
+        rows, columns = batch.grid
+        boxes_R4 = boxes_R4.to(batch.patch_features_BPD.device) * boxes_R4.new_tensor([columns, rows] * 2)
+        features = roi_align(batch.patch_features_BPD, boxes_R4, image_in_batch_R, batch.grid)
+        return normalize(features.float(), dim=-1)
 
     def attention(self, batch: ImageBatch, text_embeds_TD: Tensor, image_in_batch_T: Tensor) -> Tensor:
         """(T, P) float32: where the pooler looks for each text, the mean over its heads."""

@@ -5,10 +5,12 @@ Letters: B images, N texts of all groups, G groups: a true text and its negative
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..boxes_beta_clip import Box, box_in_view, cut_box, pixel_box, view_of_image
 from ..data.rows import Row
 from .embedding import Embedder, ImageBatch
 from .metrics import hard_negative_hits
@@ -32,10 +34,16 @@ def region_groups(row: Row) -> list[list[str]]:
     return [[region["text"], *region["negatives"]] for region in regions if region.get("negatives")]
 
 
+def region_boxes(row: Row) -> list[Any]:
+    """The box of each group of [`region_groups`], in the row's `box_format`."""
+    return [region["box"] for region in row.get("regions") or [] if region.get("negatives")]
+
+
 class HardNegativeProbe:
     """
-    Accuracy of choosing the true text of each group, by CLS and by the text-conditioned score, which here pools the
-    image for the true text and for the negatives alike. A tie for the best of n counts 1/n.
+    Accuracy of choosing the true text of each group, by CLS, by the text-conditioned score, which here pools the image
+    for the true text and for the negatives alike, and, for groups with a box, by the feature of that region (RoIAlign
+    of the patch features). A tie for the best of n counts 1/n; a box of which nothing is seen ties all of its texts.
 
     Args:
         name: First part of the figures' names.
@@ -43,6 +51,8 @@ class HardNegativeProbe:
         groups: Per image its groups, see [`caption_groups`] and [`region_groups`]; there must be one at least.
         kinds: Per image and group the kind of each negative; every kind then has figures of its own, over the groups
             that have it, against the negatives of that kind alone.
+        boxes: Per image and group the box it speaks of, see [`region_boxes`].
+        whole_captions: Whether the texts are whole captions, see [`Embedder.texts`].
         conditioned: Whether to score with the pooler too.
         seed: Of the bootstrap intervals.
     """
@@ -54,6 +64,8 @@ class HardNegativeProbe:
         groups: Sequence[list[list[str]]],
         *,
         kinds: Sequence[list[list[str]]] | None = None,
+        boxes: Sequence[list[Any]] | None = None,
+        whole_captions: bool = False,
         conditioned: bool = True,
         seed: int = 0,
     ) -> None:
@@ -61,7 +73,9 @@ class HardNegativeProbe:
         self.conditioned = conditioned and embedder.has_pooler
         self.sizes_G = torch.tensor([len(group) for of_image in groups for group in of_image])
         self.image_G = torch.tensor([image for image, of_image in enumerate(groups) for _ in of_image])
-        self.scores: dict[str, list[Tensor]] = {score: [] for score in ("cls", "conditioned")[: 1 + self.conditioned]}
+        self.boxes, self.whole_captions = boxes if embedder.has_patch_features else None, whole_captions
+        used = {"cls": True, "conditioned": self.conditioned, "region": self.boxes is not None}
+        self.scores: dict[str, list[Tensor]] = {score: [] for score, is_used in used.items() if is_used}
         self.counts = {name: len(self.sizes_G)}
         self.kinds_N = None if kinds is None else [k for image in kinds for group in image for k in (None, *group)]
         if self.kinds_N is not None and len(self.kinds_N) != int(self.sizes_G.sum()):
@@ -77,12 +91,34 @@ class HardNegativeProbe:
                 image_in_batch += [place] * len(group)
         if not texts:
             return
-        text_embeds_ND = self.embedder.texts(texts)
+        text_embeds_ND = self.embedder.texts(texts, whole_captions=self.whole_captions)
         image_in_batch_N = torch.tensor(image_in_batch, device=text_embeds_ND.device)
         self.scores["cls"].append((batch.image_embeds_BD[image_in_batch_N] * text_embeds_ND).sum(dim=-1).cpu())
         if self.conditioned:
             conditioned = self.embedder.conditioned_scores(batch, text_embeds_ND, image_in_batch_N)
             self.scores["conditioned"].append(conditioned.cpu())
+        if self.boxes is not None:
+            self.scores["region"].append(self._region_scores(batch, text_embeds_ND).cpu())
+
+    def _region_scores(self, batch: ImageBatch, text_embeds_ND: Tensor) -> Tensor:
+        """(N,) cosine of each text with the feature of its group's region."""
+        assert self.boxes is not None
+        processor = self.embedder.processor.image_processor
+        boxes: list[Box] = []
+        images: list[int] = []
+        sizes: list[int] = []
+        for place, image in enumerate(batch.image_index_B.tolist()):
+            size, box_format = batch.sizes[place], batch.rows[place].get("box_format", "xyxy_pixels")
+            view = view_of_image(size, processor)
+            boxes += [cut_box(box_in_view(pixel_box(box, box_format, size), view)) for box in self.boxes[image]]
+            images += [place] * len(self.boxes[image])
+            sizes += map(len, self.groups[image])
+        device = text_embeds_ND.device
+        region_embeds_GD = self.embedder.region_embeds(
+            batch, torch.tensor(boxes, dtype=torch.float32, device=device), torch.tensor(images, device=device)
+        )
+        group_N = torch.arange(len(sizes), device=device).repeat_interleave(torch.tensor(sizes, device=device))
+        return (region_embeds_GD[group_N] * text_embeds_ND).sum(dim=-1)
 
     def figures(self) -> dict[str, Figure]:
         group_index_N = torch.arange(len(self.sizes_G)).repeat_interleave(self.sizes_G)

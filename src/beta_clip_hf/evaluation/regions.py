@@ -5,68 +5,17 @@ Letters: B images, N phrases, P patches, D projection width, M boxes; H, W the g
 """
 
 from collections import Counter
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from ..boxes_beta_clip import boxes_in_view
 from ..data.rows import Row
 from .embedding import Embedder, ImageBatch
 from .pointing import box_cells, centre_map, mass_inside_boxes, pointing_hits, uniform_map
 from .results import Figure, mean_figure
-
-
-def view_of_image(image_size: tuple[int, int], image_processor: Any) -> tuple[float, float, float, float]:
-    """
-    The part of an image that the model sees after the image processor's resize (to a shortest edge, or to a fixed size)
-    and centre crop.
-
-    Args:
-        image_size: Width and height of the image.
-        image_processor: One of CLIP's; only its sizes are read.
-
-    Returns:
-        xyxy in pixels of the image. Where the processor pads, the view is larger than the image.
-
-    Example:
-
-    ```python
-    >>> from transformers import CLIPImageProcessorPil
-    >>> processor = CLIPImageProcessorPil(size={"shortest_edge": 50}, crop_size={"height": 50, "width": 50})
-    >>> view_of_image((200, 100), processor)
-    (50.0, 0.0, 150.0, 100.0)
-
-    ```
-    """
-    width, height = image_size
-    resized_width, resized_height = _resized(width, height, image_processor)
-    view_width, view_height = resized_width, resized_height
-    if image_processor.do_center_crop:
-        view_width, view_height = image_processor.crop_size["width"], image_processor.crop_size["height"]
-    left, top = (resized_width - view_width) // 2, (resized_height - view_height) // 2
-    scale_x, scale_y = width / resized_width, height / resized_height
-    return left * scale_x, top * scale_y, (left + view_width) * scale_x, (top + view_height) * scale_y
-
-
-def boxes_in_view(boxes: Sequence[Sequence[float]], image_size: tuple[int, int], image_processor: Any) -> Tensor:
-    """
-    Boxes as the model sees them.
-
-    Args:
-        boxes: M boxes, xyxy in pixels of the image.
-        image_size, image_processor: See [`view_of_image`].
-
-    Returns:
-        (M', 4) float64, xyxy in units of the sides of the view, cut at its borders. M' ≤ M: a box of which nothing is
-        visible is dropped.
-    """
-    x1, y1, x2, y2 = view_of_image(image_size, image_processor)
-    boxes_M4 = torch.as_tensor(boxes, dtype=torch.float64).reshape(-1, 4)
-    offset, sides = boxes_M4.new_tensor([x1, y1] * 2), boxes_M4.new_tensor([x2 - x1, y2 - y1] * 2)
-    seen_M4 = ((boxes_M4 - offset) / sides).clamp(0, 1)
-    return seen_M4[(seen_M4[:, 2:] > seen_M4[:, :2]).all(dim=1)]
 
 
 def located_phrases(row: Row) -> list[dict[str, Any]]:
@@ -101,12 +50,12 @@ class LocalisationProbe:
         for place, row in enumerate(batch.rows):
             for phrase in located_phrases(row):
                 self.counts["phrases"] += 1
-                seen_M4 = boxes_in_view(phrase["boxes"], batch.sizes[place], self.embedder.processor.image_processor)
-                if len(seen_M4) == 0:
+                seen = boxes_in_view(phrase["boxes"], batch.sizes[place], self.embedder.processor.image_processor)
+                if not seen:
                     self.counts["phrases_outside_view"] += 1
                     continue
                 texts.append(phrase["text"])
-                boxes.append(seen_M4)
+                boxes.append(torch.tensor(seen, dtype=torch.float64))
                 places.append(place)
                 self.kinds.append(phrase.get("kind", "phrase"))
                 self.images.append(int(batch.image_index_B[place]))
@@ -154,16 +103,3 @@ class LocalisationProbe:
         return figures | {
             f"{prefix}/best_possible/pointing": mean_figure(reachable, cluster_index_N=images, seed=self.seed)
         }
-
-
-def _resized(width: int, height: int, image_processor: Any) -> tuple[int, int]:
-    if not image_processor.do_resize:
-        return width, height
-    size = dict(image_processor.size)
-    if size.get("shortest_edge") and not size.get("longest_edge"):
-        shortest = size["shortest_edge"]
-        longest = int(shortest * max(width, height) / min(width, height))
-        return (shortest, longest) if width <= height else (longest, shortest)
-    if size.get("height") and size.get("width"):
-        return size["width"], size["height"]
-    raise ValueError(f"the image processor's size must be a shortest_edge, or height and width, but is {size}")

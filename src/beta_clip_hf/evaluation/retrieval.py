@@ -66,7 +66,9 @@ def retrieval_probes(
     elif all(row.get("short_caption") for row in texts):
         text_sets["short"] = [[row["short_caption"]] for row in texts]
     return [
-        RetrievalProbe(name, embedder, captions, conditioned=conditioned, ks=ks, seed=seed)
+        RetrievalProbe(
+            name, embedder, captions, whole_captions=name == "long", conditioned=conditioned, ks=ks, seed=seed
+        )
         for name, captions in text_sets.items()
     ]
 
@@ -79,6 +81,7 @@ class RetrievalProbe:
         name: First part of the figures' names.
         embedder: Encodes the texts.
         captions: Per image its captions, one or several.
+        whole_captions: Whether these are whole captions, see [`Embedder.texts`].
         conditioned: Whether to score all pairs with the pooler too.
         ks, seed: See [`RetrievalEvaluator`].
     """
@@ -89,6 +92,7 @@ class RetrievalProbe:
         embedder: Embedder,
         captions: Sequence[Sequence[str]],
         *,
+        whole_captions: bool = False,
         conditioned: bool = True,
         ks: Sequence[int] = DEFAULT_KS,
         seed: int = 0,
@@ -96,7 +100,7 @@ class RetrievalProbe:
         self.name, self.embedder, self.ks, self.seed = name, embedder, tuple(ks), seed
         self.conditioned = conditioned and embedder.has_pooler
         flat = [caption for of_image in captions for caption in of_image]
-        self.text_embeds_TD = embedder.texts(flat, progress=True)
+        self.text_embeds_TD = embedder.texts(flat, whole_captions=whole_captions, progress=True)
         self.image_index_T = torch.arange(len(captions)).repeat_interleave(torch.tensor([len(c) for c in captions]))
         self.counts = {f"{name}_texts": len(flat)}
         self.image_embeds: list[Tensor] = []

@@ -18,7 +18,7 @@ from ..data.rows import Row
 from ..modeling_beta_clip import BetaCLIPModel
 from ..processing_beta_clip import BetaCLIPProcessor
 from .embedding import Embedder, Probe, read_texts, run_probes
-from .hard_negatives import HardNegativeProbe, caption_groups, caption_kinds, region_groups
+from .hard_negatives import HardNegativeProbe, caption_groups, caption_kinds, region_boxes, region_groups
 from .metrics import DEFAULT_KS
 from .regions import LocalisationProbe, located_phrases
 from .results import environment, figures_to_json, format_table, model_hash, write_results
@@ -81,16 +81,7 @@ def evaluate(
     texts = read_texts(rows)
     conditioned = conditioned and embedder.has_pooler
     probes: list[Probe] = [*retrieval_probes(embedder, texts, conditioned=conditioned, ks=ks, seed=seed)]
-    kinds = [caption_kinds(row) for row in texts]
-    for name, groups_of in (("hard_negatives", caption_groups), ("region_negatives", region_groups)):
-        groups = [groups_of(row) for row in texts]
-        are_named = groups_of is caption_groups and list(map(len, kinds)) == list(map(len, groups))
-        if any(groups):
-            probes.append(
-                HardNegativeProbe(
-                    name, embedder, groups, kinds=kinds if are_named else None, conditioned=conditioned, seed=seed
-                )
-            )
+    probes += _hard_negative_probes(embedder, texts, conditioned=conditioned, seed=seed)
     if conditioned and any(located_phrases(row) for row in texts):
         probes.append(LocalisationProbe(embedder, seed=seed))
     figures = run_probes(embedder, rows, probes)
@@ -102,6 +93,20 @@ def evaluate(
         "data_hash": hashlib.sha256(json.dumps(texts, sort_keys=True, default=str).encode()).hexdigest(),
         "seconds": round(time.perf_counter() - start, 1),
     }
+
+
+def _hard_negative_probes(embedder: Embedder, texts: Sequence[Row], **settings: Any) -> list[Probe]:
+    """A probe of captions, and one of regions, where any row has negatives of that kind."""
+    captions, kinds = [caption_groups(row) for row in texts], [caption_kinds(row) for row in texts]
+    regions, boxes = [region_groups(row) for row in texts], [region_boxes(row) for row in texts]
+    probes: list[Probe] = []
+    if any(captions):
+        are_named = list(map(len, kinds)) == list(map(len, captions))
+        settings_of_captions = {"kinds": kinds if are_named else None, "whole_captions": True, **settings}
+        probes.append(HardNegativeProbe("hard_negatives", embedder, captions, **settings_of_captions))
+    if any(regions):
+        probes.append(HardNegativeProbe("region_negatives", embedder, regions, boxes=boxes, **settings))
+    return probes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -132,9 +137,9 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"limit must be at least 1, but is {args.limit}")
     # The type tells a pooler that was trained from the fresh one that a plain CLIP is given.
     is_ours = BetaCLIPConfig.get_config_dict(args.model)[0].get("model_type") == BetaCLIPConfig.model_type
-    if not is_ours and not args.no_conditioned:
-        logger.warning("%s is a plain CLIP without a trained pooler: only its CLS figures are given", args.model)
-    model = BetaCLIPModel.from_pretrained(args.model).eval()
+    model = BetaCLIPModel.from_pretrained(args.model, **({} if is_ours else {"use_pooler": False})).eval()
+    if model.pooler is None and not args.no_conditioned:
+        logger.warning("%s has no trained pooler: there are no text-conditioned figures", args.model)
     processor = BetaCLIPProcessor.from_pretrained(args.model)
     weights = model_hash(model)
     device = torch.device(args.device)

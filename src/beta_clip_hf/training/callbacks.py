@@ -17,7 +17,11 @@ from .arguments import BetaCLIPTrainingArguments
 
 logger = logging.getLogger(__name__)
 
-TEXT_POSITIONS = "text_model.embeddings.position_embedding.weight"
+# The stretched table: of a model with two text paths that of the long one.
+STRETCHED_POSITIONS = (
+    "text_model.embeddings.long_position_embedding.weight",
+    "text_model.embeddings.position_embedding.weight",
+)
 
 
 class ParameterBounds(TrainerCallback):
@@ -45,9 +49,9 @@ class ParameterBounds(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         parameters = dict(model.named_parameters())
-        self.logit_scales = [parameters[name] for name in parameters if name.split(".")[-1].startswith("logit_scale")]
+        self.logit_scales = [parameters[name] for name in parameters if name.endswith("logit_scale")]
         if args.freeze_text_positions:
-            self.table = table = parameters[TEXT_POSITIONS]
+            self.table = table = next(parameters[name] for name in STRETCHED_POSITIONS if name in parameters)
             self.frozen_rows = table.detach()[:KEPT_TEXT_POSITIONS].clone()
             self.hook = table.register_hook(_without_frozen_rows) if table.requires_grad else None
 

@@ -20,7 +20,7 @@ from .arguments import BetaCLIPTrainingArguments
 
 
 SECTIONS = ("model", "data", "training")
-MODEL_KEYS = ("from_pretrained", "from_scratch", "tokenizer", "config")
+MODEL_KEYS = ("from_pretrained", "from_scratch", "tokenizer", "config", "squash_images")
 
 
 def _parameters(function: Any, *left_out: str) -> tuple[str, ...]:

@@ -29,8 +29,8 @@ class ProcessGather:
 
     ```python
     >>> gather = ProcessGather()
-    >>> gather(torch.eye(2)).shape, gather.offset(2)
-    (torch.Size([2, 2]), 0)
+    >>> gather(torch.eye(2)).shape, gather.rank, gather.row_counts(2, 5)
+    (torch.Size([2, 2]), 0, [[2, 5]])
 
     ```
     """
@@ -65,19 +65,24 @@ class ProcessGather:
             tensor = tensor.detach().requires_grad_()
         return _Gather.apply(tensor, self.group)
 
-    def offset(self, rows: int) -> int:
-        """Number of rows that lower ranks hold, when this process holds `rows`. Collective, like a gather."""
+    @property
+    def rank(self) -> int:
+        """Place of this process among those gathered over."""
+        return dist.get_rank(self.group) if self.world_size > 1 else 0
+
+    def row_counts(self, *rows: int) -> list[list[int]]:
+        """What every process gives here, by rank: one exchange for all that depends on sizes. Collective."""
         if self.world_size == 1:
-            return 0
+            return [list(rows)]
         on_cpu = "gloo" in dist.get_backend(self.group)
         device = torch.device("cpu") if on_cpu else torch.accelerator.current_accelerator()
-        return sum(_row_counts(rows, device, self.group)[: dist.get_rank(self.group)])
+        return _row_counts(rows, device, self.group)
 
 
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tensor: Tensor, group: Any) -> Tensor:
-        counts = _row_counts(len(tensor), tensor.device, group)
+        counts = [rows for (rows,) in _row_counts((len(tensor),), tensor.device, group)]
         rank = dist.get_rank(group)
         ctx.group, ctx.own_rows = group, slice(sum(counts[:rank]), sum(counts[: rank + 1]))
         padded = tensor.new_zeros(max(counts), *tensor.shape[1:])
@@ -93,10 +98,11 @@ class _Gather(torch.autograd.Function):
         return gradient[ctx.own_rows], None
 
 
-def _row_counts(rows: int, device: torch.device | None, group: Any) -> list[int]:
-    counts = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(dist.get_world_size(group))]
-    dist.all_gather(counts, torch.tensor([rows], device=device), group=group)
-    return torch.cat(counts).tolist()
+def _row_counts(rows: tuple[int, ...], device: torch.device | None, group: Any) -> list[list[int]]:
+    own = torch.tensor(rows, device=device)
+    counts = [torch.zeros_like(own) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(counts, own, group=group)
+    return torch.stack(counts).tolist()
 
 
 __all__ = ["ProcessGather"]

@@ -199,8 +199,12 @@ def build_model(settings: Mapping[str, Any], train_rows: Any) -> tuple[BetaCLIPM
             f"the tokenizer must have at most the model's {model.config.text_config.vocab_size} ids, "
             f"but has {len(processor.tokenizer)}"
         )
-    processor.max_length = min(processor.max_length, model.config.text_config.max_position_embeddings)
-    return model, processor
+    positions = model.config.text_config.max_position_embeddings
+    if model.config.use_long_text_path:
+        processor.short_max_length = min(processor.short_max_length or positions, positions)
+        positions = model.config.long_text_max_position_embeddings
+    processor.max_length = min(processor.max_length, positions)
+    return model, processor.squash_images() if settings.get("squash_images") else processor
 
 
 def build_tokenizer(settings: Any, train_rows: Any) -> Any:

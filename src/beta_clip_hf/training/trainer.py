@@ -187,7 +187,7 @@ class BetaCLIPTrainer(Trainer):
         scales = {
             name.replace(".", "_"): parameter.exp()
             for name, parameter in self.model.named_parameters()
-            if name in ("logit_scale", "pooler.logit_scale")
+            if name.endswith("logit_scale")
         }
         values = torch.cat([means, torch.stack([scale.to(means) for scale in scales.values()])]) if scales else means
         return dict(zip([*names, *scales], values.tolist(), strict=True))
@@ -290,8 +290,12 @@ class BetaCLIPTrainer(Trainer):
         """The normalised image and caption embeddings of a batch, each `(B, D)` float32; no loss and no labels."""
         inputs = self._prepare_inputs(inputs)
         caption_B = inputs["granularity"] == Granularity.CAPTION if "granularity" in inputs else slice(None)
+        batch = {"pixel_values": inputs["pixel_values"], "input_ids": inputs["input_ids"][caption_B]}
+        if self.model.config.use_long_text_path:  # captions take the long one, which a plain batch does not know
+            index = torch.arange(len(batch["input_ids"]), device=batch["input_ids"].device)
+            batch |= {"image_index": index, "granularity": torch.full_like(index, Granularity.CAPTION)}
         with torch.no_grad(), self.accelerator.autocast():
-            outputs = model(pixel_values=inputs["pixel_values"], input_ids=inputs["input_ids"][caption_B])
+            outputs = model(**batch)
         return None, (outputs.image_embeds.float(), outputs.text_embeds.float()), None
 
     def _embed_pairs(self, loader: DataLoader) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,109 @@
+"""Regions, hard negatives and short captions in two processes against one, ragged and with a process that has none."""
+
+import pytest
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from beta_clip_hf import BetaCLIPConfig, BetaCLIPModel
+from beta_clip_hf.training.distributed import ProcessGather
+from ddp_helpers import run_processes
+
+
+START, END = 512, 513
+# Of each process: images, which of them have a short caption, and for each box its image and number of hard negatives.
+CASES = {
+    "ragged": [(2, [0, 1], [(0, 3), (0, 0), (1, 1)]), (3, [2], [(1, 0), (2, 2)])],
+    "no region in one": [(2, [1], []), (2, [0, 1], [(0, 0), (1, 4), (1, 1)])],
+    "no hard negative in one": [(1, [0], [(0, 0)]), (2, [], [(0, 2), (1, 0)])],
+    "nothing but captions": [(2, [], []), (1, [], [])],
+}
+PARTS = {
+    "ragged": {"clip_loss", "short_clip_loss", "beta_cal_loss", "region_loss", "hard_negative_loss"},
+    "nothing but captions": {"clip_loss", "beta_cal_loss"},
+}
+PARTS |= {name: PARTS["ragged"] for name in CASES if name not in PARTS}
+
+
+def batch_of(parts, seed):
+    """The batch of some processes' parts, each drawn by itself, so that a part is the same alone and among others."""
+    batches = []
+    for number, (images, shorts, boxes) in parts:
+        generator = torch.Generator().manual_seed(100 * seed + number)
+
+        def text(generator=generator):
+            words = torch.randint(0, 30, (4,), generator=generator).tolist()  # few words, so that some texts are equal
+            return [START, *words[: 1 + words[0] % 2], END, END, END][:5]
+
+        kinds = [(image, kind) for image in range(images) for kind in (0, 2, *([3] if image in shorts else []))]
+        hard = [index for index, (_, negatives) in enumerate(boxes) if negatives for _ in range(1 + negatives)]
+        batches.append(
+            {
+                "pixel_values": torch.randn(images, 3, 32, 32, generator=generator, dtype=torch.float64),
+                "input_ids": torch.tensor([text() for _ in kinds]),
+                "image_index": torch.tensor([image for image, _ in kinds]),
+                "granularity": torch.tensor([kind for _, kind in kinds]),
+                "boxes": torch.rand(len(boxes), 4, generator=generator, dtype=torch.float64).sort(dim=1).values,
+                "region_image_index": torch.tensor([image for image, _ in boxes], dtype=torch.int64),
+                "region_input_ids": torch.tensor([text() for _ in boxes], dtype=torch.int64).reshape(-1, 5),
+                "hard_input_ids": torch.tensor([text() for _ in hard], dtype=torch.int64).reshape(-1, 5),
+                "hard_region_index": torch.tensor(hard, dtype=torch.int64),
+            }
+        )
+    images = [len(batch["pixel_values"]) for batch in batches]
+    regions = [len(batch["boxes"]) for batch in batches]
+    offsets = {"image_index": images, "region_image_index": images, "hard_region_index": regions}
+    for name, counts in offsets.items():
+        for place, batch in enumerate(batches):
+            batch[name] = batch[name] + sum(counts[:place])
+    return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
+
+
+def gradients(config, case, numbers, gather, wrap=lambda model: model):
+    torch.manual_seed(0)
+    model = BetaCLIPModel(config).double()
+    parts = [(number, CASES[case][number]) for number in numbers]
+    wrapped = wrap(model)
+    outputs = wrapped(**batch_of(parts, seed=7), return_loss=True, gather=gather)
+    outputs.loss.backward()
+    losses = {name: part.detach() for name, part in outputs.losses.items()}
+    return losses, {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+def in_process(rank, config):
+    def wrap(model):
+        return DistributedDataParallel(model, find_unused_parameters=True)
+
+    return {case: gradients(config, case, [rank], ProcessGather(), wrap) for case in CASES}
+
+
+@pytest.fixture(scope="module")
+def config(tiny_clip_config):
+    values = tiny_clip_config.to_dict()
+    switches = {"use_long_text_path": True, "use_regions": True, "mask_identical_region_texts": True}
+    return BetaCLIPConfig(
+        text_config=values["text_config"], vision_config=values["vision_config"], projection_dim=32, **switches
+    )
+
+
+@pytest.fixture(scope="module")
+def found_by_rank(config):
+    return run_processes(in_process, config)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_losses_and_gradients_of_two_processes_are_those_of_one(found_by_rank, config, case):
+    losses, expected = gradients(config, case, [0, 1], None)
+    assert losses.keys() == PARTS[case]
+    for found in found_by_rank:
+        losses_here, gradients_here = found[case]
+        assert losses_here.keys() == losses.keys()
+        for name, value in losses.items():
+            assert name != "hard_negative_loss" or value > 0.1
+            torch.testing.assert_close(losses_here[name], value, rtol=0, atol=1e-12)
+        for name, gradient in expected.items():
+            here = gradients_here[name]
+            gradient = torch.zeros_like(here) if gradient is None and here is not None else gradient
+            torch.testing.assert_close(here, gradient, rtol=0, atol=1e-10)
+    if case == "ragged":
+        for name in ("region_logit_scale", "hard_negative_logit_scale", "long_text_projection.weight"):
+            assert expected[name].abs().max() > 1e-4
