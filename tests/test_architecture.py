@@ -22,7 +22,7 @@ BELOW = {
     "visualize": {"core"},
     "evaluation": {"evaluation", "visualize", "data", "text", "core"},
     "training": {"training", "evaluation", "visualize", "data", "text", "core"},
-    "release": {"release", "data", "text", "core"},
+    "release": {"release", "evaluation", "visualize", "data", "text", "core"},
     "search": {"search", "evaluation", "visualize", "data", "text", "core"},
     "cli": set(),  # its commands are imported by name when they are chosen
 }

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import pytest
 import torch
 from PIL import Image
 from transformers import pipeline
@@ -23,13 +24,36 @@ from transformers import AutoModel, AutoProcessor
 model = AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True).eval()
 processor = AutoProcessor.from_pretrained(sys.argv[1], trust_remote_code=True)
 images = [Image.new("RGB", (40, 50), color) for color in ("red", "blue")]
-batch = processor(images=images, hierarchies=["a red wall", "a blue wall"])
+region = {"box": [0, 10, 20, 40], "text": "a red part", "hard_texts": ["a red part", "a green part"]}
+regions = {"regions": [[region], []]} if model.config.use_regions else {}
+batch = processor(images=images, hierarchies=["a red wall", "a blue wall"], **regions)
 outputs = model(**batch, return_loss=True)
 torch.save([type(model).__name__, type(processor).__name__, outputs.loss, outputs.contextualized_embeds], sys.argv[2])
 """
 
 
-def test_auto_classes_load_it_without_the_package(tiny_model, tiny_processor, tmp_path):
+VARIANTS = {
+    "β-CLIP": {},
+    "no pooler": {"use_pooler": False},
+    "FG-CLIP": {"use_pooler": False, "use_long_text_path": True, "use_regions": True},
+    "both": {"use_long_text_path": True, "use_regions": True},
+}
+
+
+@pytest.fixture
+def variant(request, tiny_clip_dir, tiny_processor):
+    """A model of each kind that is saved, and its processor."""
+    torch.manual_seed(0)
+    model = BetaCLIPModel.from_pretrained(tiny_clip_dir, **VARIANTS[request.param]).eval()
+    if model.config.use_long_text_path:
+        tiny_processor.short_max_length = 77
+        tiny_processor.squash_images()
+    return model, tiny_processor
+
+
+@pytest.mark.parametrize("variant", ["β-CLIP", "both"], indirect=True)
+def test_auto_classes_load_it_without_the_package(variant, tmp_path):
+    tiny_model, tiny_processor = variant
     classes = {BetaCLIPConfig: "AutoConfig", BetaCLIPModel: "AutoModel", BetaCLIPProcessor: "AutoProcessor"}
     try:
         for cls, auto_class in classes.items():
@@ -55,13 +79,21 @@ def test_auto_classes_load_it_without_the_package(tiny_model, tiny_processor, tm
     model_name, processor_name, loss, embeds = torch.load(tmp_path / "out.pt", weights_only=True)
     assert (model_name, processor_name) == ("BetaCLIPModel", "BetaCLIPProcessor")
     images = [Image.new("RGB", (40, 50), color) for color in ("red", "blue")]
-    expected = tiny_model(**tiny_processor(images=images, hierarchies=["a red wall", "a blue wall"]), return_loss=True)
+    region = {"box": [0, 10, 20, 40], "text": "a red part", "hard_texts": ["a red part", "a green part"]}
+    regions = {"regions": [[region], []]} if tiny_model.config.use_regions else {}
+    batch = tiny_processor(images=images, hierarchies=["a red wall", "a blue wall"], **regions)
+    expected = tiny_model(**batch, return_loss=True)
+    assert ("hard_negative_loss" in expected.losses) == tiny_model.config.use_regions
     assert expected.loss > 0.1
     torch.testing.assert_close(loss, expected.loss)
-    torch.testing.assert_close(embeds, expected.contextualized_embeds)
+    assert (embeds is None) == (tiny_model.pooler is None)
+    if embeds is not None:
+        torch.testing.assert_close(embeds, expected.contextualized_embeds)
 
 
-def test_the_zero_shot_pipeline_works_on_a_saved_model(tiny_model, tiny_processor, tmp_path):
+@pytest.mark.parametrize("variant", VARIANTS, indirect=True)
+def test_the_zero_shot_pipeline_works_on_a_saved_model(variant, tmp_path):
+    tiny_model, tiny_processor = variant
     tiny_model.save_pretrained(tmp_path)
     tiny_processor.save_pretrained(tmp_path)
     classify = pipeline("zero-shot-image-classification", model=str(tmp_path))

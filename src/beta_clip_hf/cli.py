@@ -44,9 +44,31 @@ COMMANDS = (
         "Turn a checkpoint of the β-CLIP authors into a model directory.",
         "beta-clip convert b-clip checkpoint.pt converted --tokenizer openai/clip-vit-base-patch16",
     ),
+    Command(
+        ("convert", "fg-clip"),
+        ".release.convert_fg_clip",
+        "Turn a checkpoint of FG-CLIP into a model directory, or one back.",
+        "beta-clip convert fg-clip qihoo360/fg-clip-base converted",
+    ),
+    Command(
+        ("export", "clip"),
+        ".release.export",
+        "Write a model as a plain CLIPModel, for programs without this package.",
+        "beta-clip export clip runs/photos exported",
+    ),
+    Command(
+        ("interpolate",),
+        ".release.interpolate",
+        "Mix the weights of a model with those that it was fine-tuned from, against forgetting.",
+        "beta-clip interpolate openai/clip-vit-base-patch16 runs/photos runs/mixed --alpha 0 0.25 0.5 0.75 1 "
+        "--tasks photos --data photos.jsonl",
+    ),
 )
 # The commands that have commands of their own.
-GROUPS = {"convert": "Turn a checkpoint of another program into a model directory."}
+GROUPS = {
+    "convert": "Turn a checkpoint of another program into a model directory.",
+    "export": "Write a model for other programs.",
+}
 
 # What a user can mend. Anything else is a fault of the program and keeps its traceback.
 USER_ERRORS = (ValueError, OSError, ImportError, FloatingPointError)
@@ -86,7 +108,7 @@ def find_command(argv: Sequence[str]) -> Command | None:
 
 def build_parser(chosen: Command | None = None) -> argparse.ArgumentParser:
     """The parser of the whole command line; of the commands, only `chosen` is imported and has its arguments."""
-    summary = "Train, evaluate and convert β-CLIP models."
+    summary = "Train, evaluate and convert β-CLIP and FG-CLIP models."
     parser = argparse.ArgumentParser(prog="beta-clip", **_page(summary, "beta-clip train --help"))
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     groups: dict[tuple[str, ...], Any] = {(): parser.add_subparsers(title="commands", metavar="COMMAND", required=True)}
