@@ -6,6 +6,7 @@ Only what differs from `CLIPModel` is written here.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from transformers.models.clip.modeling_clip import CLIPOutput
 from transformers.utils.generic import can_return_tuple
 
-from .objective_beta_clip import FlatEmbeds, Granularity, batch_losses, multiplier
+from .objective_beta_clip import FlatEmbeds, Granularity, batch_objective, multiplier
 from .pooler_beta_clip import TextConditionedPooler, normalize
 from .pretrained_beta_clip import BetaCLIPPreTrainedModel
 from .regions_beta_clip import RegionBatch, grid_boxes, roi_align
@@ -72,6 +73,7 @@ class BetaCLIPModel(BetaCLIPPreTrainedModel):
         return_loss: bool | None = None,
         interpolate_pos_encoding: bool = False,
         gather: Any = None,
+        objective: Any = None,
         **kwargs: Any,
     ) -> BetaCLIPOutput:
         r"""
@@ -99,6 +101,7 @@ class BetaCLIPModel(BetaCLIPPreTrainedModel):
             gather (*optional*):
                 For several processes: `gather(tensor)` as in the loss functions, `gather.rank`, and
                 `gather.row_counts(*rows)`, the same numbers of all processes. The Trainer passes it.
+            objective (*optional*): takes the place of the losses: `objective(embeds, loss_scales)` gives both.
 
         Raises:
             ValueError: if images or texts are missing, shapes disagree, or a loss is asked for and cannot be: B ≠ T in
@@ -139,8 +142,9 @@ class BetaCLIPModel(BetaCLIPPreTrainedModel):
             region_embeds=embeds.region_RD,
         )
         if return_loss:
-            outputs.losses = batch_losses(self.config, self._loss_scales(), embeds, gather)
-            outputs.loss = sum(getattr(self.config, f"{name}_weight") * part for name, part in outputs.losses.items())
+            if objective is None:
+                objective = partial(batch_objective, self.config, gather=gather)
+            outputs.loss, outputs.losses = objective(embeds, self.loss_scales())
         return outputs
 
     def _flat_embeds(
@@ -178,7 +182,8 @@ class BetaCLIPModel(BetaCLIPPreTrainedModel):
                 embeds.hard_text_ND, embeds.hard_region_index_N = hard_text_ND, regions.hard_region_index
         return embeds
 
-    def _loss_scales(self) -> dict[str, Tensor]:
+    def loss_scales(self) -> dict[str, Tensor]:
+        """The logit scale (its logarithm) of each part of the loss that this model can compute, by name."""
         scales = {"clip_loss": self.logit_scale, "short_clip_loss": self.logit_scale}
         if self.pooler is not None:
             scales["beta_cal_loss"] = self.pooler.logit_scale

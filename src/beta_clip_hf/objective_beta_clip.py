@@ -50,6 +50,15 @@ class OneProcess:
         return [list(rows)]
 
 
+def batch_objective(
+    config: Any, embeds: FlatEmbeds, logit_scales: dict[str, Tensor], gather: Any = None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss Σ weight · part and its parts, see [`batch_losses`]."""
+    losses = batch_losses(config, logit_scales, embeds, gather)
+    weighted = [getattr(config, f"{name}_weight") * part for name, part in losses.items()]
+    return sum(weighted[1:], start=weighted[0]), losses
+
+
 def batch_losses(config: Any, logit_scales: dict[str, Tensor], embeds: FlatEmbeds, gather: Any) -> dict[str, Tensor]:
     r"""
     The parts of the loss that the configuration weighs, that the model has a scale for and that the batch has rows for
@@ -162,4 +171,4 @@ def multiplier(logit_scale: Tensor) -> Tensor:
     return logit_scale.to(torch.promote_types(logit_scale.dtype, torch.float32)).exp()
 
 
-__all__ = ["FlatEmbeds", "Granularity", "batch_losses", "multiplier"]
+__all__ = ["FlatEmbeds", "Granularity", "batch_losses", "batch_objective", "multiplier"]

@@ -28,6 +28,9 @@ class BetaCLIPTrainingArguments(TrainingArguments):
       it off for a model from scratch, whose positions are still random.
     - `logit_scale_max`: after each optimiser step both logit scales are clamped, so that their exp is in [1, this];
       0 is off.
+    - `contrastive_batch_size`: images of one contrast over all processes; 0 takes those of one forward pass. A larger
+      contrast is computed in micro-batches of `per_device_train_batch_size` images, twice each, with the gradient of
+      the one large batch (see [`CachedContrast`]). It is the batch of one optimiser step.
     - `gather_across_processes`: whether the losses see the texts of all processes (with the exact gradient of the one
       large batch) or only those of their own.
 
@@ -52,6 +55,8 @@ class BetaCLIPTrainingArguments(TrainingArguments):
     freeze_text_positions: bool = _knob(False, "Keep the first 20 text positions exactly as they are.")
     logit_scale_max: float = _knob(100.0, "Upper bound of both exp(logit_scale), after each step; 0 switches it off.")
     gather_across_processes: bool = _knob(True, "Losses over the texts of all processes instead of each its own.")
+
+    contrastive_batch_size: int = _knob(0, "Images of one contrast over all processes; 0: of one forward pass.")
 
     lr_scheduler_type: str = _knob("cosine", "Always the cosine; equal initial and end rates make it a constant.")
     warmup_steps: float = _knob(0.001, "Warm-up of the towers: a number of steps or, below 1, a share of all.")
@@ -93,6 +98,25 @@ class BetaCLIPTrainingArguments(TrainingArguments):
         if self.accelerator_config.dispatch_batches:
             raise ValueError("dispatch_batches must not be True (it would cut flat texts as if images), but is")
         self.accelerator_config.dispatch_batches = False
+        if self.contrastive_batch_size:
+            self._accumulate_one_contrast()
+
+    def _accumulate_one_contrast(self) -> None:
+        """The micro-batches of one contrast are those that the Trainer accumulates for one optimiser step."""
+        images = self.per_device_train_batch_size * self.world_size
+        if self.contrastive_batch_size % images:
+            raise ValueError(
+                f"contrastive_batch_size must be a multiple of the {images} images of one forward pass "
+                f"({self.per_device_train_batch_size} on each of {self.world_size} processes), "
+                f"but is {self.contrastive_batch_size}"
+            )
+        micro_batches = self.contrastive_batch_size // images
+        if self.gradient_accumulation_steps not in (1, micro_batches):
+            raise ValueError(
+                "gradient_accumulation_steps must be left at 1 with contrastive_batch_size, but is "
+                f"{self.gradient_accumulation_steps}"
+            )
+        self.gradient_accumulation_steps = micro_batches
 
 
 __all__ = ["BetaCLIPTrainingArguments"]

@@ -3,6 +3,7 @@
 Letters: B images of a batch, N images of an evaluation, D projection width.
 """
 
+import itertools
 import time
 from typing import Any
 
@@ -18,6 +19,7 @@ from ..data.row_dataset import RowStream
 from ..evaluation.metrics import DEFAULT_KS, MatchRanks, hits_at_k, match_ranks
 from ..modeling_beta_clip import Granularity
 from .arguments import BetaCLIPTrainingArguments
+from .cached_gradients import CachedContrast
 from .callbacks import NonFiniteGuard, ParameterBounds, SamplingEpoch
 from .distributed import ProcessGather
 from .schedule import cosine_schedule
@@ -86,6 +88,8 @@ class BetaCLIPTrainer(Trainer):
         self.gather = ProcessGather() if args.gather_across_processes else None
         self._part_sums: dict[str, Tensor] = {}
         self._parts_seen = 0
+        self._contrast: CachedContrast | None = None
+        self._micro_batches = itertools.count()
         self._guard = NonFiniteGuard()
         for callback in (ParameterBounds(), SamplingEpoch(data_collator), self._guard):
             self.add_callback(callback)
@@ -154,7 +158,16 @@ class BetaCLIPTrainer(Trainer):
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """One forward pass. The gather goes in with the batch, so that DDP sees one call that encodes everything."""
-        outputs = model(**inputs, gather=self.gather)
+        if self._contrast is not None and model.training:
+            number = next(self._micro_batches)
+            with self._contrast.replayed(number):
+                outputs = model(**inputs, objective=self._contrast.objective(number))
+            # The Trainer divides by the number of micro-batches: right for the value, each of which is the whole loss,
+            # and not for the gradients, which add up.
+            others = self.current_gradient_accumulation_steps - 1
+            outputs.loss = outputs.loss + others * (outputs.loss - outputs.loss.detach())
+        else:
+            outputs = model(**inputs, gather=self.gather)
         if model.training:
             self._guard.watch(outputs.loss)
             self._parts_seen += 1
@@ -162,6 +175,21 @@ class BetaCLIPTrainer(Trainer):
                 total = self._part_sums.get(name)
                 self._part_sums[name] = part.detach().float() if total is None else total + part.detach()
         return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
+        """As in `Trainer`; with `contrastive_batch_size` the batches of a step become one contrast."""
+        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if self.args.contrastive_batch_size and batches:
+            self.model.train()
+            self._micro_batches = itertools.count()
+            self._contrast = CachedContrast(
+                self.model,
+                batches,
+                gather=self.gather,
+                prepare=self._prepare_inputs,
+                autocast=self.compute_loss_context_manager,
+            )
+        return batches, num_items
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As `Trainer.log`; a record of training steps also gets the parts of the loss, the scales and both rates."""
