@@ -74,7 +74,7 @@ def test_auto_classes_load_it_without_the_package(variant, tmp_path):
     )
     environment = {"PYTHONPATH": str(tmp_path), "HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-c", LOADER, str(tmp_path / "model"), str(tmp_path / "out.pt")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path, timeout=600)
     assert done.returncode == 0, done.stderr
     model_name, processor_name, loss, embeds = torch.load(tmp_path / "out.pt", weights_only=True)
     assert (model_name, processor_name) == ("BetaCLIPModel", "BetaCLIPProcessor")

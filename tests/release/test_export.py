@@ -103,7 +103,7 @@ def exports(one_path_dir, two_path_dir, tmp_path_factory):
         export_clip(source, parent / name, path=path)
     folders = [str(parent / name) for name in sources]
     command = [sys.executable, "-c", STRANGER, repr([TEXTS, IMAGES, *folders])]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=parent)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=parent)
     assert done.returncode == 0, done.stderr
     return {
         name: (
