@@ -91,6 +91,9 @@ def save_clip_processor(processor: BetaCLIPProcessor, output_dir: str | Path, mo
     """Saves tokenizer and image processor as those of a plain CLIP, the latter in the file of older versions too."""
     tokenizer, image_processor = processor.tokenizer, processor.image_processor
     tokenizer.model_max_length = model_max_length
+    # A tokenizer that was used before it was saved remembers where it cut; a processor takes that for its own limit.
+    tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.init_kwargs.pop("max_length", None)
     for values in (vars(image_processor), tokenizer.init_kwargs):
         values.pop("auto_map", None)  # names of code that was saved beside the source
     CLIPProcessor(image_processor, tokenizer).save_pretrained(output_dir)
