@@ -15,6 +15,7 @@ from transformers.models.clip.modeling_clip import CLIPOutput
 from transformers.utils.generic import can_return_tuple
 
 from .objective_beta_clip import FlatEmbeds, Granularity, batch_objective, multiplier
+from .packing_beta_clip import TextPacking
 from .pooler_beta_clip import TextConditionedPooler, normalize
 from .pretrained_beta_clip import BetaCLIPPreTrainedModel
 from .regions_beta_clip import RegionBatch, grid_boxes, roi_align
@@ -70,6 +71,7 @@ class BetaCLIPModel(BetaCLIPPreTrainedModel):
         hard_input_ids: Tensor | None = None,
         hard_attention_mask: Tensor | None = None,
         hard_region_index: Tensor | None = None,
+        text_packing: TextPacking | None = None,
         return_loss: bool | None = None,
         interpolate_pos_encoding: bool = False,
         gather: Any = None,
@@ -96,6 +98,9 @@ class BetaCLIPModel(BetaCLIPPreTrainedModel):
                 For each flagged box its true text, then its negatives, any number of them; short path.
             hard_region_index (`Tensor` of shape `(N,)`, int64): the box of each hard text, non-decreasing.
             region_attention_mask, hard_attention_mask: not needed, as `attention_mask`.
+            text_packing (*optional*):
+                How all texts of the batch are packed into rows, as the collator plans it (`pack_texts=True`). Without
+                it the model plans, and waits for the device.
             return_loss (`bool`): also compute `loss` (Σ weight · part) and `losses` (the parts).
             interpolate_pos_encoding (`bool`): as in `CLIPModel`, for images of another size.
             gather (*optional*):
@@ -126,10 +131,13 @@ class BetaCLIPModel(BetaCLIPPreTrainedModel):
             raise ValueError(f"image_index must have shape ({len(input_ids)},), but is {tuple(image_index.shape)}")
         regions = None
         if boxes is not None:
-            texts = (region_input_ids, hard_input_ids, hard_region_index)
-            regions = RegionBatch(boxes, region_image_index, *texts)  # type: ignore[arg-type]  # it checks
+            of_regions = (region_image_index, region_input_ids, hard_input_ids, hard_region_index)
+            regions = RegionBatch(boxes, *of_regions)  # type: ignore[arg-type]  # it checks
+        texts: list[Tensor | None] = [input_ids, None, None]
+        if regions is not None and return_loss:
+            texts[1:] = self._region_texts(regions)
         embeds = self._flat_embeds(
-            pixel_values, input_ids, image_index, granularity, regions, return_loss, interpolate_pos_encoding
+            pixel_values, texts, image_index, granularity, regions, text_packing, interpolate_pos_encoding
         )
         with torch.autocast(pixel_values.device.type, enabled=False):
             logits_BT = multiplier(self.logit_scale) * embeds.image_BD @ embeds.text_TD.T
@@ -150,27 +158,23 @@ class BetaCLIPModel(BetaCLIPPreTrainedModel):
     def _flat_embeds(
         self,
         pixel_values: Tensor,
-        input_ids: Tensor,
+        texts: list[Tensor | None],
         image_index: Tensor,
         granularity: Tensor | None,
         regions: RegionBatch | None,
-        return_loss: bool | None,
+        text_packing: TextPacking | None,
         interpolate_pos_encoding: bool,
     ) -> FlatEmbeds:
-        """One pass of each tower for the whole batch; texts that only a loss needs are encoded for it alone."""
+        """One pass of each tower for the whole batch. `texts`: the flat ones, those of regions, and the hard ones."""
         image_features_BD, patch_features_BPD = self.encode_images(pixel_values, interpolate_pos_encoding)
-        texts = [input_ids, None, None]
-        if regions is not None and return_loss:
-            if not self.config.use_regions:
-                raise ValueError("use_regions must be True for a loss with boxes, but is False")
-            texts[1] = regions.input_ids if self.config.region_loss_weight else None
-            texts[2] = regions.hard_input_ids if self.config.hard_negative_loss_weight else None
         ids, counts = joined_texts(texts)
         is_long = None
         if self.long_text_projection is not None and granularity is not None:
             is_long = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
             is_long[: len(granularity)] = granularity == Granularity.CAPTION
-        text_TD, region_text_RD, hard_text_ND = normalize(self._encode_texts(ids, is_long)).split(counts)
+        # A plan that counts texts which no loss asks for is not used.
+        packing = text_packing if text_packing is not None and len(text_packing.last_T) == len(ids) else None
+        text_TD, region_text_RD, hard_text_ND = normalize(self._encode_texts(ids, is_long, packing)).split(counts)
         embeds = FlatEmbeds(normalize(image_features_BD), text_TD, image_index, granularity)
         if self.pooler is not None:
             embeds.contextualized_TD = normalize(self.pooler(text_TD, patch_features_BPD, image_index)[0])
@@ -181,6 +185,15 @@ class BetaCLIPModel(BetaCLIPPreTrainedModel):
             if texts[2] is not None:
                 embeds.hard_text_ND, embeds.hard_region_index_N = hard_text_ND, regions.hard_region_index
         return embeds
+
+    def _region_texts(self, regions: RegionBatch) -> list[Tensor | None]:
+        """The texts of regions and the hard texts, as far as a loss asks for them."""
+        if not self.config.use_regions:
+            raise ValueError("use_regions must be True for a loss with boxes, but is False")
+        return [
+            regions.input_ids if self.config.region_loss_weight else None,
+            regions.hard_input_ids if self.config.hard_negative_loss_weight else None,
+        ]
 
     def loss_scales(self) -> dict[str, Tensor]:
         """The logit scale (its logarithm) of each part of the loss that this model can compute, by name."""

@@ -1,6 +1,7 @@
 """CLIP's two towers for flat batches: dense patch features, and texts of one or two paths without the work of padding.
 
-Letters: B images, T texts (flat), P patches, D projection width, L tokens.
+Letters: B images, T texts (flat), P patches, D projection width, L tokens, W width of the text tower, R rows of packed
+texts, C columns of a row.
 """
 
 from typing import Any
@@ -9,8 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPModel
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, create_causal_mask
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer, CLIPTextEmbeddings
-from transformers.utils.generic import can_return_tuple
+from transformers.utils.generic import can_return_tuple, is_flash_attention_requested
+
+from .packing_beta_clip import TextPacking, plan_texts, text_lengths
 
 
 TEXT_PATHS = ("short", "long")
@@ -115,34 +119,84 @@ class CLIPTowers(CLIPModel):
         outputs.pooler_output = projection(outputs.pooler_output)
         return outputs
 
-    def _encode_texts(self, input_ids_TL: Tensor, is_long_T: Tensor | None = None) -> Tensor:
+    def _encode_texts(
+        self, input_ids_TL: Tensor, is_long_T: Tensor | None = None, packing: TextPacking | None = None
+    ) -> Tensor:
         """
-        Text features `(T, D)`, un-normalised. Attention is causal and what follows EOS has no influence, so texts are
-        sorted by length and encoded in groups of similar length, each cut to its longest. `is_long` says which texts
-        take the long path of a model with two.
+        Text features `(T, D)`, un-normalised, of texts of any lengths: equal texts are encoded once, in rows of several
+        texts that do not see one another. Attention is causal, and what follows EOS is not computed.
+
+        Args:
+            input_ids_TL (`Tensor` of shape `(T, L)`): the texts, each with its EOS.
+            is_long_T (`Tensor` of shape `(T,)`, bool, *optional*): which take the long path, in a model with two.
+            packing (*optional*):
+                The plan of [`plan_texts`] for these very texts; it is trusted. Without it lengths and equal texts are
+                looked up here, and a GPU is waited for.
+
+        Raises:
+            ValueError: if a text has more tokens than its path has positions (not checked with a plan), or the plan is
+                of another number of texts.
         """
-        lengths = self._lengths(input_ids_TL).tolist()
-        first_position_T = None
-        if self.long_text_projection is not None:
-            is_long_T = input_ids_TL.new_zeros(len(lengths), dtype=torch.bool) if is_long_T is None else is_long_T
-            self._check_lengths(lengths, is_long_T.tolist())
-            first_position_T = is_long_T * self._path_rows()[0]
-        order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
-        pooled, start = [self.text_projection.weight.new_zeros(0, self.text_embed_dim)], 0
-        while start < len(order):
-            longest = lengths[order[start]]
-            end = next((i for i in range(start, len(order)) if lengths[order[i]] < 0.75 * longest), len(order))
-            group, position_ids = order[start:end], None
-            if first_position_T is not None:
-                position_ids = torch.arange(longest, device=input_ids_TL.device) + first_position_T[group, None]
-            pooled.append(self.text_model(input_ids_TL[group, :longest], position_ids=position_ids).pooler_output)
-            start = end
-        inverse = torch.tensor(order, dtype=torch.int64, device=input_ids_TL.device).argsort()
-        pooled_TW = torch.cat(pooled[1:] or pooled)[inverse]
+        if self.long_text_projection is None:
+            is_long_T = None
+        elif is_long_T is None:
+            is_long_T = input_ids_TL.new_zeros(len(input_ids_TL), dtype=torch.bool)
+        if packing is not None and len(packing.last_T) != len(input_ids_TL):
+            raise ValueError(f"packing must be of {len(input_ids_TL)} texts, but is of {len(packing.last_T)}")
+        if not len(input_ids_TL):
+            pooled_TW = self.text_projection.weight.new_zeros(0, self.text_embed_dim)
+        else:
+            pooled_TW = self._pooled_texts(input_ids_TL, is_long_T, packing)
         features_TD = self.text_projection(pooled_TW)
         if self.long_text_projection is None or is_long_T is None:
             return features_TD
         return torch.where(is_long_T[:, None], self.long_text_projection(pooled_TW), features_TD)
+
+    def _pooled_texts(self, input_ids_TL: Tensor, is_long_T: Tensor | None, packing: TextPacking | None) -> Tensor:
+        """The text model's hidden states `(T, W)` at the last token of each text, after the last layer norm."""
+        model, implementation = self.text_model, self.text_model.config._attn_implementation
+        can_pack = is_flash_attention_requested(model.config) or implementation in ALL_MASK_ATTENTION_FUNCTIONS
+        if packing is None or not (can_pack or packing.has_one_text_per_row):
+            packing = self._plan(input_ids_TL, is_long_T, one_text_per_row=not can_pack)
+        packing = packing.to(input_ids_TL.device, non_blocking=True)
+        text_RC, position_RC = packing.text_RC, packing.position_RC
+        ids_RC = input_ids_TL[text_RC, position_RC]
+        if is_long_T is not None:
+            position_RC = position_RC + (is_long_T * self._path_rows()[0])[text_RC]
+        # One token a row, for CLIP's embeddings refuse a row that is longer than their table.
+        embeds_N1W = model.embeddings(ids_RC.reshape(-1, 1), position_RC.expand_as(ids_RC).reshape(-1, 1))
+        outputs = model.encoder(**self._encoder_inputs(embeds_N1W.view(*ids_RC.shape, -1), packing))
+        return model.final_layer_norm(outputs.last_hidden_state.flatten(0, 1)[packing.last_T])
+
+    def _encoder_inputs(self, embeds_RCW: Tensor, packing: TextPacking) -> dict[str, Any]:
+        """The arguments by which no text of a row sees another, whichever way attention is computed."""
+        config, dtype = self.text_model.config, embeds_RCW.dtype
+        inputs: dict[str, Any] = {"inputs_embeds": embeds_RCW, "is_causal": True}
+        if packing.has_one_text_per_row:
+            inputs["attention_mask"] = create_causal_mask(config, embeds_RCW, None, past_key_values=None)
+        elif is_flash_attention_requested(config):
+            # One row of all places, whose stretches are counted. None is longer than a row was.
+            inputs["inputs_embeds"] = embeds_RCW.flatten(0, 1)[None]
+            inputs["cu_seq_lens_q"] = inputs["cu_seq_lens_k"] = packing.start_S.int()
+            inputs["max_length_q"] = inputs["max_length_k"] = embeds_RCW.shape[1]
+        elif config._attn_implementation == "sdpa":
+            inputs["attention_mask"] = packing.mask()
+        elif config._attn_implementation == "eager":  # it adds its mask to the logits
+            inputs["attention_mask"] = torch.where(packing.mask(), embeds_RCW.new_zeros(()), torch.finfo(dtype).min)
+        else:  # transformers tells the texts apart by their positions, and waits for it
+            inputs["attention_mask"] = create_causal_mask(
+                config, embeds_RCW, None, past_key_values=None, position_ids=packing.position_RC
+            )
+        return inputs
+
+    @torch.compiler.disable
+    def _plan(self, input_ids_TL: Tensor, is_long_T: Tensor | None, one_text_per_row: bool) -> TextPacking:
+        """A plan made here and now. It is the one place where a batch of texts waits for a GPU."""
+        ids_TL, is_long_T = input_ids_TL.cpu(), None if is_long_T is None else is_long_T.cpu()
+        lengths_T = self._lengths(ids_TL)
+        is_long = [False] * len(ids_TL) if is_long_T is None else is_long_T.tolist()
+        self._check_lengths(lengths_T.tolist(), is_long)
+        return plan_texts(ids_TL, lengths_T, is_long_T, one_text_per_row=one_text_per_row)
 
     def _path_rows(self) -> tuple[int, int]:
         """Positions of the short and of the long path."""
@@ -155,15 +209,11 @@ class CLIPTowers(CLIPModel):
         rows = self._path_rows()
         for length, one in zip(lengths, is_long, strict=True):
             if length > rows[one]:
-                raise ValueError(
-                    f"a text on the {TEXT_PATHS[one]} path must have at most {rows[one]} tokens, but has {length}"
-                )
+                where = "" if self.long_text_projection is None else f" on the {TEXT_PATHS[one]} path"
+                raise ValueError(f"a text{where} must have at most {rows[one]} tokens, but has {length}")
 
     def _lengths(self, input_ids_TL: Tensor) -> Tensor:
-        """Tokens up to and including the one that CLIP pools: the first EOS or, by its legacy rule, the largest id."""
-        eos_token_id = self.text_model.eos_token_id
-        ids = input_ids_TL if eos_token_id == 2 else (input_ids_TL == eos_token_id).int()
-        return ids.argmax(dim=-1) + 1
+        return text_lengths(input_ids_TL, self.text_model.eos_token_id)
 
     def _text_ids(self, input_ids_TL: Tensor) -> Tensor:
         """A number `(T,)` int64 for each text, equal for equal texts: a polynomial of its tokens modulo 2^64."""

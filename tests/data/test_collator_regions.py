@@ -339,3 +339,28 @@ def test_a_model_with_two_text_paths_takes_the_batch(collate, tiny_clip_config):
     assert set(output.losses) == parts
     assert all(loss.isfinite() and loss > 0 for loss in output.losses.values())
     assert model(**collate(include_short_caption=True)(ROWS[1::2])).loss.isfinite()
+
+
+@pytest.mark.parametrize("two_paths", [True, False])
+def test_planned_rows_of_texts_change_nothing(tiny_clip_dir, tiny_tokenizer, two_paths):
+    """The plan of a worker is the one that the model takes: it makes none of its own, which would wait for a device."""
+    torch.manual_seed(0)
+    model = BetaCLIPModel.from_pretrained(tiny_clip_dir, use_long_text_path=two_paths, use_regions=True).eval()
+    short = 77 if two_paths else None
+    processor = BetaCLIPProcessor.from_image_size(tiny_tokenizer, 32, short_max_length=short, squash=True)
+    rows = [SceneDataset(4, level="easy", image_size=32)[index] for index in range(4)]
+    settings = {"num_regions": 2, "num_phrases": 5, "include_short_caption": True}
+    expected = model(**BetaCLIPDataCollator(processor, **settings)(rows))
+    batch = BetaCLIPDataCollator(processor, pack_texts=True, **settings)(rows)
+    assert len(batch["text_packing"].last_T) == sum(len(batch[f"{kind}input_ids"]) for kind in ("", "region_", "hard_"))
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("the model makes a plan of its own")
+
+    model._plan = refuse
+    found = model(**batch)
+    torch.testing.assert_close(found.loss, expected.loss)
+    assert found.losses.keys() >= {"clip_loss", "beta_cal_loss", "region_loss", "hard_negative_loss"}
+    del model._plan
+    model.config.region_loss_weight = 0  # fewer texts than were planned: the model plans again
+    assert "region_loss" not in model(**batch).losses

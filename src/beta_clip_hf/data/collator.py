@@ -6,12 +6,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple
 
+import torch
 from PIL import Image
 
 from ..boxes_beta_clip import Box, box_in_view, cut_box, pixel_box, seen_size, view_of_image, visible_share
+from ..objective_beta_clip import Granularity
+from ..packing_beta_clip import TextPacking, plan_texts, text_lengths
 from ..processing_beta_clip import BetaCLIPProcessor, clean_text
 from ..text.phrases import PhraseExtractor
 from ..text.sentences import split_sentences
+from ..towers_beta_clip import joined_texts
 from .crop import crop_box, resized_part
 from .row_dataset import report_skip
 from .rows import Row, check_boxes_in_image, check_row, hierarchy_of, load_image, regions_of, row_id
@@ -59,6 +63,8 @@ class BetaCLIPDataCollator:
             seen (after the crop, if any). Their boxes are cut at the borders; a region without area is left out. The
             text of a region is its `text` or its `long_text`, drawn; with `negatives`, the `text` and all of these are
             its hard texts. With 0 a batch has no region tensors; else always, be there regions or not.
+        pack_texts: Whether to plan how the texts are packed into rows (see [`plan_texts`]), so that a GPU need not be
+            waited for. Without it the model plans for itself.
         extractor: Finds the phrases of rows that bring none; the default [`PhraseExtractor`] otherwise.
         strict: Whether a row that cannot be used is an error; else it is skipped, logged and counted.
 
@@ -76,6 +82,7 @@ class BetaCLIPDataCollator:
     include_short_caption: bool = False
     short_caption_probability: float = 0.0
     num_regions: int = 0
+    pack_texts: bool = False
     extractor: PhraseExtractor | None = None
     strict: bool = False
 
@@ -128,7 +135,18 @@ class BetaCLIPDataCollator:
             regions=regions if self.num_regions else None,
             box_format="xyxy_normalized",
         )
+        if self.pack_texts:
+            return {**batch, "text_packing": self._packing(batch), "return_loss": True}
         return {**batch, "return_loss": True}
+
+    def _packing(self, batch: Mapping[str, Any]) -> TextPacking:
+        """The plan for all texts of the batch, in the order in which the model encodes them."""
+        ids_TL, counts = joined_texts([batch.get(f"{kind}input_ids") for kind in ("", "region_", "hard_")])
+        is_long_T = None
+        if self.processor.short_max_length is not None:
+            is_long_T = torch.zeros(len(ids_TL), dtype=torch.bool)
+            is_long_T[: counts[0]] = batch["granularity"] == Granularity.CAPTION
+        return plan_texts(ids_TL, text_lengths(ids_TL, self.processor.tokenizer.eos_token_id), is_long_T)
 
     def sample_texts(self, row: Row) -> RowTexts:
         """The texts of a row in the present epoch; the row is one that `check_row` has seen.

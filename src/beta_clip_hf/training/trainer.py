@@ -79,7 +79,9 @@ class BetaCLIPTrainer(Trainer):
                 "processing_class must be a BetaCLIPProcessor unless data_collator and eval_data_collator are given, "
                 "but is None"
             )
-        data_collator = data_collator or BetaCLIPDataCollator(processing_class, seed=args.seed)
+        data_collator = data_collator or BetaCLIPDataCollator(
+            processing_class, seed=args.seed, pack_texts=args.device.type != "cpu"
+        )
         super().__init__(model, args, data_collator, processing_class=processing_class, **kwargs)
         self.model_accepts_loss_kwargs = False
         self.eval_data_collator = eval_data_collator or BetaCLIPDataCollator(
