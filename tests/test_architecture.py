@@ -109,7 +109,9 @@ def test_core_can_be_saved_to_the_hub() -> None:
         assert outside <= OUTSIDE_OF_CORE | sys.stdlib_module_names, module
 
 
-@pytest.mark.parametrize("module", ["loss_beta_clip.py", "evaluation/metrics.py"])
+@pytest.mark.parametrize(
+    "module", ["loss_beta_clip.py", "tiled_beta_clip.py", "logit_tiles_beta_clip.py", "evaluation/metrics.py"]
+)
 def test_pure_functions_know_no_processes(module: str) -> None:
     assert not [name for name, _ in imports_of(module) if "distributed" in name]
     assert ".distributed" not in MODULES[module].read_text(encoding="utf-8")

@@ -3,7 +3,14 @@ import torch
 from torch.nn import functional as F
 
 import reference
-from beta_clip_hf import beta_cal_loss, clip_loss, hard_negative_loss, region_loss
+from beta_clip_hf import (
+    beta_cal_loss,
+    clip_loss,
+    hard_negative_loss,
+    logit_tiles_beta_clip,
+    loss_beta_clip,
+    region_loss,
+)
 
 
 IMAGE_INDEX = torch.tensor([0, 0, 0, 1, 2, 2, 3, 3, 3, 3])
@@ -13,6 +20,14 @@ SCALE = 1 / 0.07
 def embeddings(n: int, width: int = 6, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     return F.normalize(torch.randn(n, width, generator=generator, dtype=torch.float64), dim=-1).to(dtype)
+
+
+@pytest.fixture(autouse=True, params=["dense", "tiled"])
+def path(request, monkeypatch):
+    """Every test of this file holds for both ways to compute the losses: dense, and in tiles of 4 × 4 at most."""
+    monkeypatch.setattr(loss_beta_clip, "DENSE_LIMIT", float("inf") if request.param == "dense" else 0)
+    monkeypatch.setattr(logit_tiles_beta_clip, "CPU_TILE", 4)
+    return request.param
 
 
 V, U = embeddings(len(IMAGE_INDEX), seed=1), embeddings(len(IMAGE_INDEX), seed=2)
@@ -30,6 +45,14 @@ def test_beta_cal_equals_the_paper_in_loops(kind, beta):
 @pytest.mark.parametrize("loss_fn", [clip_loss, region_loss])
 def test_clip_and_region_loss_equal_the_paper_in_loops(loss_fn):
     assert loss_fn(V, U, logit_scale=SCALE).item() == pytest.approx(reference.clip_loss(V, U, SCALE), rel=1e-12)
+
+
+def test_region_loss_with_text_ids_equals_the_paper_in_loops():
+    text_ids = [5, 2, 5, 9, 2, 5, 1, 1, 7, 5]
+    expected = reference.region_loss(V, U, SCALE, text_ids)
+    loss = region_loss(V, U, logit_scale=SCALE, text_id_R=torch.tensor(text_ids))
+    assert loss.item() == pytest.approx(expected, rel=1e-12)
+    assert loss < region_loss(V, U, logit_scale=SCALE) - 0.1
 
 
 def test_hard_negative_loss_equals_the_paper_in_loops_on_ragged_lists():
@@ -81,6 +104,26 @@ def test_a_wrong_pairing_costs_more(kind):
     assert wrong > right + 0.1
 
 
+@pytest.mark.parametrize("rows", [3, 4])
+@pytest.mark.parametrize("kind", ["clip", "region", "ce", "bce"])
+def test_the_path_is_chosen_by_the_number_of_logits(path, kind, rows, monkeypatch):
+    """Rows² logits against a limit of 9: only what exceeds it is tiled."""
+    if path == "tiled":
+        monkeypatch.setattr(loss_beta_clip, "DENSE_LIMIT", 9)
+    calls = []
+    for name in ("tiled_contrast", "tiled_sigmoid"):
+        original = getattr(loss_beta_clip, name)
+        monkeypatch.setattr(
+            loss_beta_clip, name, lambda *args, original=original, **kw: calls.append(args) or original(*args, **kw)
+        )
+    if kind in ("ce", "bce"):
+        loss = beta_cal_loss(V[:rows], U[:rows], IMAGE_INDEX[:rows], logit_scale=SCALE, kind=kind)
+    else:
+        loss = {"clip": clip_loss, "region": region_loss}[kind](V[:rows], U[:rows], logit_scale=SCALE)
+    assert len(calls) == (path == "tiled" and rows == 4)
+    assert loss.ndim == 0 and loss > 0.1
+
+
 @pytest.mark.parametrize("kind", ["ce", "bce"])
 def test_gradcheck_of_beta_cal(kind):
     leaves = [x[:5].clone().requires_grad_() for x in (V, U)] + [
@@ -101,6 +144,7 @@ def test_gradcheck_of_the_other_losses():
     ]
     index = torch.tensor([0, 0, 3, 3])
     assert torch.autograd.gradcheck(lambda v, u, s: clip_loss(v, u, logit_scale=s), leaves)
+    assert torch.autograd.gradcheck(lambda v, u, s: region_loss(v, u, logit_scale=s, text_id_R=index), leaves)
     assert torch.autograd.gradcheck(lambda v, u, s: hard_negative_loss(v, u, index, logit_scale=s), leaves)
 
 

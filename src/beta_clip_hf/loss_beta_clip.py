@@ -6,17 +6,24 @@ Every function computes in at least float32, also under autocast (float64 stays 
 multiplier s itself, not its logarithm. `gather` is passed in by the caller: it maps a tensor with a ragged first axis
 to the same tensor of all processes, concatenated, and lets gradients through. With it every process computes the whole
 loss, and the mean of the processes' gradients is the gradient of the one-process batch: nothing is to be multiplied.
+
+Beyond `DENSE_LIMIT` logits the losses are computed by `tiled_beta_clip.py`, which never holds a T × T matrix: the same
+numbers up to rounding, and the same gradients. What stands here is the readable twin.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .tiled_beta_clip import at_least_float32, tiled_contrast, tiled_sigmoid
+
 
 Gather = Callable[[Tensor], Tensor]
+
+# Logits of the largest dense loss. At 1,500² both ways take the same time on a CPU, from 2,048² on tiles win.
+DENSE_LIMIT = 2048**2
 
 
 def clip_loss(
@@ -106,6 +113,8 @@ def beta_cal_loss(
         image_index_T = gather(image_index_T)
     if len(text_embeds_TD) == 0:
         return _differentiable_zero(contextualized_embeds_TD, text_embeds_TD, logit_scale)
+    if len(text_embeds_TD) ** 2 > DENSE_LIMIT:
+        return _tiled_beta_cal(contextualized_embeds_TD, text_embeds_TD, image_index_T, logit_scale, beta, kind)
 
     logits_TT = _similarity(contextualized_embeds_TD, text_embeds_TD, logit_scale)
     same_image_TT = image_index_T[:, None] == image_index_T[None, :]
@@ -159,8 +168,7 @@ def region_loss(
             f"text_id must have shape ({len(region_embeds_RD)},), one per region, but is {tuple(text_id_R.shape)}"
         )
     text_id_R = text_id_R if gather is None else gather(text_id_R)
-    twin_RR = (text_id_R[:, None] == text_id_R[None, :]).fill_diagonal_(False)
-    return _symmetric_contrast(region_embeds_RD, region_text_embeds_RD, logit_scale, gather, twin_RR)
+    return _symmetric_contrast(region_embeds_RD, region_text_embeds_RD, logit_scale, gather, text_id_R)
 
 
 def hard_negative_loss(
@@ -198,8 +206,8 @@ def hard_negative_loss(
         )
     if len(hard_text_embeds_ND) == 0:
         return _differentiable_zero(region_embeds_RD, hard_text_embeds_ND, logit_scale)
-    own_region_ND = _at_least_float32(region_embeds_RD)[hard_region_index_N]
-    logits_N = _at_least_float32(logit_scale) * (own_region_ND * _at_least_float32(hard_text_embeds_ND)).sum(dim=-1)
+    own_region_ND = at_least_float32(region_embeds_RD)[hard_region_index_N]
+    logits_N = at_least_float32(logit_scale) * (own_region_ND * at_least_float32(hard_text_embeds_ND)).sum(dim=-1)
     is_true_N = torch.ones_like(hard_region_index_N, dtype=torch.bool)
     is_true_N[1:] = hard_region_index_N[1:] != hard_region_index_N[:-1]
     list_index_N = is_true_N.cumsum(0) - 1
@@ -216,32 +224,41 @@ def _symmetric_contrast(
     right_ND: Tensor,
     logit_scale: Tensor | float,
     gather: Gather | None,
-    left_out_NN: Tensor | None = None,
+    text_id_N: Tensor | None = None,
 ) -> Tensor:
-    """Of the gathered rows; `left_out` pairs, of the gathered rows as well, are no negatives."""
+    """Of the gathered rows; those of the same `text_id`, gathered as well, are not each other's negatives."""
     if gather is not None:
         left_ND, right_ND = gather(left_ND), gather(right_ND)
     if len(left_ND) == 0:
         return _differentiable_zero(left_ND, right_ND, logit_scale)
+    if len(left_ND) ** 2 > DENSE_LIMIT:
+        return tiled_contrast(left_ND, right_ND, logit_scale=logit_scale, text_id_M=text_id_N) / len(left_ND)
     logits_NN = _similarity(left_ND, right_ND, logit_scale)
-    if left_out_NN is not None:
-        logits_NN = logits_NN.masked_fill(left_out_NN, -torch.inf)
+    if text_id_N is not None:
+        twin_NN = (text_id_N[:, None] == text_id_N[None, :]).fill_diagonal_(False)
+        logits_NN = logits_NN.masked_fill(twin_NN, -torch.inf)
     targets_N = torch.arange(len(logits_NN), device=logits_NN.device)
     return (F.cross_entropy(logits_NN, targets_N) + F.cross_entropy(logits_NN.T, targets_N)) / 2
+
+
+def _tiled_beta_cal(
+    left_TD: Tensor, right_TD: Tensor, image_index_T: Tensor, logit_scale: Tensor | float, beta: float, kind: str
+) -> Tensor:
+    if kind == "bce":
+        total = tiled_sigmoid(left_TD, right_TD, image_index_T, logit_scale=logit_scale, beta=beta)
+        return total / len(left_TD) ** 2
+    total = tiled_contrast(left_TD, right_TD, logit_scale=logit_scale, image_index_M=image_index_T, beta=beta)
+    return total / len(left_TD)
 
 
 def _similarity(left_ND: Tensor, right_MD: Tensor, logit_scale: Tensor | float) -> Tensor:
     # Autocast would run this product in half precision: logits up to 100 need more digits than that.
     with torch.autocast(left_ND.device.type, enabled=False):
-        return _at_least_float32(logit_scale) * (_at_least_float32(left_ND) @ _at_least_float32(right_MD).T)
-
-
-def _at_least_float32(x: Any) -> Any:
-    return x.to(torch.promote_types(x.dtype, torch.float32)) if isinstance(x, Tensor) else x
+        return at_least_float32(logit_scale) * (at_least_float32(left_ND) @ at_least_float32(right_MD).T)
 
 
 def _differentiable_zero(left: Tensor, right: Tensor, logit_scale: Tensor | float) -> Tensor:
-    return _at_least_float32(logit_scale) * (_at_least_float32(left).sum() + _at_least_float32(right).sum()) * 0.0
+    return at_least_float32(logit_scale) * (at_least_float32(left).sum() + at_least_float32(right).sum()) * 0.0
 
 
 def _check_pairs(left: Tensor, right: Tensor, left_name: str, right_name: str) -> None:

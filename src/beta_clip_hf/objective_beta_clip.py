@@ -10,7 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .loss_beta_clip import beta_cal_loss, clip_loss, hard_negative_loss, region_loss
+from .loss_beta_clip import DENSE_LIMIT, beta_cal_loss, clip_loss, hard_negative_loss, region_loss
+from .tiled_beta_clip import tiled_contrast, tiled_sigmoid
+
+
+_NO_ROWS = [0] * 5  # of the sizes that processes tell each other: below rank 0 there are none
 
 
 class Granularity(IntEnum):
@@ -84,9 +88,10 @@ def batch_losses(config: Any, logit_scales: dict[str, Tensor], embeds: FlatEmbed
     region_RD, hard_ND = _given(embeds.region_RD, empty_0D), _given(embeds.hard_text_ND, empty_0D)
     region_text_RD = _given(embeds.region_text_RD, empty_0D)
     flagged = 0 if embeds.hard_region_index_N is None else len(embeds.hard_region_index_N.unique_consecutive())
-    counts = gather.row_counts(len(embeds.image_BD), num_short, len(region_text_RD), flagged)
-    first_image = sum(images for images, *_ in counts[: gather.rank])
-    all_short, all_regions, all_flagged = (sum(column) for column in list(zip(*counts, strict=True))[1:])
+    num_aligned = 0 if embeds.contextualized_TD is None else len(embeds.text_TD) - num_short
+    counts = gather.row_counts(len(embeds.image_BD), num_aligned, num_short, len(region_text_RD), flagged)
+    first_image, first_text, *_ = (sum(column) for column in zip(*counts[: gather.rank], _NO_ROWS, strict=True))
+    all_aligned, all_short, all_regions, all_flagged = (sum(c) for c in list(zip(*counts, strict=True))[1:])
 
     def pairs(of_kind_T: Tensor) -> dict[str, Any]:
         return {
@@ -112,7 +117,8 @@ def batch_losses(config: Any, logit_scales: dict[str, Tensor], embeds: FlatEmbed
     if "short_clip_loss" in scale:
         losses["short_clip_loss"] = clip_loss(**pairs(short_T), logit_scale=scale["short_clip_loss"])
     if "beta_cal_loss" in scale:
-        losses["beta_cal_loss"] = _beta_cal(config, scale["beta_cal_loss"], embeds, first_image, gather)
+        place = None if len(counts) == 1 or all_aligned**2 <= DENSE_LIMIT else (first_text, all_aligned)
+        losses["beta_cal_loss"] = _beta_cal(config, scale["beta_cal_loss"], embeds, first_image, gather, place)
     if "region_loss" in scale:
         text_id_R = _given(embeds.region_text_id_R, embeds.image_index_T[:0])
         losses["region_loss"] = region_loss(
@@ -132,18 +138,30 @@ def batch_losses(config: Any, logit_scales: dict[str, Tensor], embeds: FlatEmbed
     return losses
 
 
-def _beta_cal(config: Any, scale: Tensor, embeds: FlatEmbeds, first_image: int, gather: Any) -> Tensor:
+def _beta_cal(
+    config: Any, scale: Tensor, embeds: FlatEmbeds, first_image: int, gather: Any, place: tuple[int, int] | None
+) -> Tensor:
+    """
+    `beta_cal_loss` of the captions, sentences and phrases. With a `place`, the number of texts of lower ranks and of
+    all processes, each process computes the rows of its own contextualised embeddings alone: the work of a large batch is
+    divided, and only text embeddings travel (for "ce" also one number per text and process).
+    """
     assert embeds.granularity_T is not None and embeds.contextualized_TD is not None
     aligned_T = embeds.granularity_T <= Granularity.PHRASE
-    return beta_cal_loss(
-        embeds.contextualized_TD[aligned_T],
-        embeds.text_TD[aligned_T],
-        embeds.image_index_T[aligned_T] + first_image,
-        logit_scale=scale,
-        beta=config.beta,
-        kind=config.alignment_loss,
-        gather=gather,
-    )
+    own_TD, text_TD = embeds.contextualized_TD[aligned_T], embeds.text_TD[aligned_T]
+    image_index_T = embeds.image_index_T[aligned_T] + first_image
+    settings = {"logit_scale": scale, "beta": config.beta}
+    if place is None:
+        return beta_cal_loss(own_TD, text_TD, image_index_T, kind=config.alignment_loss, gather=gather, **settings)
+
+    first_text, num_texts = place
+    text_MD, image_index_M = gather(text_TD), gather(image_index_T)
+    settings["first_row"] = first_text
+    if config.alignment_loss == "ce":
+        share = tiled_contrast(own_TD, text_MD, image_index_M=image_index_M, gather=gather, **settings)
+    else:
+        share = tiled_sigmoid(own_TD, text_MD, image_index_M, **settings) / num_texts
+    return gather((share / num_texts)[None]).sum()
 
 
 def _checked_captions(embeds: FlatEmbeds) -> tuple[Tensor, Tensor, int]:

@@ -18,6 +18,8 @@ KINDS = [("ce", 0.5), ("ce", 0.0), ("bce", 0.5), ("bce", 1.0)]
 # Of `TensorRows`: 0 and 3 have a caption only, so in the second case one process has no phrase at all.
 PARTS = {"ragged": ([0, 1, 2], [4, 5]), "captions only in one": ([0, 3], [1, 2, 5])}
 RUN = {"rows": 16, "max_steps": 4, "max_grad_norm": 1.0, "train_sampling_strategy": "sequential"}
+# Adam divides a gradient by its size: without this, rounding moves a weight without a gradient by a whole step.
+RUN |= {"adam_epsilon": 1e-4}
 
 
 def texts_of(case):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from beta_clip_hf import BetaCLIPConfig, BetaCLIPModel
+from beta_clip_hf import BetaCLIPConfig, BetaCLIPModel, objective_beta_clip
 from beta_clip_hf.training.distributed import ProcessGather
 from ddp_helpers import run_processes
 
@@ -58,9 +58,10 @@ def batch_of(parts, seed):
     return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
 
 
-def gradients(config, case, numbers, gather, wrap=lambda model: model):
+def gradients(config, case, numbers, gather, wrap=lambda model: model, kind="ce"):
     torch.manual_seed(0)
     model = BetaCLIPModel(config).double()
+    model.config.alignment_loss = kind
     parts = [(number, CASES[case][number]) for number in numbers]
     wrapped = wrap(model)
     outputs = wrapped(**batch_of(parts, seed=7), return_loss=True, gather=gather)
@@ -73,7 +74,11 @@ def in_process(rank, config):
     def wrap(model):
         return DistributedDataParallel(model, find_unused_parameters=True)
 
-    return {case: gradients(config, case, [rank], ProcessGather(), wrap) for case in CASES}
+    found = {case: gradients(config, case, [rank], ProcessGather(), wrap) for case in CASES}
+    objective_beta_clip.DENSE_LIMIT = 0  # as if the texts were many: each process computes its own rows of β-CAL
+    for kind in ("ce", "bce"):
+        found[kind] = gradients(config, "ragged", [rank], ProcessGather(), wrap, kind)
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -107,3 +112,15 @@ def test_losses_and_gradients_of_two_processes_are_those_of_one(found_by_rank, c
     if case == "ragged":
         for name in ("region_logit_scale", "hard_negative_logit_scale", "long_text_projection.weight"):
             assert expected[name].abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("kind", ["ce", "bce"])
+def test_processes_that_share_the_work_of_beta_cal_get_the_same(found_by_rank, config, kind):
+    losses, expected = gradients(config, "ragged", [0, 1], None, kind=kind)
+    for found in found_by_rank:
+        losses_here, gradients_here = found[kind]
+        for name, value in losses.items():
+            torch.testing.assert_close(losses_here[name], value, rtol=0, atol=1e-12)
+        for name, gradient in expected.items():
+            torch.testing.assert_close(gradients_here[name], gradient, rtol=0, atol=1e-10)
+    assert expected["pooler.logit_scale"].abs() > 1e-4
