@@ -142,9 +142,11 @@ def _beta_cal(
     config: Any, scale: Tensor, embeds: FlatEmbeds, first_image: int, gather: Any, place: tuple[int, int] | None
 ) -> Tensor:
     """
-    `beta_cal_loss` of the captions, sentences and phrases. With a `place`, the number of texts of lower ranks and of
-    all processes, each process computes the rows of its own contextualised embeddings alone: the work of a large batch is
-    divided, and only text embeddings travel (for "ce" also one number per text and process).
+    `beta_cal_loss` of the captions, sentences and phrases.
+
+    With a `place`, the number of texts of lower ranks and of all processes, each process computes the rows of its own
+    contextualised embeddings alone: the work of a large batch is divided, and only text embeddings travel (for "ce"
+    also one number per text and process).
     """
     assert embeds.granularity_T is not None and embeds.contextualized_TD is not None
     aligned_T = embeds.granularity_T <= Granularity.PHRASE
