@@ -12,7 +12,7 @@ INSTALLED := $(VENV)/.installed
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format clean
+.PHONY: help install demo test bench bench-full lint format clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,15 @@ demo: $(INSTALLED)  ## train, evaluate, save and reload a small model on generat
 
 test: lint  ## lint, types, doctests and the whole test suite (PYTEST_ARGS, WORKERS)
 	$(ONE_THREAD) $(BIN)/python -m pytest --numprocesses $(WORKERS) $(PYTEST_ARGS)
+
+bench: $(INSTALLED)  ## the training step and the losses against their plain twins, on a small model (minutes)
+	$(BIN)/python benchmarks/training_step.py --preset quick
+	$(BIN)/python benchmarks/tiled_loss.py --texts 4096
+
+bench-full: $(INSTALLED)  ## the same with ViT-B/16 and 16,384 texts (8 GB, tens of minutes without a GPU)
+	$(BIN)/python benchmarks/training_step.py --preset full
+	$(BIN)/python benchmarks/tiled_loss.py --texts 4096
+	$(BIN)/python benchmarks/tiled_loss.py --texts 16384 --memory
 
 lint: $(INSTALLED)  ## style and types, without running anything
 	$(BIN)/ruff check .
