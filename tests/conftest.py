@@ -86,6 +86,15 @@ def tiny_config(tiny_clip_config: CLIPConfig) -> BetaCLIPConfig:
     return BetaCLIPConfig(text_config=text, vision_config=values["vision_config"], projection_dim=32)
 
 
+@pytest.fixture(scope="session")
+def both_systems_config(tiny_clip_config: CLIPConfig) -> BetaCLIPConfig:
+    """The same sizes with every part: pooler, two text paths (77 and 248 positions), regions. Copy it to change it."""
+    values = tiny_clip_config.to_dict()
+    towers = {name: values[name] for name in ("text_config", "vision_config")}
+    switches = {"use_long_text_path": True, "use_regions": True, "mask_identical_region_texts": True}
+    return BetaCLIPConfig(**towers, projection_dim=32, **switches)
+
+
 @pytest.fixture
 def tiny_model(tiny_config: BetaCLIPConfig) -> BetaCLIPModel:
     """A new β-CLIP of `tiny_config` with random weights, in evaluation mode."""

@@ -6,18 +6,10 @@ from torch.nn import functional as F
 
 import reference
 from beta_clip_hf import BetaCLIPConfig, BetaCLIPModel, hard_negative_loss, region_loss
+from test_modeling import END, texts
 
 
-END = 513
 SCALE = 1 / 0.07
-
-
-def texts(lengths, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    ids = torch.randint(0, 500, (len(lengths), max(lengths)), generator=generator)
-    ids[:, 0] = END - 1
-    ids[range(len(lengths)), [length - 1 for length in lengths]] = END
-    return ids
 
 
 def embeddings(rows, seed):

@@ -82,7 +82,8 @@ def read_weights(source: str | Path, **hub: Any) -> dict[str, Tensor]:
     All tensors of a checkpoint, on the CPU; pickles are read with `weights_only=True`.
 
     Args:
-        source: a directory or Hub id that holds one of `WEIGHT_FILES`, whole or in shards with an index.
+        source: a directory or Hub id that holds one of `WEIGHT_FILES`, whole or in shards with an index; in a directory
+            also its only safetensors file, whatever its name.
         hub: `revision`, `token`, … as for `from_pretrained`.
 
     Raises:
@@ -110,7 +111,8 @@ def _weight_files(source: str | Path, **hub: Any) -> list[str]:
             found = cached_file(source, file, **hub, **quiet)
             if found is not None:
                 return [found] if file == name else get_checkpoint_shard_files(source, found, **hub)[0]
-    return []
+    files = list(Path(source).glob("*.safetensors"))
+    return [str(files[0])] if len(files) == 1 else []
 
 
 __all__ = ["FG_CLIP_SWITCHES", "from_fg_clip", "is_fg_clip", "read_weights", "to_fg_clip", "weight_names"]

@@ -107,4 +107,4 @@ class BetaCLIPPreTrainedModel(CLIPTowers):
             init.normal_(module.weight, std=self.text_embed_dim**-0.5 * self.config.initializer_factor)
 
 
-__all__ = ["BetaCLIPPreTrainedModel"]
+__all__ = ["HUB_ARGUMENTS", "BetaCLIPPreTrainedModel"]

@@ -19,12 +19,12 @@ from transformers.utils import is_torchvision_available
 from .boxes_beta_clip import Box, box_in_view, cut_box, pixel_box, seen_size, view_of_image
 from .configuration_beta_clip import CLIP_TEXT_POSITIONS, LONG_TEXT_POSITIONS
 from .modeling_beta_clip import Granularity
+from .pretrained_beta_clip import HUB_ARGUMENTS
 from .towers_beta_clip import TEXT_PATHS
 
 
 # What decides where a pixel lands: a call with boxes takes these from the image processor alone.
 _GEOMETRY = ("do_resize", "size", "do_center_crop", "crop_size")
-_HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 # Boxes written with few digits may end a little beyond the image.
 _NORMALIZED_TOLERANCE = 0.01
 
@@ -114,7 +114,7 @@ class BetaCLIPProcessor(CLIPProcessor):
         texts of 77 tokens.
         """
         processor = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
-        hub = {name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs}
+        hub = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
         if _is_fg_clip(pretrained_model_name_or_path, hub):
             processor.squash_images()
             if processor.short_max_length is None:

@@ -1,10 +1,12 @@
 """Regions, hard negatives and short captions in two processes against one, ragged and with a process that has none."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from beta_clip_hf import BetaCLIPConfig, BetaCLIPModel, objective_beta_clip
+from beta_clip_hf import BetaCLIPModel, objective_beta_clip
 from beta_clip_hf.training.distributed import ProcessGather
 from ddp_helpers import run_processes
 
@@ -60,7 +62,7 @@ def batch_of(parts, seed):
 
 def gradients(config, case, numbers, gather, wrap=lambda model: model, kind="ce"):
     torch.manual_seed(0)
-    model = BetaCLIPModel(config).double()
+    model = BetaCLIPModel(deepcopy(config)).double()
     model.config.alignment_loss = kind
     parts = [(number, CASES[case][number]) for number in numbers]
     wrapped = wrap(model)
@@ -82,22 +84,13 @@ def in_process(rank, config):
 
 
 @pytest.fixture(scope="module")
-def config(tiny_clip_config):
-    values = tiny_clip_config.to_dict()
-    switches = {"use_long_text_path": True, "use_regions": True, "mask_identical_region_texts": True}
-    return BetaCLIPConfig(
-        text_config=values["text_config"], vision_config=values["vision_config"], projection_dim=32, **switches
-    )
-
-
-@pytest.fixture(scope="module")
-def found_by_rank(config):
-    return run_processes(in_process, config)
+def found_by_rank(both_systems_config):
+    return run_processes(in_process, both_systems_config)
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_losses_and_gradients_of_two_processes_are_those_of_one(found_by_rank, config, case):
-    losses, expected = gradients(config, case, [0, 1], None)
+def test_losses_and_gradients_of_two_processes_are_those_of_one(found_by_rank, both_systems_config, case):
+    losses, expected = gradients(both_systems_config, case, [0, 1], None)
     assert losses.keys() == PARTS[case]
     for found in found_by_rank:
         losses_here, gradients_here = found[case]
@@ -115,8 +108,8 @@ def test_losses_and_gradients_of_two_processes_are_those_of_one(found_by_rank, c
 
 
 @pytest.mark.parametrize("kind", ["ce", "bce"])
-def test_processes_that_share_the_work_of_beta_cal_get_the_same(found_by_rank, config, kind):
-    losses, expected = gradients(config, "ragged", [0, 1], None, kind=kind)
+def test_processes_that_share_the_work_of_beta_cal_get_the_same(found_by_rank, both_systems_config, kind):
+    losses, expected = gradients(both_systems_config, "ragged", [0, 1], None, kind=kind)
     for found in found_by_rank:
         losses_here, gradients_here = found[kind]
         for name, value in losses.items():

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from ..checkpoints_beta_clip import FG_CLIP_SWITCHES, from_fg_clip, is_fg_clip, read_weights, to_fg_clip
@@ -47,7 +47,7 @@ def convert_fg_clip(
     """
     check_output(output_dir, source)
     stored = BetaCLIPConfig.get_config_dict(source)[0]
-    tensors = _weights(source)
+    tensors = read_weights(source)
     if not is_fg_clip(tensors):
         raise ValueError(f"source must be an FG-CLIP checkpoint, but {source} has no text_filip_projection")
     stored.pop("auto_map", None)  # where their own code is
@@ -106,16 +106,6 @@ def convert_back(source: str | Path, output_dir: str | Path, *, tokenizer: str |
     (folder / "config.json").write_text(json.dumps(their_config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     if processor is not None:
         save_clip_processor(processor, folder, processor.tokenizer.model_max_length)
-
-
-def _weights(source: str | Path) -> dict[str, Tensor]:
-    try:
-        return read_weights(source)
-    except ValueError:
-        files = list(Path(source).glob("*.safetensors"))
-        if len(files) != 1:
-            raise
-        return load_file(files[0])
 
 
 def _check_tensors(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
