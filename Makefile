@@ -34,11 +34,18 @@ test: lint  ## lint, types, doctests and the whole test suite (PYTEST_ARGS, WORK
 bench: $(INSTALLED)  ## the training step and the losses against their plain twins, on a small model (minutes)
 	$(BIN)/python benchmarks/training_step.py --preset quick
 	$(BIN)/python benchmarks/tiled_loss.py --texts 4096
+	$(BIN)/python benchmarks/score_pairs.py
+	$(BIN)/python benchmarks/hierarchy.py
+	$(BIN)/python benchmarks/data_speed.py
+	$(ONE_THREAD) $(BIN)/python benchmarks/weak_scaling.py --save runs/bench/weak_scaling.json
 
 bench-full: $(INSTALLED)  ## the same with ViT-B/16 and 16,384 texts (8 GB, tens of minutes without a GPU)
 	$(BIN)/python benchmarks/training_step.py --preset full
 	$(BIN)/python benchmarks/tiled_loss.py --texts 4096
 	$(BIN)/python benchmarks/tiled_loss.py --texts 16384 --memory
+	$(BIN)/python benchmarks/score_pairs.py --images 1000 --texts 1000 --turns 50
+	$(ONE_THREAD) $(BIN)/python benchmarks/weak_scaling.py --save runs/bench/weak_scaling.json
+	$(ONE_THREAD) $(BIN)/python benchmarks/contrast_size.py --save runs/bench/contrast_size.json
 
 lint: $(INSTALLED)  ## style and types, without running anything
 	$(BIN)/ruff check .

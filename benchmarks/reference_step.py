@@ -50,14 +50,18 @@ def encode_images(model: Any, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
     hidden = vision.pre_layrnorm(vision.embeddings(pixel_values))
     for layer in vision.encoder.layers[:-1]:
         hidden = block(layer, hidden, None)
-    last = vision.encoder.layers[-1]
-    normed = last.layer_norm1(hidden)
-    values = last.self_attn.out_proj(last.self_attn.v_proj(normed))
-    attended = attention(last, normed, None)
-    mixed = hidden + torch.cat([attended[:, :1], values[:, 1:]], dim=1)
-    mixed = mixed + last.mlp(last.layer_norm2(mixed))
-    features = model.visual_projection(vision.post_layernorm(mixed))
+    hidden = last_vision_block(vision.encoder.layers[-1], hidden)
+    features = model.visual_projection(vision.post_layernorm(hidden))
     return features[:, 0], features[:, 1:]
+
+
+def last_vision_block(layer: Any, hidden: Tensor) -> Tensor:
+    """CLS attends, patches keep their own values; attention has all queries."""
+    normed = layer.layer_norm1(hidden)
+    values = layer.self_attn.out_proj(layer.self_attn.v_proj(normed))
+    attended = attention(layer, normed, None)
+    mixed = hidden + torch.cat([attended[:, :1], values[:, 1:]], dim=1)
+    return mixed + layer.mlp(layer.layer_norm2(mixed))
 
 
 def pool(pooler: Any, queries_BKD: Tensor, patches_BPD: Tensor) -> Tensor:

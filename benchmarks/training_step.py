@@ -1,52 +1,55 @@
 """One training step of β-CLIP (loss and gradients) against the same step as it is usually written (reference_step.py).
 
-    python benchmarks/training_step.py --preset quick        # a small model, a minute
-    python benchmarks/training_step.py --preset full         # ViT-B/16, K = 36; B = 4 and 8 on a CPU, 64 on a GPU
+    python benchmarks/training_step.py --preset quick        # a small model, minutes
+    python benchmarks/training_step.py --preset full         # ViT-B/16; B = 4 and 8 on a CPU, 64 on a GPU
 
-Same weights, same batch, equal loss asserted; both run in turn in one process, and the figures are medians. The peak of
-memory is measured by one process each, above what the weights and their gradients take. Text lengths are drawn to the
-statistics of the paper's data: captions of about 150 tokens, five sentences of a caption, 30 phrases of 4.4 words.
+Same weights, same batch of K = 36 texts an image, equal loss asserted. All steps run in turn in one process; ratios are
+of steps of the same round, figures are medians. Peak memory is that of tensors above the weights, gradients included;
+on a CPU also that of a process of its own. The table goes to `--output`, with a JSON of all figures.
 """
 
 import argparse
+import ctypes
+import gc
 import json
-import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from reference_step import reference_loss
+from step_batch import make_batch
+from step_variants import REFERENCE, Step, micro_batches, parts_off, repetitions, settings
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile, record_function
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from beta_clip_hf import BetaCLIPConfig, BetaCLIPModel
 from beta_clip_hf.evaluation.results import environment
 
 
-START, END = 49406, 49407
-SENTENCES, PHRASES = 5, 30
 SMALL = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 4}
+SMALL_VISION = {**SMALL, "image_size": 112, "patch_size": 16}
+ON_GPU = torch.cuda.is_available()
 PRESETS: dict[str, dict[str, Any]] = {
     "quick": {
-        "config": {
-            "projection_dim": 256,
-            "text_config": SMALL,
-            "vision_config": {**SMALL, "image_size": 112, "patch_size": 16},
-        },
-        "batch_sizes": [4, 8],
-        "repeats": 5,
+        "config": {"projection_dim": 256, "text_config": SMALL, "vision_config": SMALL_VISION},
+        "batch_sizes": [4],
+        "rounds": 5,
     },
     "full": {
-        "config": {
-            "vision_config": {"patch_size": 16},
-        },
-        "batch_sizes": [64] if torch.cuda.is_available() else [4, 8],
-        "repeats": 20 if torch.cuda.is_available() else 3,
+        "config": {"vision_config": {"patch_size": 16}},
+        "batch_sizes": [64] if ON_GPU else [4, 8],
+        "rounds": 20 if ON_GPU else 5,
     },
 }
+# Phrases of each image that are those of the first one, where equal texts are measured. At 64 images 9 % of the texts
+# of IIW-400's descriptions occurred before, at 8 images 2 %, at 4 images 1 %.
+REPEATED_PHRASES = 3
+BACKWARD = "backward pass"
 
 
 def build(preset: str, device: str) -> BetaCLIPModel:
@@ -54,157 +57,234 @@ def build(preset: str, device: str) -> BetaCLIPModel:
     return BetaCLIPModel(BetaCLIPConfig(**PRESETS[preset]["config"])).to(device).train()
 
 
-def text(length: int, generator: torch.Generator) -> list[int]:
-    return [START, *torch.randint(0, 49000, (length - 2,), generator=generator).tolist(), END]
-
-
-def draw_texts(batch_size: int) -> tuple[list[list[list[int]]], list[list[list[int]]]]:
-    """Per image its caption and sentences, and its phrases, as token ids; every image has the same number of each."""
-    generator = torch.Generator().manual_seed(0)
-
-    def normal(mean: float, deviation: float, low: int, high: int) -> int:
-        value = mean + deviation * torch.randn((), generator=generator).item()
-        return int(min(max(value, low), high))
-
-    long, phrases = [], []
-    for _ in range(batch_size):
-        sentences = [normal(30, 9, 8, 60) for _ in range(SENTENCES)]
-        caption = min(248, sum(sentences) - 2 * (SENTENCES - 1))
-        long.append([text(length, generator) for length in (caption, *sentences)])
-        # A geometric tail: the mean is 4.4 tokens and the two at the ends, few have more than 12.
-        words = torch.empty(PHRASES).geometric_(1 / 3.4, generator=generator).long().clamp(max=28) + 1
-        phrases.append([text(int(count) + 2, generator) for count in words])
-    return long, phrases
-
-
-def padded(groups: list[list[list[int]]]) -> torch.Tensor:
-    longest = max(len(ids) for group in groups for ids in group)
-    return torch.tensor([[ids + [END] * (longest - len(ids)) for ids in group] for group in groups])
-
-
-def make_batch(batch_size: int, image_size: int, device: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, int]]:
-    """The batch of the package, that of the reference, and how many tokens each has."""
-    long, phrases = draw_texts(batch_size)
-    pixel_values = torch.randn(batch_size, 3, image_size, image_size, generator=torch.Generator().manual_seed(1))
-    texts = [[*of_long, *of_phrases] for of_long, of_phrases in zip(long, phrases, strict=True)]
-    count = 1 + SENTENCES + PHRASES
-    ours = {
-        "pixel_values": pixel_values,
-        "input_ids": padded([[ids for of_image in texts for ids in of_image]])[0],
-        "image_index": torch.arange(batch_size).repeat_interleave(count),
-        "granularity": torch.tensor([0, *[1] * SENTENCES, *[2] * PHRASES]).repeat(batch_size),
-    }
-    theirs = {"pixel_values": pixel_values, "long_ids_BKL": padded(long), "phrase_ids_BKL": padded(phrases)}
-    tokens = {
-        "real": sum(len(ids) for of_image in texts for ids in of_image),
-        "padded": theirs["long_ids_BKL"].numel() + theirs["phrase_ids_BKL"].numel(),
-    }
-    return (
-        {name: value.to(device) for name, value in ours.items()} | {"return_loss": True},
-        {name: value.to(device) for name, value in theirs.items()},
-        tokens,
-    )
-
-
-def steps(model: BetaCLIPModel, ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Callable[[], torch.Tensor]]:
-    """What is compared: each gives the loss and leaves gradients. The second one recomputes the text tower as well."""
-    on_gpu = model.device.type == "cuda"
-
-    def step(loss_of: Callable[[], torch.Tensor]) -> torch.Tensor:
-        model.zero_grad(set_to_none=False)
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=on_gpu):
-            loss = loss_of()
-        loss.backward()
-        if on_gpu:
-            torch.cuda.synchronize()
-        return loss.detach()
-
-    def recomputed() -> torch.Tensor:
-        model.text_model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        try:
-            return step(lambda: model(**ours).loss)
-        finally:
-            model.text_model.gradient_checkpointing_disable()
-
-    return {
-        "package": lambda: step(lambda: model(**ours).loss),
-        "package_recomputed": recomputed,
-        "reference": lambda: step(lambda: reference_loss(model, **theirs)),
-    }
-
-
-def measure(preset: str, batch_size: int, device: str) -> dict[str, Any]:
+def measure(preset: str, batch_size: int, device: str, rounds: int) -> dict[str, Any]:
+    """All figures of one size: of each setting, of each part off, and of the reference."""
     model = build(preset, device)
-    ours, theirs, tokens = make_batch(batch_size, model.config.vision_config.image_size, device)
-    compared = steps(model, ours, theirs)
-    losses = {name: step().item() for name, step in compared.items()}
-    tolerance = 2e-2 if device == "cuda" else 1e-4
-    for loss in losses.values():
-        assert abs(loss - losses["reference"]) < tolerance * losses["reference"], losses
-    seconds: dict[str, list[float]] = {name: [] for name in compared}
-    for _ in range(PRESETS[preset]["repeats"]):
-        for name, step in compared.items():
-            start = time.perf_counter()
-            step()
-            seconds[name].append(time.perf_counter() - start)
-    ratios = {
-        name: [theirs / own for own, theirs in zip(seconds[name], seconds["reference"], strict=True)]
-        for name in compared
+    image_size = model.config.vision_config.image_size
+    batch = make_batch(batch_size, image_size, device)
+    groups = {
+        "settings": settings(model, batch),
+        "parts_off": parts_off(model, batch) | {"two micro-batches, cached gradients": micro_batches(model, batch)},
+        "repetitions": repetitions(model, make_batch(batch_size, image_size, device, repeated=REPEATED_PHRASES)),
     }
+    steps = {name: step for group in groups.values() for name, step in group.items()}
+    counted = {name: count_flops(step) for name, step in steps.items()}
+    assert_equal_losses(groups, {name: loss for name, (loss, _) in counted.items()}, tolerance(device))
+    memory = {name: tensor_bytes(model, step) for name, step in steps.items()}
+    seconds, rates = in_turn(steps, device, rounds)
+    results: dict[str, dict[str, Any]] = {}
+    for group in groups.values():
+        whole = seconds["equal texts once" if "equal texts once" in group else "package"]
+        for name in group:
+            median = statistics.median(seconds[name])
+            results[name] = {
+                "seconds": spread(seconds[name]),
+                "images_per_second": batch_size / median,
+                "speed_up": ratios(seconds[REFERENCE], seconds[name]),
+                "time_ratio": ratios(seconds[name], whole),
+                "flops": counted[name][1],
+                "share_of_matmul_rate": counted[name][1] / median / statistics.median(rates),
+                "kept_bytes": memory[name][0],
+                "peak_bytes": memory[name][1],
+            }
+    if device == "cpu":
+        for name in groups["settings"]:
+            results[name]["process_bytes"] = process_bytes(preset, batch_size, name)
     return {
         "preset": preset,
         "batch_size": batch_size,
-        "tokens": tokens,
-        "losses": losses,
-        "seconds": {
-            name: {"median": statistics.median(s), "min": min(s), "max": max(s)} for name, s in seconds.items()
-        },
-        "images_per_second": {name: batch_size / statistics.median(s) for name, s in seconds.items()},
-        "speed_up": {
-            name: {"median": statistics.median(r), "min": min(r), "max": max(r)} for name, r in ratios.items()
-        },
-        "peak_bytes": {name: peak_memory(preset, batch_size, device, name) for name in compared},
+        "tokens": batch.tokens,
+        "weight_bytes": sum(p.numel() * p.element_size() for p in model.parameters()),
+        "matmul_flops_per_second": spread(rates),
+        "groups": {group: list(of_group) for group, of_group in groups.items()},
+        "steps": results,
     }
 
 
-def peak_memory(preset: str, batch_size: int, device: str, name: str) -> int:
-    """Bytes of a process that does one of the two steps, above those it has with the weights and their gradients."""
-    words = ["--preset", preset, "--peak-of", name, "--batch-size", str(batch_size), "--device", device]
+def in_turn(steps: dict[str, Step], device: str, rounds: int) -> tuple[dict[str, list[float]], list[float]]:
+    """Seconds of each step, round by round, and the rates of a matrix product between them."""
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    rates = []
+    for _ in range(rounds):
+        rates.append(matmul_rate(device))
+        for name, step in steps.items():
+            seconds[name].append(timed(step, device))
+    return seconds, rates
+
+
+def tolerance(device: str) -> float:
+    return 2e-2 if device == "cuda" else 1e-5  # of bfloat16, of float32
+
+
+def assert_equal_losses(groups: dict[str, dict[str, Step]], losses: dict[str, float], relative: float) -> None:
+    for group, steps in groups.items():
+        expected = losses[REFERENCE if group != "repetitions" else next(iter(steps))]
+        for name in steps:
+            assert abs(losses[name] - expected) <= relative * expected, (name, losses[name], expected)
+
+
+def count_flops(step: Step) -> tuple[float, int]:
+    """The loss of a step and the floating-point operations of its matrix products and attention, both passes."""
+
+    def of_forward(query: Any, key: Any, value: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+        return sdpa_flop_count(query, key, value)
+
+    def of_backward(
+        gradient: Any, query: Any, key: Any, value: Any, *args: Any, out_shape: Any = None, **kw: Any
+    ) -> int:
+        return sdpa_backward_flop_count(gradient, query, key, value)
+
+    kernels = {  # which torch counts on a GPU only
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: of_forward,
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: of_backward,
+    }
+    with FlopCounterMode(display=False, custom_mapping=kernels) as counter:
+        loss = step(lambda: None)
+    return loss.item(), counter.get_total_flops()
+
+
+def tensor_bytes(model: BetaCLIPModel, step: Step) -> tuple[int, int]:
+    """Bytes of tensors above the weights: those alive before the backward pass, and the most alive at any time."""
+    model.zero_grad()
+    if model.device.type == "cuda":
+        before, alive = torch.cuda.memory_allocated(), []
+        torch.cuda.reset_peak_memory_stats()
+        step(lambda: alive.append(torch.cuda.memory_allocated()))
+        return max(alive) - before, torch.cuda.max_memory_allocated() - before
+
+    def mark() -> None:
+        with record_function(BACKWARD):
+            pass
+
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        step(mark)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "trace.json")
+        profiler.export_chrome_trace(str(path))
+        events = sorted(json.loads(path.read_text())["traceEvents"], key=lambda event: event.get("ts", 0))
+    alive_bytes, kept, peak = 0, 0, 0
+    for event in events:
+        if event.get("name") == "[memory]":
+            alive_bytes += event["args"]["Bytes"]
+            peak = max(peak, alive_bytes)
+        elif event.get("name") == BACKWARD:
+            kept = max(kept, alive_bytes)
+    return kept, peak
+
+
+def process_bytes(preset: str, batch_size: int, name: str) -> int:
+    """The most memory of a process that does one step, above what it has before it."""
+    words = ["--preset", preset, "--peak-of", name, "--batch-size", str(batch_size), "--device", "cpu"]
     done = subprocess.run([sys.executable, __file__, *words], capture_output=True, text=True, check=True)
     return int(done.stdout.strip().splitlines()[-1])
 
 
-def print_peak(preset: str, batch_size: int, device: str, name: str) -> None:
-    model = build(preset, device)
-    for parameter in model.parameters():
-        parameter.grad = torch.zeros_like(parameter)
-    ours, theirs, _ = make_batch(batch_size, model.config.vision_config.image_size, device)
-    small_ours, small_theirs, _ = make_batch(1, model.config.vision_config.image_size, device)
-    steps(model, small_ours, small_theirs)[name]()  # what the libraries take once
+def print_peak(preset: str, batch_size: int, name: str) -> None:
+    model = build(preset, "cpu")
+    image_size = model.config.vision_config.image_size
+    settings(model, make_batch(2, image_size, "cpu"))[name](lambda: None)  # what the libraries take once
+    step = settings(model, make_batch(batch_size, image_size, "cpu"))[name]
+    model.zero_grad()
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    # Not `ru_maxrss`: a process starts with the mark of the one that started it.
+    Path("/proc/self/clear_refs").write_text("5")
+    before = memory_of_process("VmRSS")
+    step(lambda: None)
+    sys.stdout.write(f"{memory_of_process('VmHWM') - before}\n")
+
+
+def memory_of_process(field: str) -> int:
+    return int(Path("/proc/self/status").read_text().split(f"{field}:")[1].split()[0]) * 1024
+
+
+def timed(step: Step, device: str) -> float:
+    start = time.perf_counter()
+    step(lambda: None)
     if device == "cuda":
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        steps(model, ours, theirs)[name]()
-        sys.stdout.write(f"{torch.cuda.max_memory_allocated() - before}\n")
-    else:
-        before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-        steps(model, ours, theirs)[name]()
-        sys.stdout.write(f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before}\n")
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def matmul_rate(device: str) -> float:
+    """Operations per second of one large matrix product, in the precision of the steps."""
+    size, dtype = (8192, torch.bfloat16) if device == "cuda" else (2048, torch.float32)
+    left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    product = torch.empty(size, size, device=device, dtype=dtype)
+
+    def multiply(mark: Any) -> Tensor:
+        return torch.mm(left, right, out=product)
+
+    return 2 * size**3 / min(timed(multiply, device) for _ in range(3))
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def ratios(numerators: list[float], denominators: list[float]) -> dict[str, float]:
+    return spread([above / below for above, below in zip(numerators, denominators, strict=True)])
 
 
 def markdown(results: list[dict[str, Any]]) -> str:
-    columns = ["", "B", "step", "images/s", "against the reference (spread)", "peak memory", "of the reference's"]
-    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    columns = ("", "B", "images/s", "against the reference", "GFLOP", "of the matmul rate", "kept", "peak", "process")
+    lines = ["By what the backward pass computes again:", "", row(*columns), "|---" * len(columns) + "|"]
     for one in results:
-        for name, rate in one["images_per_second"].items():
-            ratio, peak = one["speed_up"][name], one["peak_bytes"]
-            spread = f"{ratio['median']:.2f} ({ratio['min']:.2f} – {ratio['max']:.2f})"
+        for name in one["groups"]["settings"]:
+            step, theirs = one["steps"][name], one["steps"][REFERENCE]
             lines.append(
-                f"| {one['preset']} | {one['batch_size']} | {name.replace('_', ', ')} | {rate:.2f} | {spread} "
-                f"| {peak[name] / 2**20:.0f} MiB | {peak[name] / peak['reference']:.2f} |"
+                row(
+                    f"{one['preset']}: {name}",
+                    one["batch_size"],
+                    f"{step['images_per_second']:.2f}",
+                    shown(step["speed_up"]),
+                    f"{step['flops'] / 1e9:,.0f}",
+                    f"{step['share_of_matmul_rate']:.0%}",
+                    mebibytes(step["kept_bytes"]),
+                    *(
+                        f"{mebibytes(step[kind])}, {step[kind] / theirs[kind]:.2f}" if kind in step else ""
+                        for kind in ("peak_bytes", "process_bytes")
+                    ),
+                )
             )
-    of_tokens = (f"{one['tokens']['real']} / {one['tokens']['padded']} (B = {one['batch_size']})" for one in results)
-    return "\n".join([*lines, "", f"Text tokens, real / with the reference's padding: {', '.join(of_tokens)}."])
+    columns = ("time", "GFLOP", "kept", "peak")
+    lines += [
+        "",
+        "With one part off, or in micro-batches:",
+        "",
+        row("", "B", *columns),
+        "|---" * (2 + len(columns)) + "|",
+    ]
+    for one in results:
+        for name in one["groups"]["parts_off"] + one["groups"]["repetitions"]:
+            step = one["steps"][name]
+            sizes = (mebibytes(step["kept_bytes"]), mebibytes(step["peak_bytes"]))
+            title = f"{one['preset']}: {name}"
+            lines.append(
+                row(title, one["batch_size"], shown(step["time_ratio"]), f"{step['flops'] / 1e9:,.0f}", *sizes)
+            )
+    return "\n".join([*lines, "", *(footnote(one) for one in results)])
+
+
+def row(*cells: Any) -> str:
+    return f"| {' | '.join(str(cell) for cell in cells)} |"
+
+
+def shown(ratio: dict[str, float]) -> str:
+    return f"{ratio['median']:.2f} ({ratio['min']:.2f} – {ratio['max']:.2f})"
+
+
+def mebibytes(count: int) -> str:
+    return f"{count / 2**20:,.0f} MiB"
+
+
+def footnote(one: dict[str, Any]) -> str:
+    tokens, rate = one["tokens"], one["matmul_flops_per_second"]["median"]
+    return (
+        f"{one['preset']}, B = {one['batch_size']}: {tokens['real']} text tokens, {tokens['package']} computed, "
+        f"{tokens['reference']} by the reference; weights {mebibytes(one['weight_bytes'])}; "
+        f"one large matrix product: {rate / 1e9:,.0f} GFLOP/s."
+    )
 
 
 def main() -> None:
@@ -214,16 +294,16 @@ def main() -> None:
         "--output", type=Path, default=Path("runs/bench"), help="for the JSON and the table (%(default)s)"
     )
     parser.add_argument("--batch-size", type=int, help="one instead of those of the preset")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(%(default)s)")
-    parser.add_argument(
-        "--peak-of", choices=["package", "package_recomputed", "reference"], help="print the bytes of one step and stop"
-    )
+    parser.add_argument("--rounds", type=int, help="of timing, instead of those of the preset")
+    parser.add_argument("--device", default="cuda" if ON_GPU else "cpu", help="(%(default)s)")
+    parser.add_argument("--peak-of", help="print the bytes of the process of one step, by its name, and stop")
     args = parser.parse_args()
+    preset = PRESETS[args.preset]
+    sizes = [args.batch_size] if args.batch_size else preset["batch_sizes"]
     if args.peak_of:
-        print_peak(args.preset, args.batch_size, args.device, args.peak_of)
+        print_peak(args.preset, sizes[0], args.peak_of)
         return
-    sizes = [args.batch_size] if args.batch_size else PRESETS[args.preset]["batch_sizes"]
-    results = [measure(args.preset, size, args.device) for size in sizes]
+    results = [measure(args.preset, size, args.device, args.rounds or preset["rounds"]) for size in sizes]
     args.output.mkdir(parents=True, exist_ok=True)
     written = {"environment": environment(torch.device(args.device)), "threads": torch.get_num_threads()}
     path = args.output / f"training_step_{args.preset}.json"

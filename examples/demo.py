@@ -24,8 +24,8 @@ from beta_clip_hf import (
 )
 from beta_clip_hf.data.scenes import scene_captions
 from beta_clip_hf.data.tokenizers import train_clip_tokenizer
-from beta_clip_hf.evaluation.results import environment, write_results
-from beta_clip_hf.evaluation.suite import evaluate
+from beta_clip_hf.evaluation.evaluator import evaluate
+from beta_clip_hf.evaluation.results import environment, write_json
 from beta_clip_hf.visualize import plot_phrase_attention, plot_training_curves
 
 
@@ -35,7 +35,7 @@ TEXT_TOWER = {**VISION_TOWER, "num_hidden_layers": 2}
 ROWS_OF_TABLE = {
     "image to text R@1": "long/cls/image_to_text/R@1",
     "text to image R@1": "long/cls/text_to_image/R@1",
-    "text to image R@1, text-conditioned": "long/conditioned/text_to_image/R@1",
+    "text to image R@1, text-conditioned": "long/all_pairs/text_to_image/R@1",
     "true caption among 5": "hard_negatives/cls/accuracy",
     "true caption among 5, text-conditioned": "hard_negatives/conditioned/accuracy",
     "  true, or with a colour that is not there": "hard_negatives[replace]/conditioned/accuracy",
@@ -135,7 +135,7 @@ def main() -> None:
 
     settings = {name: value for name, value in vars(args).items() if name != "output"}
     results = {"settings": settings, "environment": environment(model.device), "training_seconds": round(seconds, 1)}
-    paths = [write_results(results | {"before": before, "after": after}, args.output)]
+    paths = [write_json(results | {"before": before, "after": after}, args.output / "results.json")]
     paths.append(plot_training_curves(log, args.output / "curves.png"))
     paths += [draw_attention(model, processor, test_rows[i], args.output / f"attention_{i}.png") for i in range(3)]
     sys.stdout.write(f"\n{table(before, after)}\n\n")

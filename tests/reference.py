@@ -44,6 +44,19 @@ def beta_cal_loss(v: Tensor, u: Tensor, image_index: Tensor, scale: float, beta:
     return total / n
 
 
+def text_conditioned_loss(scores: Tensor, image_index: Tensor, scale: float, kind: str) -> float:
+    """Scores `(B, T)` of all pairs: each text picks its image, and each image its texts; or each pair is a choice."""
+    logits, g = (scale * scores.double()).tolist(), image_index.tolist()
+    if kind == "bce":
+        signed = [s if g[t] == i else -s for i, row in enumerate(logits) for t, s in enumerate(row)]
+        return sum(math.log1p(math.exp(-abs(s))) + max(0.0, -s) for s in signed) / len(signed)
+    total = 0.0
+    for t, image in enumerate(g):
+        total -= log_softmax_at([row[t] for row in logits], image) / 2
+        total -= log_softmax_at(logits[image], t) / 2
+    return total / len(g)
+
+
 def hard_negative_loss(regions: Tensor, texts: Tensor, region_index: Tensor, scale: float) -> float:
     lists: dict[int, list[float]] = {}
     for text, region in zip(texts, region_index.tolist(), strict=True):

@@ -20,10 +20,13 @@ BELOW = {
     "text": {"text", "core"},
     "data": {"data", "text", "core"},
     "visualize": {"core"},
-    "evaluation": {"evaluation", "visualize", "data", "text", "core"},
-    "training": {"training", "evaluation", "visualize", "data", "text", "core"},
-    "release": {"release", "evaluation", "visualize", "data", "text", "core"},
-    "search": {"search", "evaluation", "visualize", "data", "text", "core"},
+    "heat_maps": set(),
+    "pages": set(),
+    "doctor": set(),
+    "evaluation": {"evaluation", "visualize", "pages", "data", "text", "core"},
+    "training": {"training", "release", "evaluation", "visualize", "pages", "data", "text", "core"},
+    "release": {"release", "evaluation", "visualize", "pages", "data", "text", "core"},
+    "search": {"search", "evaluation", "visualize", "heat_maps", "pages", "data", "text", "core"},
     "cli": set(),  # its commands are imported by name when they are chosen
 }
 OUTSIDE_OF_CORE = {"torch", "transformers", "huggingface_hub", "ftfy"}

@@ -16,7 +16,7 @@ def test_a_new_configuration_has_248_positions_and_the_papers_values():
         True,
         8,
     )
-    assert (config.clip_loss_weight, config.beta_cal_loss_weight) == (1, 1)
+    assert (config.clip_loss_weight, config.beta_cal_loss_weight, config.text_conditioned_loss_weight) == (1, 1, 0)
     assert BetaCLIPConfig(text_config={"hidden_size": 64}).text_config.max_position_embeddings == 248
 
 
@@ -57,6 +57,7 @@ def test_a_stock_clip_file_reads_77_positions_also_where_it_leaves_them_out(
         ({"projection_dim": 20}, r"pooler_num_attention_heads must divide projection_dim \(20\), but is 8"),
         ({"clip_loss_weight": -1.0}, "clip_loss_weight must not be negative, but is -1.0"),
         ({"beta_cal_loss_weight": -1}, "beta_cal_loss_weight must not be negative, but is -1"),
+        ({"text_conditioned_loss_weight": -2}, "text_conditioned_loss_weight must not be negative, but is -2"),
     ],
 )
 def test_wrong_values_are_named(values, message):

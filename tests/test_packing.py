@@ -2,17 +2,14 @@
 
 import pytest
 import torch
-from accelerate.utils import send_to_device
 from torch._dynamo.testing import CompileCounter
-from torch.utils.data import DataLoader
-from torch.utils.data._utils.pin_memory import pin_memory
 from transformers import modeling_flash_attention_utils
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from beta_clip_hf import BetaCLIPConfig, BetaCLIPModel
-from beta_clip_hf.packing_beta_clip import TextPacking, pack_texts, plan_texts, text_lengths
+from beta_clip_hf.packing_beta_clip import pack_texts, plan_texts, text_lengths
 
 
 END = 513
@@ -240,13 +237,16 @@ def test_both_conventions_for_the_end_of_a_text_agree(tiny_config):
 
 
 def test_gradient_checkpointing_changes_nothing(model):
-    ids = texts(LENGTHS, copies=COPIES)
+    ids, rows = texts(LENGTHS, copies=COPIES), []
     model.train()
     expected = gradients(model, model._encode_texts(ids, IS_LONG))
+    last = model.text_model.encoder.layers[-1]
+    last.mlp.register_forward_pre_hook(lambda mlp, inputs: rows.append(inputs[0].shape[:-1].numel()))
     for reentrant in (False, True):
         model.gradient_checkpointing_enable({"use_reentrant": reentrant})
         found = gradients(model, model._encode_texts(ids, IS_LONG))
         assert all(torch.equal(found[name], gradient) for name, gradient in expected.items())
+    assert rows == [len(LENGTHS)] * 4  # the last block as well, of which only the ends of the texts go on
 
 
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
@@ -285,23 +285,6 @@ def test_texts_that_are_too_long_and_plans_of_other_texts_are_refused(tiny_confi
 # The plan on its way to the model
 
 
-def collate(indices):
-    ids = texts(LENGTHS, seed=indices[0], copies=COPIES)
-    return {"input_ids": ids, "packing": planned(ids)}
-
-
-def test_a_worker_makes_the_plan_and_the_loader_moves_it(tiny_model, monkeypatch):
-    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor + 0)  # without a GPU nothing can be pinned
-    for batch in DataLoader(range(2), collate_fn=collate, num_workers=1):
-        expected = tiny_model._encode_texts(batch["input_ids"])
-        moved = send_to_device(pin_memory(batch), torch.device("cpu"), non_blocking=True)
-        plan = moved["packing"]
-        assert type(plan) is TextPacking and plan.text_RC is not batch["packing"].text_RC
-        with monkeypatch.context() as patch:
-            patch.setattr(BetaCLIPModel, "_plan", None)  # nothing is looked up again
-            assert torch.equal(tiny_model._encode_texts(moved["input_ids"], packing=plan), expected)
-
-
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
 def test_with_a_plan_nothing_is_waited_for(model, implementation):
     """On the meta device there are no values: whoever asks for one fails, as it would wait on a GPU."""
@@ -327,8 +310,10 @@ def test_shapes_of_buckets_are_compiled_once(tiny_model):
                 encode(ids, planned(ids, **options))
         return counter.frame_count
 
-    def encoder_alone(counter):
-        tiny_model.text_model.encoder.compile(backend=counter, dynamic=False)
+    first, *_ = tiny_model.text_model.encoder.layers  # of the last one only parts run, and no module is called
+
+    def block_alone(counter):
+        first.compile(backend=counter, dynamic=False)
         return lambda ids, plan: tiny_model._encode_texts(ids, packing=plan)
 
     def everything(counter):
@@ -336,9 +321,9 @@ def test_shapes_of_buckets_are_compiled_once(tiny_model):
         return lambda ids, plan: encode(ids, None, plan)
 
     bucket = {"capacity": 256, "row_multiple": 8}
-    assert frames(encoder_alone, **bucket) == 1
-    assert frames(encoder_alone) == len({planned(ids).text_RC.shape for ids in batches}) > 1
-    tiny_model.text_model.encoder._compiled_call_impl = None
+    assert frames(block_alone, **bucket) == 1
+    assert frames(block_alone) == len({planned(ids).text_RC.shape for ids in batches}) > 1
+    first._compiled_call_impl = None
     assert frames(everything, **bucket) == 2  # the second time for any number of texts
 
 

@@ -59,24 +59,6 @@ def test_sdpa_and_eager_agree_and_both_give_attention(pooler, texts, patches):
         torch.testing.assert_close(sdpa, eager, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("chunk_size", [1, 5, 7, 24, 10_000])
-def test_score_pairs_is_the_loop_over_pairs_for_every_chunk_size(pooler, texts, patches, chunk_size):
-    scores = pooler.score_pairs(patches, texts, chunk_size=chunk_size)
-    assert scores.shape == (4, 6)
-    for image in range(4):
-        for text in range(6):
-            pooled, _ = reference.pooled(pooler, texts[text], patches[image])
-            expected = reference.dot(reference.unit(pooled), reference.unit(texts[text]))
-            assert scores[image, text].item() == pytest.approx(expected, abs=1e-10)
-
-
-def test_score_pairs_of_nothing_is_empty(pooler, texts, patches):
-    assert pooler.score_pairs(patches, texts[:0]).shape == (4, 0)
-    assert pooler.score_pairs(patches[:0], texts).shape == (0, 6)
-    with pytest.raises(ValueError, match="chunk_size must be at least 1 pair, but is 0"):
-        pooler.score_pairs(patches, texts, chunk_size=0)
-
-
 def test_a_text_may_look_at_nothing_with_a_null_token(tiny_config, texts, patches):
     tiny_config.pooler_null_token = True
     pooler = BetaCLIPModel(tiny_config).pooler.double()

@@ -45,6 +45,7 @@ METHODS = {
     "get_text_conditioned_image_features": [
         "pixel_values", "patch_features", "input_ids", "text_embeds", "image_index", "output_attentions",
     ],
+    "score_candidates": ["patch_features", "text_embeds", "image_index", "text_index", "chunk_size"],
     "score_pairs": ["patch_features", "text_embeds", "chunk_size"],
 }  # fmt: skip
 OUTPUTS = [

@@ -1,14 +1,13 @@
 """A saved checkpoint carries its own code: it loads in a process where the package cannot be imported."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 from PIL import Image
 from transformers import pipeline
 
 from beta_clip_hf import BetaCLIPConfig, BetaCLIPModel, BetaCLIPProcessor
+from beta_clip_hf.remote_code_beta_clip import carrying_code
+from without_package import run_without_package
 
 
 LOADER = """
@@ -55,26 +54,15 @@ def variant(request, tiny_clip_dir, tiny_processor):
 def test_auto_classes_load_it_without_the_package(variant, tmp_path):
     tiny_model, tiny_processor = variant
     classes = {BetaCLIPConfig: "AutoConfig", BetaCLIPModel: "AutoModel", BetaCLIPProcessor: "AutoProcessor"}
-    try:
-        for cls, auto_class in classes.items():
-            cls.register_for_auto_class(auto_class)
+    with carrying_code(classes):
         tiny_model.save_pretrained(tmp_path / "model")
         tiny_processor.save_pretrained(tmp_path / "model")
-    finally:
-        for cls in classes:
-            cls._auto_class = None
+    assert all(cls._auto_class is None for cls in classes)
     names = {path.name for path in (tmp_path / "model").glob("*.py")}
     assert names >= {f"{part}_beta_clip.py" for part in ("configuration", "modeling", "loss", "processing", "pooler")}
 
-    # A directory on the path that hides the package, as an editable install would still be found otherwise.
-    (tmp_path / "sitecustomize.py").write_text(
-        "import sys\nclass Hide:\n    def find_spec(self, name, path=None, target=None):\n"
-        "        if name == 'beta_clip_hf': raise ModuleNotFoundError(name)\n"
-        "sys.meta_path.insert(0, Hide())\n"
-    )
-    environment = {"PYTHONPATH": str(tmp_path), "HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-c", LOADER, str(tmp_path / "model"), str(tmp_path / "out.pt")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path, timeout=600)
+    environment = {"HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
+    done = run_without_package(LOADER, tmp_path, str(tmp_path / "model"), str(tmp_path / "out.pt"), **environment)
     assert done.returncode == 0, done.stderr
     model_name, processor_name, loss, embeds = torch.load(tmp_path / "out.pt", weights_only=True)
     assert (model_name, processor_name) == ("BetaCLIPModel", "BetaCLIPProcessor")

@@ -98,19 +98,19 @@ def test_contrasts_of_parts_add_up_to_the_whole(kind, beta, images, counts, side
     v, u, scale = leaves
     ids = {"clip": {}, "region": {"text_id_M": index}}.get(kind, {"image_index_M": index, "beta": beta})
     parts = [slice(stop - count, stop) for count, stop in zip(counts, itertools.accumulate(counts), strict=True)]
-    vectors = []  # what each process gives to the gather, before any has the answer
-    for part in parts:
-        given = {"gather": lambda vector: vectors.append(vector) or vector}
-        tiled_contrast(v[part], u, logit_scale=scale, first_row=part.start, **ids, **given)
-    losses = [
-        tiled_contrast(
-            v[part], u, logit_scale=scale, first_row=part.start, **ids, gather=lambda vector: torch.cat(vectors)
-        )
-        for part in parts
-    ]
-    assert {tuple(vector.shape) for vector in vectors} == {(1, ROWS)}
+    vectors = []  # the log-sum-exps of each process, before any knows those of the others
+
+    def losses(logsumexp):
+        return [
+            tiled_contrast(v[part], u, logit_scale=scale, first_row=part.start, **ids, logsumexp=logsumexp)
+            for part in parts
+        ]
+
+    losses(lambda vector: vectors.append(vector) or vector)
+    assert [tuple(vector.shape) for vector in vectors] == [(ROWS,)] * len(parts)
+    found = sum(losses(lambda vector: torch.stack(vectors).logsumexp(dim=0))) / ROWS
     whole = loss_of("dense", kind, beta, leaves, index)
-    assert_close(value_and_gradients(sum(losses) / ROWS, leaves), value_and_gradients(whole, leaves))
+    assert_close(value_and_gradients(found, leaves), value_and_gradients(whole, leaves))
 
 
 @pytest.mark.parametrize("counts", PROCESSES)

@@ -39,6 +39,18 @@ COMMANDS = (
         "beta-clip evaluate --model runs/photos --tasks photos --data photos.jsonl --output runs/photos/evaluation",
     ),
     Command(
+        ("hierarchy",),
+        ".data.hierarchies",
+        "Build the sentences and phrases of all captions once, for training to take as they are.",
+        "beta-clip hierarchy photos.jsonl --output photos_hierarchy --shard 0/4",
+    ),
+    Command(
+        ("compare",),
+        ".evaluation.compare",
+        "Compare two results on the same data: paired differences with intervals.",
+        "beta-clip compare runs/before/evaluation/results.json runs/photos/evaluation/results.json",
+    ),
+    Command(
         ("convert", "b-clip"),
         ".release.convert_b_clip",
         "Turn a checkpoint of the β-CLIP authors into a model directory.",
@@ -57,11 +69,41 @@ COMMANDS = (
         "beta-clip export clip runs/photos exported",
     ),
     Command(
+        ("export", "onnx"),
+        ".release.onnx",
+        "Write a model as ONNX graphs or torch.export programs, for use without transformers.",
+        "beta-clip export onnx runs/photos exported --dtype float16",
+    ),
+    Command(
         ("interpolate",),
         ".release.interpolate",
         "Mix the weights of a model with those that it was fine-tuned from, against forgetting.",
         "beta-clip interpolate openai/clip-vit-base-patch16 runs/photos runs/mixed --alpha 0 0.25 0.5 0.75 1 "
         "--tasks photos --data photos.jsonl",
+    ),
+    Command(
+        ("index",),
+        ".search.index",
+        "Embed a collection of photos for search, or bring what was embedded up to date.",
+        "beta-clip index photos/ --out photos.index --model runs/photos",
+    ),
+    Command(
+        ("search",),
+        ".search.gallery",
+        "Search an indexed collection by texts and images.",
+        'beta-clip search photos.index "a dog in a red coat on a beach" --top 20 --rerank 200 --html found.html',
+    ),
+    Command(
+        ("push",),
+        ".release.hub",
+        "Upload a model to the Hub with its processor, code, results and model card.",
+        "beta-clip push runs/photos my-name/photos --license cc-by-nc-4.0",
+    ),
+    Command(
+        ("doctor",),
+        ".doctor",
+        "Say what is installed, what is missing, and what the hardware can do.",
+        "beta-clip doctor --json",
     ),
 )
 # The commands that have commands of their own.

@@ -9,7 +9,14 @@ from transformers import CLIPConfig
 ALIGNMENT_LOSSES = ("ce", "bce")
 CLIP_TEXT_POSITIONS = 77
 LONG_TEXT_POSITIONS = 248
-LOSS_PARTS = ("clip_loss", "short_clip_loss", "beta_cal_loss", "region_loss", "hard_negative_loss")
+LOSS_PARTS = (
+    "clip_loss",
+    "short_clip_loss",
+    "beta_cal_loss",
+    "text_conditioned_loss",
+    "region_loss",
+    "hard_negative_loss",
+)
 
 
 @strict
@@ -36,7 +43,7 @@ class BetaCLIPConfig(CLIPConfig):
         pooler_logit_scale_init_value (`float | int`, defaults to 2.6592): ln(1/0.07), of the pooler's own logit scale.
         beta (`float | int`, defaults to 0.5):
             β of β-CAL, in [0, 1]: the weight of a text's siblings (other texts of the same image) as its positives.
-        alignment_loss (`"ce" | "bce"`, defaults to `"ce"`): The form of β-CAL.
+        alignment_loss (`"ce" | "bce"`, defaults to `"ce"`): The form of β-CAL and of `text_conditioned_loss`.
         use_long_text_path (`bool`, defaults to `False`):
             Whether there are two text paths, as in FG-CLIP: the short one is CLIP's own (77 positions), the long one,
             for captions, has a table of positions and a projection of its own; the rest of the tower is shared.
@@ -50,6 +57,9 @@ class BetaCLIPConfig(CLIPConfig):
             Weight of `short_clip_loss`: `clip_loss` of images and their short captions. Defaults to 1 with two text
             paths (FG-CLIP) and to 0 with one (β-CLIP).
         beta_cal_loss_weight (`float | int`, defaults to 1): Weight of `beta_cal_loss`.
+        text_conditioned_loss_weight (`float | int`, defaults to 0):
+            Weight of `text_conditioned_loss`, in the form of `alignment_loss`: every image of the batch is pooled for
+            every text, and the texts of other images are negatives. It costs B · T passes of the pooler.
         region_loss_weight (`float | int`, defaults to 0.1): Weight of `region_loss`.
         hard_negative_loss_weight (`float | int`, defaults to 0.5):
             Weight of `hard_negative_loss` (FG-CLIP's β, which is not the β above). A part of weight 0, or one that the
@@ -88,6 +98,7 @@ class BetaCLIPConfig(CLIPConfig):
     clip_loss_weight: int | float = 1.0
     short_clip_loss_weight: int | float | None = None
     beta_cal_loss_weight: int | float = 1.0
+    text_conditioned_loss_weight: int | float = 0.0
     region_loss_weight: int | float = 0.1
     hard_negative_loss_weight: int | float = 0.5
 

@@ -14,10 +14,11 @@ from torch import Tensor
 from transformers.models.clip.modeling_clip import CLIPOutput
 from transformers.utils.generic import can_return_tuple
 
+from .batch_plan_beta_clip import BatchPlan, plan_batch
 from .objective_beta_clip import FlatEmbeds, Granularity, batch_objective, multiplier
-from .packing_beta_clip import TextPacking
 from .pooler_beta_clip import TextConditionedPooler, normalize
 from .pretrained_beta_clip import BetaCLIPPreTrainedModel
+from .ragged_beta_clip import index_or_pairs
 from .regions_beta_clip import RegionBatch, grid_boxes, roi_align
 from .towers_beta_clip import joined_texts
 
@@ -30,7 +31,7 @@ class BetaCLIPOutput(CLIPOutput):
     Args:
         losses (`dict[str, Tensor]`, *optional*):
             The parts of `loss` by name, before their weights: `clip_loss`, `short_clip_loss`, `beta_cal_loss`,
-            `region_loss`, `hard_negative_loss`, as far as they were computed.
+            `text_conditioned_loss`, `region_loss`, `hard_negative_loss`, as far as they were computed.
         contextualized_embeds (`Tensor` of shape `(T, D)`, *optional*):
             L2-normalised embedding of each text's own image as pooled for that text.
         region_embeds (`Tensor` of shape `(R, D)`, *optional*): L2-normalised embeddings of the boxes.
@@ -71,7 +72,7 @@ class BetaCLIPModel(BetaCLIPPreTrainedModel):
         hard_input_ids: Tensor | None = None,
         hard_attention_mask: Tensor | None = None,
         hard_region_index: Tensor | None = None,
-        text_packing: TextPacking | None = None,
+        plan: BatchPlan | None = None,
         return_loss: bool | None = None,
         interpolate_pos_encoding: bool = False,
         gather: Any = None,
@@ -98,14 +99,14 @@ class BetaCLIPModel(BetaCLIPPreTrainedModel):
                 For each flagged box its true text, then its negatives, any number of them; short path.
             hard_region_index (`Tensor` of shape `(N,)`, int64): the box of each hard text, non-decreasing.
             region_attention_mask, hard_attention_mask: not needed, as `attention_mask`.
-            text_packing (*optional*):
-                How all texts of the batch are packed into rows, as the collator plans it (`pack_texts=True`). Without
-                it the model plans, and waits for the device.
+            plan (*optional*):
+                Where the rows of this very batch belong, as the collator plans it. It is trusted; without it the model
+                looks the batch through, checks it, and waits for a GPU.
             return_loss (`bool`): also compute `loss` (Σ weight · part) and `losses` (the parts).
             interpolate_pos_encoding (`bool`): as in `CLIPModel`, for images of another size.
             gather (*optional*):
-                For several processes: `gather(tensor)` as in the loss functions, `gather.rank`, and
-                `gather.row_counts(*rows)`, the same numbers of all processes. The Trainer passes it.
+                For several processes: the `ProcessGather` of `beta_clip_hf.training.distributed`, which the Trainer
+                passes, or what has its methods.
             objective (*optional*): takes the place of the losses: `objective(embeds, loss_scales)` gives both.
 
         Raises:
@@ -129,6 +130,9 @@ class BetaCLIPModel(BetaCLIPPreTrainedModel):
 
         if image_index.shape != input_ids.shape[:1]:
             raise ValueError(f"image_index must have shape ({len(input_ids)},), but is {tuple(image_index.shape)}")
+        if return_loss and (granularity is None or granularity.shape != image_index.shape):
+            shape = None if granularity is None else tuple(granularity.shape)
+            raise ValueError(f"granularity must have shape {tuple(image_index.shape)} for a loss, but is {shape}")
         regions = None
         if boxes is not None:
             of_regions = (region_image_index, region_input_ids, hard_input_ids, hard_region_index)
@@ -136,9 +140,8 @@ class BetaCLIPModel(BetaCLIPPreTrainedModel):
         texts: list[Tensor | None] = [input_ids, None, None]
         if regions is not None and return_loss:
             texts[1:] = self._region_texts(regions)
-        embeds = self._flat_embeds(
-            pixel_values, texts, image_index, granularity, regions, text_packing, interpolate_pos_encoding
-        )
+        of_texts = (texts, image_index, granularity)
+        embeds = self._flat_embeds(pixel_values, *of_texts, regions, plan, bool(return_loss), interpolate_pos_encoding)
         with torch.autocast(pixel_values.device.type, enabled=False):
             logits_BT = multiplier(self.logit_scale) * embeds.image_BD @ embeds.text_TD.T
         outputs = BetaCLIPOutput(
@@ -162,7 +165,8 @@ class BetaCLIPModel(BetaCLIPPreTrainedModel):
         image_index: Tensor,
         granularity: Tensor | None,
         regions: RegionBatch | None,
-        text_packing: TextPacking | None,
+        plan: BatchPlan | None,
+        for_loss: bool,
         interpolate_pos_encoding: bool,
     ) -> FlatEmbeds:
         """One pass of each tower for the whole batch. `texts`: the flat ones, those of regions, and the hard ones."""
@@ -172,19 +176,47 @@ class BetaCLIPModel(BetaCLIPPreTrainedModel):
         if self.long_text_projection is not None and granularity is not None:
             is_long = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
             is_long[: len(granularity)] = granularity == Granularity.CAPTION
-        # A plan that counts texts which no loss asks for is not used.
-        packing = text_packing if text_packing is not None and len(text_packing.last_T) == len(ids) else None
+        if plan is None:
+            labels = granularity if for_loss else None
+            plan = self._plan_batch(ids, is_long, image_index, len(pixel_values), labels, regions)
+        plan = plan.to(ids.device, non_blocking=True)
+        # A plan that counts texts which no loss asks for does not pack these.
+        packing = plan.packing if len(plan.packing.last_T) == len(ids) else None
         text_TD, region_text_RD, hard_text_ND = normalize(self._encode_texts(ids, is_long, packing)).split(counts)
-        embeds = FlatEmbeds(normalize(image_features_BD), text_TD, image_index, granularity)
+        rows = (plan.caption_B, plan.short_S, plan.aligned_A)
+        embeds = FlatEmbeds(normalize(image_features_BD), text_TD, image_index, *rows)
         if self.pooler is not None:
-            embeds.contextualized_TD = normalize(self.pooler(text_TD, patch_features_BPD, image_index)[0])
+            pooled_TD, _ = self.pooler(text_TD, patch_features_BPD, image_index, slots=plan.text_slots)
+            embeds.contextualized_TD = normalize(pooled_TD)
+            if for_loss and self.config.text_conditioned_loss_weight:
+                embeds.score_pairs = partial(self.pooler.score_pairs, patch_features_BPD)
         if regions is not None:
+            regions.slots = plan.region_slots
             embeds.region_RD = normalize(self._region_features(pixel_values, patch_features_BPD, regions))
             if texts[1] is not None:
                 embeds.region_text_RD, embeds.region_text_id_R = region_text_RD, self._text_ids(texts[1])
             if texts[2] is not None:
                 embeds.hard_text_ND, embeds.hard_region_index_N = hard_text_ND, regions.hard_region_index
         return embeds
+
+    @torch.compiler.disable
+    def _plan_batch(
+        self,
+        input_ids: Tensor,
+        is_long: Tensor | None,
+        image_index: Tensor,
+        num_images: int,
+        granularity: Tensor | None,
+        regions: RegionBatch | None,
+    ) -> BatchPlan:
+        """A plan made here and now: a batch that comes without one waits for a GPU here, and nowhere else."""
+        return plan_batch(
+            self._plan_texts(input_ids, is_long),
+            image_index.cpu(),
+            num_images,
+            granularity_T=None if granularity is None else granularity.cpu(),
+            region_image_index_R=None if regions is None else regions.image_index.cpu(),
+        )
 
     def _region_texts(self, regions: RegionBatch) -> list[Tensor | None]:
         """The texts of regions and the hard texts, as far as a loss asks for them."""
@@ -199,7 +231,7 @@ class BetaCLIPModel(BetaCLIPPreTrainedModel):
         """The logit scale (its logarithm) of each part of the loss that this model can compute, by name."""
         scales = {"clip_loss": self.logit_scale, "short_clip_loss": self.logit_scale}
         if self.pooler is not None:
-            scales["beta_cal_loss"] = self.pooler.logit_scale
+            scales["beta_cal_loss"] = scales["text_conditioned_loss"] = self.pooler.logit_scale
         if self.config.use_regions:
             scales["region_loss"] = self.region_logit_scale
             scales["hard_negative_loss"] = self.hard_negative_logit_scale
@@ -274,7 +306,7 @@ class BetaCLIPModel(BetaCLIPPreTrainedModel):
         Source: FG-CLIP (arXiv 2505.05071), region features.
         """
         patch_features = self.get_patch_features(pixel_values, interpolate_pos_encoding)
-        index = _index_or_pairs(region_image_index, len(pixel_values), len(boxes), "boxes", pixel_values.device)
+        index = index_or_pairs(region_image_index, len(pixel_values), len(boxes), "boxes", pixel_values.device)
         return self._region_features(pixel_values, patch_features, RegionBatch(boxes, index), box_format)
 
     def _region_features(
@@ -288,7 +320,7 @@ class BetaCLIPModel(BetaCLIPPreTrainedModel):
         patch = self.config.vision_config.patch_size
         grid = (height // patch, width // patch)
         boxes_R4 = grid_boxes(regions.boxes, box_format, (height, width), grid)
-        return roi_align(patch_features_BPD, boxes_R4, regions.image_index, grid)
+        return roi_align(patch_features_BPD, boxes_R4, regions.image_index, grid, regions.slots)
 
     def get_text_conditioned_image_features(
         self,
@@ -332,47 +364,31 @@ class BetaCLIPModel(BetaCLIPPreTrainedModel):
             assert input_ids is not None
             is_long = torch.full(input_ids.shape[:1], self._is_long(path), device=input_ids.device)
             text_embeds = self._encode_texts(input_ids, is_long)
-        index = _index_or_pairs(image_index, len(patch_features), len(text_embeds), "texts", text_embeds.device)
+        index = index_or_pairs(image_index, len(patch_features), len(text_embeds), "texts", text_embeds.device)
         pooled_TD, attentions_THP = pooler(text_embeds, patch_features, index, output_attentions)
         return (normalize(pooled_TD), attentions_THP) if output_attentions else normalize(pooled_TD)
 
-    def score_pairs(self, patch_features: Tensor, text_embeds: Tensor, *, chunk_size: int = 8192) -> Tensor:
-        r"""
-        The text-conditioned score v_{i|t} · u_t of EVERY image i with every text t.
-
-        Pooling each image with its own caption only, and comparing across images, would leak the label; this does not.
-
-        Args:
-            patch_features (`Tensor` of shape `(B, P, D)`): from [`get_patch_features`].
-            text_embeds (`Tensor` of shape `(T, D)`): normalised or not.
-            chunk_size (`int`): pairs computed at a time; memory is about `20 · D · chunk_size` bytes per byte of dtype.
-
-        Returns:
-            `(B, T)`, cosines in [-1, 1], at least float32.
-
-        Raises:
-            ValueError: if the model has no pooler, or `chunk_size` is below 1.
-        """
+    def score_pairs(self, patch_features: Tensor, text_embeds: Tensor, *, chunk_size: int | None = None) -> Tensor:
+        """Text-conditioned score of EVERY image with every text, `(B, T)`: [`TextConditionedPooler.score_pairs`]."""
         return self._pooler_or_error().score_pairs(patch_features, text_embeds, chunk_size=chunk_size)
+
+    def score_candidates(
+        self,
+        patch_features: Tensor,
+        text_embeds: Tensor,
+        image_index: Tensor,
+        text_index: Tensor,
+        *,
+        chunk_size: int | None = None,
+    ) -> Tensor:
+        """The same for pairs of a shortlist only: [`TextConditionedPooler.score_candidates`]."""
+        pairs = (patch_features, text_embeds, image_index, text_index)
+        return self._pooler_or_error().score_candidates(*pairs, chunk_size=chunk_size)
 
     def _pooler_or_error(self) -> TextConditionedPooler:
         if self.pooler is None:
             raise ValueError("use_pooler must be True for text-conditioned features, but is False")
         return self.pooler
-
-
-def _index_or_pairs(
-    image_index: Tensor | None, num_images: int, num_rows: int, rows: str, device: torch.device
-) -> Tensor:
-    """The image of each row; where none is given, rows and images in pairs, or all rows on the one image."""
-    if image_index is not None:
-        return image_index
-    if num_images not in (1, num_rows):
-        raise ValueError(
-            f"without an image index there must be one image, or one for each of the {rows}, "
-            f"but there are {num_images} images and {num_rows} {rows}"
-        )
-    return torch.arange(num_rows, device=device) % num_images
 
 
 __all__ = ["BetaCLIPModel", "BetaCLIPOutput", "Granularity"]

@@ -1,8 +1,10 @@
 """From the embeddings of a flat batch to the named parts of its loss, in one process or over several.
 
-Letters: B images, T texts of the batch (flat), R regions, N hard texts, D projection width.
+Letters: B images, T texts of the batch (flat), S short captions, A texts that β-CAL aligns, R regions, N hard texts,
+D projection width.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
@@ -10,11 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .loss_beta_clip import DENSE_LIMIT, beta_cal_loss, clip_loss, hard_negative_loss, region_loss
-from .tiled_beta_clip import tiled_contrast, tiled_sigmoid
-
-
-_NO_ROWS = [0] * 5  # of the sizes that processes tell each other: below rank 0 there are none
+from .loss_beta_clip import beta_cal_loss, clip_loss, hard_negative_loss, region_loss, text_conditioned_loss
 
 
 class Granularity(IntEnum):
@@ -28,13 +26,19 @@ class Granularity(IntEnum):
 
 @dataclass
 class FlatEmbeds:
-    """The L2-normalised embeddings of one process's batch, and which of them belong together."""
+    """
+    The L2-normalised embeddings of one process's batch, and which of them belong together (see `BatchPlan`).
+    `score_pairs` gives the text-conditioned scores `(B, T)` of the images with any texts `(T, D)`, where a loss asks.
+    """
 
     image_BD: Tensor
     text_TD: Tensor
     image_index_T: Tensor
-    granularity_T: Tensor | None = None
+    caption_B: Tensor | None = None
+    short_S: Tensor | None = None
+    aligned_A: Tensor | None = None
     contextualized_TD: Tensor | None = None
+    score_pairs: Callable[[Tensor], Tensor] | None = None
     region_RD: Tensor | None = None
     region_text_RD: Tensor | None = None
     region_text_id_R: Tensor | None = None
@@ -43,15 +47,18 @@ class FlatEmbeds:
 
 
 class OneProcess:
-    """A gather over the batch of this process alone: its rows are all rows."""
+    """Takes the place of a gather where there is one process: the losses are given none."""
 
     rank = 0
 
-    def __call__(self, tensor: Tensor) -> Tensor:
-        return tensor
-
     def row_counts(self, *rows: int) -> list[list[int]]:
         return [list(rows)]
+
+    def sized(self, counts: Sequence[int]) -> None:
+        return None
+
+    def sum(self, values: Tensor) -> Tensor:
+        return values
 
 
 def batch_objective(
@@ -71,40 +78,32 @@ def batch_losses(config: Any, logit_scales: dict[str, Tensor], embeds: FlatEmbed
     Args:
         config (`BetaCLIPConfig`): read for the weights (`X_weight` of part `X`), `beta` and `alignment_loss`.
         logit_scales (`dict[str, Tensor]`): the logarithm of s for each part that the model can compute, by its name.
-        embeds: the batch.
+        embeds: the batch, with `caption`, `short` and `aligned`.
         gather: as in `BetaCLIPModel.forward`; `None` for a batch of one process.
 
     Returns:
         The parts by name, unweighted scalars; every process holds the value of the whole batch.
 
     Raises:
-        ValueError: without `granularity`, for an image with no caption or several of a kind, or if no part has weight.
+        ValueError: if no part has weight.
 
     Source: arXiv 2512.12678 (`clip_loss`, `beta_cal_loss`), arXiv 2505.05071 (the other parts).
     """
     gather = gather or OneProcess()
-    caption_T, short_T, num_short = _checked_captions(embeds)
+    assert embeds.caption_B is not None and embeds.short_S is not None and embeds.aligned_A is not None
     empty_0D = embeds.image_BD[:0]
     region_RD, hard_ND = _given(embeds.region_RD, empty_0D), _given(embeds.hard_text_ND, empty_0D)
     region_text_RD = _given(embeds.region_text_RD, empty_0D)
-    flagged = 0 if embeds.hard_region_index_N is None else len(embeds.hard_region_index_N.unique_consecutive())
-    num_aligned = 0 if embeds.contextualized_TD is None else len(embeds.text_TD) - num_short
-    counts = gather.row_counts(len(embeds.image_BD), num_aligned, num_short, len(region_text_RD), flagged)
-    first_image, first_text, *_ = (sum(column) for column in zip(*counts[: gather.rank], _NO_ROWS, strict=True))
-    all_aligned, all_short, all_regions, all_flagged = (sum(c) for c in list(zip(*counts, strict=True))[1:])
-
-    def pairs(of_kind_T: Tensor) -> dict[str, Any]:
-        return {
-            "image_embeds_BD": embeds.image_BD[embeds.image_index_T[of_kind_T]],
-            "text_embeds_BD": embeds.text_TD[of_kind_T],
-            "gather": gather,
-        }
-
+    num_aligned = 0 if embeds.contextualized_TD is None else len(embeds.aligned_A)
+    own_sizes = (len(embeds.image_BD), num_aligned, len(embeds.short_S), len(region_text_RD), len(hard_ND))
+    # Of each kind of rows how many every process has: all that has to be known to gather them.
+    images, aligned, shorts, regions, hards = zip(*gather.row_counts(*own_sizes), strict=True)
     has_rows = {
-        "short_clip_loss": all_short,
+        "short_clip_loss": sum(shorts),
         "beta_cal_loss": embeds.contextualized_TD is not None,
-        "region_loss": all_regions,
-        "hard_negative_loss": all_flagged,
+        "text_conditioned_loss": embeds.contextualized_TD is not None,
+        "region_loss": sum(regions),
+        "hard_negative_loss": sum(hards),
     }
     scale = {
         name: multiplier(log_scale)
@@ -112,13 +111,22 @@ def batch_losses(config: Any, logit_scales: dict[str, Tensor], embeds: FlatEmbed
         if getattr(config, f"{name}_weight") and has_rows.get(name, True)
     }
     losses = {}
-    if "clip_loss" in scale:
-        losses["clip_loss"] = clip_loss(**pairs(caption_T), logit_scale=scale["clip_loss"])
-    if "short_clip_loss" in scale:
-        losses["short_clip_loss"] = clip_loss(**pairs(short_T), logit_scale=scale["short_clip_loss"])
+    pairs = {
+        "clip_loss": (embeds.image_BD, embeds.caption_B, images),
+        "short_clip_loss": (embeds.image_BD[embeds.image_index_T[embeds.short_S]], embeds.short_S, shorts),
+    }
+    for name, (image_ND, text_N, counts) in pairs.items():
+        if name in scale:
+            text_ND, gather_pairs = embeds.text_TD[text_N], gather.sized(counts)
+            losses[name] = clip_loss(image_ND, text_ND, logit_scale=scale[name], gather=gather_pairs)
+    first_image = sum(images[: gather.rank])
     if "beta_cal_loss" in scale:
-        place = None if len(counts) == 1 or all_aligned**2 <= DENSE_LIMIT else (first_text, all_aligned)
-        losses["beta_cal_loss"] = _beta_cal(config, scale["beta_cal_loss"], embeds, first_image, gather, place)
+        losses["beta_cal_loss"] = _beta_cal(config, scale["beta_cal_loss"], embeds, first_image, gather.sized(aligned))
+    if "text_conditioned_loss" in scale:
+        gathers = (gather.sized(aligned), gather.sized(images))
+        losses["text_conditioned_loss"] = _text_conditioned(
+            config, scale["text_conditioned_loss"], embeds, first_image, *gathers
+        )
     if "region_loss" in scale:
         text_id_R = _given(embeds.region_text_id_R, embeds.image_index_T[:0])
         losses["region_loss"] = region_loss(
@@ -126,60 +134,51 @@ def batch_losses(config: Any, logit_scales: dict[str, Tensor], embeds: FlatEmbed
             region_text_RD,
             logit_scale=scale["region_loss"],
             text_id_R=text_id_R if config.mask_identical_region_texts else None,
-            gather=gather,
+            gather=gather.sized(regions),
         )
     if "hard_negative_loss" in scale:
         index_N = _given(embeds.hard_region_index_N, embeds.image_index_T[:0])
         own_mean = hard_negative_loss(region_RD, hard_ND, index_N, logit_scale=scale["hard_negative_loss"])
-        # A mean over the flagged regions of all processes: one number each is enough, no embedding has to travel.
-        losses["hard_negative_loss"] = gather((own_mean * flagged)[None]).sum() / all_flagged
+        # A mean over the flagged regions of all processes: two numbers each are enough, no embedding has to travel.
+        flagged = (index_N.diff() != 0).sum() + min(1, len(index_N))
+        total, count = gather.sum(torch.stack([own_mean * flagged, flagged.to(own_mean)]))
+        losses["hard_negative_loss"] = total / count
     if not losses:
         raise ValueError("a loss needs a part of positive weight, but the configuration has none")
     return losses
 
 
-def _beta_cal(
-    config: Any, scale: Tensor, embeds: FlatEmbeds, first_image: int, gather: Any, place: tuple[int, int] | None
+def _beta_cal(config: Any, scale: Tensor, embeds: FlatEmbeds, first_image: int, gather: Any) -> Tensor:
+    """`beta_cal_loss` of the captions, sentences and phrases."""
+    assert embeds.aligned_A is not None and embeds.contextualized_TD is not None
+    return beta_cal_loss(
+        embeds.contextualized_TD[embeds.aligned_A],
+        embeds.text_TD[embeds.aligned_A],
+        embeds.image_index_T[embeds.aligned_A] + first_image,
+        logit_scale=scale,
+        beta=config.beta,
+        kind=config.alignment_loss,
+        gather=gather,
+    )
+
+
+def _text_conditioned(
+    config: Any, scale: Tensor, embeds: FlatEmbeds, first_image: int, gather_texts: Any, gather_images: Any
 ) -> Tensor:
-    """
-    `beta_cal_loss` of the captions, sentences and phrases.
-
-    With a `place`, the number of texts of lower ranks and of all processes, each process computes the rows of its own
-    contextualised embeddings alone: the work of a large batch is divided, and only text embeddings travel (for "ce"
-    also one number per text and process).
-    """
-    assert embeds.granularity_T is not None and embeds.contextualized_TD is not None
-    aligned_T = embeds.granularity_T <= Granularity.PHRASE
-    own_TD, text_TD = embeds.contextualized_TD[aligned_T], embeds.text_TD[aligned_T]
-    image_index_T = embeds.image_index_T[aligned_T] + first_image
-    settings = {"logit_scale": scale, "beta": config.beta}
-    if place is None:
-        return beta_cal_loss(own_TD, text_TD, image_index_T, kind=config.alignment_loss, gather=gather, **settings)
-
-    first_text, num_texts = place
-    text_MD, image_index_M = gather(text_TD), gather(image_index_T)
-    settings["first_row"] = first_text
-    if config.alignment_loss == "ce":
-        share = tiled_contrast(own_TD, text_MD, image_index_M=image_index_M, gather=gather, **settings)
-    else:
-        share = tiled_sigmoid(own_TD, text_MD, image_index_M, **settings) / num_texts
-    return gather((share / num_texts)[None]).sum()
-
-
-def _checked_captions(embeds: FlatEmbeds) -> tuple[Tensor, Tensor, int]:
-    """Which texts are captions, which are short captions, and how many of the latter; one wait for the device."""
-    index_T, granularity_T, num_images = embeds.image_index_T, embeds.granularity_T, len(embeds.image_BD)
-    if granularity_T is None or granularity_T.shape != index_T.shape:
-        shape = None if granularity_T is None else tuple(granularity_T.shape)
-        raise ValueError(f"granularity must have shape {tuple(index_T.shape)} for a loss, but is {shape}")
-    caption_T, short_T = granularity_T == Granularity.CAPTION, granularity_T == Granularity.SHORT_CAPTION
-    per_image = [torch.bincount(index_T[of_kind_T], minlength=num_images) for of_kind_T in (caption_T, short_T)]
-    captions, short_captions = torch.stack(per_image).tolist()
-    if any(count != 1 for count in captions):
-        raise ValueError(f"each image must have one caption for a loss, but they have {captions}")
-    if any(count > 1 for count in short_captions):
-        raise ValueError(f"each image must have at most one short caption for a loss, but they have {short_captions}")
-    return caption_T, short_T, sum(short_captions)
+    """`text_conditioned_loss` of the captions, sentences and phrases of all processes, each with its own images."""
+    if embeds.score_pairs is None:
+        raise ValueError(
+            "text_conditioned_loss_weight must be 0 where the patch features are not kept, as in a contrast over "
+            f"micro-batches (contrastive_batch_size), but is {config.text_conditioned_loss_weight}"
+        )
+    assert embeds.aligned_A is not None
+    text_AD = embeds.text_TD[embeds.aligned_A]
+    image_index_A = embeds.image_index_T[embeds.aligned_A] + first_image
+    if gather_texts is not None:
+        text_AD, image_index_A = gather_texts(text_AD), gather_texts(image_index_A)
+    scores_BA = embeds.score_pairs(text_AD)
+    kind = config.alignment_loss
+    return text_conditioned_loss(scores_BA, image_index_A, logit_scale=scale, kind=kind, gather=gather_images)
 
 
 def _given(tensor: Tensor | None, otherwise: Tensor) -> Tensor:

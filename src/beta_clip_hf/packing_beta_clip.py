@@ -5,11 +5,12 @@ S stretches of a row.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from .ragged_beta_clip import Planned
 
 
 # Columns come in multiples of this: masks of other widths are copied by the kernels, in every layer.
@@ -22,11 +23,10 @@ _WIDTHS, _WIDEST, _NEARLY_FULL = 16, 4, 1.02
 
 
 @dataclass(frozen=True, eq=False)
-class TextPacking:
+class TextPacking(Planned):
     r"""
-    Where each token of a flat batch stands in rows of texts, each text once. Made by [`plan_texts`].
-
-    Four int64 tensors: a worker of the data loader can make them, and the loader pins and moves them like the batch.
+    Where each token of a flat batch stands in rows of texts, each text once: four int64 tensors. Made by
+    [`plan_texts`].
 
     Args:
         text_RC (`Tensor` of shape `(R, C)`):
@@ -44,12 +44,6 @@ class TextPacking:
     position_RC: Tensor
     last_T: Tensor
     start_S: Tensor
-
-    def to(self, device: Any, non_blocking: bool = False) -> "TextPacking":
-        return TextPacking(*(getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self)))
-
-    def pin_memory(self) -> "TextPacking":
-        return TextPacking(*(getattr(self, f.name).pin_memory() for f in fields(self)))
 
     @property
     def has_one_text_per_row(self) -> bool:

@@ -11,6 +11,7 @@ from .checkpoints_beta_clip import FG_CLIP_SWITCHES, LONG_TABLE, from_fg_clip, i
 from .configuration_beta_clip import CLIP_TEXT_POSITIONS, BetaCLIPConfig
 from .pooler_beta_clip import TextConditionedPooler
 from .positions_beta_clip import stretch_text_positions
+from .remote_code_beta_clip import carrying_code
 from .towers_beta_clip import CLIPTowers, TwoPathTextEmbeddings
 
 
@@ -32,6 +33,11 @@ class BetaCLIPPreTrainedModel(CLIPTowers):
             self.region_logit_scale = nn.Parameter(torch.tensor(config.logit_scale_init_value))
             self.hard_negative_logit_scale = nn.Parameter(torch.tensor(config.logit_scale_init_value))
         self.post_init()
+
+    def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
+        """As [`~transformers.PreTrainedModel.push_to_hub`]; the code goes along, see [`carrying_code`]."""
+        with carrying_code({BetaCLIPConfig: "AutoConfig", type(self): "AutoModel"}):
+            return super().push_to_hub(*args, **kwargs)
 
     @classmethod
     def from_pretrained(

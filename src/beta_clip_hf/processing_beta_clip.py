@@ -20,6 +20,7 @@ from .boxes_beta_clip import Box, box_in_view, cut_box, pixel_box, seen_size, vi
 from .configuration_beta_clip import CLIP_TEXT_POSITIONS, LONG_TEXT_POSITIONS
 from .modeling_beta_clip import Granularity
 from .pretrained_beta_clip import HUB_ARGUMENTS
+from .remote_code_beta_clip import carrying_code
 from .towers_beta_clip import TEXT_PATHS
 
 
@@ -121,6 +122,11 @@ class BetaCLIPProcessor(CLIPProcessor):
                 processor.short_max_length = CLIP_TEXT_POSITIONS
         return processor
 
+    def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
+        """As [`~transformers.ProcessorMixin.push_to_hub`]; the code goes along, see [`carrying_code`]."""
+        with carrying_code({type(self): "AutoProcessor"}):
+            return super().push_to_hub(*args, **kwargs)
+
     def squash_images(self) -> "BetaCLIPProcessor":
         """
         From now on squashes every image to the size that the model sees, whatever its shape, and crops nothing. Boxes
@@ -128,10 +134,7 @@ class BetaCLIPProcessor(CLIPProcessor):
 
         Source: FG-CLIP (arXiv 2505.05071), whose training and examples resize to a square before anything else.
         """
-        width, height = seen_size(self.image_processor)
-        self.image_processor = copy.deepcopy(self.image_processor)
-        self.image_processor.size = {"height": height, "width": width}
-        self.image_processor.do_resize, self.image_processor.do_center_crop = True, False
+        self.image_processor = squashed(self.image_processor)
         return self
 
     def __call__(
@@ -297,6 +300,15 @@ class BetaCLIPProcessor(CLIPProcessor):
         return tokens["input_ids"], tokens["attention_mask"]
 
 
+def squashed(image_processor: Any) -> Any:
+    """A copy of an image processor that resizes both sides to the size that the model sees, and crops nothing."""
+    width, height = seen_size(image_processor)
+    image_processor = copy.deepcopy(image_processor)
+    image_processor.size = {"height": height, "width": width}
+    image_processor.do_resize, image_processor.do_center_crop = True, False
+    return image_processor
+
+
 def _texts_by_granularity(hierarchy: Any) -> Iterable[tuple[Granularity, Sequence[str]]]:
     if isinstance(hierarchy, str):
         yield Granularity.CAPTION, [hierarchy]
@@ -345,4 +357,4 @@ def _is_fg_clip(name_or_path: Any, hub: dict[str, Any]) -> bool:
     return config.get("model_type") == "clip" and "FGCLIPModel" in (config.get("architectures") or ())
 
 
-__all__ = ["BetaCLIPProcessor", "clean_text"]
+__all__ = ["BetaCLIPProcessor", "clean_text", "squashed"]

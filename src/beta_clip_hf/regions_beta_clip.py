@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .ragged_beta_clip import slots_by_image
+from .ragged_beta_clip import ImageSlots, slots_by_image
 
 
 BOX_FORMATS = ("xyxy_normalized", "xyxy_pixels", "xywh_pixels")
@@ -23,6 +23,7 @@ class RegionBatch:
     input_ids: Tensor | None = None
     hard_input_ids: Tensor | None = None
     hard_region_index: Tensor | None = None
+    slots: ImageSlots | None = None
 
     def __post_init__(self) -> None:
         """Raises `ValueError` where a shape disagrees or something is missing."""
@@ -55,11 +56,17 @@ def grid_boxes(boxes_R4: Tensor, box_format: str, image_size: tuple[int, int], g
     if box_format == "xywh_pixels":
         boxes_R4 = torch.cat([boxes_R4[:, :2], boxes_R4[:, :2] + boxes_R4[:, 2:]], dim=1)
     (height, width), (rows, columns) = image_size, grid
-    scale = (columns, rows) if box_format == "xyxy_normalized" else (columns / width, rows / height)
-    return boxes_R4 * boxes_R4.new_tensor(scale * 2)
+    x_scale, y_scale = (columns, rows) if box_format == "xyxy_normalized" else (columns / width, rows / height)
+    return torch.stack([boxes_R4[:, 0::2] * x_scale, boxes_R4[:, 1::2] * y_scale], dim=2).flatten(1)
 
 
-def roi_align(patch_features_BPD: Tensor, boxes_R4: Tensor, image_index_R: Tensor, grid: tuple[int, int]) -> Tensor:
+def roi_align(
+    patch_features_BPD: Tensor,
+    boxes_R4: Tensor,
+    image_index_R: Tensor,
+    grid: tuple[int, int],
+    slots: ImageSlots | None = None,
+) -> Tensor:
     r"""
     RoIAlign to 1 × 1 (aligned, adaptive sampling): the mean of bilinear samples at ⌈height⌉ × ⌈width⌉ points of a box.
 
@@ -72,6 +79,7 @@ def roi_align(patch_features_BPD: Tensor, boxes_R4: Tensor, image_index_R: Tenso
         boxes_R4 (`Tensor` of shape `(R, 4)`): x1 y1 x2 y2 in grid units: (0, 0, columns, rows) is the whole map.
         image_index_R (`Tensor` of shape `(R,)`, int64): the image of each box, in any order.
         grid (`tuple[int, int]`): rows and columns of the patch grid.
+        slots (*optional*): what [`slots_by_image`] makes of `image_index`; known beforehand, no GPU is waited for.
 
     Returns:
         `(R, D)`, of the features' dtype. No boxes give no rows.
@@ -85,10 +93,8 @@ def roi_align(patch_features_BPD: Tensor, boxes_R4: Tensor, image_index_R: Tenso
     row_weights = _axis_weights(boxes_R4[:, 1], boxes_R4[:, 3], grid[0])
     weights_RP = (row_weights[:, :, None] * column_weights[:, None, :]).flatten(1).to(patch_features_BPD.dtype)
     num_images = len(patch_features_BPD)
-    slot_R, num_slots = slots_by_image(image_index_R, num_images)
-    weights_BSP = weights_RP.new_zeros(num_images, num_slots, weights_RP.shape[1])
-    weights_BSP = weights_BSP.index_put((image_index_R, slot_R), weights_RP)
-    return (weights_BSP @ patch_features_BPD)[image_index_R, slot_R]
+    slots = slots_by_image(image_index_R, num_images) if slots is None else slots
+    return slots.rows(slots.block(weights_RP, num_images) @ patch_features_BPD)
 
 
 def _check_rows(tensor: Tensor | None, rows: int, name: str) -> None:
@@ -102,9 +108,12 @@ def _axis_weights(start_R: Tensor, end_R: Tensor, size: int) -> Tensor:
     start_R, end_R = start_R - 0.5, end_R - 0.5  # the centre of the first cell is 0
     length_R = end_R - start_R
     count_R = length_R.ceil().clamp(min=0)
-    step_G = torch.arange(max(1, int(count_R.max())), device=start_R.device)
-    position_RG = start_R[:, None] + (step_G + 0.5) * (length_R / count_R.clamp(min=1))[:, None]
-    counts_RG = (step_G < count_R[:, None]) & (position_RG >= -1) & (position_RG <= size)
+    step_R = length_R / count_R.clamp(min=1)
+    # Samples of one box are more than half a cell apart: so many can lie on the map, from about the first that does.
+    first_R = ((-1 - start_R) / step_R.clamp(min=0.5) - 1).floor().clamp(min=0).detach()
+    sample_RG = first_R[:, None] + torch.arange(2 * size + 5, device=start_R.device)
+    position_RG = start_R[:, None] + (sample_RG + 0.5) * step_R[:, None]
+    counts_RG = (sample_RG < count_R[:, None]) & (position_RG >= -1) & (position_RG <= size)
     cell = torch.arange(size, device=start_R.device)
     weights_RGC = (1 - (position_RG.clamp(0, size - 1)[:, :, None] - cell).abs()).clamp(min=0)
     return (weights_RGC * counts_RG[:, :, None]).sum(dim=1) / count_R.clamp(min=1)[:, None]

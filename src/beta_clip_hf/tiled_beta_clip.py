@@ -13,7 +13,7 @@ it is paired with, is `first_row + i`. So a process can compute its own rows aga
 the parts add up to the loss of all T texts (v contextualised, u text embeddings):
 
 ```
-"ce":   Σ_processes tiled_contrast(own v, all u, gather) / T         exchanges u and one vector of T per process
+"ce":   Σ_processes tiled_contrast(own v, all u, logsumexp) / T      exchanges u and a vector of T
 "bce":  Σ_processes tiled_sigmoid(own v, all u) / T²                 exchanges u
 ```
 
@@ -42,7 +42,7 @@ def tiled_contrast(
     image_index_M: Tensor | None = None,
     beta: float = 0.0,
     text_id_M: Tensor | None = None,
-    gather: Callable[[Tensor], Tensor] | None = None,
+    logsumexp: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     r"""
     `beta_cal_loss` of kind "ce" or, without `image_index`, `clip_loss`, or with `text_id`, `region_loss`; as a sum.
@@ -63,7 +63,8 @@ def tiled_contrast(
         image_index_M (`Tensor` of shape `(M,)`, integer, *optional*): the image of each text, in any order.
         beta (`float`): β in [0, 1].
         text_id_M (`Tensor` of shape `(M,)`, integer, *optional*): rows of the same id are not each other's negatives.
-        gather: where the left rows are a part, it maps `(1, M)` of each part to all parts `(parts, M)`, differentiable.
+        logsumexp: where the left rows are a part, it maps `(M,)` of each part to the log-sum-exp over the parts, `(M,)`
+            and differentiable.
 
     Returns:
         A scalar, a sum (not a mean), in nats. No row gives a zero that can be differentiated. The sum over all parts is
@@ -71,8 +72,8 @@ def tiled_contrast(
     """
     left_ND, right_MD, scale = _operands(left_ND, right_MD, logit_scale)
     own_N, row_lse_N, column_lse_M = _LogSumExp.apply(left_ND, right_MD, scale, first_row, text_id_M, True)
-    if gather is not None:
-        column_lse_M = gather(column_lse_M[None]).logsumexp(dim=0)
+    if logsumexp is not None:
+        column_lse_M = logsumexp(column_lse_M)
     column_lse_N = column_lse_M[first_row : first_row + len(left_ND)]
     positive_N, siblings = _positives(left_ND, right_MD, scale, own_N, image_index_M, beta, first_row)
     return ((row_lse_N + column_lse_N) / 2 - positive_N).sum() - siblings

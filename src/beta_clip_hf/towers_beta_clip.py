@@ -4,6 +4,7 @@ Letters: B images, T texts (flat), P patches, D projection width, L tokens, W wi
 texts, C columns of a row.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -77,7 +78,7 @@ class CLIPTowers(CLIPModel):
         hidden_states = vision.pre_layrnorm(hidden_states)
         for layer in vision.encoder.layers[:-1]:
             hidden_states = layer(hidden_states, None)
-        hidden_states = _value_only_block(vision.encoder.layers[-1], hidden_states)
+        hidden_states = _as_layer(vision.encoder.layers[-1], _value_only_block, hidden_states)
         features = self.visual_projection(vision.post_layernorm(hidden_states))
         return features[:, 0], features[:, 1:]
 
@@ -154,10 +155,9 @@ class CLIPTowers(CLIPModel):
 
     def _pooled_texts(self, input_ids_TL: Tensor, is_long_T: Tensor | None, packing: TextPacking | None) -> Tensor:
         """The text model's hidden states `(T, W)` at the last token of each text, after the last layer norm."""
-        model, implementation = self.text_model, self.text_model.config._attn_implementation
-        can_pack = is_flash_attention_requested(model.config) or implementation in ALL_MASK_ATTENTION_FUNCTIONS
-        if packing is None or not (can_pack or packing.has_one_text_per_row):
-            packing = self._plan(input_ids_TL, is_long_T, one_text_per_row=not can_pack)
+        model = self.text_model
+        if packing is None or not (self._can_pack() or packing.has_one_text_per_row):
+            packing = self._plan_texts(input_ids_TL, is_long_T)
         packing = packing.to(input_ids_TL.device, non_blocking=True)
         text_RC, position_RC = packing.text_RC, packing.position_RC
         ids_RC = input_ids_TL[text_RC, position_RC]
@@ -165,38 +165,47 @@ class CLIPTowers(CLIPModel):
             position_RC = position_RC + (is_long_T * self._path_rows()[0])[text_RC]
         # One token a row, for CLIP's embeddings refuse a row that is longer than their table.
         embeds_N1W = model.embeddings(ids_RC.reshape(-1, 1), position_RC.expand_as(ids_RC).reshape(-1, 1))
-        outputs = model.encoder(**self._encoder_inputs(embeds_N1W.view(*ids_RC.shape, -1), packing))
-        return model.final_layer_norm(outputs.last_hidden_state.flatten(0, 1)[packing.last_T])
+        hidden_states, inputs = self._encoder_inputs(embeds_N1W.view(*ids_RC.shape, -1), packing)
+        for layer in model.encoder.layers[:-1]:
+            hidden_states = layer(hidden_states, **inputs)
+        last = model.encoder.layers[-1]
+        return model.final_layer_norm(_as_layer(last, _ends_only_block, hidden_states, last_T=packing.last_T, **inputs))
 
-    def _encoder_inputs(self, embeds_RCW: Tensor, packing: TextPacking) -> dict[str, Any]:
-        """The arguments by which no text of a row sees another, whichever way attention is computed."""
-        config, dtype = self.text_model.config, embeds_RCW.dtype
-        inputs: dict[str, Any] = {"inputs_embeds": embeds_RCW, "is_causal": True}
+    def _encoder_inputs(self, embeds_RCW: Tensor, packing: TextPacking) -> tuple[Tensor, dict[str, Any]]:
+        """What goes into the first block, and the arguments by which no text of a row sees another in any of them,
+        whichever way attention is computed."""
+        config = self.text_model.config
+        inputs: dict[str, Any] = {"attention_mask": None, "is_causal": True}
         if packing.has_one_text_per_row:
             inputs["attention_mask"] = create_causal_mask(config, embeds_RCW, None, past_key_values=None)
         elif is_flash_attention_requested(config):
             # One row of all places, whose stretches are counted. None is longer than a row was.
-            inputs["inputs_embeds"] = embeds_RCW.flatten(0, 1)[None]
             inputs["cu_seq_lens_q"] = inputs["cu_seq_lens_k"] = packing.start_S.int()
             inputs["max_length_q"] = inputs["max_length_k"] = embeds_RCW.shape[1]
-        elif config._attn_implementation == "sdpa":
-            inputs["attention_mask"] = packing.mask()
-        elif config._attn_implementation == "eager":  # it adds its mask to the logits
-            inputs["attention_mask"] = torch.where(packing.mask(), embeds_RCW.new_zeros(()), torch.finfo(dtype).min)
+            embeds_RCW = embeds_RCW.flatten(0, 1)[None]
+        elif config._attn_implementation in ("sdpa", "eager"):
+            # What is added to the logits. Of a boolean mask every block would make this, and keep it for its gradient.
+            least = torch.finfo(embeds_RCW.dtype).min
+            inputs["attention_mask"] = torch.where(packing.mask(), embeds_RCW.new_zeros(()), least)
         else:  # transformers tells the texts apart by their positions, and waits for it
             inputs["attention_mask"] = create_causal_mask(
                 config, embeds_RCW, None, past_key_values=None, position_ids=packing.position_RC
             )
-        return inputs
+        return embeds_RCW, inputs
+
+    def _can_pack(self) -> bool:
+        """Whether attention can keep the texts of a row apart."""
+        config = self.text_model.config
+        return is_flash_attention_requested(config) or config._attn_implementation in ALL_MASK_ATTENTION_FUNCTIONS
 
     @torch.compiler.disable
-    def _plan(self, input_ids_TL: Tensor, is_long_T: Tensor | None, one_text_per_row: bool) -> TextPacking:
-        """A plan made here and now. It is the one place where a batch of texts waits for a GPU."""
+    def _plan_texts(self, input_ids_TL: Tensor, is_long_T: Tensor | None) -> TextPacking:
+        """A plan made here and now: texts that come without one wait for a GPU here, and nowhere else."""
         ids_TL, is_long_T = input_ids_TL.cpu(), None if is_long_T is None else is_long_T.cpu()
         lengths_T = self._lengths(ids_TL)
         is_long = [False] * len(ids_TL) if is_long_T is None else is_long_T.tolist()
         self._check_lengths(lengths_T.tolist(), is_long)
-        return plan_texts(ids_TL, lengths_T, is_long_T, one_text_per_row=one_text_per_row)
+        return plan_texts(ids_TL, lengths_T, is_long_T, one_text_per_row=not self._can_pack())
 
     def _path_rows(self) -> tuple[int, int]:
         """Positions of the short and of the long path."""
@@ -228,6 +237,20 @@ def joined_texts(texts: list[Tensor | None]) -> tuple[Tensor, list[int]]:
     # What is added stands behind EOS; id 0 is never taken for the largest.
     padded = [F.pad(ids, (0, width - ids.shape[1])) for ids in texts if ids is not None]
     return torch.cat(padded), [0 if ids is None else len(ids) for ids in texts]
+
+
+def _as_layer(layer: CLIPEncoderLayer, block: Any, hidden_states: Tensor, **kwargs: Any) -> Tensor:
+    """`block` in place of a layer's own forward pass; recomputed in the backward pass where the layer is to be."""
+    if layer.gradient_checkpointing and layer.training:
+        return layer._gradient_checkpointing_func(partial(block, layer, **kwargs), hidden_states)
+    return block(layer, hidden_states, **kwargs)
+
+
+def _ends_only_block(layer: CLIPEncoderLayer, hidden_states: Tensor, last_T: Tensor, **inputs: Any) -> Tensor:
+    """The last text block `(T, W)`: what follows attention is computed for the texts' ends alone, which are pooled."""
+    attended, _ = layer.self_attn(layer.layer_norm1(hidden_states), **inputs)
+    ends_TW = (hidden_states + attended).flatten(0, 1)[last_T]
+    return ends_TW + layer.mlp(layer.layer_norm2(ends_TW))
 
 
 def _value_only_block(layer: CLIPEncoderLayer, hidden_states: Tensor) -> Tensor:

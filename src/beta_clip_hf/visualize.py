@@ -17,6 +17,7 @@ from torch.nn.functional import interpolate
 # Okabe and Ito's colours, which people with any kind of colour vision tell apart.
 BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
 COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
+DASHES = ("-", "--", "-.", ":")  # beside the colours: a grey print tells curves apart too
 INK, FAINT, GRID = "#222222", "#777777", "#E6E6E6"
 # For phrases that the default font cannot write; used where they are installed.
 FALLBACK_FONTS = ("Noto Sans CJK SC", "Noto Sans", "Arial Unicode MS", "Microsoft YaHei", "PingFang SC")
@@ -62,6 +63,40 @@ def plot_training_curves(log_history: Sequence[Mapping[str, Any]], path: str | o
     for axes, (draw, group) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         draw(axes, group)
         _clean(axes)
+    return _save(figure, path)
+
+
+def plot_recall_curves(curves: Mapping[str, Sequence[tuple[int, float]]], path: str | os.PathLike[str]) -> Path:
+    """
+    R@k over k, a panel for each way.
+
+    Args:
+        curves: By name, as `long/cls/text_to_image`, whose last word is the way: pairs of k and recall in [0, 1]. That
+            of `chance` is thin and grey.
+        path: Where the PNG goes; its directory is made.
+
+    Returns:
+        `path`.
+
+    Raises:
+        ValueError: without curves.
+        ImportError: without matplotlib.
+    """
+    ways = list(dict.fromkeys(name.rpartition("/")[2] for name in curves))
+    if not ways:
+        raise ValueError("curves must be at least one, but there is none")
+    figure = _figure(4.6 * len(ways), 4.2)
+    highest = max(100 * recall for curve in curves.values() for _, recall in curve)
+    for axes, way in zip(figure.subplots(1, len(ways), squeeze=False)[0], ways, strict=True):
+        of_way = {name.rpartition("/")[0]: curve for name, curve in curves.items() if name.rpartition("/")[2] == way}
+        for (name, curve), colour, dashes in zip(of_way.items(), _cycle(COLOURS), _cycle(DASHES), strict=False):
+            ks, recalls = zip(*curve, strict=True)
+            style = {"color": FAINT, "linewidth": 1} if name.endswith("chance") else {"color": colour, "ls": dashes}
+            axes.plot(ks, [100 * recall for recall in recalls], label=name, **style)
+        axes.set(xscale="log", ylim=(0, 1.05 * highest), title=f"{way.replace('_', ' ')}, R@k in %")
+        axes.set_xticks([1, 5, 10, 100], ["1", "5", "10", "100"])
+        _clean(axes)
+        axes.set_xlabel("k")
     return _save(figure, path)
 
 

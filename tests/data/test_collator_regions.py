@@ -67,7 +67,16 @@ def regions_in(batch, tokenizer) -> list[list[tuple]]:
 def test_a_batch_has_the_tensors_of_the_design(collate, squashing):
     batch = collate()(ROWS)
     assert sorted(batch) == sorted(
-        ["attention_mask", "granularity", "image_index", "input_ids", "pixel_values", "return_loss", *REGION_TENSORS]
+        [
+            "attention_mask",
+            "granularity",
+            "image_index",
+            "input_ids",
+            "pixel_values",
+            "plan",
+            "return_loss",
+            *REGION_TENSORS,
+        ]
     )
     images = regions_in(batch, squashing.tokenizer)
     assert [len(regions) for regions in images] == [3, 0, 2, 0]
@@ -84,7 +93,7 @@ def test_a_batch_has_the_tensors_of_the_design(collate, squashing):
     assert len(images[2][0][2]) == 13
     without = collate(num_regions=0)(ROWS)
     assert sorted(set(batch) - set(without)) == REGION_TENSORS
-    assert all(torch.equal(batch[name], without[name]) for name in without if name != "return_loss")
+    assert all(torch.equal(batch[name], value) for name, value in without.items() if isinstance(value, torch.Tensor))
 
 
 def test_a_batch_without_regions_has_the_tensors_too(collate):
@@ -147,7 +156,8 @@ def test_what_a_row_gives_is_its_own(collate, squashing, crop):
 def test_regions_do_not_change_texts_and_crops(collate):
     for options in ({}, {"random_resized_crop": (0.4, 1.0)}):
         plain, with_regions = (collate(num_regions=number, **options)(ROWS) for number in (0, 3))
-        assert all(torch.equal(plain[name], with_regions[name]) for name in plain if name != "return_loss")
+        tensors = {name: value for name, value in plain.items() if isinstance(value, torch.Tensor)}
+        assert len(tensors) == 5 and all(torch.equal(with_regions[name], value) for name, value in tensors.items())
 
 
 COLOURS = [(255, 0, 0), (0, 255, 0), (255, 255, 0), (0, 255, 255)]
@@ -342,25 +352,28 @@ def test_a_model_with_two_text_paths_takes_the_batch(collate, tiny_clip_config):
 
 
 @pytest.mark.parametrize("two_paths", [True, False])
-def test_planned_rows_of_texts_change_nothing(tiny_clip_dir, tiny_tokenizer, two_paths):
-    """The plan of a worker is the one that the model takes: it makes none of its own, which would wait for a device."""
+def test_the_plan_of_a_batch_changes_nothing(tiny_clip_dir, tiny_tokenizer, two_paths):
+    """The plan of the collator is the one that the model takes: it makes none of its own, which would wait."""
     torch.manual_seed(0)
     model = BetaCLIPModel.from_pretrained(tiny_clip_dir, use_long_text_path=two_paths, use_regions=True).eval()
     short = 77 if two_paths else None
     processor = BetaCLIPProcessor.from_image_size(tiny_tokenizer, 32, short_max_length=short, squash=True)
     rows = [SceneDataset(4, level="easy", image_size=32)[index] for index in range(4)]
     settings = {"num_regions": 2, "num_phrases": 5, "include_short_caption": True}
-    expected = model(**BetaCLIPDataCollator(processor, **settings)(rows))
-    batch = BetaCLIPDataCollator(processor, pack_texts=True, **settings)(rows)
-    assert len(batch["text_packing"].last_T) == sum(len(batch[f"{kind}input_ids"]) for kind in ("", "region_", "hard_"))
+    collator = BetaCLIPDataCollator(processor, packing_capacity=70, packing_row_multiple=5, **settings)
+    batch = collator(rows)
+    packing = batch["plan"].packing
+    assert len(packing.last_T) == sum(len(batch[f"{kind}input_ids"]) for kind in ("", "region_", "hard_"))
+    assert len(packing.text_RC) % 5 == 0 and packing.text_RC.shape[1] >= 80
+    expected = model(**batch | {"plan": None})
 
     def refuse(*args, **kwargs):
         raise AssertionError("the model makes a plan of its own")
 
-    model._plan = refuse
+    model._plan_texts = model._plan_batch = refuse
     found = model(**batch)
     torch.testing.assert_close(found.loss, expected.loss)
     assert found.losses.keys() >= {"clip_loss", "beta_cal_loss", "region_loss", "hard_negative_loss"}
-    del model._plan
+    del model._plan_texts, model._plan_batch
     model.config.region_loss_weight = 0  # fewer texts than were planned: the model plans again
     assert "region_loss" not in model(**batch).losses

@@ -242,6 +242,7 @@ def test_several_files(folder):
         assert [location for location, _ in rows.skipped] == ["a.json:2"]
         assert rows[-1] == rows[3] and rows[2]["regions"][0]["box"] == [0.1, 0.1, 0.9, 0.9]
     assert numbers(load_rows([third, first], format="finehard", image_root=folder)) == [3, 0]
+    assert numbers(load_rows([second, third], image_root=folder)) == [1, 2, 3]  # known by their bbox_info
     with pytest.raises(ValueError, match=r"all 5 were skipped"):  # the images are not in jsonfiles
         load_rows(folder / "jsonfiles", format="finehard")
     with pytest.raises(ValueError, match=r"format must be one of \('finehard', 'coco'\) for a list of JSON files"):

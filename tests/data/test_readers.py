@@ -54,6 +54,24 @@ def test_jsonl_without_a_last_newline_and_with_a_byte_order_mark(folder):
     assert numbers(load_rows(folder / "a.jsonl")) == [0, 1]
 
 
+def test_several_files_of_json_lines(folder):
+    (folder / "parts").mkdir()
+    first = write_lines(folder / "parts" / "train-a.jsonl", record(0, image="../0.png"))
+    second = write_lines(folder / "parts" / "train-b.jsonl", record(1, image="../1.png"), record(2))
+    write_lines(folder / "parts" / "test-a.jsonl", record(3, image="../3.png"))
+    for source in (folder / "parts", str(folder / "parts" / "train-*.jsonl"), [first, str(second)]):
+        rows = load_rows(source)
+        assert numbers(rows) == [0, 1]
+        assert [row["id"] for row in rows] == ["train-a.jsonl:1", "train-b.jsonl:1"]
+        assert [place for place, _ in rows.skipped] == ["train-b.jsonl:2"]
+    assert numbers(load_rows([second, first], format="jsonl", image_root=folder / "parts")) == [1, 0]
+    assert numbers(load_rows(folder / "parts", split="test")) == [3]
+    with pytest.raises(ValueError, match=r"source must name existing JSON files, but is .*dev\.jsonl"):
+        load_rows(folder / "parts", split="dev", format="jsonl")
+    write_lines(folder / "parts" / "train.jsonl", record(4, image="../4.png"))
+    assert numbers(load_rows(folder / "parts")) == [4]
+
+
 def test_jsonl_of_real_photos(shared_dir):
     rows = load_rows(shared_dir / "data/photos/train.jsonl", strict=True)
     assert len(rows) == 842
@@ -224,13 +242,13 @@ def test_list_of_dicts():
 @pytest.mark.parametrize(
     ("source", "options", "message"),
     [
-        ("absent.jsonl", {}, r"source must be an existing file, but is 'absent\.jsonl'"),
+        ("absent.jsonl", {}, r"source must name existing JSON files, but is 'absent\.jsonl'"),
         ("absent", {}, "source must be an existing file or directory"),
         ("absent-*.tar", {}, "source must name existing tar files"),
         (7, {}, "source must be a path, a list"),
         ([], {}, "must have a row"),
-        (["a.jsonl", "b.jsonl"], {}, r"format must be one of \('finehard', 'coco'\) for a list of JSON files"),
-        (["a.jsonl"], {"format": "jsonl"}, r"source must be an existing file, but is \"\['a.jsonl'\]\""),
+        (["a.json", "b.jsonl"], {}, r"format must be one of \('finehard', 'coco'\) for a list of JSON files"),
+        (["a.jsonl"], {"format": "jsonl"}, r"source must name existing JSON files, but is 'a\.jsonl'"),
         ("a.jsonl", {"format": "xml"}, r"format must be one of \('rows', .*\), but is 'xml'"),
         ("a.jsonl", {"streaming": True}, "streaming must be False for the format 'jsonl'"),
     ],

@@ -19,6 +19,9 @@ from beta_clip_hf.data.rows import (
 )
 
 
+BUILT = {"sentences": ["A cat."], "phrases": ["A cat"], "phrase_sentences": [0], "phrase_kinds": ["noun"]}
+
+
 def row(**fields):
     return {"image": "cat.jpg", "caption": "A cat sleeps.", **fields}
 
@@ -77,6 +80,10 @@ def test_rename_columns_lets_the_old_owner_of_a_name_go():
         ({"phrases": [{"text": "cat", "boxes": [[0, 0, float("nan"), 4]]}]}, "phrases[0].boxes[0] must be"),
         ({"phrases": [{"text": "cat", "boxes": [["0", 0, 1, 4]]}]}, "phrases[0].boxes[0] must be"),
         ({"phrases": [{"text": "cat", "sentence": -1}]}, "phrases[0].sentence must be the index"),
+        ({"phrase_sentences": [0]}, "sentences, phrases, phrase_kinds must be there beside phrase_sentences"),
+        ({**BUILT, "phrase_sentences": ["0"]}, "phrase_sentences[0] must be the index of a sentence, but is '0'"),
+        ({**BUILT, "phrase_sentences": 0}, "phrase_sentences must be a list"),
+        ({**BUILT, "phrase_kinds": [None]}, "phrase_kinds[0] must be a string"),
         ({"short_caption": ""}, "short_caption must be"),
         ({"regions": ["cat"]}, "regions[0] must have a box and a text"),
         ({"regions": [{"text": "cat"}]}, "regions[0].box must be"),

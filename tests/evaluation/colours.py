@@ -19,8 +19,9 @@ class ColourProcessor:
     def __init__(self):
         size = {"size": {"shortest_edge": SIZE}, "crop_size": {"height": SIZE, "width": SIZE}}
         self.image_processor = CLIPImageProcessorPil(do_normalize=False, **size)
+        self.tokenizer = SimpleNamespace(model_max_length=1)
 
-    def __call__(self, text, padding, return_tensors):
+    def __call__(self, text, **lengths):
         return BatchFeature({"input_ids": torch.tensor([[list(COLOURS).index(one)] for one in text])})
 
 
@@ -28,7 +29,12 @@ class ColourModel(nn.Module):
     """Its pooler hands the text itself back, as one that has learnt nothing but to leak would."""
 
     device, dtype = torch.device("cpu"), torch.float32
-    config = SimpleNamespace(projection_dim=4, vision_config=SimpleNamespace(patch_size=PATCH))
+    config = SimpleNamespace(
+        model_type="colours",
+        projection_dim=4,
+        vision_config=SimpleNamespace(patch_size=PATCH),
+        text_config=SimpleNamespace(max_position_embeddings=1),
+    )
     pooler = "not None"
 
     def get_text_features(self, input_ids):
@@ -40,7 +46,7 @@ class ColourModel(nn.Module):
 
     def get_text_conditioned_image_features(self, patch_features, text_embeds, image_index, output_attentions=False):
         match_TP = torch.einsum("tpd,td->tp", patch_features[image_index], text_embeds)
-        attention_TP = match_TP / match_TP.sum(dim=1, keepdim=True)
+        attention_TP = match_TP / match_TP.sum(dim=1, keepdim=True).clamp(min=1e-9)
         return (text_embeds, attention_TP[:, None].expand(-1, 2, -1)) if output_attentions else text_embeds
 
     def score_pairs(self, patch_features, text_embeds):

@@ -24,6 +24,33 @@ def expected_rank(scores, relevant):
     return sum(1 + min(order.index(i) for i, hit in enumerate(relevant) if hit) for order in orders) / len(orders)
 
 
+def match_ranks(scores, relevant):
+    """(ahead, tied, tied and relevant) of each query, counted one by one."""
+    found = []
+    for row, wanted in zip(scores, relevant, strict=True):
+        best = max(score for score, hit in zip(row, wanted, strict=True) if hit)
+        ahead = sum(score > best for score in row)
+        tied = [hit for score, hit in zip(row, wanted, strict=True) if score == best]
+        found.append((ahead, len(tied), sum(tied)))
+    return found
+
+
+def retrieval_ranks(scores, image_index):
+    """The same both ways, of a whole (images, texts) score matrix."""
+    relevant = [[image == of_text for of_text in image_index] for image in range(len(scores))]
+    columns = [list(column) for column in zip(*scores, strict=True)]
+    return match_ranks(scores, relevant), match_ranks(columns, [list(column) for column in zip(*relevant, strict=True)])
+
+
+def paired_difference(values, clusters, draws):
+    """The mean of each resample, which is a list of clusters, some of them several times."""
+    means = []
+    for drawn in draws:
+        resample = [value for cluster in drawn for value, own in zip(values, clusters, strict=True) if own == cluster]
+        means.append(sum(resample) / len(resample))
+    return means
+
+
 def hard_negative_accuracy(groups):
     total = 0.0
     for scores in groups:

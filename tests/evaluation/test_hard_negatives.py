@@ -4,14 +4,14 @@ from PIL import Image
 
 from beta_clip_hf import BetaCLIPModel, BetaCLIPProcessor
 from beta_clip_hf.evaluation.embedding import Embedder, run_probes
+from beta_clip_hf.evaluation.evaluator import evaluate
 from beta_clip_hf.evaluation.hard_negatives import (
+    Choice,
     HardNegativeProbe,
-    caption_groups,
-    caption_kinds,
-    region_boxes,
-    region_groups,
+    caption_choices,
+    region_choices,
+    text_choices,
 )
-from beta_clip_hf.evaluation.suite import evaluate
 from evaluation.colours import ColourModel, ColourProcessor
 
 
@@ -21,15 +21,22 @@ def rows_of(count):
     return [{"image": Image.fromarray(pixels[i]), "caption": f"image {i}"} for i in range(count)]
 
 
-def test_groups_of_rows():
+def choices_of(groups):
+    return [[Choice(texts) for texts in of_image] for of_image in groups]
+
+
+def test_choices_of_rows():
     region = {"box": [0, 0, 9, 9], "text": "a red cube", "negatives": ["a blue cube", "a red ball"]}
     row = {"caption": "a", "hard_negatives": ["b", "c"], "regions": [region, {**region, "negatives": []}]}
-    assert caption_groups(row) == [["a", "b", "c"]]
-    assert caption_kinds(row) == caption_kinds({"caption": "a", "hard_negative_kinds": []}) == []
-    assert caption_kinds({**row, "hard_negative_kinds": ["shape", "colour"]}) == [["shape", "colour"]]
-    assert region_groups(row) == [["a red cube", "a blue cube", "a red ball"]]
-    assert region_boxes(row) == [[0, 0, 9, 9]]
-    assert caption_groups({"caption": "a"}) == region_groups({"caption": "a", "regions": None}) == []
+    assert caption_choices(row) == [Choice(["a", "b", "c"])]
+    assert caption_choices(dict(row, hard_negative_kinds=["shape", "colour"])) == [
+        Choice(["a", "b", "c"], kinds=["shape", "colour"])
+    ]
+    assert region_choices(row) == [Choice(["a red cube", "a blue cube", "a red ball"], box=[0, 0, 9, 9])]
+    choices = [{"text": "a", "negatives": ["b"], "subset": "swap"}, {"text": "c", "negatives": ["d", "e"]}]
+    assert text_choices({"choices": choices}) == [Choice(["a", "b"], subset="swap"), Choice(["c", "d", "e"])]
+    nothing = {"caption": "a", "regions": None, "hard_negative_kinds": []}
+    assert caption_choices(nothing) == region_choices(nothing) == text_choices(nothing) == []
 
 
 def test_both_scores_equal_a_loop_over_groups(tiny_model, tiny_processor):
@@ -47,9 +54,8 @@ def test_both_scores_equal_a_loop_over_groups(tiny_model, tiny_processor):
             hits["cls"].append(int(torch.cosine_similarity(image, texts).argmax()) == 0)
             hits["conditioned"].append(int(torch.cosine_similarity(conditioned, texts).argmax()) == 0)
     embedder = Embedder(tiny_model, tiny_processor, batch_size=2)
-    probe = HardNegativeProbe("foils", embedder, groups)
-    figures = run_probes(embedder, rows, [probe])
-    assert probe.counts == {"foils": 4}
+    figures, counts, *_ = run_probes(embedder, rows, [HardNegativeProbe("foils", embedder, choices_of(groups))])
+    assert counts == {"foils": 4}
     assert 0 < sum(hits["cls"] + hits["conditioned"]) < 8
     for score, expected in hits.items():
         assert figures[f"foils/{score}/accuracy"].value == pytest.approx(sum(expected) / 4)
@@ -61,14 +67,15 @@ def test_a_negative_that_repeats_the_true_text_is_a_tie():
     rows = [{"image": Image.new("RGB", (32, 32), "red"), "caption": "red"}]
     embedder = Embedder(ColourModel(), ColourProcessor())
     for group, expected in ((["red", "red", "blue"], 1 / 2), (["red", "blue"], 1), (["blue", "red"], 0)):
-        figures = run_probes(embedder, rows, [HardNegativeProbe("foils", embedder, [[group]])])
+        figures = run_probes(embedder, rows, [HardNegativeProbe("foils", embedder, choices_of([[group]]))]).figures
         assert figures["foils/cls/accuracy"].value == expected
 
 
 def test_a_pooler_that_leaks_the_text_is_at_chance():
     rows = [{"image": Image.new("RGB", (32, 32), "red"), "caption": "red"}]
     embedder = Embedder(ColourModel(), ColourProcessor())
-    figures = run_probes(embedder, rows, [HardNegativeProbe("foils", embedder, [[["red", "green", "blue"]]])])
+    probe = HardNegativeProbe("foils", embedder, choices_of([[["red", "green", "blue"]]]))
+    figures = run_probes(embedder, rows, [probe]).figures
     assert figures["foils/conditioned/accuracy"].value == pytest.approx(1 / 3)
     assert figures["foils/cls/accuracy"].value == 1
 
@@ -78,7 +85,7 @@ def test_each_group_is_asked_of_its_own_image():
     rows = [{"image": Image.new("RGB", (32, 32), colour), "caption": colour} for colour in colours]
     embedder = Embedder(ColourModel(), ColourProcessor(), batch_size=3)
     groups = [[["red", "blue"]], [["blue", "red"], ["blue", "green"]], []]
-    figures = run_probes(embedder, rows, [HardNegativeProbe("foils", embedder, groups)])
+    figures = run_probes(embedder, rows, [HardNegativeProbe("foils", embedder, choices_of(groups))]).figures
     assert figures["foils/cls/accuracy"].value == 1
 
 
@@ -86,16 +93,28 @@ def test_each_kind_has_figures_against_its_own_negatives():
     rows = [{"image": Image.new("RGB", (32, 32), "red"), "caption": "red"} for _ in range(3)]
     embedder = Embedder(ColourModel(), ColourProcessor())
     # "hard": the second text is as true as the first, or the first is wrong; "easy": plainly false.
-    groups = [[["red", "red", "blue"]], [["blue", "green", "red"]], [["red", "green", "blue"]]]
-    kinds = [[["hard", "easy"]], [["easy", "hard"]], [["easy", "easy"]]]
-    figures = run_probes(embedder, rows, [HardNegativeProbe("foils", embedder, groups, kinds=kinds)])
+    texts = [["red", "red", "blue"], ["blue", "green", "red"], ["red", "green", "blue"]]
+    kinds = [["hard", "easy"], ["easy", "hard"], ["easy", "easy"]]
+    choices = [[Choice(*one)] for one in zip(texts, kinds, strict=True)]
+    figures = run_probes(embedder, rows, [HardNegativeProbe("foils", embedder, choices)]).figures
     assert figures["foils/cls/accuracy"].value == pytest.approx((1 / 2 + 0 + 1) / 3)
     hard, easy = figures["foils[hard]/cls/accuracy"], figures["foils[easy]/cls/accuracy"]
     assert (hard.count, hard.chance, hard.value) == (2, 0.5, pytest.approx((1 / 2 + 0) / 2))
     assert (easy.count, easy.chance) == (3, pytest.approx((1 / 2 + 1 / 2 + 1 / 3) / 3))
     assert easy.value == pytest.approx((1 + 1 / 2 + 1) / 3)  # blue and green are equally far from a red image
-    with pytest.raises(ValueError, match="kinds must name each of the negatives of foils"):
-        HardNegativeProbe("foils", embedder, groups, kinds=[[["hard"]], [["easy", "hard"]], [["easy", "easy"]]])
+    with pytest.raises(ValueError, match="kinds of foils must be 2"):
+        HardNegativeProbe("foils", embedder, [[Choice(["red", "red", "blue"], ["hard"])]])
+
+
+def test_each_subset_has_figures_of_its_own():
+    rows = [{"image": Image.new("RGB", (32, 32), "red"), "caption": "red"}]
+    embedder = Embedder(ColourModel(), ColourProcessor())
+    choices = [Choice(["red", "blue"], subset="a"), Choice(["blue", "red"], subset="b"), Choice(["red", "green"])]
+    figures = run_probes(embedder, rows, [HardNegativeProbe("foils", embedder, [choices])]).figures
+    accuracy = {name: figure.value for name, figure in figures.items() if "/cls/" in name}
+    assert accuracy == {
+        "foils/cls/accuracy": pytest.approx(2 / 3), "foils[a]/cls/accuracy": 1, "foils[b]/cls/accuracy": 0
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("squash", [True, False])

@@ -1,7 +1,14 @@
 import pytest
 import torch
 
-from beta_clip_hf.evaluation.pointing import box_cells, centre_map, mass_inside_boxes, pointing_hits, uniform_map
+from beta_clip_hf.evaluation.pointing import (
+    box_cells,
+    centre_map,
+    mass_inside_boxes,
+    pointing_hits,
+    sliding_windows,
+    uniform_map,
+)
 from evaluation.naive_metrics import pointing_hit, raster
 
 
@@ -97,3 +104,13 @@ def test_bad_maps_are_refused():
         pointing_hits(torch.rand(2, 2, 2), cells)
     with pytest.raises(ValueError, match="at least 1 phrase"):
         box_cells([], (2, 2))
+
+
+def test_windows_stand_around_each_cell_and_end_at_the_border():
+    windows = sliding_windows((2, 4), sides=(1 / 4, 1 / 2)).tolist()
+    assert len(windows) == 2 * 8
+    assert windows[0] == [0, 0.125, 0.25, 0.375]  # around (1/8, 1/4)
+    assert windows[1] == [0.25, 0.125, 0.5, 0.375]  # one to the right
+    assert windows[4] == [0, 0.625, 0.25, 0.875]  # below the first
+    assert windows[8] == [0, 0, 0.375, 0.5]  # twice as large, and cut
+    assert windows[15] == [0.625, 0.5, 1, 1]

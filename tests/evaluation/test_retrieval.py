@@ -2,9 +2,8 @@ import pytest
 import torch
 from PIL import Image
 
-from beta_clip_hf.evaluation import retrieval
-from beta_clip_hf.evaluation.metrics import recall_at_k
-from beta_clip_hf.evaluation.retrieval import RetrievalEvaluator
+from beta_clip_hf.evaluation.metrics import MatchRanks, hits_at_k, match_ranks, recall_at_k
+from beta_clip_hf.evaluation.retrieval import RetrievalEvaluator, cross_fitted, reranked
 from evaluation.colours import ColourModel, ColourProcessor
 
 
@@ -17,15 +16,11 @@ def rows_of(count, captions_per_image):
     ]
 
 
-@pytest.mark.parametrize("ranked_at_a_time", [3, 1000])
-def test_both_scores_equal_loops_over_single_images_and_texts(
-    tiny_model, tiny_processor, monkeypatch, ranked_at_a_time
-):
-    monkeypatch.setattr(retrieval, "RANKED_AT_A_TIME", ranked_at_a_time)
+def test_both_scores_equal_loops_over_single_images_and_texts(tiny_model, tiny_processor):
     rows = rows_of(7, lambda i: 1 + i % 3)
     flat = [caption for row in rows for caption in row["captions"]]
     image_index = torch.tensor([i for i, row in enumerate(rows) for _ in row["captions"]])
-    scores = {"cls": torch.zeros(7, len(flat)), "conditioned": torch.zeros(7, len(flat))}
+    scores = {"cls": torch.zeros(7, len(flat)), "all_pairs": torch.zeros(7, len(flat))}
     for i, row in enumerate(rows):
         pixels = tiny_processor(images=row["image"], return_tensors="pt")["pixel_values"]
         for t, text in enumerate(flat):
@@ -35,7 +30,7 @@ def test_both_scores_equal_loops_over_single_images_and_texts(
                 embed = tiny_model.get_text_features(ids).pooler_output[0]
                 conditioned = tiny_model.get_text_conditioned_image_features(pixels, ids)[0]
             scores["cls"][i, t] = torch.cosine_similarity(image, embed, dim=0)
-            scores["conditioned"][i, t] = conditioned @ embed / embed.norm()
+            scores["all_pairs"][i, t] = conditioned @ embed / embed.norm()
     figures = RetrievalEvaluator(ks=(1, 2, 5), batch_size=3)(tiny_model, tiny_processor, rows)
     values = set()
     for name, scores_BT in scores.items():
@@ -63,9 +58,9 @@ def test_a_pooler_that_leaks_the_text_is_at_chance():
     """v_{i|t} = u_t whatever the image: conditioning each image on its own caption would make that 100 %."""
     figures = RetrievalEvaluator()(ColourModel(), ColourProcessor(), colour_rows(["red", "green", "blue"]))
     for direction in ("image_to_text", "text_to_image"):
-        figure = figures[f"long/conditioned/{direction}/R@1"]
+        figure = figures[f"long/all_pairs/{direction}/R@1"]
         assert figure.value == pytest.approx(figure.chance) == pytest.approx(1 / 3)
-        assert figures[f"long/conditioned/{direction}/median_rank"].value == 2
+        assert figures[f"long/all_pairs/{direction}/median_rank"].value == 2
 
 
 def test_equal_captions_share_the_hit():
@@ -98,3 +93,60 @@ def test_several_captions_count_each_as_a_query_and_any_as_a_hit():
     assert to_text.value == 1  # "blue" is wrong of both images, tied between them: (1/2 + 1 + 1) / 3
     assert to_image.value == pytest.approx(2.5 / 3)
     assert to_text.chance == pytest.approx((2 / 3 + 1 / 3) / 2) and to_image.chance == pytest.approx(1 / 2)
+
+
+def planted(seed=0, num_images=40):
+    """Scores of images and texts, two of each image, by two methods; with ties."""
+    generator = torch.Generator().manual_seed(seed)
+    image_index_T = torch.arange(num_images).repeat_interleave(2)
+    own_BT = (torch.arange(num_images)[:, None] == image_index_T).float()
+    first, second = (
+        (own_BT * strength + torch.randn(own_BT.shape, generator=generator)).round(decimals=1) for strength in (1, 2)
+    )
+    return first, second, image_index_T
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 39])
+def test_a_reranked_shortlist_stands_before_all_others_in_its_new_order(size):
+    first_BT, second_BT, image_index_T = planted()
+    images_B = torch.arange(40)
+    for first, second, label_Q, label_C in (
+        (first_BT, second_BT, images_B, image_index_T),
+        (first_BT.T, second_BT.T, image_index_T, images_B),
+    ):
+        relevant = label_Q[:, None] == label_C
+        ranks = reranked(match_ranks(first, relevant), first, second, label_Q, label_C, size)
+        combined = first.clone()
+        short = first.topk(size, dim=1).indices
+        combined.scatter_(1, short, second.gather(1, short) + 1000)
+        expected = match_ranks(combined, relevant)
+        inside = relevant.gather(1, short).any(dim=1)
+        assert inside.sum() > 0
+        for new, naive, old in zip(ranks, expected, match_ranks(first, relevant), strict=True):
+            assert torch.equal(new[inside], naive[inside]) and torch.equal(new[~inside], old[~inside])
+
+
+def test_a_shortlist_of_everything_is_the_second_score_alone():
+    first_BT, second_BT, image_index_T = planted()
+    relevant = torch.arange(40)[:, None] == image_index_T
+    ranks = reranked(match_ranks(first_BT, relevant), first_BT, second_BT, torch.arange(40), image_index_T, 80)
+    assert all(torch.equal(one, other) for one, other in zip(ranks, match_ranks(second_BT, relevant), strict=True))
+
+
+def test_a_setting_is_chosen_on_the_other_half_of_the_queries():
+    """Setting 0 is right for even queries alone, setting 1 for odd ones: each half is given what serves the other."""
+    is_odd = torch.arange(6) % 2 == 1
+    right, wrong = torch.zeros(6, dtype=torch.int64), torch.full((6,), 3)
+    tried = [
+        MatchRanks(torch.where(is_odd == odd, right, wrong), torch.ones_like(right), torch.ones_like(right))
+        for odd in (False, True)
+    ]
+    assert hits_at_k(cross_fitted(tried, is_odd), 1).sum() == 0
+    assert torch.equal(cross_fitted([tried[0], tried[0]], is_odd).ahead_Q, tried[0].ahead_Q)
+
+
+def test_the_sum_and_reranking_are_figures_of_their_own(tiny_model, tiny_processor):
+    figures = RetrievalEvaluator(ks=(1,))(tiny_model, tiny_processor, rows_of(18, lambda i: 1))
+    scores = {name.split("/")[1] for name in figures}
+    assert scores == {"cls", "all_pairs", "rerank@16", "sum"}
+    assert all(0 <= figures[f"long/{score}/image_to_text/R@1"].value <= 1 for score in scores)

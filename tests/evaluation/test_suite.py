@@ -4,12 +4,16 @@ import json
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from transformers import CLIPModel
 
 from beta_clip_hf import BetaCLIPModel, SceneDataset
-from beta_clip_hf.evaluation import suite
+from beta_clip_hf.evaluation import embedding
+from beta_clip_hf.evaluation.benchmarks import BENCHMARKS, load_benchmark
+from beta_clip_hf.evaluation.evaluator import evaluate
 from beta_clip_hf.evaluation.results import model_hash
-from beta_clip_hf.evaluation.suite import add_arguments, evaluate, run
+from beta_clip_hf.evaluation.suite import add_arguments, run
+from ddp_helpers import run_processes
 
 
 @pytest.fixture
@@ -39,21 +43,20 @@ def command(*words):
     return run(parser.parse_args([str(word) for word in words]))
 
 
-def test_a_run_writes_figures_with_all_that_is_needed_to_read_them(checkpoint, photos, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(suite, "NUM_SCENES", 4)
+def test_a_run_writes_figures_with_all_that_is_needed_to_read_them(checkpoint, photos, tmp_path, capsys):
     output = tmp_path / "new" / "output"
     arguments = ("--model", checkpoint, "--data", photos, "--output", output, "--device", "cpu")
-    assert command(*arguments, "--tasks", "photos,scenes") == 0
+    assert command(*arguments, "--tasks", "photos,scenes", "--limit", 4) == 0
     results = json.loads((output / "results.json").read_text())
     model = BetaCLIPModel.from_pretrained(checkpoint)
     assert results["model"]["sha256"] == model_hash(model)
     assert results["environment"]["torch"] == torch.__version__ and results["settings"]["dtype"] == "float32"
     photos_result, scenes_result = results["tasks"]["photos"], results["tasks"]["scenes"]
-    assert (photos_result["protocol"], scenes_result["protocol"]) == ("photos/v1", "scenes/v1")
+    assert (photos_result["protocol"], scenes_result["protocol"]) == ("photos/v1 (first 4)", "scenes/v1 (first 4)")
     assert photos_result["counts"] == {
         "images": 3, "long_texts": 3, "short_texts": 6, "phrases": 3, "phrases_outside_view": 0
     }  # fmt: skip
-    figure = photos_result["figures"]["short/conditioned/text_to_image/R@1"]
+    figure = photos_result["figures"]["short/all_pairs/text_to_image/R@1"]
     assert figure["count"] == 6 and figure["chance"] == pytest.approx(1 / 3)
     assert 0 <= figure["low"] <= figure["value"] <= figure["high"] <= 1
     assert scenes_result["counts"]["images"] == 4
@@ -94,7 +97,7 @@ def test_a_plain_clip_has_figures_by_cls_only_and_the_same(tiny_clip_dir, tiny_p
     figures = json.loads((tmp_path / "out" / "results.json").read_text())["tasks"]["photos"]["figures"]
     assert figures and not any("/conditioned/" in name or "/attention/" in name for name in figures)
     assert "has no trained pooler" in caplog.text
-    rows = suite.TASKS["photos"].load(argparse.Namespace(data=photos), clip)
+    rows = load_benchmark("photos", photos).parts[0].rows
     by_cls = {name: figure for name, figure in figures.items() if "/cls/" in name}
     assert by_cls and evaluate(clip, tiny_processor, rows)["figures"] == by_cls
 
@@ -102,7 +105,7 @@ def test_a_plain_clip_has_figures_by_cls_only_and_the_same(tiny_clip_dir, tiny_p
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--tasks", "photo"], "tasks must be of photos, scenes, but one is 'photo'"),
+        (["--tasks", "photo"], "tasks must be of urban1k, .*, scenes, but one is 'photo'"),
         (["--tasks", "photos"], "data must be"),
         (["--tasks", "scenes", "--limit", "0"], "limit must be at least 1"),
     ],
@@ -128,8 +131,9 @@ def test_no_rows_are_refused(tiny_model, tiny_processor):
 def test_without_a_pooler_nothing_is_conditioned(tiny_config, tiny_processor):
     tiny_config.use_pooler = False
     figures = evaluate(BetaCLIPModel(tiny_config), tiny_processor, SceneDataset(2, image_size=32))["figures"]
-    scores = {name.split("/")[1] for name in figures if not name.startswith(("long", "short"))}
+    scores = {name.split("/")[1] for name in figures if not name.startswith(("long", "short", "phrases"))}
     assert scores == {"cls", "region"} and "hard_negatives/cls/accuracy" in figures
+    assert "phrases/patch_similarity/pointing" in figures and not any("/attention" in name for name in figures)
     assert not any("/conditioned/" in name for name in figures)
 
 
@@ -139,3 +143,120 @@ def test_the_hash_knows_the_weights_and_nothing_else(tiny_model, checkpoint):
     with torch.no_grad():
         tiny_model.pooler.logit_scale += 1e-3
     assert model_hash(tiny_model) != before
+
+
+def results_of(output):
+    """What results.json and the values beside it hold, but for times."""
+    results = json.loads((output / "results.json").read_text())
+    del results["created"]
+    for task in results["tasks"].values():
+        del task["seconds"]
+    return results, {name: (output / "values" / f"{name}.safetensors").read_bytes() for name in results["tasks"]}
+
+
+def test_values_stand_beside_the_figures_that_they_are_the_mean_of(checkpoint, photos, tmp_path):
+    command("--model", checkpoint, "--data", photos, "--output", tmp_path / "out", "--tasks", "photos")
+    results, _ = results_of(tmp_path / "out")
+    task, values = results["tasks"]["photos"], load_file(tmp_path / "out" / "values" / "photos.safetensors")
+    assert len(task["protocol_hash"]) == 16 and task["subset"] is False
+    means = {name: figure for name, figure in task["figures"].items() if figure["low"] is not None}
+    assert len(means) > 10 and set(means) == {name for name in values if not name.endswith("#cluster")}
+    for name, figure in means.items():
+        assert len(values[name]) == len(values[f"{name}#cluster"]) == figure["count"]
+        assert float(values[name].mean()) == pytest.approx(figure["value"], abs=1e-6)
+    assert "| long/cls/image_to_text/R@1 |" in (tmp_path / "out" / "results.md").read_text()
+
+
+def test_an_evaluation_that_was_stopped_goes_on_and_ends_with_the_same_file(checkpoint, photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(embedding, "IMAGES_PER_SHARD", 2)
+    arguments = ["--model", checkpoint, "--data", photos, "--tasks", "photos,scenes", "--limit", 5, "--batch-size", 1]
+    command(*arguments, "--output", tmp_path / "whole")
+    whole, read = tmp_path / "stopped", []
+    load_image = embedding.load_image
+
+    def stops(image):
+        read.append(image)
+        if len(read) == 7:  # the third image of the scenes: photos and a shard of two scenes are done
+            raise KeyboardInterrupt
+        return load_image(image)
+
+    monkeypatch.setattr(embedding, "load_image", stops)
+    with pytest.raises(KeyboardInterrupt):
+        command(*arguments, "--output", whole)
+    assert list(json.loads((whole / "results.json").read_text())["tasks"]) == ["photos"]
+    command(*arguments, "--output", whole)
+    assert len(read) == 7 + 3 and results_of(whole) == results_of(tmp_path / "whole")
+    assert not (whole / "unfinished").exists()
+    command(*arguments, "--output", whole)
+    assert len(read) == 7 + 3 and results_of(whole) == results_of(tmp_path / "whole")
+
+
+def test_another_model_or_another_image_is_measured_again(checkpoint, photos, tiny_model, tmp_path):
+    arguments = ("--model", checkpoint, "--data", photos, "--output", tmp_path / "out", "--tasks", "photos")
+    command(*arguments)
+    first, _ = results_of(tmp_path / "out")
+    Image.new("RGB", (60, 40), "yellow").save(photos / "0.png")
+    command(*arguments)
+    second, _ = results_of(tmp_path / "out")
+    assert second["tasks"]["photos"]["data_hash"] != first["tasks"]["photos"]["data_hash"]
+    with torch.no_grad():
+        tiny_model.visual_projection.weight.neg_()
+    tiny_model.save_pretrained(checkpoint)
+    command(*arguments)
+    third, _ = results_of(tmp_path / "out")
+    assert third["model"]["sha256"] != second["model"]["sha256"]
+    assert third["tasks"]["photos"]["figures"] != second["tasks"]["photos"]["figures"]
+
+
+def evaluate_in_a_process(rank, arguments):
+    embedding.IMAGES_PER_SHARD = embedding.TEXTS_PER_SHARD = 2
+    return command(*arguments)
+
+
+def test_three_processes_give_the_same_figures_as_one(checkpoint, photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(embedding, "IMAGES_PER_SHARD", 2)
+    monkeypatch.setattr(embedding, "TEXTS_PER_SHARD", 2)
+    arguments = ["--model", checkpoint, "--data", photos, "--tasks", "photos,scenes", "--limit", 5, "--device", "cpu"]
+    command(*arguments, "--output", tmp_path / "one")
+    results = run_processes(evaluate_in_a_process, [*arguments, "--output", tmp_path / "three"], world_size=3)
+    assert results == [0, 0, 0] and results_of(tmp_path / "three") == results_of(tmp_path / "one")
+
+
+def test_a_missing_image_is_refused_or_marked(checkpoint, photos, tmp_path):
+    (photos / "1.png").unlink()
+    arguments = ("--model", checkpoint, "--data", photos, "--output", tmp_path / "out", "--tasks", "photos")
+    with pytest.raises(ValueError, match=r"1 of 3 images are not there \(1\.png.*--allow-subset"):
+        command(*arguments)
+    command(*arguments, "--allow-subset")
+    task = json.loads((tmp_path / "out" / "results.json").read_text())["tasks"]["photos"]
+    assert task["subset"] and task["protocol"] == "photos/v1 (2 of 3 images)" and task["counts"]["images"] == 2
+
+
+def test_long_captions_are_reported_beside_short_ones_where_these_are_there(checkpoint, photos, tmp_path, capsys):
+    urban = tmp_path / "data" / "urban1k"
+    for folder in ("image", "caption"):
+        (urban / folder).mkdir(parents=True)
+    for index in range(3):
+        Image.new("RGB", (32, 32), (80 * index, 0, 0)).save(urban / "image" / f"{index}.jpg")
+        (urban / "caption" / f"{index}.txt").write_text(f"A long text of {index}.")
+    flickr = tmp_path / "data" / "flickr30k"
+    (flickr / "flickr30k-images").mkdir(parents=True)
+    sentences = [{"raw": f"caption {number}"} for number in range(5)]
+    images = [{"filename": f"{i}.jpg", "split": "test", "sentences": sentences} for i in range(2)]
+    (flickr / "dataset_flickr30k.json").write_text(json.dumps({"images": images}))
+    for index in range(2):
+        Image.new("RGB", (32, 32)).save(flickr / "flickr30k-images" / f"{index}.jpg")
+    arguments = ("--model", checkpoint, "--data", tmp_path / "data", "--output", tmp_path / "out", "--allow-subset")
+    command(*arguments, "--tasks", "urban1k")
+    tasks = json.loads((tmp_path / "out" / "results.json").read_text())["tasks"]
+    assert list(tasks) == ["urban1k", "flickr30k"] and all(task["subset"] for task in tasks.values())
+    assert {name.split("/")[0] for name in tasks["urban1k"]["figures"]} == {"long"}
+    assert {name.split("/")[1] for name in tasks["flickr30k"]["figures"]} == {"short"}
+
+
+def test_tasks_are_listed_without_a_model(capsys):
+    assert command("--list-tasks") == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line[0] != " "]
+    assert [line.split()[0] for line in lines] == list(BENCHMARKS) and len(lines) == 17
+    with pytest.raises(ValueError, match="model must be given"):
+        command("--tasks", "scenes", "--output", "out")

@@ -1,20 +1,25 @@
-"""Two processes with ragged texts against one with all of them: the gather, the losses, the model, whole runs."""
+"""Two processes with ragged texts against one with all of them: the gather, the model, whole runs."""
+
+from unittest.mock import patch
 
 import pytest
 import torch
-from torch.nn import functional as F
+import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from beta_clip_hf import BetaCLIPConfig, beta_cal_loss, clip_loss
+from beta_clip_hf import BetaCLIPConfig
 from beta_clip_hf.training.distributed import ProcessGather
 from ddp_helpers import run_processes
-from training.tiny_runs import TensorCollator, TensorRows, new_model, new_trainer, weights
+from training.tiny_runs import (
+    TensorCollator,
+    TensorRows,
+    accumulated_gradients,
+    new_model,
+    new_trainer,
+    weights,
+)
 
 
-WIDTH = 8
-IMAGES = (2, 3)  # of the two processes
-TEXTS = {"ragged": (7, 4), "one process empty": (0, 6)}
-KINDS = [("ce", 0.5), ("ce", 0.0), ("bce", 0.5), ("bce", 1.0)]
 # Of `TensorRows`: 0 and 3 have a caption only, so in the second case one process has no phrase at all.
 PARTS = {"ragged": ([0, 1, 2], [4, 5]), "captions only in one": ([0, 3], [1, 2, 5])}
 RUN = {"rows": 16, "max_steps": 4, "max_grad_norm": 1.0, "train_sampling_strategy": "sequential"}
@@ -22,62 +27,16 @@ RUN = {"rows": 16, "max_steps": 4, "max_grad_norm": 1.0, "train_sampling_strateg
 RUN |= {"adam_epsilon": 1e-4}
 
 
-def texts_of(case):
-    """Raw embeddings of both processes in one, the image of each text, and the slice of each process."""
-    counts = TEXTS[case]
-    generator = torch.Generator().manual_seed(len(case))
-    raw = {
-        name: torch.randn(rows, WIDTH, generator=generator, dtype=torch.float64)
-        for name, rows in {
-            "image": sum(IMAGES),
-            "caption": sum(IMAGES),
-            "contextualized": sum(counts),
-            "text": sum(counts),
-        }.items()
-    }
-    index = [torch.arange(count) % images for count, images in zip(counts, IMAGES, strict=True)]
-    index = torch.cat([index[0].sort().values, index[1].sort().values + IMAGES[0]])
-    texts = (slice(0, counts[0]), slice(counts[0], sum(counts)))
-    images = (slice(0, IMAGES[0]), slice(IMAGES[0], sum(IMAGES)))
-    return raw, index, {"image": images, "caption": images, "contextualized": texts, "text": texts}
-
-
-def losses_of(raw, index, scale, gather):
-    """Every loss, and the gradients of each with respect to the raw embeddings and the scale."""
-    found = {}
-    for kind, beta in [("clip", None), *KINDS]:
-        leaves = {name: value.clone().requires_grad_() for name, value in raw.items()}
-        scale_leaf = torch.tensor(scale, dtype=torch.float64, requires_grad=True)
-        units = {name: F.normalize(value, dim=-1) for name, value in leaves.items()}
-        if kind == "clip":
-            loss = clip_loss(units["image"], units["caption"], logit_scale=scale_leaf, gather=gather)
-        else:
-            loss = beta_cal_loss(
-                units["contextualized"],
-                units["text"],
-                index,
-                logit_scale=scale_leaf,
-                beta=beta,
-                kind=kind,
-                gather=gather,
-            )
-        loss.backward()
-        gradients = {name: leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}
-        found[kind, beta] = (loss.detach(), gradients, scale_leaf.grad)
-    return found
-
-
 def in_process(rank, config, folder):
     settings = {"per_device_train_batch_size": 2}
     return {
         "gather": gather_in_process(rank),
-        "losses": losses_in_process(rank),
         "model": {
             case: model_gradients(config, parts[rank], ProcessGather(), wrap=DistributedDataParallel)
             for case, parts in PARTS.items()
         },
         "run": run(config, folder, **settings),
-        "accumulated": run(config, folder, **settings, gradient_accumulation_steps=2, max_steps=2),
+        "accumulated": accumulated_gradients(config, folder, per_device_train_batch_size=2),
         "local": run(config, folder, **settings, gather_across_processes=False, max_steps=1),
     }
 
@@ -93,15 +52,6 @@ def found_by_rank(config, tmp_path_factory):
     return run_processes(in_process, config, str(tmp_path_factory.mktemp("two")))
 
 
-def losses_in_process(rank):
-    results = {}
-    for case in TEXTS:
-        raw, index, parts = texts_of(case)
-        own = {name: value[parts[name][rank]] for name, value in raw.items()}
-        results[case] = losses_of(own, index[parts["text"][rank]], 5.0, ProcessGather())
-    return results
-
-
 def gather_in_process(rank):
     gather = ProcessGather()
     rows = (3, 0)[rank]
@@ -115,6 +65,10 @@ def gather_in_process(rank):
     results["gradient"] = leaf.grad
     with torch.no_grad():
         results["no_grad"] = gather(leaf).requires_grad
+    with patch.object(dist, "get_backend_config", lambda group: "cuda:nccl"):  # as where the CPU has no way of its own
+        beside = ProcessGather()
+        results["beside"] = [beside.row_counts(rows, step) for step in range(2)], dist.get_backend(beside._cpu_group)
+        assert beside._cpu_group is not dist.group.WORLD
     return results
 
 
@@ -148,24 +102,9 @@ def test_gather_of_two_processes(found_by_rank):
             assert found[str(dtype)].dtype == dtype
             assert torch.equal(found[str(dtype)], torch.full((3, 2), 1).to(dtype))
         assert found["no_grad"] is False
+        assert found["beside"] == ([[[3, step], [0, step]] for step in range(2)], "gloo")
         if rank == 0:  # the loss of each of the two processes has the weights 1, 2, 3, 4
             assert found["gradient"].flatten().tolist() == [2.0, 4.0, 6.0, 8.0]
-
-
-def test_losses_of_two_processes_equal_one(found_by_rank):
-    for case in TEXTS:
-        raw, index, parts = texts_of(case)
-        for key, (loss, gradients, scale_gradient) in losses_of(raw, index, 5.0, None).items():
-            assert scale_gradient.abs() > 1e-4
-            for rank in range(2):
-                loss_here, gradients_here, scale_gradient_here = found_by_rank[rank]["losses"][case][key]
-                torch.testing.assert_close(loss_here, loss, rtol=0, atol=1e-12)
-                torch.testing.assert_close(scale_gradient_here, scale_gradient, rtol=0, atol=1e-12)
-                for name, gradient in gradients.items():
-                    own = gradient[parts[name][rank]]
-                    # Summed over the two losses; DDP's mean over processes halves it again.
-                    torch.testing.assert_close(gradients_here[name] / 2, own, rtol=0, atol=1e-12)
-                    assert len(own) == 0 or own.abs().max() > 1e-4
 
 
 @pytest.mark.parametrize("case", PARTS)
@@ -198,14 +137,10 @@ def test_a_run_of_two_processes_is_that_of_one_with_twice_the_batch(found_by_ran
 
 
 def test_accumulation_in_two_processes(found_by_rank, config, tmp_path):
-    settings = {"gradient_accumulation_steps": 2, "max_steps": 2}
-    _, expected_log, _ = run(config, tmp_path, **settings)
+    expected = accumulated_gradients(config, tmp_path, per_device_train_batch_size=4)
     for found in found_by_rank:
-        _, log, _ = found["accumulated"]
-        assert len(log) == 2
-        for record, expected in zip(log, expected_log, strict=True):
-            for name in ("loss", "grad_norm"):
-                assert record[name] == pytest.approx(expected[name], rel=1e-3)
+        for name, gradient in expected.items():
+            torch.testing.assert_close(found["accumulated"][name], gradient, rtol=0, atol=1e-12)
 
 
 def test_local_losses_are_the_mean_of_the_processes(found_by_rank, config):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from beta_clip_hf import BetaCLIPModel, objective_beta_clip
+from beta_clip_hf import BetaCLIPModel, loss_beta_clip
 from beta_clip_hf.training.distributed import ProcessGather
 from ddp_helpers import run_processes
 
@@ -24,6 +24,8 @@ PARTS = {
     "nothing but captions": {"clip_loss", "beta_cal_loss"},
 }
 PARTS |= {name: PARTS["ragged"] for name in CASES if name not in PARTS}
+# Every process computes each loss whole, or, as if the rows were many, its own rows of each.
+LIMITS = {"whole": torch.inf, "shared": 0}
 
 
 def batch_of(parts, seed):
@@ -76,10 +78,11 @@ def in_process(rank, config):
     def wrap(model):
         return DistributedDataParallel(model, find_unused_parameters=True)
 
-    found = {case: gradients(config, case, [rank], ProcessGather(), wrap) for case in CASES}
-    objective_beta_clip.DENSE_LIMIT = 0  # as if the texts were many: each process computes its own rows of β-CAL
-    for kind in ("ce", "bce"):
-        found[kind] = gradients(config, "ragged", [rank], ProcessGather(), wrap, kind)
+    found = {}
+    for way, loss_beta_clip.DENSE_LIMIT in LIMITS.items():
+        for case in CASES:
+            for kind in ("ce", "bce"):
+                found[way, case, kind] = gradients(config, case, [rank], ProcessGather(), wrap, kind)
     return found
 
 
@@ -88,32 +91,23 @@ def found_by_rank(both_systems_config):
     return run_processes(in_process, both_systems_config)
 
 
+@pytest.mark.parametrize("kind", ["ce", "bce"])
 @pytest.mark.parametrize("case", CASES)
-def test_losses_and_gradients_of_two_processes_are_those_of_one(found_by_rank, both_systems_config, case):
-    losses, expected = gradients(both_systems_config, case, [0, 1], None)
+def test_losses_and_gradients_of_two_processes_are_those_of_one(found_by_rank, both_systems_config, case, kind):
+    losses, expected = gradients(both_systems_config, case, [0, 1], None, kind=kind)
     assert losses.keys() == PARTS[case]
-    for found in found_by_rank:
-        losses_here, gradients_here = found[case]
-        assert losses_here.keys() == losses.keys()
-        for name, value in losses.items():
-            assert name != "hard_negative_loss" or value > 0.1
-            torch.testing.assert_close(losses_here[name], value, rtol=0, atol=1e-12)
-        for name, gradient in expected.items():
-            here = gradients_here[name]
-            gradient = torch.zeros_like(here) if gradient is None and here is not None else gradient
-            torch.testing.assert_close(here, gradient, rtol=0, atol=1e-10)
+    for way in LIMITS:
+        for found in found_by_rank:
+            losses_here, gradients_here = found[way, case, kind]
+            assert losses_here.keys() == losses.keys()
+            for name, value in losses.items():
+                assert name != "hard_negative_loss" or value > 0.1
+                torch.testing.assert_close(losses_here[name], value, rtol=0, atol=1e-12)
+            for name, gradient in expected.items():
+                here = gradients_here[name]
+                gradient = torch.zeros_like(here) if gradient is None and here is not None else gradient
+                torch.testing.assert_close(here, gradient, rtol=0, atol=1e-10)
+    assert expected["pooler.logit_scale"].abs() > 1e-4
     if case == "ragged":
         for name in ("region_logit_scale", "hard_negative_logit_scale", "long_text_projection.weight"):
             assert expected[name].abs().max() > 1e-4
-
-
-@pytest.mark.parametrize("kind", ["ce", "bce"])
-def test_processes_that_share_the_work_of_beta_cal_get_the_same(found_by_rank, both_systems_config, kind):
-    losses, expected = gradients(both_systems_config, "ragged", [0, 1], None, kind=kind)
-    for found in found_by_rank:
-        losses_here, gradients_here = found[kind]
-        for name, value in losses.items():
-            torch.testing.assert_close(losses_here[name], value, rtol=0, atol=1e-12)
-        for name, gradient in expected.items():
-            torch.testing.assert_close(gradients_here[name], gradient, rtol=0, atol=1e-10)
-    assert expected["pooler.logit_scale"].abs() > 1e-4

@@ -25,7 +25,6 @@ POOLERS = {"beta_clip_ce", "beta_clip_bce", "beta_fg"}
 SMALL = [
     "training.max_steps=3", "training.per_device_train_batch_size=4", "training.gradient_accumulation_steps=1",
     "training.dataloader_num_workers=0", "training.save_strategy=no", "training.logging_steps=1",
-    "data.pack_texts=true",  # as on a GPU
     "training.learning_rate=1e-3", "training.warmup_steps=0", "training.use_cpu=true", "training.disable_tqdm=true",
 ]  # fmt: skip
 

@@ -109,5 +109,28 @@ class Spy(TrainerCallback):
         self.function(state, model, optimizer)
 
 
+class DoubleCollator(TensorCollator):
+    def __call__(self, rows):
+        batch = super().__call__(rows)
+        return batch | {"pixel_values": batch["pixel_values"].double()}
+
+
+class Gradients(TrainerCallback):
+    """Those of the last step, as the optimiser got them."""
+
+    def on_pre_optimizer_step(self, args, state, control, model, **kwargs):
+        self.by_name = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+
+
+def accumulated_gradients(config, folder, **settings):
+    """In float64, of one step over two micro-batches: the first eight rows, where each is of four in all processes."""
+    kept, model = Gradients(), new_model(config).double()
+    settings |= {"max_steps": 1, "gradient_accumulation_steps": 2, "train_sampling_strategy": "sequential"}
+    trainer = new_trainer(config, folder, rows=8, model=model, callbacks=[kept], **settings)
+    trainer.data_collator = DoubleCollator()
+    trainer.train()
+    return kept.by_name
+
+
 def weights(model):
     return {name: value.detach().clone() for name, value in model.state_dict().items()}

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import torch
 from PIL import Image
 
+from ..batch_plan_beta_clip import BatchPlan, plan_batch
 from ..boxes_beta_clip import Box, box_in_view, cut_box, pixel_box, seen_size, view_of_image, visible_share
 from ..objective_beta_clip import Granularity
-from ..packing_beta_clip import TextPacking, plan_texts, text_lengths
+from ..packing_beta_clip import plan_texts, text_lengths
 from ..processing_beta_clip import BetaCLIPProcessor, clean_text
 from ..text.phrases import PhraseExtractor
 from ..text.sentences import split_sentences
@@ -63,8 +64,9 @@ class BetaCLIPDataCollator:
             seen (after the crop, if any). Their boxes are cut at the borders; a region without area is left out. The
             text of a region is its `text` or its `long_text`, drawn; with `negatives`, the `text` and all of these are
             its hard texts. With 0 a batch has no region tensors; else always, be there regions or not.
-        pack_texts: Whether to plan how the texts are packed into rows (see [`plan_texts`]), so that a GPU need not be
-            waited for. Without it the model plans for itself.
+        packing_capacity: Columns of the rows that texts are packed into (see [`plan_texts`]), for shapes that stay the
+            same from batch to batch, as `torch.compile` likes them; by default what costs least for each batch.
+        packing_row_multiple: The number of these rows is rounded up to a multiple of it, by empty rows.
         extractor: Finds the phrases of rows that bring none; the default [`PhraseExtractor`] otherwise.
         strict: Whether a row that cannot be used is an error; else it is skipped, logged and counted.
 
@@ -82,7 +84,8 @@ class BetaCLIPDataCollator:
     include_short_caption: bool = False
     short_caption_probability: float = 0.0
     num_regions: int = 0
-    pack_texts: bool = False
+    packing_capacity: int | None = None
+    packing_row_multiple: int = 1
     extractor: PhraseExtractor | None = None
     strict: bool = False
 
@@ -112,7 +115,8 @@ class BetaCLIPDataCollator:
         self._epoch.set(epoch)
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
-        """The tensors of [`BetaCLIPProcessor`] for the rows, and `return_loss=True`."""
+        """The tensors of [`BetaCLIPProcessor`] for the rows, their plan, so that no GPU is waited for, and
+        `return_loss=True`."""
         images, hierarchies, regions = [], [], []
         for row in rows:
             try:
@@ -135,18 +139,29 @@ class BetaCLIPDataCollator:
             regions=regions if self.num_regions else None,
             box_format="xyxy_normalized",
         )
-        if self.pack_texts:
-            return {**batch, "text_packing": self._packing(batch), "return_loss": True}
-        return {**batch, "return_loss": True}
+        return {**batch, "plan": self._plan(batch), "return_loss": True}
 
-    def _packing(self, batch: Mapping[str, Any]) -> TextPacking:
-        """The plan for all texts of the batch, in the order in which the model encodes them."""
+    def _plan(self, batch: Mapping[str, Any]) -> BatchPlan:
+        """Texts in the order in which the model encodes them."""
         ids_TL, counts = joined_texts([batch.get(f"{kind}input_ids") for kind in ("", "region_", "hard_")])
         is_long_T = None
         if self.processor.short_max_length is not None:
             is_long_T = torch.zeros(len(ids_TL), dtype=torch.bool)
             is_long_T[: counts[0]] = batch["granularity"] == Granularity.CAPTION
-        return plan_texts(ids_TL, text_lengths(ids_TL, self.processor.tokenizer.eos_token_id), is_long_T)
+        packing = plan_texts(
+            ids_TL,
+            text_lengths(ids_TL, self.processor.tokenizer.eos_token_id),
+            is_long_T,
+            capacity=self.packing_capacity,
+            row_multiple=self.packing_row_multiple,
+        )
+        return plan_batch(
+            packing,
+            batch["image_index"],
+            len(batch["pixel_values"]),
+            granularity_T=batch["granularity"],
+            region_image_index_R=batch.get("region_image_index"),
+        )
 
     def sample_texts(self, row: Row) -> RowTexts:
         """The texts of a row in the present epoch; the row is one that `check_row` has seen.

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Callable, Sequence
 from glob import glob
 from itertools import islice
@@ -13,6 +14,9 @@ from .records import JoinedTables, JsonLines, PackedTable, Table
 
 
 JSON_SUFFIXES = (".json", ".jsonl")
+
+# A part of a split among the others, counted from 0: `train-00002-of-00008.jsonl`.
+_SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.jsonl")
 
 # A guess at the format looks at so many records: the first one may be broken.
 _GUESS_FROM = 10
@@ -38,6 +42,49 @@ def json_files(source: Any) -> list[Path]:
             raise ValueError(f"source must name existing JSON files, but is {str(path)!r}")
         files += found
     return files
+
+
+def jsonl_files(source: Any, split: str) -> list[Path]:
+    """The same for JSON Lines, but that a directory gives the files of the split, see [`jsonl_of_split`].
+
+    Raises:
+        ValueError: where there is none, or shards are missing.
+    """
+    if isinstance(source, (str, Path)) and Path(source).is_dir():
+        found = jsonl_of_split(Path(source), split)
+        return found or json_files(Path(source) / f"{split}.jsonl")
+    return json_files(source)
+
+
+def jsonl_of_split(directory: Path, split: str) -> list[Path]:
+    """`SPLIT.jsonl`, or else all of `SPLIT-*.jsonl`, sorted; none where there are none.
+
+    Raises:
+        ValueError: where they are shards (see [`shard_name`]), and not all of one number.
+    """
+    if (directory / f"{split}.jsonl").is_file():
+        return [directory / f"{split}.jsonl"]
+    files = sorted(directory.glob(f"{split}-*.jsonl"))
+    shards = sorted(found_shards(directory, split))
+    number = max((parts for parts, _ in shards), default=0)
+    if shards != [(number, part) for part in range(number)]:
+        found = ", ".join(f"{part} of {parts}" for parts, part in shards)
+        raise ValueError(f"the shards of {split} in {str(directory)!r} must be all of one number, but are {found}")
+    return files
+
+
+def found_shards(directory: Path, split: str) -> set[tuple[int, int]]:
+    """`(n, i)` for each file of a directory that [`shard_name`] calls the i-th of n shards of a split."""
+    matches = (_SHARD.fullmatch(file.name) for file in directory.glob(f"{split}-*.jsonl"))
+    return {(int(match[3]), int(match[2])) for match in matches if match and match[1] == split}
+
+
+def shard_name(split: str, part: int, parts: int) -> str:
+    """
+    >>> shard_name("train", 2, 8)
+    'train-00002-of-00008.jsonl'
+    """
+    return f"{split}-{part:05d}-of-{parts:05d}.jsonl"
 
 
 def common_folder(files: Sequence[Path]) -> Path:

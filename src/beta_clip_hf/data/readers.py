@@ -14,6 +14,8 @@ from .json_files import (
     json_files,
     json_records,
     json_tables,
+    jsonl_files,
+    jsonl_of_split,
     names_in_messages,
     read_json,
 )
@@ -52,12 +54,12 @@ def load_rows(
     """Opens a data set of images and captions. Images are read and decoded later, by the collator.
 
     Args:
-        source: A file (`.jsonl`, `.json`, `.csv`, `.parquet`, `.tar`), a glob or list of tars, a directory (an image
-            folder with a metadata file, a Hub data set, tars, or `SPLIT.jsonl`), the id of a data set on the Hub, a
-            `datasets.Dataset`, or a list of dicts. FineHARD and COCO: a JSON file, a glob, a directory of them, or a
-            list of those.
+        source: A file (`.jsonl`, `.json`, `.csv`, `.parquet`, `.tar`), a glob or list of `.jsonl` files or tars, a
+            directory (an image folder with a metadata file, a Hub data set, tars, `SPLIT.jsonl`, or `SPLIT-*.jsonl`),
+            the id of a data set on the Hub, a `datasets.Dataset`, or a list of dicts. FineHARD and COCO: a JSON file, a
+            glob, a directory of them, or a list of those.
         format: One of "rows", "jsonl", "json", "csv", "hf", "imagefolder", "webdataset", "finehard", "coco"; found out
-            by default, but for several JSON files.
+            by default, but for several `.json` files.
         image_root: Directory that relative image paths start from; the directory of the file or files by default.
         columns: `{present: wanted}` where names differ, as in `{"text": "caption"}`.
         split: Of a directory or a Hub data set.
@@ -77,6 +79,45 @@ def load_rows(
     >>> rows[0]["id"], rows[0]["caption"]
     ('rows[0]', 'A red square.')
     """
+    opened, reader = _open(source, format, image_root, columns, split, streaming, shuffle_buffer, seed)
+    if isinstance(opened, (TarShards, HubStream)):
+        return RowStream(opened.name, opened, reader, strict=strict)
+    return RowDataset(opened, reader, strict=strict)
+
+
+def open_table(
+    source: Any,
+    *,
+    format: str | None = None,
+    image_root: str | Path | None = None,
+    columns: Mapping[str, str] | None = None,
+    split: str = "train",
+) -> tuple[Table, RowReader]:
+    """The records of a source by index, none of them read yet, and what makes rows of them.
+
+    Args:
+        source, format, image_root, columns, split: as in [`load_rows`].
+
+    Raises:
+        ValueError: as `load_rows`, and where the source is a stream.
+        ImportError: as `load_rows`.
+    """
+    opened, reader = _open(source, format, image_root, columns, split)
+    if isinstance(opened, (TarShards, HubStream)):
+        raise ValueError(f"source must have rows that can be read by index, but {opened.name} is a stream")
+    return opened, reader
+
+
+def _open(
+    source: Any,
+    format: str | None,
+    image_root: str | Path | None,
+    columns: Mapping[str, str] | None,
+    split: str,
+    streaming: bool = False,
+    shuffle_buffer: int = 0,
+    seed: int = 0,
+) -> tuple[Table | TarShards | HubStream, RowReader]:
     guessed = format is None
     format = format or _guess_format(source, split)
     if format not in FORMATS:
@@ -87,26 +128,27 @@ def load_rows(
     if format == "imagefolder":
         source, guessed = _metadata_file(Path(source), split), False
         format = _FORMAT_OF_SUFFIX[source.suffix]
-    elif format == "jsonl" and isinstance(source, (str, Path)) and Path(source).is_dir():
-        source = Path(source) / f"{split}.jsonl"
-    if format in _OF_SEVERAL_FILES:
+    if format == "jsonl":
+        files = jsonl_files(source, split)
+        source = files[0] if len(files) == 1 else files
+    elif format in _OF_SEVERAL_FILES:
         source = json_files(source)
-        image_root = common_folder(source) if image_root is None else image_root
+    if image_root is None and isinstance(source, list) and format in ("jsonl", *_OF_SEVERAL_FILES):
+        image_root = common_folder(source)
     elif image_root is None and isinstance(source, (str, Path)) and Path(source).is_file():
         image_root = Path(source).parent
 
     if format == "webdataset":
         shards = TarShards(_shards(source, split), shuffle_buffer=shuffle_buffer, seed=seed)
-        return RowStream(shards.name, shards, RowReader(image_root, columns), strict=strict)
+        return shards, RowReader(image_root, columns)
     if format != "hf":
         table, record_format = _open_table(source, format, guessed)
-        return RowDataset(table, RowReader(image_root, columns, record_format), strict=strict)
+        return table, RowReader(image_root, columns, record_format)
     dataset, name = _open_hub_dataset(source, split, streaming)
     reader = RowReader(image_root, columns)
     if hasattr(dataset, "__len__"):
-        return RowDataset(HubTable(dataset, name), reader, strict=strict)
-    stream = HubStream(dataset, name, shuffle_buffer=shuffle_buffer, seed=seed)
-    return RowStream(name, stream, reader, strict=strict)
+        return HubTable(dataset, name), reader
+    return HubStream(dataset, name, shuffle_buffer=shuffle_buffer, seed=seed), reader
 
 
 def _open_table(source: Any, format: str, guessed: bool) -> tuple[Table, RecordFormat]:
@@ -117,6 +159,9 @@ def _open_table(source: Any, format: str, guessed: bool) -> tuple[Table, RecordF
     if format == "coco":
         named = zip(names_in_messages(source), source, strict=True)
         return CocoTable((name, read_json(path, name, without_polygons)) for name, path in named), COCO
+    if format == "jsonl" and isinstance(source, list):
+        table = json_tables(source)
+        return table, FINEHARD if guessed and is_finehard(table) else RecordFormat()
     if not isinstance(source, (str, Path)) or not Path(source).is_file():
         raise ValueError(f"source must be an existing file, but is {str(source)!r}")
     path = Path(source)
@@ -151,6 +196,8 @@ def _guess_format(source: Any, split: str) -> str:
             raise ValueError(f"source must be a path, a list or a `datasets.Dataset`, but is a {type(source).__name__}")
         if not source or not isinstance(source[0], (str, Path)):
             return "rows"
+        if all(Path(path).suffix == ".jsonl" for path in source):
+            return "jsonl"
         if Path(source[0]).suffix in JSON_SUFFIXES:
             raise ValueError(f"format must be one of {_OF_SEVERAL_FILES} for a list of JSON files, but is not given")
         return "webdataset"
@@ -169,7 +216,7 @@ def _guess_format(source: Any, split: str) -> str:
 def _guess_format_of_directory(directory: Path, split: str) -> str:
     if any((folder / name).is_file() for folder in (directory, directory / split) for name in _METADATA):
         return "imagefolder"
-    if (directory / f"{split}.jsonl").is_file():
+    if jsonl_of_split(directory, split):
         return "jsonl"
     return "webdataset" if any(directory.glob("*.tar")) else "hf"
 

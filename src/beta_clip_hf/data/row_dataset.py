@@ -3,7 +3,7 @@
 import logging
 import os
 from array import array
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -18,7 +18,7 @@ from .workers import SharedCount, SharedEpoch
 logger = logging.getLogger(__name__)
 
 # So many records are looked at before a column is called missing: a wrong name is one error, and not a million of them.
-_COLUMNS_FROM = 100
+COLUMNS_FROM = 100
 
 
 def _as_it_is(record: Record) -> Record:
@@ -73,8 +73,14 @@ class RowReader:
         Raises:
             ValueError: where none of the first records has a needed column, or one to be renamed.
         """
-        head = list(islice(scan, _COLUMNS_FROM))
-        present = {column for _, record in head if not isinstance(record, ValueError) for column in record}
+        head = list(islice(scan, COLUMNS_FROM))
+        self.check_columns((record for _, record in head), name)
+        for location, record in chain(head, scan):
+            yield location, self._row_or_error(record, location)
+
+    def check_columns(self, records: Iterable[Record | ValueError], name: str) -> None:
+        """Raises `ValueError` where none of the records, the first ones of a source, has a needed column."""
+        present = {column for record in records if not isinstance(record, ValueError) for column in record}
         if present:
             absent = sorted(set(self.columns) - present)
             if absent:
@@ -82,8 +88,6 @@ class RowReader:
                     f"columns must rename what is there, but {absent} is not in {sorted(present)} of {name}"
                 )
             self._format.check_columns(rename_columns(dict.fromkeys(present), self.columns).keys(), name)
-        for location, record in chain(head, scan):
-            yield location, self._row_or_error(record, location)
 
     def _row_or_error(self, record: Record | ValueError, location: str) -> Row | ValueError:
         if isinstance(record, ValueError):

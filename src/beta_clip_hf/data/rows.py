@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
-from ..text.hierarchy import TextHierarchy, build_text_hierarchy
+from ..text.hierarchy import COLUMNS, TextHierarchy, build_text_hierarchy
 from ..text.phrases import PhraseExtractor
 from .fields import check_box, check_text, check_texts, is_box, is_inside, is_text, items, outside, shown
 
@@ -28,7 +28,7 @@ _USUAL_NAMES = {
     "image": ("filename", "image_path", "img", "path", "jpg", "filepath"),
     "caption": ("text", "long_caption", "description", "sentence", "title", "label"),
 }
-_CAPTION_COLUMNS = ("caption", "captions", "conversations")
+CAPTION_COLUMNS = ("caption", "captions", "conversations")
 
 
 def check_columns(columns: Collection[str], where: str) -> None:
@@ -44,7 +44,7 @@ def check_columns(columns: Collection[str], where: str) -> None:
     >>> check_columns(["image", "caption", "source"], "train.jsonl")
     """
     missing = [] if "image" in columns or "file_name" in columns else ["image"]
-    if not any(name in columns for name in _CAPTION_COLUMNS):
+    if not any(name in columns for name in CAPTION_COLUMNS):
         missing.append("caption")
     if missing:
         guesses = {
@@ -89,6 +89,9 @@ def check_row(record: Mapping[str, Any]) -> Row:
     for field, check in _CHECKS.items():
         if field in row:
             check(row[field], field)
+    absent = [name for name in COLUMNS if name not in row] if "phrase_sentences" in row else ()
+    if absent:
+        raise ValueError(f"{', '.join(absent)} must be there beside phrase_sentences, but is missing")
     if row.get("regions") and (size := _stated_size(row)):
         _check_places(row, *size)
     if "caption" not in row:
@@ -124,19 +127,25 @@ def load_image(image: Any) -> Image.Image:
         raise ValueError(f"image must be a path, bytes or a PIL image, but is {shown(image)}")
     try:
         if isinstance(image, Image.Image):
-            return ImageOps.exif_transpose(image).convert("RGB")
+            return _in_rgb(ImageOps.exif_transpose(image))
         with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
-            return ImageOps.exif_transpose(opened).convert("RGB")
+            ImageOps.exif_transpose(opened, in_place=True)  # unlike the other way, no copy of an upright image
+            opened.load()
+            return _in_rgb(opened)
     except Exception as error:  # each codec has exceptions of its own for a broken file
         name = f"{len(image)} bytes" if isinstance(image, bytes) else repr(str(image))
         raise ValueError(f"image must be readable, but is {name}: {error}") from error
+
+
+def _in_rgb(image: Image.Image) -> Image.Image:
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def row_id(row: Mapping[str, Any]) -> str:
     """The row's `id`; a row that has none is known by its texts, so that its sampling is still reproducible."""
     if row.get("id") is not None:
         return str(row["id"])
-    texts = [row.get(name) for name in _CAPTION_COLUMNS]
+    texts = [row.get(name) for name in CAPTION_COLUMNS]
     return f"{zlib.crc32(repr(texts).encode()):08x}"
 
 
@@ -145,12 +154,14 @@ def hierarchy_of(row: Mapping[str, Any], extractor: PhraseExtractor | None = Non
     none then); what it does not bring is built from the caption.
 
     Args:
-        row: A row as [`check_row`] gives it, or as `map_text_hierarchy` has left it.
+        row: A row as [`check_row`] gives it, or one whose hierarchy was built before (`beta-clip hierarchy`,
+            `map_text_hierarchy`).
         extractor: Finds phrases where the row brings none.
     """
-    if row.get("phrase_sentences") is not None:  # built before, by map_text_hierarchy
-        names = ("caption", "sentences", "phrases", "phrase_sentences", "phrase_kinds", "short_caption")
-        return TextHierarchy.from_dict({name: row.get(name) for name in names})
+    if row.get("phrase_sentences") is not None:  # built before
+        fields = {name: row.get(name) for name in ("caption", "short_caption", *COLUMNS)}
+        fields["phrases"] = [phrase if isinstance(phrase, str) else phrase["text"] for phrase in row["phrases"]]
+        return TextHierarchy.from_dict(fields)
     return build_text_hierarchy(
         row["caption"],
         sentences=row.get("sentences") or row.get("captions"),
@@ -254,6 +265,12 @@ def _check_phrase(phrase: Mapping[str, Any], field: str) -> None:
         raise ValueError(f"{field}.sentence must be the index of a sentence, but is {shown(sentence)}")
 
 
+def _check_indices(value: Any, field: str) -> None:
+    for place, index in enumerate(items(value, field)):
+        if not isinstance(index, int):
+            raise ValueError(f"{field}[{place}] must be the index of a sentence, but is {shown(index)}")
+
+
 def _check_regions(value: Any, field: str) -> None:
     for index, region in enumerate(items(value, field)):
         if not isinstance(region, Mapping):
@@ -277,6 +294,8 @@ _CHECKS: dict[str, Callable[[Any, str], None]] = {
     "captions": _check_captions,
     "sentences": check_texts,
     "phrases": _check_phrases,
+    "phrase_sentences": _check_indices,
+    "phrase_kinds": check_texts,
     "short_caption": check_text,
     "regions": _check_regions,
     "box_format": _check_box_format,

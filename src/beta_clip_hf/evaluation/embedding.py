@@ -5,20 +5,32 @@ no patch feature is kept longer than its batch.
 Letters: B images, T texts, P patches, D projection width.
 """
 
+import hashlib
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from transformers.utils import logging
 
-from ..data.rows import Row, check_row, load_image
+from ..boxes_beta_clip import box_in_view, cut_box, pixel_box, view_of_image
+from ..data.rows import CAPTION_COLUMNS, Row, check_row, load_image
+from ..processing_beta_clip import squashed
 from ..regions_beta_clip import roi_align
+from .models import text_inputs
 from .results import Figure
+from .shards import Kept, Shards, joined, split
+
+
+logger = logging.get_logger(__name__)
+
+IMAGES_PER_SHARD = 256  # what a stop can cost
+TEXTS_PER_SHARD = 4096
 
 
 @dataclass(frozen=True)
@@ -37,16 +49,27 @@ class ImageBatch:
     """(B, P, D), not normalised, in the model's dtype; P = 0 for a model without patch features."""
     grid: tuple[int, int]
     """Rows and columns of patches, P in all."""
+    digests: list[bytes]
+    """SHA-256 of each image file, or of the pixels of an image that comes from no file."""
 
 
 class Probe(Protocol):
-    """Something that is measured in one pass over the images."""
+    """
+    Something that is measured in one pass over the images. What it keeps of each batch are plain tensors, which are
+    joined in the order of the images, whichever process has read them, and are all that its figures are made of.
+    """
 
-    counts: dict[str, int]
+    name: str
+    """First part of its figures' names."""
 
-    def update(self, batch: ImageBatch) -> None: ...
+    def measure(self, batch: ImageBatch) -> Kept:
+        """What to keep of a batch: the same names for every batch, any number of rows."""
 
-    def figures(self) -> dict[str, Figure]: ...
+    def figures(self, kept: Kept) -> dict[str, Figure]:
+        """The figures by name, of what was kept of all batches."""
+
+    def counts(self, kept: Kept) -> dict[str, int]:
+        """How many of what was measured, by name."""
 
 
 class Embedder:
@@ -54,70 +77,119 @@ class Embedder:
     Encodes texts and images with a model and its processor, without gradients, in batches.
 
     Args:
-        model: A `BetaCLIPModel`, or any model with the features of `CLIPModel`; its device and dtype are used.
+        model: A `BetaCLIPModel`, or any model with the features of `CLIPModel`, see [`load_model`]; its device and
+            dtype are used. Where the processor gives images of another size than the model's own, its positions are
+            interpolated, and a warning says so.
         processor: The owner of tokenising, resizing and cropping.
         batch_size: Images, and texts, at a time.
         num_workers: Processes that read images; 0 reads them in this one.
+        squash: Whether images are resized to the model's size as they are, instead of what the processor does. One that
+            has no size (NaFlex) keeps their shape, and crops nothing, anyway.
+        shards: Shares the work between processes and keeps it; see [`Shards`].
     """
 
-    def __init__(self, model: Any, processor: Any, *, batch_size: int = 32, num_workers: int = 0) -> None:
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        *,
+        batch_size: int = 32,
+        num_workers: int = 0,
+        squash: bool = False,
+        shards: Shards | None = None,
+    ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, but is {batch_size}")
-        self.model, self.processor = model, processor
+        self.model, self.processor, self.shards = model, processor, shards or Shards()
+        self.image_processor = processor.image_processor
+        if squash and self.image_processor.size:
+            self.image_processor = squashed(self.image_processor)
         self.batch_size, self.num_workers = batch_size, num_workers
         self.has_pooler = getattr(model, "pooler", None) is not None
         self.has_patch_features = hasattr(model, "encode_images")
         self.has_long_path = getattr(model.config, "use_long_text_path", False)
 
-    def texts(self, texts: Sequence[str], *, whole_captions: bool = False, progress: bool = False) -> Tensor:
+    def texts(self, texts: Sequence[str], *, whole_captions: bool = False) -> Tensor:
         """
-        (T, D) float32, normalised, in the order given. Equal texts are encoded once: their scores are tied, whatever
-        batch they would have been in. Texts of similar length share a batch: less padding. `progress` shows a bar.
+        (T, D) float32, normalised, in the order given, on the model's device. Equal texts are encoded once: their
+        scores are tied, whatever batch they would have been in. Texts of similar length share a batch: less padding.
+        With several processes each encodes a part and all get all: each must ask for the same texts.
 
         A model with two text paths encodes `whole_captions` on the long one and anything else on the short one.
         """
-        path = {"path": "long"} if whole_captions and self.has_long_path else {}
+        path = "long" if whole_captions and self.has_long_path else None
         places = {text: place for place, text in enumerate(sorted(set(texts), key=lambda text: (len(text), text)))}
-        unique = list(places)
-        embeds = [torch.zeros(0, self.model.config.projection_dim, device=self.model.device)]
-        firsts = range(0, len(unique), self.batch_size)
-        for first in logging.tqdm(firsts, desc="texts", unit=" batches") if progress else firsts:
-            batch = unique[first : first + self.batch_size]
-            tokens = self.processor(text=batch, padding=True, return_tensors="pt", **path).to(self.model.device)
-            with _inference(self.model):
-                features = self.model.get_text_features(**tokens, **path).pooler_output
-            embeds.append(normalize(features.float(), dim=-1))
-        return torch.cat(embeds)[[places[text] for text in texts]]
+        if not places:
+            return torch.zeros(0, _width(self.model.config), device=self.model.device)
+        shards = split(list(places), TEXTS_PER_SHARD)
 
-    def images(self, rows: Sequence[Row]) -> Iterator[ImageBatch]:
-        """The images of the rows, encoded batch by batch in order, under a progress bar."""
-        patch_size = self.model.config.vision_config.patch_size
+        def encode(numbers: Sequence[int]) -> Iterator[Kept]:
+            with logging.tqdm(total=sum(len(shards[n]) for n in numbers), desc="texts", unit=" texts") as progress:
+                for number in numbers:
+                    embeds = []
+                    for batch in split(shards[number], self.batch_size):
+                        embeds.append(self._one_batch(batch, path))
+                        progress.update(len(batch))
+                    yield {"embeds": torch.cat(embeds).cpu()}
+
+        digest = hashlib.sha256("\0".join([path or "", *places]).encode()).hexdigest()
+        kept = self.shards.run(f"texts-{digest[:16]}", len(shards), encode, everywhere=True)
+        return kept["embeds"][[places[text] for text in texts]].to(self.model.device)
+
+    def _one_batch(self, texts: list[str], path: str | None) -> Tensor:
+        inputs = text_inputs(self.model, self.processor, texts, path).to(self.model.device)
+        options = {} if path is None else {"path": path}
+        with _inference(self.model):
+            return normalize(self.model.get_text_features(**inputs, **options).pooler_output.float(), dim=-1)
+
+    def images(self, rows: Sequence[Row], batches: Sequence[Sequence[int]] | None = None) -> Iterator[ImageBatch]:
+        """The images of the rows, encoded batch by batch, under a progress bar: all of them in order, or `batches`."""
+        batches = split(range(len(rows)), self.batch_size) if batches is None else batches
         loader: Iterable[Any] = DataLoader(
-            rows,  # type: ignore[arg-type]  # a list of rows is a map-style data set as well
-            batch_size=self.batch_size,
+            _Numbered(rows),
+            batch_sampler=batches,  # type: ignore[arg-type]  # any sequence of batches will do
             num_workers=self.num_workers,
-            collate_fn=_ReadImages(self.processor.image_processor),
+            collate_fn=_ReadImages(self.image_processor),
         )
-        first = 0
-        with logging.tqdm(total=len(rows), desc="images", unit=" images") as progress:
-            for texts, sizes, pixel_values in loader:
-                pixel_values = pixel_values.to(self.model.device, self.model.dtype)
-                with _inference(self.model):
-                    if self.has_patch_features:
-                        features, patches = self.model.encode_images(pixel_values)
-                    else:  # a stock CLIP
-                        features = self.model.get_image_features(pixel_values).pooler_output
-                        patches = features[:, None][:, :0]
+        with logging.tqdm(total=sum(map(len, batches)), desc="images", unit=" images") as progress:
+            for numbers, texts, sizes, digests, inputs in loader:
+                embeds_BD, patches_BPD, grid = self._encode_images(inputs)
                 yield ImageBatch(
                     rows=texts,
-                    image_index_B=torch.arange(first, first + len(texts)),
+                    image_index_B=torch.tensor(numbers),
                     sizes=sizes,
-                    image_embeds_BD=normalize(features.float(), dim=-1),
-                    patch_features_BPD=patches,
-                    grid=(pixel_values.shape[-2] // patch_size, pixel_values.shape[-1] // patch_size),
+                    image_embeds_BD=embeds_BD,
+                    patch_features_BPD=patches_BPD,
+                    grid=grid,
+                    digests=digests,
                 )
-                first += len(texts)
                 progress.update(len(texts))
+
+    def _encode_images(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor, tuple[int, int]]:
+        """Embeddings, patch features, and rows and columns of patches of a processed batch."""
+        inputs = {name: tensor.to(self.model.device) for name, tensor in inputs.items()}
+        inputs["pixel_values"] = inputs["pixel_values"].to(self.model.dtype)
+        height, width = inputs["pixel_values"].shape[-2:]
+        options = self._size_options(height, width)
+        with _inference(self.model):
+            if self.has_patch_features:
+                features, patches = self.model.encode_images(inputs["pixel_values"], **options)
+            else:  # not one of ours
+                features = self.model.get_image_features(**inputs, **options).pooler_output
+                patches, height, width = features[:, None][:, :0], 0, 0
+        patch_size = self.model.config.vision_config.patch_size
+        return normalize(features.float(), dim=-1), patches, (height // patch_size, width // patch_size)
+
+    def _size_options(self, height: int, width: int) -> dict[str, bool]:
+        """How the model is asked for the features of images of that size."""
+        size = getattr(self.model.config.vision_config, "image_size", None)  # NaFlex has none
+        if size is None or (height, width) == (size, size):
+            return {}
+        logger.warning_once(
+            f"The processor gives {width} x {height} pixels where the model has {size} x {size}: its positions are "
+            "interpolated"
+        )
+        return {"interpolate_pos_encoding": True}
 
     def conditioned_scores(self, batch: ImageBatch, text_embeds_TD: Tensor, image_in_batch_T: Tensor) -> Tensor:
         """(T,) text-conditioned score v_{i|t} · u_t of each text with the image of the batch it is asked of."""
@@ -132,15 +204,32 @@ class Embedder:
         with _inference(self.model):
             return self.model.score_pairs(batch.patch_features_BPD, text_embeds_TD).float()
 
-    def region_embeds(self, batch: ImageBatch, boxes_R4: Tensor, image_in_batch_R: Tensor) -> Tensor:
+    def region_embeds(self, batch: ImageBatch, boxes: Sequence[Sequence[Any]]) -> Tensor:
+        """
+        (R, D) float32, normalised, image by image: the features of regions.
+
+        Args:
+            batch: B images.
+            boxes: Of each image its boxes, none or more, in the `box_format` of its row. What is not seen of a box is
+                cut off. One of which nothing is seen gives zeros, which are like no text.
+        """
+        seen = []
+        for row, size, of_image in zip(batch.rows, batch.sizes, boxes, strict=True):
+            view, box_format = view_of_image(size, self.image_processor), row.get("box_format", "xyxy_pixels")
+            seen += [cut_box(box_in_view(pixel_box(box, box_format, size), view)) for box in of_image]
+        counts_B = torch.tensor(list(map(len, boxes)), dtype=torch.int64)
+        return self.view_embeds(batch, seen, torch.arange(len(boxes)).repeat_interleave(counts_B))
+
+    def view_embeds(self, batch: ImageBatch, boxes: Sequence[Sequence[float]], image_in_batch_R: Tensor) -> Tensor:
         """(R, D) float32, normalised: RoIAlign of the batch's patch features, boxes in shares of the view."""
-        rows, columns = batch.grid
-        boxes_R4 = boxes_R4.to(batch.patch_features_BPD.device) * boxes_R4.new_tensor([columns, rows] * 2)
-        features = roi_align(batch.patch_features_BPD, boxes_R4, image_in_batch_R, batch.grid)
-        return normalize(features.float(), dim=-1)
+        patches_BPD, (rows, columns) = batch.patch_features_BPD, batch.grid
+        boxes_R4 = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4) * torch.tensor([columns, rows] * 2)
+        device = patches_BPD.device
+        features_RD = roi_align(patches_BPD, boxes_R4.to(device), image_in_batch_R.to(device), batch.grid)
+        return normalize(features_RD.float(), dim=-1)
 
     def attention(self, batch: ImageBatch, text_embeds_TD: Tensor, image_in_batch_T: Tensor) -> Tensor:
-        """(T, P) float32: where the pooler looks for each text, the mean over its heads."""
+        """(T, H, P) float32: where each head of the pooler looks for each text."""
         with _inference(self.model):
             _, attention_THP = self.model.get_text_conditioned_image_features(
                 patch_features=batch.patch_features_BPD,
@@ -148,7 +237,7 @@ class Embedder:
                 image_index=image_in_batch_T,
                 output_attentions=True,
             )
-        return attention_THP.float().mean(dim=1)
+        return attention_THP.float()
 
 
 def read_texts(rows: Sequence[Row]) -> list[Row]:
@@ -156,12 +245,66 @@ def read_texts(rows: Sequence[Row]) -> list[Row]:
     return [_without_image(rows[index]) for index in range(len(rows))]
 
 
-def run_probes(embedder: Embedder, rows: Sequence[Row], probes: Sequence[Probe]) -> dict[str, Figure]:
-    """One pass over the images for all probes; their figures in the order of the probes."""
-    for batch in embedder.images(rows):
-        for probe in probes:
-            probe.update(batch)
-    return {name: figure for probe in probes for name, figure in probe.figures().items()}
+class Measured(NamedTuple):
+    """What one pass over the images has given; the same in every process."""
+
+    figures: dict[str, Figure]
+    counts: dict[str, int]
+    data_hash: str
+    """SHA-256 over all images, in order."""
+    reports: dict[str, dict[str, Any]]
+    """Of the probes that have one, by their name: what a picture needs. JSON."""
+
+
+def run_probes(embedder: Embedder, rows: Sequence[Row], probes: Sequence[Probe]) -> Measured:
+    """
+    One pass over the images for all probes, shared between processes and resumed as `embedder.shards` says. A batch
+    holds the same images in any number of processes, so that the figures are the same too.
+    """
+    shards = split(range(len(rows)), IMAGES_PER_SHARD)
+
+    def measure(numbers: Sequence[int]) -> Iterator[Kept]:
+        batches = [split(shards[number], embedder.batch_size) for number in numbers]
+        encoded = embedder.images(rows, [batch for of_shard in batches for batch in of_shard])
+        for of_shard in batches:
+            yield joined([_measured(probes, next(encoded)) for _ in of_shard])
+        next(encoded, None)  # ends the progress bar
+
+    kept = embedder.shards.run("images", len(shards), measure)
+    result = None
+    if embedder.shards.processes.rank == 0:
+        of_probes = [
+            (probe, {name.partition("/")[2]: tensor for name, tensor in kept.items() if name.startswith(f"{place}/")})
+            for place, probe in enumerate(probes)
+        ]
+        result = Measured(
+            {name: figure for probe, of_probe in of_probes for name, figure in probe.figures(of_probe).items()},
+            {name: number for probe, of_probe in of_probes for name, number in probe.counts(of_probe).items()},
+            hashlib.sha256(kept["digests"].numpy().tobytes()).hexdigest(),
+            {probe.name: probe.report(of_probe) for probe, of_probe in of_probes if hasattr(probe, "report")},
+        )
+    return embedder.shards.processes.broadcast(result)
+
+
+def _measured(probes: Sequence[Probe], batch: ImageBatch) -> Kept:
+    """What all probes keep of a batch, under the place of each."""
+    digests = torch.frombuffer(bytearray(b"".join(batch.digests)), dtype=torch.uint8)
+    kept = {
+        f"{place}/{name}": tensor.cpu()
+        for place, probe in enumerate(probes)
+        for name, tensor in probe.measure(batch).items()
+    }
+    return {"digests": digests} | kept
+
+
+class _Numbered(Dataset):
+    """Rows with their places: a batch knows which images it holds."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self.rows = rows
+
+    def __getitem__(self, place: int) -> tuple[int, Row]:
+        return place, self.rows[place]
 
 
 class _ReadImages:
@@ -170,14 +313,35 @@ class _ReadImages:
     def __init__(self, image_processor: Any) -> None:
         self.image_processor = image_processor
 
-    def __call__(self, rows: list[Row]) -> tuple[list[Row], list[tuple[int, int]], Tensor]:
+    def __call__(self, numbered: list[tuple[int, Row]]) -> tuple[Any, ...]:
+        numbers, rows = zip(*numbered, strict=True)
         images = [load_image(row["image"]) for row in rows]
-        pixel_values = self.image_processor(images, return_tensors="pt")["pixel_values"]
-        return [_without_image(row) for row in rows], [image.size for image in images], pixel_values
+        digests = [_digest(row["image"]) for row in rows]
+        inputs = dict(self.image_processor(images, return_tensors="pt"))
+        return list(numbers), [_without_image(row) for row in rows], [one.size for one in images], digests, inputs
+
+
+def _digest(image: Any) -> bytes:
+    """SHA-256 of an image that could be read: of its file, or of its pixels where there is none."""
+    if isinstance(image, dict):
+        image = image.get("bytes") or image["path"]
+    if isinstance(image, (str, os.PathLike)):
+        with open(image, "rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    if not isinstance(image, bytes):
+        image = f"{image.mode} {image.size} ".encode() + image.tobytes()
+    return hashlib.sha256(image).digest()
+
+
+def _width(config: Any) -> int:
+    """D of a model: CLIP's is named, SigLIP's is that of its text tower."""
+    return getattr(config, "projection_dim", None) or config.text_config.projection_size
 
 
 def _without_image(row: Row) -> Row:
-    return {name: value for name, value in check_row(row).items() if name != "image"}
+    # The rows of a benchmark need not have a caption.
+    row = check_row(row) if any(name in row for name in CAPTION_COLUMNS) else row
+    return {name: value for name, value in row.items() if name != "image"}
 
 
 @contextmanager

@@ -1,13 +1,14 @@
 """
 Metrics as pure functions on tensors: retrieval, hard negatives, and the intervals of all figures.
 
-Letters: Q queries, C candidates, N texts, G groups of a true text with its negatives.
+Letters: Q queries, C candidates, B images, T texts, D projection width, R pairs of a query and a relevant candidate,
+N texts of choices, G groups of a true text with its negatives.
 
 Tied scores are never resolved by the order of the data: each figure is its expected value when tied items are put in
 a random order. A tie for the best of n candidates counts 1/n, and a model that scores everything alike is at chance.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -15,7 +16,11 @@ from torch import Tensor
 
 
 DEFAULT_KS = (1, 5, 10)
+SCORES_AT_A_TIME = 2**26  # 256 MiB in float32: 432 images against 155,070 texts
 DRAWN_AT_A_TIME = 2**20  # bootstrap draws in memory
+
+ScoreFunction = Callable[[slice, slice], Tensor]
+"""score(images, texts) -> (b, t), the scores of a slice of the images with a slice of the texts; higher is better."""
 
 
 class MatchRanks(NamedTuple):
@@ -45,24 +50,120 @@ def match_ranks(scores_QC: Tensor, relevant: Tensor) -> MatchRanks:
     """
     if scores_QC.ndim != 2:
         raise ValueError(f"scores must be (queries, candidates), but is {tuple(scores_QC.shape)}")
-    if scores_QC.isnan().any():
-        raise ValueError("scores must not be NaN, but at least one is")
+    _check_no_nan(scores_QC)
     if relevant.dtype == torch.bool:
         if relevant.shape != scores_QC.shape:
             raise ValueError(f"relevant must be {tuple(scores_QC.shape)} like scores, but is {tuple(relevant.shape)}")
         if not relevant.any(dim=1).all():
             query = int((~relevant.any(dim=1)).nonzero()[0])
             raise ValueError(f"every query must have a relevant candidate, but query {query} has none")
-        best_Q1 = scores_QC.masked_fill(~relevant, -torch.inf).amax(dim=1, keepdim=True)
-        tied_relevant_Q = ((scores_QC == best_Q1) & relevant).sum(dim=1)
-    else:
-        if relevant.shape != scores_QC.shape[:1]:
-            raise ValueError(f"relevant must be ({len(scores_QC)},), an index each, but is {tuple(relevant.shape)}")
-        if ((relevant < 0) | (relevant >= scores_QC.shape[1])).any():
-            raise ValueError(f"relevant must be indices below {scores_QC.shape[1]}, but is {relevant.tolist()}")
-        best_Q1 = scores_QC.gather(1, relevant[:, None])
-        tied_relevant_Q = torch.ones_like(relevant)
-    return MatchRanks((scores_QC > best_Q1).sum(dim=1), (scores_QC == best_Q1).sum(dim=1), tied_relevant_Q)
+        return _ranks_of_pairs(scores_QC, *relevant.nonzero(as_tuple=True))
+    if relevant.shape != scores_QC.shape[:1]:
+        raise ValueError(f"relevant must be ({len(scores_QC)},), an index each, but is {tuple(relevant.shape)}")
+    _check_indices(relevant, scores_QC.shape[1], "relevant")
+    return _ranks_of_pairs(scores_QC, torch.arange(len(relevant), device=relevant.device), relevant)
+
+
+class RetrievalRanks(NamedTuple):
+    """Retrieval both ways. On the way to texts an image has as many relevant candidates as it has texts."""
+
+    image_to_text: MatchRanks
+    """Of B queries among T candidates."""
+    text_to_image: MatchRanks
+    """Of T queries among B candidates."""
+
+
+def retrieval_ranks(
+    score: ScoreFunction, image_index_T: Tensor, num_images: int, *, scores_at_a_time: int = SCORES_AT_A_TIME
+) -> RetrievalRanks:
+    """
+    The ranks of retrieval both ways without the whole score matrix: it is asked for some images with all texts, then
+    for all images with some texts, and never for more than `scores_at_a_time` numbers (or one row). A number that
+    comes twice need not be the same twice: each rank compares numbers of one and the same piece.
+
+    Args:
+        score: See [`ScoreFunction`]; [`embedding_scores`] makes one, and a (B, T) tensor is `scores_BT[images, texts]`.
+        image_index_T: (T,) int64, the image that each text belongs to, in any order; several texts may have the same.
+        num_images: B.
+        scores_at_a_time: What is held at once; about twice that is in memory.
+
+    Returns:
+        Ranks on the device of `image_index_T`.
+
+    Raises:
+        ValueError: on a NaN score, an index that is not below B, no text at all, or an image without one.
+    """
+    _check_not_empty(image_index_T, "texts")
+    _check_indices(image_index_T, num_images, "image_index")
+    texts_of_B = torch.bincount(image_index_T, minlength=num_images)
+    if not texts_of_B.all():
+        raise ValueError(f"every image must have a text, but image {int((texts_of_B == 0).nonzero()[0])} has none")
+    everything = slice(None)
+    of_images, of_texts = [], []
+    for part in _parts(num_images, len(image_index_T), scores_at_a_time):
+        scores_bT = _check_no_nan(score(part, everything))
+        texts_R = ((image_index_T >= part.start) & (image_index_T < part.stop)).nonzero()[:, 0]
+        of_images.append(_ranks_of_pairs(scores_bT, image_index_T[texts_R] - part.start, texts_R))
+    for part in _parts(len(image_index_T), num_images, scores_at_a_time):
+        scores_Bt = _check_no_nan(score(everything, part))
+        images_R = image_index_T[part]
+        of_texts.append(_ranks_of_pairs(scores_Bt.T, torch.arange(len(images_R), device=images_R.device), images_R))
+    image_to_text, text_to_image = (
+        MatchRanks(*(torch.cat(parts) for parts in zip(*ranks, strict=True))) for ranks in (of_images, of_texts)
+    )
+    return RetrievalRanks(image_to_text, text_to_image)
+
+
+def embedding_scores(image_embeds_BD: Tensor, text_embeds_TD: Tensor) -> ScoreFunction:
+    """
+    The dot products of images and texts, for [`retrieval_ranks`]: in float32, or float64 where both sides are.
+
+    Equal embeddings have equal scores on each side of which everything is asked for. A matrix product alone does not
+    give that: its kernels sum in another order at the edges of a matrix, so copies of one text differ in the last bit,
+    and ties are lost. So each distinct embedding is multiplied once. Half precision is raised before the product:
+    rounding a score to bfloat16 leaves 128 values between 1/4 and 1/2, and makes ties of what is none.
+
+    Raises:
+        ValueError: where shapes do not fit or a number is not finite.
+    """
+    sides = (image_embeds_BD, text_embeds_TD)
+    if any(side.ndim != 2 for side in sides) or image_embeds_BD.shape[1] != text_embeds_TD.shape[1]:
+        shapes = " and ".join(str(tuple(side.shape)) for side in sides)
+        raise ValueError(f"embeddings must be (images, width) and (texts, width), but are {shapes}")
+    if not all(side.isfinite().all() for side in sides):
+        raise ValueError("embeddings must be finite, but at least one number is not")
+    dtype = torch.float64 if all(side.dtype == torch.float64 for side in sides) else torch.float32
+    of_images, of_texts = (DistinctEmbeddings(side.detach().to(dtype)) for side in sides)
+    everything = slice(None)
+
+    def score(images: slice, texts: slice) -> Tensor:
+        image_rows, text_rows = (
+            side.embeds_UD if part == everything else side.embeds_ND[part]
+            for side, part in ((of_images, images), (of_texts, texts))
+        )
+        scores = image_rows @ text_rows.T
+        scores = of_images.spread(scores, 0) if images == everything else scores
+        return of_texts.spread(scores, 1) if texts == everything else scores
+
+    return score
+
+
+class DistinctEmbeddings:
+    """
+    (N, D) embeddings and those of them that are distinct, (U, D): what is computed of a distinct one and spread has the
+    same value for all of its copies, whatever the kernels do.
+    """
+
+    def __init__(self, embeds_ND: Tensor) -> None:
+        distinct_UD, place_N = embeds_ND.unique(dim=0, return_inverse=True)
+        has_copies = len(distinct_UD) < len(embeds_ND)
+        self.embeds_ND = embeds_ND
+        self.embeds_UD: Tensor = distinct_UD if has_copies else embeds_ND
+        self._place_N: Tensor | None = place_N if has_copies else None
+
+    def spread(self, scores: Tensor, dim: int) -> Tensor:
+        """The scores of all N, from those of the U distinct ones, which lie along `dim`."""
+        return scores if self._place_N is None else scores.index_select(dim, self._place_N)
 
 
 def chance_ranks(num_candidates: int, num_relevant_Q: Tensor) -> MatchRanks:
@@ -147,8 +248,7 @@ def hard_negative_hits(scores_N: Tensor, group_index_N: Tensor) -> Tensor:
         raise ValueError(
             f"scores and group_index must both be (N,), but are {tuple(scores_N.shape)}, {tuple(group_index_N.shape)}"
         )
-    if scores_N.isnan().any():
-        raise ValueError("scores must not be NaN, but at least one is")
+    _check_no_nan(scores_N)
     if (group_index_N.diff() < 0).any():
         raise ValueError(f"group_index must be non-decreasing, but is {group_index_N.tolist()}")
     _, group_N, sizes_G = group_index_N.unique_consecutive(return_inverse=True, return_counts=True)
@@ -223,6 +323,41 @@ def bootstrap_interval(
     tail = (1 - confidence) / 2
     low, high = torch.cat(means).quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
     return low, high
+
+
+def _ranks_of_pairs(scores_QC: Tensor, query_R: Tensor, candidate_R: Tensor) -> MatchRanks:
+    """Ranks of the best relevant candidates; every query is in at least one of the R pairs, and no score is NaN."""
+    if scores_QC.shape[1] >= 2**24:
+        raise ValueError(f"candidates must be fewer than {2**24} in number, but are {scores_QC.shape[1]}")
+    device, scores_QC = query_R.device, scores_QC.detach()
+    query_R, candidate_R = query_R.to(scores_QC.device), candidate_R.to(scores_QC.device)
+    relevant_R = scores_QC[query_R, candidate_R]
+    lowest_Q = scores_QC.new_full((len(scores_QC),), -torch.inf)
+    best_Q = lowest_Q.scatter_reduce(0, query_R, relevant_R, "amax")
+    tied_relevant_Q = torch.bincount(query_R[relevant_R == best_Q[query_R]], minlength=len(best_Q))
+    # Ones in float32, which are exact up to 2**24, are added up many times faster than booleans are.
+    ones_QC = torch.empty_like(scores_QC, dtype=torch.float32)
+    ahead_Q = torch.gt(scores_QC, best_Q[:, None], out=ones_QC).sum(dim=1).long()
+    tied_Q = torch.eq(scores_QC, best_Q[:, None], out=ones_QC).sum(dim=1).long()
+    return MatchRanks(ahead_Q.to(device), tied_Q.to(device), tied_relevant_Q.to(device))
+
+
+def _parts(rows: int, columns: int, scores_at_a_time: int) -> list[slice]:
+    """Slices of consecutive rows, so many that rows x columns stays within `scores_at_a_time`, but one at least."""
+    size = max(1, scores_at_a_time // columns)
+    return [slice(first, min(first + size, rows)) for first in range(0, rows, size)]
+
+
+def _check_no_nan(scores: Tensor) -> Tensor:
+    # The largest of some numbers is NaN if any of them is, and takes no memory to find.
+    if scores.numel() and scores.max().isnan():
+        raise ValueError("scores must not be NaN, but at least one is")
+    return scores
+
+
+def _check_indices(indices: Tensor, end: int, what: str) -> None:
+    if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < end:
+        raise ValueError(f"{what} must be indices below {end}, but is {int(indices.min())} … {int(indices.max())}")
 
 
 def _check_not_empty(values: Tensor, what: str) -> None:

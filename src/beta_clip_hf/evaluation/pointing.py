@@ -95,6 +95,20 @@ def centre_map(grid: tuple[int, int], sigma: float = 0.25) -> Tensor:
     return torch.exp(-(distance_y[:, None] ** 2 + distance_x**2) / (2 * sigma**2))
 
 
+def sliding_windows(grid: tuple[int, int], sides: Sequence[float] = (1 / 4, 1 / 2, 3 / 4)) -> Tensor:
+    """
+    (S * H * W, 4): for each of S sizes, windows around the centres of all cells, row by row, cut at the borders.
+
+    Args:
+        grid: (H, W).
+        sides: S sides of the windows, as shares of the map's.
+    """
+    centre_y, centre_x = _cell_centres(grid)
+    centre_P2 = torch.cartesian_prod(centre_y, centre_x).flip(-1).repeat(1, 2)
+    reach_S14 = torch.tensor(sides, dtype=torch.float64)[:, None, None] / 2 * torch.tensor([-1, -1, 1, 1])
+    return (centre_P2 + reach_S14).flatten(0, 1).clamp(0, 1).float()
+
+
 def _coverage(boxes_M4: Tensor, grid: tuple[int, int]) -> Tensor:
     # All edges, of cells and boxes, cut the map into pieces that lie wholly inside or outside of every box and cell.
     height, width = grid

@@ -5,15 +5,19 @@ import json
 import os
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from .metrics import bootstrap_interval
+
+
+SCHEMA = 2  # of results.json, see docs/evaluation.md
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,10 @@ class Figure:
     """The ends of the 95 % bootstrap interval; `None` where there is none, as for a median."""
     count: int = 0
     """How many queries, groups or phrases it is the mean of."""
+    values_N: Tensor | None = field(default=None, repr=False, compare=False)
+    """(N,) the values that it is the mean of, for a comparison item by item; and"""
+    cluster_index_N: Tensor | None = field(default=None, repr=False, compare=False)
+    """(N,) int64: the image of each."""
 
 
 def mean_figure(
@@ -35,7 +43,7 @@ def mean_figure(
 ) -> Figure:
     """The mean of (N,) values with its interval; values of one image (cluster) are resampled together."""
     low, high = bootstrap_interval(values_N, cluster_index_N, seed=seed)
-    return Figure(float(values_N.double().mean()), chance, low, high, len(values_N))
+    return Figure(float(values_N.double().mean()), chance, low, high, len(values_N), values_N, cluster_index_N)
 
 
 def model_hash(model: nn.Module) -> str:
@@ -68,7 +76,9 @@ def environment(device: torch.device) -> dict[str, str]:
 
 
 def figures_to_json(figures: Mapping[str, Figure]) -> dict[str, dict[str, Any]]:
-    return {name: asdict(figure) for name, figure in figures.items()}
+    """The fields of each figure by name, without the values that it is the mean of."""
+    names = [one.name for one in fields(Figure) if one.type in (float, int, float | None)]
+    return {name: {field: getattr(figure, field) for field in names} for name, figure in figures.items()}
 
 
 def format_table(task: str, result: Mapping[str, Any]) -> str:
@@ -90,14 +100,70 @@ def format_table(task: str, result: Mapping[str, Any]) -> str:
     return "\n".join([f"{task} ({result['protocol']}; {counts})", *(line.rstrip() for line in lines)])
 
 
+def format_markdown(results: Mapping[str, Any]) -> str:
+    """All tasks of a results.json as Markdown: a heading and a table each."""
+    model, environment = results["model"], results["environment"]
+    lines = [
+        f"# {model['name']}",
+        "",
+        f"Weights {model['sha256'][:16]}, {results['settings']['dtype']}, {environment['hardware']}, "
+        f"torch {environment['torch']}, transformers {environment['transformers']}. Shares in per cent; in brackets "
+        "95 % intervals.",
+    ]
+    for name, task in results["tasks"].items():
+        counts = ", ".join(f"{number} {what.replace('_', ' ')}" for what, number in task["counts"].items())
+        lines += ["", f"## {name}", "", f"{task['protocol']} ({task['protocol_hash']}): {counts}.", ""]
+        lines += ["| | value | 95 % interval | chance | n |", "|---|---|---|---|---|"]
+        lines += [f"| {' | '.join(_table_row(*figure))} |" for figure in task["figures"].items()]
+    return "\n".join(lines) + "\n"
+
+
 def write_results(results: Mapping[str, Any], output_dir: str | os.PathLike[str]) -> Path:
-    """Writes results.json into the directory (made where missing) and returns its path; never leaves half a file."""
-    path = Path(output_dir) / "results.json"
+    """
+    Writes results.json, and results.md, into the directory (made where missing) and returns the path of the first;
+    never leaves half a file.
+    """
+    folder = Path(output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / "results.md", format_markdown(results).encode())
+    return write_json(results, folder / "results.json")
+
+
+def write_json(value: Any, path: str | os.PathLike[str]) -> Path:
+    """Writes JSON; the directory is made where it is missing, and never holds half a file. NaN is an error."""
+    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".json.part")
-    unfinished.write_text(json.dumps(results, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    unfinished.replace(path)
-    return path
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return _write(path, text.encode())
+
+
+def read_results(output_dir: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """What results.json of a directory holds, if it is there and of this version's schema."""
+    path = Path(output_dir) / "results.json"
+    results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return results if results.get("schema") == SCHEMA else None
+
+
+def write_values(figures: Mapping[str, Figure], output_dir: str | os.PathLike[str], task: str) -> Path:
+    """
+    Writes `values/TASK.safetensors`: for each figure that is a mean the values (N,) under its name, float32, and under
+    `NAME#cluster` the image (N,) of each, int64: what a comparison of two models item by item needs.
+    """
+    values = {name: figure.values_N.float() for name, figure in figures.items() if figure.values_N is not None}
+    clusters = {
+        f"{name}#cluster": figure.cluster_index_N.clone()  # several figures have the same
+        for name, figure in figures.items()
+        if figure.cluster_index_N is not None
+    }
+    folder = Path(output_dir) / "values"
+    folder.mkdir(parents=True, exist_ok=True)
+    return _write(folder / f"{task}.safetensors", save(values | clusters))
+
+
+def _write(path: Path, content: bytes) -> Path:
+    unfinished = path.with_name(path.name + ".part")
+    unfinished.write_bytes(content)
+    return unfinished.replace(path)
 
 
 def _table_row(name: str, figure: Mapping[str, Any]) -> tuple[str, ...]:

@@ -1,13 +1,14 @@
 """
-Retrieval both ways, by CLS and by text-conditioned scores of all pairs.
+Retrieval both ways, by CLS and by text-conditioned scores.
 
 An image pooled with its own caption, and compared across images, would leak which caption is its own. So the
-conditioned score of image i and text t is v_{i|t} · u_t for EVERY pair, `BetaCLIPModel.score_pairs`.
+conditioned score of image i and text t is v_{i|t} · u_t for EVERY pair that is compared, whoever belongs to whom.
 
-Letters: B images, T texts, D projection width.
+Letters: B images, T texts, Q queries, C candidates, K candidates of a shortlist, D projection width.
 """
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,11 +16,30 @@ from torch import Tensor
 
 from ..data.rows import Row
 from .embedding import Embedder, ImageBatch, read_texts, run_probes
-from .metrics import DEFAULT_KS, MatchRanks, chance_ranks, expected_ranks, hits_at_k, match_ranks
+from .metrics import (
+    DEFAULT_KS,
+    DistinctEmbeddings,
+    MatchRanks,
+    RetrievalRanks,
+    ScoreFunction,
+    chance_ranks,
+    embedding_scores,
+    expected_ranks,
+    hits_at_k,
+    retrieval_ranks,
+)
 from .results import Figure, mean_figure
+from .shards import Kept
 
 
-RANKED_AT_A_TIME = 1024  # rows of the score matrix; 1,024 x 155,070 float32 are 0.6 GiB
+logger = logging.getLogger(__name__)
+
+TEXT_SETS = ("long", "short")
+RERANKED = (16, 64, 256)  # the K of shortlists, as far as there are more candidates
+MOST_PAIRS = 2**27  # scores of all pairs that are kept, 512 MiB; 5,000 images x 25,000 texts are fewer
+CURVE = (1, 2, 3, 5, 10, 20, 30, 50, 100)  # the k of a recall curve
+WORST, FIRST = 12, 3  # texts that are shown because they miss, and images found for each
+WEIGHTS = tuple(tenth / 10 for tenth in range(11))  # of the conditioned score in a sum
 
 
 class RetrievalEvaluator:
@@ -50,15 +70,21 @@ class RetrievalEvaluator:
         embedder = Embedder(model, processor, batch_size=self.batch_size, num_workers=self.num_workers)
         texts = read_texts(rows)
         probes = retrieval_probes(embedder, texts, conditioned=self.conditioned, ks=self.ks, seed=self.seed)
-        return run_probes(embedder, rows, probes)
+        return run_probes(embedder, rows, probes).figures
 
 
 def retrieval_probes(
-    embedder: Embedder, texts: Sequence[Row], *, conditioned: bool = True, ks: Sequence[int] = DEFAULT_KS, seed: int = 0
+    embedder: Embedder,
+    texts: Sequence[Row],
+    *,
+    wanted: Sequence[str] = TEXT_SETS,
+    conditioned: bool = True,
+    ks: Sequence[int] = DEFAULT_KS,
+    seed: int = 0,
 ) -> list["RetrievalProbe"]:
     """
     A probe named `long` for the whole captions, one per image, and one named `short` where all rows have `captions`
-    (several per image: any of them is a hit) or a `short_caption`.
+    (several per image: any of them is a hit) or a `short_caption`; as far as they are `wanted`.
     """
     text_sets = {"long": [[row["caption"]] for row in texts]}
     if all(row.get("captions") for row in texts):
@@ -70,19 +96,26 @@ def retrieval_probes(
             name, embedder, captions, whole_captions=name == "long", conditioned=conditioned, ks=ks, seed=seed
         )
         for name, captions in text_sets.items()
+        if name in wanted
     ]
 
 
 class RetrievalProbe:
     """
-    R@k and median rank of one set of texts, both ways. Its texts are encoded at once.
+    R@k and median rank of one set of texts, both ways. Its texts are encoded at once. Scores:
+
+    - `cls`: the cosine of image and text embedding.
+    - `all_pairs`: the text-conditioned score of every pair, as far as there are no more than `MOST_PAIRS`.
+    - `rerank@K`: the K best candidates by `cls`, put in the order of their text-conditioned scores; the others follow.
+    - `sum`: w · `all_pairs` + (1 − w) · `cls`, with the w in 0, 0.1, …, 1 that has the best R@1 on the other half of
+      the queries: those of images with even places choose for those with odd ones, and the other way round.
 
     Args:
         name: First part of the figures' names.
         embedder: Encodes the texts.
         captions: Per image its captions, one or several.
         whole_captions: Whether these are whole captions, see [`Embedder.texts`].
-        conditioned: Whether to score all pairs with the pooler too.
+        conditioned: Whether to score with the pooler too.
         ks, seed: See [`RetrievalEvaluator`].
     """
 
@@ -98,47 +131,115 @@ class RetrievalProbe:
         seed: int = 0,
     ) -> None:
         self.name, self.embedder, self.ks, self.seed = name, embedder, tuple(ks), seed
-        self.conditioned = conditioned and embedder.has_pooler
-        flat = [caption for of_image in captions for caption in of_image]
-        self.text_embeds_TD = embedder.texts(flat, whole_captions=whole_captions, progress=True)
+        self.texts = flat = [caption for of_image in captions for caption in of_image]
+        self.conditioned = conditioned and embedder.has_pooler and len(captions) * len(flat) <= MOST_PAIRS
+        if conditioned and embedder.has_pooler and not self.conditioned:
+            logger.warning("%s: %d images x %d texts are too many to score all pairs", name, len(captions), len(flat))
+        self.text_embeds_TD = embedder.texts(flat, whole_captions=whole_captions)
+        self.distinct_texts = DistinctEmbeddings(self.text_embeds_TD)
         self.image_index_T = torch.arange(len(captions)).repeat_interleave(torch.tensor([len(c) for c in captions]))
-        self.counts = {f"{name}_texts": len(flat)}
-        self.image_embeds: list[Tensor] = []
-        self.pair_scores: list[Tensor] = []
 
-    def update(self, batch: ImageBatch) -> None:
-        self.image_embeds.append(batch.image_embeds_BD)
+    def measure(self, batch: ImageBatch) -> Kept:
+        kept = {"image_embeds": batch.image_embeds_BD}
         if self.conditioned:
-            self.pair_scores.append(self.embedder.pair_scores(batch, self.text_embeds_TD).cpu())
+            scores_BU = self.embedder.pair_scores(batch, self.distinct_texts.embeds_UD)
+            kept["pair_scores"] = self.distinct_texts.spread(scores_BU, 1)
+        return kept
 
-    def figures(self) -> dict[str, Figure]:
-        images_BD, texts_TD = torch.cat(self.image_embeds), self.text_embeds_TD
-        figures = self._both_ways("cls", lambda images, texts: images_BD[images] @ texts_TD[texts].T)
+    def counts(self, kept: Kept) -> dict[str, int]:
+        return {f"{self.name}_texts": len(self.image_index_T)}
+
+    def figures(self, kept: Kept) -> dict[str, Figure]:
+        ranks = self._all_ranks(kept)
+        return {name: figure for score in ranks for name, figure in self._both_ways(score, ranks[score]).items()}
+
+    def report(self, kept: Kept) -> dict[str, Any]:
+        """
+        `curves`: R@k over k by name of the score and way; and `misses`: the texts whose images `cls` puts furthest
+        behind, each with the places of its `image` and of the `first` ones found, and its `rank`.
+        """
+        by_cls = self._by_cls(kept)
+        ways = [
+            (f"{self.name}/{score}/{way}", of_way)
+            for score, ranks in self._all_ranks(kept).items()
+            for way, of_way in ranks._asdict().items()
+        ]
+        ways += [(f"{self.name}/chance/{way}", of_way) for way, of_way in self._chance()._asdict().items()]
+        curves = {name: [[k, float(hits_at_k(of_way, k).mean())] for k in CURVE] for name, of_way in ways}
+        ranks_T = expected_ranks(self._ranks(by_cls, len(kept["image_embeds"])).text_to_image)
+        worst = ranks_T.argsort(descending=True, stable=True)[:WORST].tolist()
+        first = {t: by_cls(slice(None), slice(t, t + 1))[:, 0] for t in worst}
+        misses = [
+            {
+                "text": self.texts[t],
+                "image": int(self.image_index_T[t]),
+                "rank": float(ranks_T[t]),
+                "first": first[t].topk(min(FIRST, len(first[t]))).indices.tolist(),
+            }
+            for t in worst
+        ]
+        return {"curves": curves, "misses": misses}
+
+    def _by_cls(self, kept: Kept) -> ScoreFunction:
+        texts_TD = self.text_embeds_TD
+        return embedding_scores(kept["image_embeds"].to(texts_TD.device), texts_TD)
+
+    def _all_ranks(self, kept: Kept) -> dict[str, RetrievalRanks]:
+        """The ranks by each score."""
+        by_cls, num_images = self._by_cls(kept), len(kept["image_embeds"])
+        ranks = {"cls": self._ranks(by_cls, num_images)}
         if self.conditioned:
-            scores_BT = torch.cat(self.pair_scores)
-            figures |= self._both_ways("conditioned", lambda images, texts: scores_BT[images, texts])
-        return figures
+            pairs_BT = kept["pair_scores"]
+            ranks["all_pairs"] = self._ranks(lambda i, t: pairs_BT[i, t], num_images)
+            cls_BT = by_cls(slice(None), slice(None)).cpu()
+            for size in RERANKED:
+                if size < num_images:
+                    ranks[f"rerank@{size}"] = self._reranked(ranks["cls"], cls_BT, pairs_BT, size)
+            ranks["sum"] = self._sum(cls_BT, pairs_BT)
+        return ranks
 
-    def _both_ways(self, score: str, scores_of: Callable[[slice, slice], Tensor]) -> dict[str, Figure]:
-        image_index_T, everything = self.image_index_T, slice(None)
-        num_images, num_texts = int(image_index_T.max()) + 1, len(image_index_T)
-        image_to_text, text_to_image = [], []
-        for part in _parts(num_images):
-            relevant = torch.arange(part.start, part.stop)[:, None] == image_index_T
-            image_to_text.append(match_ranks(scores_of(part, everything).cpu(), relevant))
-        for part in _parts(num_texts):
-            text_to_image.append(match_ranks(scores_of(everything, part).T.cpu(), image_index_T[part]))
-        captions_B = torch.bincount(image_index_T)
-        by_image = chance_ranks(num_texts, captions_B)
-        by_text = chance_ranks(num_images, torch.ones_like(image_index_T))
-        name = f"{self.name}/{score}"
+    def _ranks(self, score: ScoreFunction, num_images: int) -> RetrievalRanks:
+        return retrieval_ranks(score, self.image_index_T, num_images)
+
+    def _reranked(self, ranks: RetrievalRanks, cls_BT: Tensor, pairs_BT: Tensor, size: int) -> RetrievalRanks:
+        num_images, num_texts = cls_BT.shape
+        images_B = torch.arange(num_images)
+        return RetrievalRanks(
+            reranked(ranks.image_to_text, cls_BT, pairs_BT, images_B, self.image_index_T, min(size, num_texts)),
+            reranked(ranks.text_to_image, cls_BT.T, pairs_BT.T, self.image_index_T, images_B, size),
+        )
+
+    def _sum(self, cls_BT: Tensor, pairs_BT: Tensor) -> RetrievalRanks:
+        """Ranks by the sum of both scores, its weight chosen for each half of the queries on the other half."""
+
+        def mixed(weight: float) -> ScoreFunction:
+            return lambda images, texts: torch.lerp(cls_BT[images, texts], pairs_BT[images, texts], weight)
+
+        tried = [self._ranks(mixed(weight), len(cls_BT)) for weight in WEIGHTS]
+        is_odd_B = torch.arange(len(cls_BT)) % 2 == 1
+        return RetrievalRanks(
+            *(
+                cross_fitted([getattr(ranks, way) for ranks in tried], is_odd_Q)
+                for way, is_odd_Q in zip(RetrievalRanks._fields, (is_odd_B, is_odd_B[self.image_index_T]), strict=True)
+            )
+        )
+
+    def _both_ways(self, score: str, ranks: RetrievalRanks) -> dict[str, Figure]:
+        chance, name = self._chance(), f"{self.name}/{score}"
+        images_B = torch.arange(len(ranks.image_to_text.ahead_Q))
         return {
-            **self._figures(f"{name}/image_to_text", image_to_text, by_image, torch.arange(num_images)),
-            **self._figures(f"{name}/text_to_image", text_to_image, by_text, image_index_T),
+            **self._figures(f"{name}/image_to_text", ranks.image_to_text, chance.image_to_text, images_B),
+            **self._figures(f"{name}/text_to_image", ranks.text_to_image, chance.text_to_image, self.image_index_T),
         }
 
-    def _figures(self, name: str, parts: list[MatchRanks], chance: MatchRanks, image_Q: Tensor) -> dict[str, Figure]:
-        ranks = MatchRanks(*map(torch.cat, zip(*parts, strict=True)))
+    def _chance(self) -> RetrievalRanks:
+        captions_B = torch.bincount(self.image_index_T)
+        return RetrievalRanks(
+            chance_ranks(len(self.image_index_T), captions_B),
+            chance_ranks(len(captions_B), torch.ones_like(self.image_index_T)),
+        )
+
+    def _figures(self, name: str, ranks: MatchRanks, chance: MatchRanks, image_Q: Tensor) -> dict[str, Figure]:
         figures = {
             f"{name}/R@{k}": mean_figure(
                 hits_at_k(ranks, k),
@@ -152,5 +253,36 @@ class RetrievalProbe:
         return figures | {f"{name}/median_rank": Figure(median, chance_median, count=len(image_Q))}
 
 
-def _parts(total: int) -> list[slice]:
-    return [slice(first, min(first + RANKED_AT_A_TIME, total)) for first in range(0, total, RANKED_AT_A_TIME)]
+def reranked(
+    ranks: MatchRanks, first_QC: Tensor, second_QC: Tensor, label_Q: Tensor, label_C: Tensor, size: int
+) -> MatchRanks:
+    """
+    Ranks after the `size` best candidates of each query by a first score are put in the order of a second one. The
+    others keep their places behind them. Of candidates that the first score ties at the end of the shortlist, some are
+    taken.
+
+    Args:
+        ranks: By the first score alone.
+        first_QC, second_QC: (Q, C), higher is better; the second is only read where the shortlist is.
+        label_Q, label_C: (Q,) and (C,) int64: a candidate is relevant for the queries of its label.
+        size: K, at most C.
+    """
+    short_QK = first_QC.topk(size, dim=1).indices
+    scores_QK = second_QC.gather(1, short_QK)
+    relevant_QK = label_C[short_QK] == label_Q[:, None]
+    best_Q1 = scores_QK.masked_fill(~relevant_QK, -torch.inf).amax(dim=1, keepdim=True)
+    tied_QK = scores_QK == best_Q1
+    inside_Q = relevant_QK.any(dim=1)
+    of_shortlist = MatchRanks((scores_QK > best_Q1).sum(dim=1), tied_QK.sum(dim=1), (tied_QK & relevant_QK).sum(dim=1))
+    return MatchRanks(*(torch.where(inside_Q, new_Q, old_Q) for new_Q, old_Q in zip(of_shortlist, ranks, strict=True)))
+
+
+def cross_fitted(tried: Sequence[MatchRanks], is_odd_Q: Tensor) -> MatchRanks:
+    """For each half of the queries the ranks of that one of several settings which has the best R@1 on the other half;
+    the first of equals."""
+    hits = [hits_at_k(ranks, 1) for ranks in tried]
+    of_odd, of_even = (
+        tried[max(range(len(tried)), key=lambda i: float(hits[i][chosen_Q].sum()))]
+        for chosen_Q in (~is_odd_Q, is_odd_Q)
+    )
+    return MatchRanks(*(torch.where(is_odd_Q, odd, even) for odd, even in zip(of_odd, of_even, strict=True)))

@@ -4,193 +4,220 @@ import argparse
 import hashlib
 import json
 import logging
+import os
+import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import torch
+from transformers.utils import logging as transformers_logging
 
-from ..configuration_beta_clip import BetaCLIPConfig
 from ..data.rows import Row
-from ..modeling_beta_clip import BetaCLIPModel
-from ..processing_beta_clip import BetaCLIPProcessor
-from .embedding import Embedder, Probe, read_texts, run_probes
-from .hard_negatives import HardNegativeProbe, caption_groups, caption_kinds, region_boxes, region_groups
-from .metrics import DEFAULT_KS
-from .regions import LocalisationProbe, located_phrases
-from .results import environment, figures_to_json, format_table, model_hash, write_results
-from .retrieval import retrieval_probes
+from .benchmarks import BENCHMARKS, Reading, find_benchmark, format_benchmarks, load_benchmark
+from .embedding import Embedder
+from .evaluator import measure
+from .models import load_model
+from .pictures import draw_retrieval
+from .processes import Processes, launched_processes
+from .protocols import Protocol, protocol_of
+from .results import (
+    SCHEMA,
+    Figure,
+    environment,
+    figures_to_json,
+    format_table,
+    model_hash,
+    read_results,
+    write_results,
+    write_values,
+)
+from .retrieval import TEXT_SETS
+from .shards import Shards
+from .zero_shot import PLAIN_TEMPLATES, Classes
 
 
 logger = logging.getLogger(__name__)
 
-NUM_SCENES = 500
-SCENES_SEED = 271828  # far from the seeds that people train with
-
-
-@dataclass(frozen=True)
-class Task:
-    """A data set with a protocol. The name of the protocol changes whenever a figure would."""
-
-    protocol: str
-    summary: str
-    load: Callable[[argparse.Namespace, BetaCLIPModel], Any]
-
-
-def evaluate(
-    model: Any,
-    processor: Any,
-    rows: Sequence[Row],
-    *,
-    protocol: str = "rows/v1",
-    conditioned: bool = True,
-    ks: Sequence[int] = DEFAULT_KS,
-    batch_size: int = 32,
-    num_workers: int = 0,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """
-    Measures whatever the rows have the labels for, in one pass over the images: retrieval of the captions (see
-    [`retrieval_probes`]), `hard_negatives` of captions, negatives of `regions`, and `phrases` with boxes.
-
-    Args:
-        model: A `BetaCLIPModel`. Without a pooler only figures by CLS are given, and no localisation.
-        processor: Its `BetaCLIPProcessor`.
-        rows: A sized data set of rows; each image is read when it is needed.
-        protocol: Name under which the figures are reported.
-        conditioned: Whether to measure the text-conditioned pooler; False leaves out its scores, and localisation.
-        ks: The k of R@k.
-        batch_size, num_workers: See [`Embedder`].
-        seed: Of the bootstrap intervals; the figures themselves have no randomness.
-
-    Returns:
-        A dict of `protocol`, `figures` (by name, the fields of a [`Figure`]), `counts`, `data_hash` (of all but the
-        images) and `seconds`; ready for JSON.
-
-    Raises:
-        ValueError: where there are no rows, or a row is not valid. No row is left out: a figure over a part of the data
-            would look like one over the whole.
-    """
-    if len(rows) == 0:
-        raise ValueError("rows must be at least one, but is 0")
-    start = time.perf_counter()
-    embedder = Embedder(model, processor, batch_size=batch_size, num_workers=num_workers)
-    texts = read_texts(rows)
-    conditioned = conditioned and embedder.has_pooler
-    probes: list[Probe] = [*retrieval_probes(embedder, texts, conditioned=conditioned, ks=ks, seed=seed)]
-    probes += _hard_negative_probes(embedder, texts, conditioned=conditioned, seed=seed)
-    if conditioned and any(located_phrases(row) for row in texts):
-        probes.append(LocalisationProbe(embedder, seed=seed))
-    figures = run_probes(embedder, rows, probes)
-    counts = {"images": len(rows)} | {name: number for probe in probes for name, number in probe.counts.items()}
-    return {
-        "protocol": protocol,
-        "figures": figures_to_json(figures),
-        "counts": counts,
-        "data_hash": hashlib.sha256(json.dumps(texts, sort_keys=True, default=str).encode()).hexdigest(),
-        "seconds": round(time.perf_counter() - start, 1),
-    }
-
-
-def _hard_negative_probes(embedder: Embedder, texts: Sequence[Row], **settings: Any) -> list[Probe]:
-    """A probe of captions, and one of regions, where any row has negatives of that kind."""
-    captions, kinds = [caption_groups(row) for row in texts], [caption_kinds(row) for row in texts]
-    regions, boxes = [region_groups(row) for row in texts], [region_boxes(row) for row in texts]
-    probes: list[Probe] = []
-    if any(captions):
-        are_named = list(map(len, kinds)) == list(map(len, captions))
-        settings_of_captions = {"kinds": kinds if are_named else None, "whole_captions": True, **settings}
-        probes.append(HardNegativeProbe("hard_negatives", embedder, captions, **settings_of_captions))
-    if any(regions):
-        probes.append(HardNegativeProbe("region_negatives", embedder, regions, boxes=boxes, **settings))
-    return probes
+# Tasks of long captions, and those beside which they are reported: a model may win the first and lose the second.
+LONG_TASKS = ("urban1k", "sharegpt4v_1k", "dci", "long_dci", "docci", "iiw")
+SHORT_TASKS = ("coco", "flickr30k")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `beta-clip evaluate`."""
-    summaries = "; ".join(f"{name}: {task.summary}" for name, task in TASKS.items())
-    parser.add_argument("--model", required=True, help="directory or Hub id of a β-CLIP (or plain CLIP) checkpoint")
-    parser.add_argument("--tasks", required=True, help=f"one or several of {','.join(TASKS)}. {summaries}")
-    parser.add_argument(
-        "--data", help="rows as in training: a JSONL file, tars, or a directory with test.jsonl; for photos"
-    )
-    parser.add_argument("--output", required=True, help="directory for results.json")
+    parser.add_argument("--model", help="directory or Hub id: β-CLIP, FG-CLIP, CLIP, SigLIP, SigLIP 2")
+    parser.add_argument("--tasks", help=f"one or several of {','.join(BENCHMARKS)}")
+    parser.add_argument("--data", help="folder of the data, or one that has a folder named like each task")
+    parser.add_argument("--output", help="directory for results.json")
+    parser.add_argument("--list-tasks", action="store_true", help="say what each task is and needs, and stop")
     parser.add_argument("--batch-size", type=int, default=32, help="images, and texts, at a time (%(default)s)")
     parser.add_argument("--num-workers", type=int, default=0, help="processes that read images (%(default)s)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(%(default)s)")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"], help="(%(default)s)")
+    parser.add_argument("--allow-subset", action="store_true", help="measure what is there of a task; results say so")
     parser.add_argument("--limit", type=int, help="the first images only; the results say so")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap intervals (%(default)s)")
+    parser.add_argument("--no-pictures", action="store_true", help="leave out the recall curves and the galleries")
     parser.add_argument("--no-conditioned", action="store_true", help="leave out the text-conditioned pooler")
 
 
 def run(args: argparse.Namespace) -> int:
     """Evaluates, writes the tables to the standard output and results.json to `args.output`."""
-    names = list(dict.fromkeys(name.strip() for name in args.tasks.split(",")))
-    for name in names:
-        if name not in TASKS:
-            raise ValueError(f"tasks must be of {', '.join(TASKS)}, but one is {name!r}")
+    if args.list_tasks:
+        sys.stdout.write(format_benchmarks() + "\n")
+        return 0
+    for name in ("model", "tasks", "output"):
+        if not getattr(args, name):
+            raise ValueError(f"{name} must be given, but is not: see beta-clip evaluate --help")
     if args.limit is not None and args.limit < 1:
         raise ValueError(f"limit must be at least 1, but is {args.limit}")
-    # The type tells a pooler that was trained from the fresh one that a plain CLIP is given.
-    is_ours = BetaCLIPConfig.get_config_dict(args.model)[0].get("model_type") == BetaCLIPConfig.model_type
-    model = BetaCLIPModel.from_pretrained(args.model, **({} if is_ours else {"use_pooler": False})).eval()
-    if model.pooler is None and not args.no_conditioned:
-        logger.warning("%s has no trained pooler: there are no text-conditioned figures", args.model)
-    processor = BetaCLIPProcessor.from_pretrained(args.model)
-    weights = model_hash(model)
-    device = torch.device(args.device)
-    model.to(device, getattr(torch, args.dtype))
-    results: dict[str, Any] = {
-        "schema": 1,
-        "model": {"name": args.model, "sha256": weights, "parameters": sum(p.numel() for p in model.parameters())},
-        "environment": environment(device),
-        "settings": {name: getattr(args, name) for name in ("data", "batch_size", "dtype", "limit", "seed")},
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "tasks": {},
-    }
-    for name in names:
-        task = TASKS[name]
-        result = evaluate(
-            model,
-            processor,
-            _first(task.load(args, model), args.limit),
-            protocol=task.protocol if args.limit is None else f"{task.protocol} (first {args.limit})",
-            conditioned=is_ours and not args.no_conditioned,
-            batch_size=args.batch_size,
-            num_workers=args.num_workers,
-            seed=args.seed,
-        )
-        results["tasks"][name] = result
-        path = write_results(results, args.output)
-        sys.stdout.write(format_table(name, result) + "\n\n")
-    logger.info("results are in %s", path)
+    names = _chosen_tasks(args)
+    # What is missing is said before a model is loaded. Scenes are drawn in the model's size.
+    settings = {"data": args.data, "allow_subset": args.allow_subset}
+    readings = {name: load_benchmark(name, **settings) for name in names if BENCHMARKS[name].read is not None}
+    with launched_processes():
+        _Run(args).tasks(names, readings)
     return 0
+
+
+class _Run:
+    """One model on its tasks. Every process of several has one; the first one reads and writes the results."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args, self.processes = args, Processes()
+        self.is_first = self.processes.rank == 0
+        if not self.is_first:
+            transformers_logging.disable_progress_bar()
+        device = _own_device(args.device)
+        self.loaded = load_model(args.model, device, getattr(torch, args.dtype))
+        if not self.loaded.has_trained_pooler and not args.no_conditioned and self.is_first:
+            logger.warning("%s has no trained pooler: there are no text-conditioned figures", args.model)
+        model = self.loaded.model
+        self.results: dict[str, Any] = {
+            "schema": SCHEMA,
+            "model": {
+                "name": args.model,
+                "sha256": model_hash(model),
+                "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            },
+            "environment": environment(device),
+            "settings": {name: getattr(args, name) for name in ("data", "batch_size", "dtype", "limit", "seed")},
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "tasks": {},
+        }
+
+    def tasks(self, names: Sequence[str], readings: dict[str, Reading]) -> None:
+        """All tasks, one after the other; results.json is written after each."""
+        finished = self.processes.broadcast(self._finished() if self.is_first else None)
+        for name in names:
+            reading = readings.get(name) or load_benchmark(name, image_size=self.loaded.image_size)
+            key = self._key(name, reading)
+            result = finished.get(name, {})
+            if result.get("key") != key:
+                result = self._measured(name, reading, key)
+            elif self.is_first:
+                logger.info("%s is finished: its results are kept", name)
+            self.results["tasks"][name] = result
+            if self.is_first:
+                path = write_results(self.results, self.args.output)
+                sys.stdout.write(format_table(name, result) + "\n\n")
+        if self.is_first:
+            logger.info("results are in %s", path)
+
+    def _measured(self, name: str, reading: Reading, key: str) -> dict[str, Any]:
+        start, protocol = time.perf_counter(), protocol_of(name)
+        folder = Path(self.args.output) / "unfinished" / f"{name}-{key[:16]}"
+        figures: dict[str, Figure] = {}
+        counts: dict[str, int] = {}
+        data_hash = hashlib.sha256()
+        for part in reading.parts:
+            embedder = Embedder(
+                self.loaded.model,
+                self.loaded.processor,
+                batch_size=self.args.batch_size,
+                num_workers=self.args.num_workers,
+                squash=protocol.squash or part.squash,
+                shards=Shards(folder / (part.name or "all"), self.processes),
+            )
+            conditioned = self.loaded.has_trained_pooler and not self.args.no_conditioned
+            rows = _first(part.rows, self.args.limit)
+            text_sets = ("short",) if name in SHORT_TASKS else TEXT_SETS
+            classes = Classes(part.class_names, part.templates or PLAIN_TEMPLATES) if part.class_names else None
+            settings = {"text_sets": text_sets, "classes": classes, "conditioned": conditioned, "seed": self.args.seed}
+            measured = measure(embedder, rows, **settings)
+            prefix = f"{part.name}/" if part.name else ""
+            figures |= {f"{prefix}{figure}": value for figure, value in measured.figures.items()}
+            counts |= {f"{prefix}{what}": number for what, number in measured.counts.items()}
+            data_hash.update(measured.data_hash.encode())
+            if self.is_first and not self.args.no_pictures:
+                of_part = f"{name}-{part.name}" if part.name else name
+                draw_retrieval(measured.reports, rows, Path(self.args.output) / "pictures", of_part)
+        if self.is_first:
+            write_values(figures, self.args.output, name)
+            shutil.rmtree(folder.parent if len(os.listdir(folder.parent)) == 1 else folder)
+        return {
+            "protocol": _marked(protocol, reading, self.args.limit),
+            "protocol_hash": protocol.hash,
+            "subset": reading.is_subset or self.args.limit is not None,
+            "figures": figures_to_json(figures),
+            "counts": counts,
+            "data_hash": data_hash.hexdigest(),
+            "key": key,
+            "seconds": round(time.perf_counter() - start, 1),
+        }
+
+    def _finished(self) -> dict[str, Any]:
+        """The tasks that an earlier run has finished with this very model, if there was one."""
+        earlier = read_results(self.args.output)
+        if earlier is None:
+            return {}
+        if earlier["model"]["sha256"] != self.results["model"]["sha256"]:
+            logger.info("%s holds results of another model: they are replaced", self.args.output)
+            return {}
+        return earlier["tasks"]
+
+    def _key(self, name: str, reading: Reading) -> str:
+        """Tells apart all that changes the results of a task, without reading an image."""
+        args = self.args
+        parts = [self.results["model"]["sha256"], args.dtype, protocol_of(name).hash, args.seed, args.limit]
+        parts += [self.loaded.has_trained_pooler and not args.no_conditioned, reading.key]
+        parts += [stamp for part in reading.parts for stamp in _stamps(part.rows)]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _chosen_tasks(args: argparse.Namespace) -> list[str]:
+    """The tasks asked for, and those that long captions are reported with, where their data is there."""
+    names = list(dict.fromkeys(name.strip() for name in args.tasks.split(",")))
+    for name in names:
+        if name not in BENCHMARKS:
+            raise ValueError(f"tasks must be of {', '.join(BENCHMARKS)}, but one is {name!r}")
+    if args.data is not None and set(names) & set(LONG_TASKS) and not set(names) & set(SHORT_TASKS):
+        names += [name for name in SHORT_TASKS if find_benchmark(name, args.data)]
+    return names
+
+
+def _stamps(rows: Sequence[Row]) -> list[tuple[int, int]]:
+    """Size and time of each image file, which tell that one was replaced; of generated images there are none."""
+    if not isinstance(rows, list):
+        return []
+    stats = [os.stat(row["image"]) for row in rows if isinstance(row["image"], str)]
+    return [(stat.st_size, stat.st_mtime_ns) for stat in stats]
+
+
+def _own_device(device: str) -> torch.device:
+    """The device of this process, where several were launched and "cuda" is asked for."""
+    return torch.device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if device == "cuda" else device)
+
+
+def _marked(protocol: Protocol, reading: Reading, limit: int | None) -> str:
+    """The name of the protocol, with a mark where only a part of the data was measured."""
+    name = f"{protocol.name} ({reading.subset_note})" if reading.is_subset else protocol.name
+    return name if limit is None else f"{name} (first {limit})"
 
 
 def _first(rows: Any, limit: int | None) -> Any:
     return rows if limit is None else torch.utils.data.Subset(rows, range(min(limit, len(rows))))
-
-
-def _load_photos(args: argparse.Namespace, model: BetaCLIPModel) -> Any:
-    from ..data.readers import load_rows
-
-    if args.data is None:
-        raise ValueError("data must be a file of rows, or a directory with test.jsonl, for photos, but is not given")
-    rows = load_rows(args.data, split="test", strict=True)
-    return rows if hasattr(rows, "__len__") else list(rows)  # a stream's images stay in memory as they are on disk
-
-
-def _load_scenes(args: argparse.Namespace, model: BetaCLIPModel) -> Any:
-    from ..data.scenes import SceneDataset
-
-    return SceneDataset(NUM_SCENES, seed=SCENES_SEED, image_size=model.vision_model.config.image_size)
-
-
-TASKS = {
-    "photos": Task("photos/v1", "captioned photos with phrases in boxes, JSONL", _load_photos),
-    "scenes": Task("scenes/v1", f"{NUM_SCENES} generated scenes", _load_scenes),
-}

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 _UNSPACED = r"\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+")
 GIVEN = "given"  # kind of a phrase that the data brought along without a kind
+# The columns of a row whose hierarchy was built before.
+COLUMNS = ("sentences", "phrases", "phrase_sentences", "phrase_kinds")
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,10 @@ class TextHierarchy:
     def to_dict(self) -> dict[str, Any]:
         """The fields as strings, lists and None: what JSON and Arrow hold."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    def columns(self) -> dict[str, list[Any]]:
+        """The fields of `COLUMNS` as lists: what a row has whose hierarchy was built before."""
+        return {name: list(getattr(self, name)) for name in COLUMNS}
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "TextHierarchy":
@@ -191,7 +197,7 @@ def map_text_hierarchy(
     if caption_column not in dataset.column_names:
         raise ValueError(f"caption_column must be one of {dataset.column_names}, but is {caption_column!r}")
     extractor = extractor or PhraseExtractor()
-    key = (dataset._fingerprint, caption_column, _rules_digest(), Hasher.hash((extractor.tagger, extractor.kinds)))
+    key = (dataset._fingerprint, caption_column, rules_digest(), Hasher.hash((extractor.tagger, extractor.kinds)))
     return dataset.map(
         partial(_add_hierarchy, caption_column=caption_column, extractor=extractor),
         with_indices=True,
@@ -205,14 +211,13 @@ def _add_hierarchy(
     row: dict[str, Any], index: int, *, caption_column: str, extractor: PhraseExtractor
 ) -> dict[str, list[Any]]:
     try:
-        fields = build_text_hierarchy(row[caption_column], extractor=extractor).to_dict()
+        return build_text_hierarchy(row[caption_column], extractor=extractor).columns()
     except ValueError as error:
         raise ValueError(f"row {index}, column {caption_column!r}: {error}") from error
-    return {name: fields[name] for name in ("sentences", "phrases", "phrase_sentences", "phrase_kinds")}
 
 
 @lru_cache(maxsize=1)
-def _rules_digest() -> str:
+def rules_digest() -> str:
     """Digest of this folder's source: an older release's cache is not mistaken for ours."""
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parent.glob("*.py")):

@@ -31,6 +31,8 @@ _CLOSED = (
 _ADJECTIVE_ENDINGS = ("ous", "ful", "less", "ish", "able", "ible", "ial", "ical", "like", "style", "-looking", "most")
 _NOUNY = "ANgebs"  # classes of words that may continue a noun phrase
 _LAST = 6  # how far back a noun phrase is followed: keeps the tagger linear
+# Words of a closed class that their place may change; `_settle_word` is asked for these and for "G" only.
+_PLACED = lexicon.SIDES | lexicon.COLOURS | {"nearby", "back", "one", "can", "all", "both", "her", "other", "that"}
 
 
 def tag_by_rules(tokens: Sequence[str]) -> str:
@@ -116,18 +118,22 @@ class _Reading:
 
     def tags(self) -> str:
         for word, kind in zip(self.words, self.classes, strict=False):
-            settle = _SETTLE.get(kind)
-            tag = settle(self) if settle else self._settle_word(word, kind)
+            tag = kind
+            if kind in _SETTLE:
+                tag = _SETTLE[kind](self)
+            elif word in _PLACED or kind == "G":
+                tag = self._settle_word(word, kind)
             if tag in ".XO":
                 self.has_verb = False
             elif tag == "B" or (tag == "V" and kind not in "ge"):
                 self.has_verb = True
             if tag in "VB" and self.before() == "to":
                 self.done[-1] = "X"  # an infinitive's "to" is no preposition
-            self._close_noun_phrase(tag)
+            if tag not in "NAGC," and self.done[-1] in "AC,":
+                self._close_noun_phrase()
             self.done.append(tag)
             self.index += 1
-        self._close_noun_phrase(".")
+        self._close_noun_phrase()
         return "".join(self.done[1:])
 
     def before(self) -> str:
@@ -290,11 +296,9 @@ class _Reading:
         """Whether the conjunction before this word joins two verbs: "sits and watches"."""
         return self.done[-2] == "V" or (self.has_verb and sure)
 
-    def _close_noun_phrase(self, tag: str) -> None:
+    def _close_noun_phrase(self) -> None:
         """A determiner and adjectives without a noun: the last adjective is the noun ("another black")."""
         last = len(self.done) - 1
-        if tag in "NAGC,":
-            return
         while last and self.done[last] in "C,":
             last -= 1
         if self.done[last] != "A":

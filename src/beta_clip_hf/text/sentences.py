@@ -9,11 +9,13 @@ from . import lexicon
 # Full stops of scripts that use them for nothing else; no space need follow.
 _ALWAYS = "。！？｡।॥؟۔։።፧፨។៕။།᠃"  # noqa: RUF001
 _CLOSERS = r"\"'”’»)\]）】」』》"  # noqa: RUF001
+# One set of characters comes first: the search skips everything else quickly. What follows depends on which one it was.
 _CANDIDATE = re.compile(
-    rf"[{_ALWAYS}]+[{_CLOSERS}]*"
-    rf"|(?<![.!?…])[.!?…]++[{_CLOSERS}]*+(?=\s|$|[A-Z]|[^\x00-\u024f])"  # "The end.Another", "end. 一只狗"
-    r"|\n[^\S\n]*\n\s*"  # an empty line
-    r"|\n(?=\s*(?:[-*•▪–]|\d{1,3}[.)])\s)"  # a list item
+    rf"[{_ALWAYS}.!?…\n](?:"
+    rf"(?<=[{_ALWAYS}])[{_ALWAYS}]*[{_CLOSERS}]*"
+    rf"|(?<=[.!?…])(?<![.!?…]{{2}})[.!?…]*+[{_CLOSERS}]*+(?=\s|$|[A-Z]|[^\x00-\u024f])"  # "end.Another", "end. 一只狗"
+    r"|(?<=\n)[^\S\n]*\n\s*"  # an empty line
+    r"|(?<=\n)(?=\s*(?:[-*•▪–]|\d{1,3}[.)])\s))"  # a list item
 )
 _LAST_WORD = re.compile(r"[^\s(\[\"'“‘«]+$")  # noqa: RUF001
 _NEXT_WORD = re.compile(r"[\s\"'“‘«(\[]*([^\W_]+(?:['’][^\W_]+)*)")  # noqa: RUF001

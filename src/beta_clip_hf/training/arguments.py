@@ -9,6 +9,7 @@ from transformers.utils import is_accelerate_available
 
 
 BEST_METRIC = "t2i_r1"
+CHECKPOINTING = ("none", "selective", "full")
 
 
 def _knob(default: Any, help: str) -> Any:
@@ -31,6 +32,9 @@ class BetaCLIPTrainingArguments(TrainingArguments):
     - `contrastive_batch_size`: images of one contrast over all processes; 0 takes those of one forward pass. A larger
       contrast is computed in micro-batches of `per_device_train_batch_size` images, twice each, with the gradient of
       the one large batch (see [`CachedContrast`]). It is the batch of one optimiser step.
+    - `vision_checkpointing`, `text_checkpointing`: what the backward pass computes again of the blocks of a tower,
+      instead of keeping it: "none"; "selective", all but the linear layers (see [`keep_linear_outputs`]); or "full".
+      The `gradient_checkpointing` of `TrainingArguments` is "full" for both.
     - `gather_across_processes`: whether the losses see the texts of all processes (with the exact gradient of the one
       large batch) or only those of their own.
 
@@ -42,8 +46,8 @@ class BetaCLIPTrainingArguments(TrainingArguments):
     the flat texts as if they were images).
 
     Raises:
-        ValueError: if a rate is negative, `logit_scale_max` is below 1, the schedule is not a cosine, or
-            `remove_unused_columns` or `dispatch_batches` is switched on.
+        ValueError: if a rate is negative, `logit_scale_max` is below 1, the schedule is not a cosine, a kind of
+            checkpointing is unknown, or `remove_unused_columns` or `dispatch_batches` is switched on.
 
     Source: arXiv 2512.12678, training details, and the authors' release.
     """
@@ -57,6 +61,8 @@ class BetaCLIPTrainingArguments(TrainingArguments):
     gather_across_processes: bool = _knob(True, "Losses over the texts of all processes instead of each its own.")
 
     contrastive_batch_size: int = _knob(0, "Images of one contrast over all processes; 0: of one forward pass.")
+    vision_checkpointing: str = _knob("none", "What the backward pass recomputes: 'none', 'selective' or 'full'.")
+    text_checkpointing: str = _knob("none", "The same for the text tower.")
 
     lr_scheduler_type: str = _knob("cosine", "Always the cosine; equal initial and end rates make it a constant.")
     warmup_steps: float = _knob(0.001, "Warm-up of the towers: a number of steps or, below 1, a share of all.")
@@ -87,6 +93,9 @@ class BetaCLIPTrainingArguments(TrainingArguments):
             )
         if self.remove_unused_columns:
             raise ValueError("remove_unused_columns must be False (the collator needs the rows whole), but is True")
+        for name in ("vision_checkpointing", "text_checkpointing"):
+            if getattr(self, name) not in CHECKPOINTING:
+                raise ValueError(f"{name} must be one of {CHECKPOINTING}, but is {getattr(self, name)!r}")
         if self.bf16 is None:
             gpu_has_it = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
             self.bf16 = gpu_has_it and not (self.use_cpu or self.fp16)
@@ -98,6 +107,7 @@ class BetaCLIPTrainingArguments(TrainingArguments):
         if self.accelerator_config.dispatch_batches:
             raise ValueError("dispatch_batches must not be True (it would cut flat texts as if images), but is")
         self.accelerator_config.dispatch_batches = False
+        self.accelerator_config.non_blocking |= self.dataloader_pin_memory
         if self.contrastive_batch_size:
             self._accumulate_one_contrast()
 

@@ -21,8 +21,14 @@ from ..objective_beta_clip import FlatEmbeds, batch_objective
 
 # The embeddings of a batch that the losses differentiate, and the rows that the other tensors of a batch point to.
 EMBEDDINGS = ("image_BD", "text_TD", "contextualized_TD", "region_RD", "region_text_RD", "hard_text_ND")
-POINTERS = {"image_index_T": "image_BD", "hard_region_index_N": "region_RD"}
-LABELS = ("granularity_T", "region_text_id_R")
+POINTERS = {
+    "image_index_T": "image_BD",
+    "caption_B": "text_TD",
+    "short_S": "text_TD",
+    "aligned_A": "text_TD",
+    "hard_region_index_N": "region_RD",
+}
+LABELS = ("region_text_id_R",)
 
 
 class CachedContrast:

@@ -1,4 +1,4 @@
-"""What happens between the steps: bounds on parameters, the sampling epoch, the guard against NaN."""
+"""What happens around the steps: bounds on parameters, checkpointing, the sampling epoch, the guard against NaN."""
 
 import logging
 import math
@@ -13,6 +13,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from ..positions_beta_clip import KEPT_TEXT_POSITIONS
 from .arguments import BetaCLIPTrainingArguments
+from .recomputation import keep_linear_outputs
 
 
 logger = logging.getLogger(__name__)
@@ -77,6 +78,25 @@ def _without_frozen_rows(gradient: Tensor) -> Tensor:
     gradient = gradient.clone()
     gradient[:KEPT_TEXT_POSITIONS] = 0
     return gradient
+
+
+class CheckpointedTowers(TrainerCallback):
+    """Before the first step: gradient checkpointing in the towers whose arguments say so."""
+
+    def on_train_begin(
+        self,
+        args: BetaCLIPTrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: nn.Module,
+        **kwargs: Any,
+    ) -> None:
+        for name, kind in (("vision_model", args.vision_checkpointing), ("text_model", args.text_checkpointing)):
+            if kind != "none":
+                tower: Any = model.get_submodule(name)
+                # The second name is the older one.
+                enable = getattr(tower, "activation_checkpointing_enable", None) or tower.gradient_checkpointing_enable
+                enable({"use_reentrant": False} | ({"context_fn": keep_linear_outputs} if kind == "selective" else {}))
 
 
 class SamplingEpoch(TrainerCallback):
@@ -186,4 +206,4 @@ class NonFiniteGuard(TrainerCallback):
         self.check(args, state, model, weights=True)
 
 
-__all__ = ["NonFiniteGuard", "ParameterBounds", "SamplingEpoch"]
+__all__ = ["CheckpointedTowers", "NonFiniteGuard", "ParameterBounds", "SamplingEpoch"]

@@ -140,7 +140,7 @@ def build_trainer(config: Mapping[str, Any], *, resume: bool = False) -> BetaCLI
     train_rows = open_rows(data["train"], seed=args.seed, strict=strict, shuffle=True)
     eval_rows = open_rows(data["eval"], seed=args.seed, strict=strict) if data.get("eval") else None
     model, processor = build_model(config["model"], train_rows)
-    settings = {"pack_texts": args.device.type != "cpu"} | {name: data[name] for name in COLLATOR_KEYS if name in data}
+    settings = {name: data[name] for name in COLLATOR_KEYS if name in data}
     trainer = BetaCLIPTrainer(
         model,
         args,

@@ -5,6 +5,7 @@ Letters: B images of a batch, N images of an evaluation, D projection width.
 
 import itertools
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from ..evaluation.metrics import DEFAULT_KS, MatchRanks, hits_at_k, match_ranks
 from ..modeling_beta_clip import Granularity
 from .arguments import BetaCLIPTrainingArguments
 from .cached_gradients import CachedContrast
-from .callbacks import NonFiniteGuard, ParameterBounds, SamplingEpoch
+from .callbacks import CheckpointedTowers, NonFiniteGuard, ParameterBounds, SamplingEpoch
 from .distributed import ProcessGather
 from .schedule import cosine_schedule
 from .streams import EndlessBatches
@@ -79,21 +80,20 @@ class BetaCLIPTrainer(Trainer):
                 "processing_class must be a BetaCLIPProcessor unless data_collator and eval_data_collator are given, "
                 "but is None"
             )
-        data_collator = data_collator or BetaCLIPDataCollator(
-            processing_class, seed=args.seed, pack_texts=args.device.type != "cpu"
-        )
+        data_collator = data_collator or BetaCLIPDataCollator(processing_class, seed=args.seed)
         super().__init__(model, args, data_collator, processing_class=processing_class, **kwargs)
         self.model_accepts_loss_kwargs = False
         self.eval_data_collator = eval_data_collator or BetaCLIPDataCollator(
             processing_class, caption_mode="caption_only", strict=getattr(data_collator, "strict", False)
         )
-        self.gather = ProcessGather() if args.gather_across_processes else None
+        self._processes = ProcessGather()
+        self.gather = self._processes if args.gather_across_processes else None
         self._part_sums: dict[str, Tensor] = {}
         self._parts_seen = 0
         self._contrast: CachedContrast | None = None
         self._micro_batches = itertools.count()
         self._guard = NonFiniteGuard()
-        for callback in (ParameterBounds(), SamplingEpoch(data_collator), self._guard):
+        for callback in (ParameterBounds(), CheckpointedTowers(), SamplingEpoch(data_collator), self._guard):
             self.add_callback(callback)
 
     # How parameters move
@@ -177,6 +177,13 @@ class BetaCLIPTrainer(Trainer):
                 total = self._part_sums.get(name)
                 self._part_sums[name] = part.detach().float() if total is None else total + part.detach()
         return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """To the device, the plan of the batch too, and from pinned memory without a wait."""
+        from accelerate.utils import send_to_device
+
+        non_blocking = self.args.dataloader_pin_memory
+        return super()._prepare_inputs(send_to_device(inputs, self.args.device, non_blocking=non_blocking))
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
         """As in `Trainer`; with `contrastive_batch_size` the batches of a step become one contrast."""
@@ -266,6 +273,35 @@ class BetaCLIPTrainer(Trainer):
             generator=torch.Generator(),
         )
 
+    # To the Hub
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = None,
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """
+        Saves the model to the output directory and uploads it as `beta-clip push` does, with the code and a card of
+        this run, to `args.hub_model_id` or a repository named like the output directory. Returns the commit's address.
+
+        Args:
+            commit_message, blocking: not used; the call returns when everything has arrived.
+            token, revision, private: as in `Trainer`.
+            kwargs: `licence`, of the weights, for the card.
+        """
+        from ..release.hub import push
+
+        self.save_model(_internal_call=True)
+        if not self.is_world_process_zero():
+            return None
+        settings = {"private": self.args.hub_private_repo if private is None else private, "revision": revision}
+        repo_id = self.args.hub_model_id or Path(self.args.output_dir).name
+        return push(self.args.output_dir, repo_id, token=token or self.args.hub_token, **settings, **kwargs)
+
     # Evaluation
 
     def evaluate(
@@ -331,7 +367,7 @@ class BetaCLIPTrainer(Trainer):
     def _embed_pairs(self, loader: DataLoader) -> tuple[Tensor, Tensor]:
         self.model.eval()
         self.callback_handler.eval_dataloader = loader
-        gather, batches = ProcessGather(), []
+        batches = []
         for batch in loader:
             batches.append(self.prediction_step(self.model, batch, prediction_loss_only=False)[1])
             self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
@@ -339,7 +375,7 @@ class BetaCLIPTrainer(Trainer):
         nothing = torch.zeros(0, width, device=self.args.device)
         with torch.no_grad():
             image_embeds_ND, text_embeds_ND = (
-                gather(torch.cat([nothing, *(batch[side] for batch in batches)])) for side in (0, 1)
+                self._processes(torch.cat([nothing, *(batch[side] for batch in batches)])) for side in (0, 1)
             )
         if len(image_embeds_ND) == 0:
             raise ValueError("eval_dataset must hold at least one usable row, but holds none")

@@ -1,0 +1,54 @@
+"""The processes of one evaluation. They pass each other objects on the CPU, whatever device their models are on."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch.distributed as dist
+
+
+# The first process ranks and draws while the others wait.
+_PATIENCE = timedelta(hours=12)
+
+
+class Processes:
+    """
+    This process among those of `torch.distributed`, or alone where there is none. All methods are collective: every
+    process calls them, in the same order. Their group is gloo's, beside whatever group a training has.
+    """
+
+    def __init__(self) -> None:
+        is_several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+        self.count, self.rank = (dist.get_world_size(), dist.get_rank()) if is_several else (1, 0)
+        self._group = dist.new_group(backend="gloo", timeout=_PATIENCE) if is_several else None
+
+    def broadcast(self, value: Any) -> Any:
+        """The value of the first process, in every process."""
+        if self.count == 1:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values, src=0, group=self._group)
+        return values[0]
+
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all processes by rank in the first one; an empty list in the others."""
+        if self.count == 1:
+            return [value]
+        values: list[Any] = [None] * self.count if self.rank == 0 else []
+        dist.gather_object(value, values if self.rank == 0 else None, dst=0, group=self._group)
+        return values
+
+
+@contextmanager
+def launched_processes() -> Iterator[None]:
+    """Joins the processes that `torchrun` or `accelerate launch` has started, if it has; and leaves them."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+        yield
+        return
+    dist.init_process_group("gloo", timeout=_PATIENCE)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()

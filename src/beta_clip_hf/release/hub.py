@@ -1,0 +1,127 @@
+"""`beta-clip push`: a model directory as a repository of the Hub, which loads where this package is not installed."""
+
+import argparse
+import json
+import logging
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi
+
+from ..configuration_beta_clip import BetaCLIPConfig
+from ..modeling_beta_clip import BetaCLIPModel
+from ..processing_beta_clip import BetaCLIPProcessor
+from ..remote_code_beta_clip import carrying_code
+from .model_card import UNKNOWN_LICENCE, render_card, without_paths
+
+
+logger = logging.getLogger(__name__)
+
+# What goes along with the model where it is there. Pages with photos stay: their licences are not ours to give.
+COMPANIONS = ("train_config.json", "train_results.json", "train_curves.png", "results.json")
+AUTO_CLASSES = {BetaCLIPConfig: "AutoConfig", BetaCLIPModel: "AutoModel", BetaCLIPProcessor: "AutoProcessor"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `beta-clip push`."""
+    parser.add_argument("folder", metavar="RUN", help="model directory, such as the output of beta-clip train")
+    parser.add_argument("repo_id", metavar="REPO_ID", help="where it goes: NAME or ORGANISATION/NAME")
+    parser.add_argument("--private", action="store_true", help="make a private repository, if it is a new one")
+    parser.add_argument("--license", default=UNKNOWN_LICENCE, help="of the weights, for the card (%(default)s)")
+    parser.add_argument("--revision", help="branch to push to")
+    parser.add_argument("--dry-run", metavar="FOLDER", help="write what would be uploaded into a folder, and stop")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Uploads, and logs the address."""
+    if args.dry_run:
+        build_repository(args.folder, args.dry_run, args.repo_id, licence=args.license)
+        logger.info("%s holds what would be uploaded", args.dry_run)
+        return 0
+    url = push(args.folder, args.repo_id, private=args.private, licence=args.license, revision=args.revision)
+    logger.info("%s", url)
+    return 0
+
+
+def push(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    licence: str = UNKNOWN_LICENCE,
+    revision: str | None = None,
+    token: str | None = None,
+) -> str:
+    """
+    Uploads a model directory in one commit: see [`build_repository`] for what is in it.
+
+    Args:
+        folder: Of the model; it is only read.
+        repo_id: Of the Hub; made where it does not exist.
+        private: Whether a new repository is private; `None` takes the organisation's default.
+        licence: Of the weights, for the card.
+        revision: Branch; `None` is main.
+        token: Of the Hub; `None` takes the one of `hf auth login`.
+
+    Returns:
+        The address of the commit.
+
+    Raises:
+        ValueError: where the folder is no model directory.
+        OSError: where the upload failed: what to do then is said. The folder is as it was, and the repository too.
+    """
+    api = HfApi(token=token)
+    with tempfile.TemporaryDirectory() as repository:
+        build_repository(folder, repository, repo_id, licence=licence)
+        try:
+            full_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+            commit = api.upload_folder(
+                repo_id=full_id,
+                folder_path=repository,
+                revision=revision,
+                commit_message=f"Model of {Path(folder).name}",
+            )
+        except Exception as error:  # the client's own, or those of whichever HTTP library it is built on
+            raise OSError(
+                f"{repo_id} could not be uploaded: {_reason(error)}. {folder} is as it was; give the same command "
+                "again (files that have arrived are not sent twice), after `hf auth login` if access was denied"
+            ) from error
+    return str(commit.commit_url)
+
+
+def build_repository(folder: str | Path, target: str | Path, repo_id: str, *, licence: str = UNKNOWN_LICENCE) -> None:
+    """
+    Writes what a repository holds: weights as safetensors, configuration, processor, the code by which
+    `AutoModel.from_pretrained(…, trust_remote_code=True)` loads it without this package, the recipe and the results, as
+    far as they are there, and the model card as README.md.
+
+    Args:
+        folder: Of the model; it is only read.
+        target: A folder, made where it is missing. Paths of this machine are in none of its files.
+        repo_id, licence: For the card.
+
+    Raises:
+        ValueError: where the folder is no model directory.
+    """
+    folder, target = Path(folder), Path(target)
+    card = render_card(folder, repo_id, licence=licence)
+    with carrying_code(AUTO_CLASSES):
+        BetaCLIPModel.from_pretrained(folder).save_pretrained(target)
+        BetaCLIPProcessor.from_pretrained(folder).save_pretrained(target)
+    for name in COMPANIONS:
+        source = next((file for file in (folder / name, folder / "evaluation" / name) if file.is_file()), None)
+        if source is not None and source.suffix == ".json":
+            content = without_paths(json.loads(source.read_text(encoding="utf-8")))
+            (target / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        elif source is not None:
+            shutil.copyfile(source, target / name)
+    card.save(target / "README.md")
+
+
+def _reason(error: Exception) -> str:
+    response: Any = getattr(error, "response", None)
+    if response is not None:
+        return f"the server answered {response.status_code} {response.reason_phrase}".rstrip()
+    return " ".join(str(error).split()) or type(error).__name__

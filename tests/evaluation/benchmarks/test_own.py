@@ -1,0 +1,96 @@
+"""Tasks without a benchmark: photos, which are JSON Lines, and scenes, which are generated."""
+
+import io
+import json
+import tarfile
+
+import pytest
+from PIL import Image
+
+from beta_clip_hf.evaluation.benchmarks import load_benchmark
+from evaluation.benchmarks.files import touch, write
+
+
+@pytest.fixture
+def photos(tmp_path):
+    rows = [
+        {
+            "image": f"images/{number}.jpg",
+            "captions": [f"Photo {number}.", "It is grey."],
+            "phrases": [{"text": "a cat", "boxes": [[1, 2, 3, 4]], "kind": "human"}, {"text": "no box"}],
+        }
+        for number in range(3)
+    ]
+    write(tmp_path / "test.jsonl", rows)
+    pair = {"positive": "A cat.", "negative": "A dog.", "subset": "swap_obj", "id": "3"}
+    write(
+        tmp_path / "eval" / "sugarcrepe.jsonl", [{"image": "images/1.jpg", **pair}, {"image": "images/1.jpg", **pair}]
+    )
+    write(tmp_path / "eval" / "valse.jsonl", [{"image": "images/2.jpg", **pair, "subset": "plurals", "id": 7}])
+    region = {"box": [1, 2, 1, 4], "positive": "A cat.", "negatives": ["A dog.", "A cow."], "subset": "hard"}
+    write(tmp_path / "eval" / "fgovd.jsonl", [{"image": "images/0.jpg", **region}])
+    touch(tmp_path, (row["image"] for row in rows))
+    return tmp_path
+
+
+def test_photos_and_what_lies_beside_them(photos):
+    reading = load_benchmark("photos", photos)
+    kinds = {part.name: part.kind for part in reading.parts}
+    assert kinds == {"": "retrieval", "fg_ovd": "regions", "sugarcrepe": "choices", "valse": "choices"}
+    assert [part.name for part in reading.parts if part.squash] == ["fg_ovd"]
+    main, fg_ovd, sugarcrepe, valse = reading.parts
+    assert main.counts == {"images": 3, "captions": 6, "phrases": 6} and not reading.is_subset
+    assert main.rows[2]["caption"] == "Photo 2. It is grey." and main.rows[2]["image"] == str(photos / "images/2.jpg")
+    assert fg_ovd.rows[0]["regions"] == [
+        {"text": "A cat.", "subset": "hard", "box": [1, 2, 1, 4], "negatives": ["A dog.", "A cow."]}
+    ]
+    assert sugarcrepe.counts == {"images": 1, "choices": 2, "choices[swap_obj]": 2}
+    assert valse.rows[0]["choices"][0]["id"] == "plurals:7"
+    assert load_benchmark("photos", photos / "test.jsonl").key == reading.key, "the file may be given too"
+
+
+def test_a_photo_that_is_missing(photos):
+    (photos / "images" / "1.jpg").unlink()
+    with pytest.raises(ValueError, match=r"Your photos must be whole, but 1 of 3 images are not there \(images/1\.jpg"):
+        load_benchmark("photos", photos)
+    with pytest.raises(ValueError, match="Your photos must have images, but none of 1 is there"):
+        load_benchmark("photos", photos, allow_subset=True)  # SugarCrepe is about this photo alone
+    (photos / "eval" / "sugarcrepe.jsonl").unlink()
+    assert load_benchmark("photos", photos, allow_subset=True).subset_note == "2 of 3 images"
+
+
+def test_a_bad_row_is_named(photos):
+    write(
+        photos / "test.jsonl",
+        [{"image": "images/0.jpg", "caption": "A cat."}, {"image": "images/1.jpg", "caption": ""}],
+    )
+    with pytest.raises(ValueError, match=r"test\.jsonl, record 2: caption must be"):
+        load_benchmark("photos", photos, allow_subset=True)
+
+
+def test_photos_from_tars(tmp_path):
+    file = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(file, "PNG")
+    with tarfile.open(tmp_path / "test-00000.tar", "w") as tar:
+        for name, content in {"a.png": file.getvalue(), "a.json": json.dumps({"caption": "A cat."}).encode()}.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    (part,) = load_benchmark("photos", tmp_path / "test-00000.tar").parts
+    assert [row["caption"] for row in part.rows] == ["A cat."] and part.counts == {"images": 1, "captions": 1}
+
+
+def test_the_real_photos(shared_dir):
+    reading = load_benchmark("photos", shared_dir / "data" / "photos")
+    assert {part.name: part.counts["images"] for part in reading.parts}[""] == 565
+    counts = {part.name: part.counts for part in reading.parts}
+    assert counts[""]["captions"] == 2826 and counts[""]["phrases"] == 1468
+    assert counts["fg_ovd"]["regions"] == 666 and counts["sugarcrepe"]["choices"] == 489
+    assert counts["valse"]["choices"] == 120 and not reading.is_subset
+
+
+def test_scenes_need_no_files():
+    small, large = (load_benchmark("scenes", image_size=size) for size in (32, 64))
+    (part,) = small.parts
+    assert len(part.rows) == part.counts["images"] == 500 and part.rows[3]["image"].size == (32, 32)
+    assert small.key != large.key and small.key == load_benchmark("scenes", "anywhere", image_size=32).key

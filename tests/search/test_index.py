@@ -1,0 +1,236 @@
+import json
+import os
+import shutil
+
+import pytest
+import torch
+from PIL import Image
+
+from beta_clip_hf.data.rows import load_image
+from beta_clip_hf.search import index as index_module
+from beta_clip_hf.search import sources, table
+from beta_clip_hf.search.index import PhotoIndex, load_embedder
+from ddp_helpers import run_processes
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "new" / "photos.index"
+
+
+def names(index):
+    return sorted(os.path.basename(image) for image in index.table.known())
+
+
+def counts(added):
+    return (added.new, added.changed, added.updated, added.deleted, added.unchanged, len(added.unreadable))
+
+
+def counting(monkeypatch):
+    """The images that are decoded from now on."""
+    decoded = []
+
+    def load(image):
+        decoded.append(os.path.basename(str(image)))
+        return load_image(image)
+
+    monkeypatch.setattr(sources, "load_image", load)
+    return decoded
+
+
+def write_rows(file, rows):
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def test_a_folder_is_embedded_as_the_model_does_it(path, embedder, photos):
+    index = PhotoIndex.create(path, embedder)
+    assert counts(index.add(photos)) == (6, 0, 0, 0, 0, 0)
+    assert names(index) == [f"{number}.png" for number in range(6)]
+    for key, stored in index.table.fetch(list(index.table.known()), ["vector", "width", "height"]).items():
+        inputs = embedder.processor(images=load_image(key), return_tensors="pt")
+        with torch.no_grad():
+            features = embedder.model.get_image_features(**inputs).pooler_output[0]
+        assert torch.allclose(torch.tensor(stored["vector"]), features / features.norm(), atol=1e-6)
+        assert (stored["width"], stored["height"]) == Image.open(key).size
+
+
+def test_only_what_has_changed_is_encoded_again(path, embedder, photos, monkeypatch):
+    index = PhotoIndex.create(path, embedder)
+    index.add(photos)
+    before = index.table.known()
+    decoded = counting(monkeypatch)
+    assert counts(index.add(photos)) == (0, 0, 0, 0, 6, 0) and decoded == []
+    (photos / "0.png").unlink()
+    Image.new("RGB", (30, 30), "pink").save(photos / "1.png")
+    os.utime(photos / "2.png", ns=(1, 1))  # another time, the same content
+    shutil.copy(photos / "3.png", photos / "6.png")
+    assert counts(index.add(photos)) == (1, 1, 1, 1, 3, 0) and sorted(decoded) == ["1.png", "6.png"]
+    after = index.table.known()
+    assert names(index) == ["1.png", "2.png", "3.png", "4.png", "5.png", "6.png"]
+    assert after[str(photos / "2.png")].file_modified_ns == 1
+    assert after[str(photos / "1.png")].file_sha256 != before[str(photos / "1.png")].file_sha256
+    hit = index.search(index_module.Query(images=[(photos / "1.png", 1.0)]), top=1)[0]
+    assert hit.image == str(photos / "1.png") and hit.similarity == pytest.approx(1, abs=1e-5)
+    assert counts(index.add(photos)) == (0, 0, 0, 0, 6, 0)
+
+
+def test_unreadable_files_are_listed_and_tried_again(path, embedder, photos):
+    (photos / "1.png").write_bytes((photos / "1.png").read_bytes()[:60])
+    (photos / "7.jpg").write_text("no image")
+    index = PhotoIndex.create(path, embedder)
+    added = index.add(photos)
+    assert counts(added) == (5, 0, 0, 0, 0, 2)
+    assert [os.path.basename(image) for image, _ in index.unreadable()] == ["1.png", "7.jpg"]
+    assert all("must be readable" in error for _, error in index.unreadable())
+    Image.new("RGB", (9, 9), "pink").save(photos / "1.png")
+    assert counts(index.add(photos)) == (1, 0, 0, 0, 5, 1)
+    assert [os.path.basename(image) for image, _ in index.unreadable()] == ["7.jpg"]
+    (photos / "2.png").write_text("broken now")
+    assert counts(index.add(photos)) == (0, 0, 0, 1, 5, 2) and "2.png" not in names(index)
+
+
+def test_a_stopped_run_goes_on_where_it_was(path, embedder, photos, monkeypatch):
+    monkeypatch.setattr(index_module, "IMAGES_PER_FRAGMENT", 2)
+    index = PhotoIndex.create(path, embedder)
+    decoded = counting(monkeypatch)
+
+    def stop(image):
+        if len(decoded) == 5:
+            raise KeyboardInterrupt
+        decoded.append(image)
+        return load_image(image)
+
+    monkeypatch.setattr(sources, "load_image", stop)
+    with pytest.raises(KeyboardInterrupt):
+        index.add(photos)
+    assert len(PhotoIndex.open(path)) == 4
+    decoded = counting(monkeypatch)
+    assert counts(PhotoIndex.open(path, embedder).add(photos)) == (2, 0, 0, 0, 4, 0) and len(decoded) == 2
+    assert names(index) == [f"{number}.png" for number in range(6)]
+
+
+def test_rows_bring_columns_that_change_without_encoding(path, embedder, photos, monkeypatch):
+    rows = [
+        {"image": "photos/0.png", "caption": "A red wall.", "year": 2020, "stars": 4, "phrases": ["a wall"]},
+        {"image": "photos/1.png", "captions": ["Green.", "A lawn."], "year": 2021, "stars": 4.5},
+        {"image": "photos/2.png", "year": 2022},
+        {"image": "photos/2.png", "caption": "The same image again."},
+        {"image": "photos/none.png", "caption": "It is not there."},
+    ]
+    file = write_rows(photos.parent / "rows.jsonl", rows)
+    index = PhotoIndex.create(path, embedder)
+    assert counts(index.add(file)) == (3, 0, 0, 0, 0, 2)
+    assert index.table.columns["year"] == "int64" and index.table.columns["stars"] == "double"
+    assert "phrases" not in index.table.columns
+    found = {os.path.basename(hit.image): hit.columns for hit in index.search("a wall")}
+    assert found["1.png"]["caption"] == "Green. A lawn." and "caption" not in found["2.png"]
+    decoded = counting(monkeypatch)
+    rows[0] |= {"caption": "A wall.", "place": "Rome"}
+    del rows[0]["year"]
+    assert counts(index.add(write_rows(file, rows))) == (0, 0, 1, 0, 2, 2)
+    assert decoded == [str(photos.parent / "photos/none.png").rpartition("/")[2]]
+    found = {os.path.basename(hit.image): hit.columns for hit in index.search("a wall")}
+    assert found["0.png"]["caption"] == "A wall." and found["0.png"]["place"] == "Rome"
+    assert "year" not in found["0.png"]
+    with pytest.raises(ValueError, match="column 'year' must be int64, as in the index, but is string"):
+        index.add(write_rows(file, [{**rows[1], "year": "MMXX"}]))
+    assert len(index) == 3
+
+
+def test_a_folder_leaves_alone_what_rows_have_brought(path, embedder, photos):
+    file = write_rows(photos.parent / "rows.jsonl", [{"image": "photos/0.png", "caption": "Red."}])
+    index = PhotoIndex.create(path, embedder)
+    index.add(photos)
+    assert counts(index.add(file)) == (0, 0, 1, 0, 0, 0)  # the row takes the image over
+    assert counts(index.add(photos)) == (0, 0, 0, 0, 6, 0)
+    assert [hit.columns["caption"] for hit in index.search("red", where="caption IS NOT NULL")] == ["Red."]
+    assert counts(index.add(write_rows(file, [{"image": "photos/1.png", "caption": "Green."}]))) == (0, 0, 1, 1, 0, 0)
+
+
+def test_images_without_a_file_have_a_preview(path, embedder, photos):
+    rows = [{"image": (photos / f"{n}.png").read_bytes(), "caption": f"Image {n}.", "id": n} for n in range(3)]
+    index = PhotoIndex.create(path, embedder)
+    assert counts(index.add(rows)) == (3, 0, 0, 0, 0, 0)
+    rows[1]["image"] = (photos / "4.png").read_bytes()
+    assert counts(index.add(rows)) == (0, 1, 0, 0, 2, 0)
+    assert sorted(index.table.known()) == ["rows#0", "rows#1", "rows#2"]
+    assert index.table.fetch(["rows#0"], ["preview"])["rows#0"]["preview"].startswith(b"\xff\xd8")
+    with pytest.raises(ValueError, match="rerank must be 0 where no image can be opened again"):
+        index.search("an image", rerank=3)
+
+
+def test_another_model_is_refused(path, embedder, photos, tiny_model, checkpoint):
+    PhotoIndex.create(path, embedder).add(photos)
+    with pytest.raises(ValueError, match=r"of dtype float32, but is of dtype bfloat16"):
+        PhotoIndex.open(path, load_embedder(checkpoint, device="cpu", dtype="bfloat16"))
+    with torch.no_grad():
+        tiny_model.visual_projection.weight += 0.01
+    tiny_model.save_pretrained(checkpoint)
+    with pytest.raises(ValueError, match=r"of weights \w{16}, but is of weights \w{16}"):
+        PhotoIndex.open(path, load_embedder(checkpoint, device="cpu"))
+    with pytest.raises(ValueError, match="of weights"):
+        PhotoIndex.open(path).search("loaded by its name")
+
+
+def test_what_is_no_index_or_no_collection(path, embedder, tmp_path):
+    with pytest.raises(ValueError, match="must be an index, but holds none"):
+        PhotoIndex.open(path)
+    index = PhotoIndex.create(path, embedder)
+    with pytest.raises(ValueError, match="must not hold an index yet"):
+        PhotoIndex.create(path, embedder)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="must be a folder with photos below it"):
+        index.add(tmp_path / "empty")
+    assert index.search("nothing is there yet") == []
+
+
+def in_two_processes(rank, path, checkpoint, photos):
+    index_module.IMAGES_PER_FRAGMENT = 1
+    index = PhotoIndex.create(path, load_embedder(checkpoint, device="cpu", batch_size=2))
+    added = index.add(photos)
+    return counts(added), len(index)
+
+
+def test_two_processes_each_append_their_part(path, embedder, checkpoint, photos, tmp_path):
+    (photos / "7.jpg").write_text("no image")
+    several = run_processes(in_two_processes, str(path), str(checkpoint), str(photos))
+    assert several == [((6, 0, 0, 0, 0, 1), 6)] * 2
+    alone = PhotoIndex.create(tmp_path / "alone", embedder)
+    alone.add(photos)
+    together = PhotoIndex.open(path, embedder)
+    assert together.unreadable() == alone.unreadable() and together.table.known() == alone.table.known()
+    columns = [one.table.fetch(list(alone.table.known()), ["vector"]) for one in (together, alone)]
+    for key, stored in columns[0].items():
+        assert torch.allclose(torch.tensor(stored["vector"]), torch.tensor(columns[1][key]["vector"]), atol=1e-6)
+
+
+def test_a_vector_index_is_trained_again_when_the_collection_has_doubled(tmp_path, monkeypatch):
+    monkeypatch.setattr(table, "EXACT_BELOW", 300)
+    images = table.ImageTable.create(tmp_path / "index", 16, {"model": "none"})
+    generator = torch.Generator().manual_seed(0)
+
+    def add(first, count):
+        vectors = torch.nn.functional.normalize(torch.randn(count, 16, generator=generator), dim=1).numpy()
+        images.append([{"image": f"{first + n}.jpg", "width": n} for n in range(count)], vectors)
+        images.finish()
+        return vectors
+
+    def trained_on():
+        return [one.name for one in images._images.list_indices()]
+
+    add(0, 299)
+    assert not images.has_vector_index
+    add(299, 101)
+    assert trained_on() == ["vector_400"]
+    vectors = add(400, 200)
+    assert trained_on() == ["vector_400"]
+    assert images.nearest(vectors[7], 1)[0]["image"] == "407.jpg"  # what came later is found
+    add(600, 200)
+    assert trained_on() == ["vector_800"]
+    assert images.recall(vectors[:10], top=5) == 1
+    assert images.recall(vectors[:10], top=5, probes=1) <= 1
+    few = images.nearest(vectors[0], 5, where="width < 2", probes=1)
+    assert len(few) == 5 and all(row["width"] < 2 for row in few)  # more partitions than one were needed
+    exact = torch.tensor(vectors[3]) @ torch.tensor([row["vector"] for row in images.nearest(vectors[3], 5)]).T
+    assert exact.tolist() == sorted(exact.tolist(), reverse=True)

@@ -1,0 +1,55 @@
+import pytest
+import torch
+from matplotlib import colormaps
+from PIL import Image
+
+from beta_clip_hf.heat_maps import colour_bar, highest_of, overlay
+
+
+def is_grey(pixel):
+    return max(pixel) - min(pixel) <= 1
+
+
+def test_colour_is_where_the_map_is_above_uniform():
+    heat = torch.zeros(4, 4)
+    heat[0, 3] = 1  # above, on the right
+    image = overlay(Image.new("RGB", (80, 40), "white"), heat)
+    assert image.size == (80, 40) and image.mode == "RGB"
+    highest = torch.tensor(colormaps["viridis"](1.0)[:3]) * 255
+    expected = (0.9 * highest + 0.1 * 255).tolist()
+    assert image.getpixel((75, 2)) == pytest.approx(expected, abs=6)
+    assert all(is_grey(image.getpixel(place)) for place in ((5, 5), (5, 35), (75, 35)))
+
+
+def test_a_uniform_map_and_one_of_zeros_leave_the_image_grey():
+    photo = Image.new("RGB", (20, 20), "red")
+    for heat in (torch.full((3, 3), 7.0), torch.zeros(3, 3)):
+        assert is_grey(overlay(photo, heat).getpixel((10, 10)))
+
+
+def test_one_scale_for_several_maps():
+    strong, weak = torch.tensor([[9.0, 1, 1, 1]]), torch.tensor([[3.0, 1, 1, 1]])
+    assert highest_of(strong, weak) == pytest.approx(3) and highest_of() == highest_of(torch.ones(2, 2)) == 1.25
+    photo = Image.new("RGB", (40, 10), "white")
+    own, shared = overlay(photo, weak), overlay(photo, weak, highest_of(strong, weak))
+    assert own.getpixel((2, 5)) == overlay(photo, strong).getpixel((2, 5)) != shared.getpixel((2, 5))
+
+
+def test_the_bar_has_the_colours_of_the_overlay():
+    bar, mean_grey = colour_bar(3.0, width=201), Image.new("RGB", (2, 2), (127, 127, 127))
+    heat = torch.zeros(2, 2)
+    heat[0, 0] = 4  # 4 x uniform in one corner; 0 in the others
+    for highest, place in ((4.0, 200), (7.0, 100)):  # the corner is at the end of the scale, in the middle of it
+        assert bar.getpixel((place, 5)) == pytest.approx(overlay(mean_grey, heat, highest).getpixel((0, 0)), abs=2)
+    assert is_grey(bar.getpixel((0, 5))) and bar.height > 20
+
+
+@pytest.mark.parametrize("heat", [torch.ones(3), torch.tensor([[-1.0, 1]]), torch.tensor([[float("nan"), 1]])])
+def test_what_is_no_map(heat):
+    with pytest.raises(ValueError, match="a heat map must"):
+        overlay(Image.new("RGB", (8, 8)), heat)
+
+
+def test_a_scale_must_have_a_range():
+    with pytest.raises(ValueError, match="highest must be above 1"):
+        overlay(Image.new("RGB", (8, 8)), torch.ones(2, 2), highest=1.0)

@@ -1,0 +1,46 @@
+import base64
+import io
+import re
+from html.parser import HTMLParser
+
+from PIL import Image
+
+from beta_clip_hf.pages import Picture, Section, data_uri, write_page
+
+
+class Reader(HTMLParser):
+    """What a browser would see: tags in order, and all text."""
+
+    def __init__(self):
+        super().__init__()
+        self.tags, self.images, self.text = [], [], ""
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs).get("class")))
+        if tag == "img":
+            self.images.append(dict(attrs)["src"])
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_texts_are_shown_as_they_are_and_pictures_are_inside(tmp_path):
+    evil = '<script>alert("x")</script> & <b>'
+    pictures = [Picture(Image.new("RGB", (50, 40), "red"), evil, is_marked=True), Picture(Image.new("L", (9, 9)))]
+    path = write_page(tmp_path / "new" / "page.html", evil, [Section(evil, pictures, note=evil)], summary=evil)
+    page = Reader()
+    page.feed(path.read_text(encoding="utf-8"))
+    tags = [tag for tag, _ in page.tags]
+    assert "script" not in tags and "b" not in tags and tags.count("img") == 2
+    assert page.text.count(evil) == 6  # head, title, summary, text, note, caption
+    assert page.tags.count(("figure", "marked")) == 1
+    assert not re.search(r"""(src|href)=["'](?!data:)""", path.read_text(encoding="utf-8"))
+    assert [one.name for one in path.parent.iterdir()] == ["page.html"]
+    image = Image.open(io.BytesIO(base64.b64decode(page.images[0].partition(",")[2])))
+    assert image.size == (50, 40) and image.getpixel((20, 20))[0] > 240 > 20 > image.getpixel((20, 20))[1]
+
+
+def test_large_pictures_are_stored_small():
+    image = Image.new("RGB", (3000, 1500), "blue")
+    stored = Image.open(io.BytesIO(base64.b64decode(data_uri(image, 400).partition(",")[2])))
+    assert stored.size == (400, 200) and image.size == (3000, 1500)
