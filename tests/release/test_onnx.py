@@ -170,7 +170,7 @@ def test_large_weights_lie_beside_their_graph(legacy):
     release_onnx._to_int8(folder / "text.onnx", folder / "int8.onnx", True)
     (expected,) = run_graph(folder / "text.onnx", inputs)
     for name, cosine in (("half", 0.9999), ("int8", 0.98)):
-        assert (folder / f"{name}.onnx.data").stat().st_size > (folder / f"{name}.onnx").stat().st_size
+        assert (folder / f"{name}.onnx.data").stat().st_size > 514 * 32  # the table of tokens, and more
         assert F.cosine_similarity(run_graph(folder / f"{name}.onnx", inputs)[0], expected, dim=-1).min() > cosine
 
 
@@ -239,6 +239,8 @@ def test_what_is_written_about_an_export(exported, model):
     assert about["image"]["mean"][0] == 0.48145466 and about["image"]["center_crop"] == {"height": 32, "width": 32}
     assert about["logit_scales"]["embeds"] == pytest.approx(model.logit_scale.exp().item())
     for graph in about["graphs"].values():
+        # Nothing of the machine that it was made on.
+        assert b"site-packages" not in (exported / graph["file"]).read_bytes()
         for figures in graph["agreement"].values():
             assert figures["largest_difference"] < 1e-4 and figures["lowest_cosine"] > 0.99999
 
@@ -283,7 +285,7 @@ def test_mistakes_are_told(source, exported, tiny_clip_dir, tiny_processor, trac
         export_graphs(source, source)
     clip = shutil.copytree(tiny_clip_dir, tmp_path / "clip")
     tiny_processor.save_pretrained(clip)
-    with pytest.raises(ValueError, match="path must be None for a model with one text path, but is 'short'"):
+    with pytest.raises(ValueError, match="path must be None for a processor with one text path, but is 'short'"):
         export_graphs(clip, tmp_path / "out", path="short")
     monkeypatch.setattr(release_onnx, "TOLERANCE", 1e-12)
     with pytest.raises(ValueError, match=r"image_embeds of .* must be the model's up to 1.0e-1\d, but differs by"):

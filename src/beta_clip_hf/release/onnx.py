@@ -137,7 +137,10 @@ def _program(graph: Graph, positions: int) -> tuple[ExportedProgram, dict[str, d
     strict = isinstance(graph.module, RegionGraph)
     with _quiet(), torch.no_grad():
         module = graph.module.eval()
-        return torch.export.export(module, (), kwargs=graph.inputs, dynamic_shapes=shapes, strict=strict), shapes
+        program = torch.export.export(module, (), kwargs=graph.inputs, dynamic_shapes=shapes, strict=strict)
+    for node in program.graph.nodes:  # the places of source files on this machine, for each operation
+        node.meta.pop("stack_trace", None)
+    return program, shapes
 
 
 def _write_onnx(graph: Graph, file: Path, positions: int) -> None:
@@ -229,7 +232,7 @@ def _about(model: BetaCLIPModel, processor: Any, path: str | None) -> dict[str, 
     scales = {"embeds": model.logit_scale.exp().item()}
     if model.pooler is not None:
         scales["contextualized_embeds"] = model.pooler.logit_scale.exp().item()
-    text = {"path": path, "positions": positions, "max_length": min(limit, positions)}
+    text = {"path": path, "positions": positions, "max_length": min(limit or positions, positions)}
     return {"image": image, "text": text, "projection_dim": config.projection_dim, "logit_scales": scales}
 
 
