@@ -3,10 +3,10 @@
     python benchmarks/search.py                       # 1,000 images, embedded; 10,000 and 100,000, synthetic
     python benchmarks/search.py --images 1000         # one size
 
-Up to 1,000 images are generated scenes in JPEG files, embedded by a small model with random weights (two layers of width
-128, 49 patches, D = 512): time and disk are real, what is found means nothing. Of larger collections the embeddings are
-synthetic: vectors in clusters with a falling spectrum and a common direction, as CLIP's have; a query is one of them with
-noise. Patch features are stored up to 10,000 images (random numbers above 1,000).
+Up to 1,000 images are generated scenes in JPEG files, embedded by a small model with random weights (two layers of
+width 128, 49 patches, D = 512): time and disk are real, what is found means nothing. Of larger collections the
+embeddings are synthetic: vectors in clusters with a falling spectrum and a common direction, as CLIP's have; a query is
+one of them with noise. Patch features are stored up to 10,000 images (random numbers above 1,000).
 """
 
 import argparse

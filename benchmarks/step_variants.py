@@ -28,13 +28,13 @@ Step = Callable[[Mark], Tensor]
 # What the backward pass computes again, by tower.
 RECOMPUTED: dict[str, dict[str, dict[str, Any]]] = {
     "package": {},
-    "selective": {
+    "both selective": {
         "text_model": {"context_fn": keep_linear_outputs},
         "vision_model": {"context_fn": keep_linear_outputs},
     },
-    "text recomputed": {"text_model": {}},
-    "text recomputed, vision selective": {"text_model": {}, "vision_model": {"context_fn": keep_linear_outputs}},
-    "both recomputed": {"text_model": {}, "vision_model": {}},
+    "text full": {"text_model": {}},
+    "text full, vision selective": {"text_model": {}, "vision_model": {"context_fn": keep_linear_outputs}},
+    "both full": {"text_model": {}, "vision_model": {}},
 }
 REFERENCE = "reference"
 

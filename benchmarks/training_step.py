@@ -228,7 +228,7 @@ def ratios(numerators: list[float], denominators: list[float]) -> dict[str, floa
 
 def markdown(results: list[dict[str, Any]]) -> str:
     columns = ("", "B", "images/s", "against the reference", "GFLOP", "of the matmul rate", "kept", "peak", "process")
-    lines = ["By what the backward pass computes again:", "", row(*columns), "|---" * len(columns) + "|"]
+    lines = ["By the checkpointing of the towers:", "", row(*columns), "|---" * len(columns) + "|"]
     for one in results:
         for name in one["groups"]["settings"]:
             step, theirs = one["steps"][name], one["steps"][REFERENCE]

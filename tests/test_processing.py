@@ -42,6 +42,15 @@ def test_hierarchies_become_a_flat_batch(tiny_processor):
     assert torch.equal(texts_only["input_ids"], batch["input_ids"])
 
 
+def test_texts_are_padded_as_the_tokenizer_pads(tiny_processor):
+    texts = ["A cube.", "word " * 400, "a"]
+    settings = {"padding": True, "padding_side": "right", "truncation": True, "max_length": 248}
+    padded = tiny_processor.tokenizer(texts, **settings, return_tensors="pt")
+    batch = tiny_processor(hierarchies=texts)
+    for name in ("input_ids", "attention_mask"):
+        assert torch.equal(batch[name], padded[name]) and batch[name].dtype == padded[name].dtype
+
+
 def test_a_model_takes_the_batch_as_it_is(tiny_processor, tiny_model):
     outputs = tiny_model(**tiny_processor(images=images(3), hierarchies=HIERARCHIES), return_loss=True)
     assert outputs.loss.isfinite()

@@ -8,6 +8,7 @@ import copy
 import html
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -279,25 +280,20 @@ class BetaCLIPProcessor(CLIPProcessor):
 
     def _tokens(self, texts: Sequence[str], limits: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Ids and mask `(T, L)`, right-padded, of texts that have at most so many tokens; no texts give `(0, 1)`."""
-        parts = []
-        for limit in sorted(set(limits)):
+        ids: list[list[int]] = [[]] * len(texts)
+        for limit in set(limits):
             places = [place for place, one in enumerate(limits) if one == limit]
-            parts.append((torch.tensor(places), *self._tokens_of_one_limit([texts[place] for place in places], limit)))
-        width = max((ids.shape[1] for _, ids, _ in parts), default=1)
-        input_ids = torch.full((len(texts), width), self.tokenizer.pad_token_id or 0, dtype=torch.int64)
-        attention_mask = torch.zeros_like(input_ids)
-        for places_of_part, ids, mask in parts:
-            input_ids[places_of_part, : ids.shape[1]] = ids
-            attention_mask[places_of_part, : ids.shape[1]] = mask
-        return input_ids, attention_mask
-
-    def _tokens_of_one_limit(self, texts: list[str], max_length: int) -> tuple[Tensor, Tensor]:
-        tokens = self.tokenizer(
-            texts, padding=True, padding_side="right", truncation=True, max_length=max_length, return_tensors="pt"
-        )
-        if not (tokens["input_ids"] == self.tokenizer.eos_token_id).any(dim=1).all():
+            # Not padded here: the tokenizer would turn the padding into Python numbers, and those into a tensor.
+            tokens = self.tokenizer([texts[place] for place in places], truncation=True, max_length=limit)
+            for place, ids_of_text in zip(places, tokens["input_ids"], strict=True):
+                ids[place] = ids_of_text
+        if not all(self.tokenizer.eos_token_id in ids_of_text for ids_of_text in ids):
             raise ValueError(f"the tokenizer must end every text with {self.tokenizer.eos_token!r}, but does not")
-        return tokens["input_ids"], tokens["attention_mask"]
+        lengths_T = torch.tensor([len(ids_of_text) for ids_of_text in ids], dtype=torch.int64)
+        real_TL = torch.arange(max(map(len, ids), default=1)) < lengths_T[:, None]
+        input_ids_TL = torch.full(real_TL.shape, self.tokenizer.pad_token_id or 0, dtype=torch.int64)
+        input_ids_TL[real_TL] = torch.tensor(list(chain.from_iterable(ids)), dtype=torch.int64)
+        return input_ids_TL, real_TL.to(torch.int64)
 
 
 def squashed(image_processor: Any) -> Any:

@@ -85,7 +85,8 @@ class ImageTable:
         database = _connect(path)
         import pyarrow as pa
 
-        if IMAGES in _table_names(database):
+        present = _table_names(database)
+        if IMAGES in present:
             raise ValueError(f"{path} must not hold an index yet, but does: open it")
         fields = [
             pa.field("image", pa.string()),
@@ -103,8 +104,8 @@ class ImageTable:
         texts = [pa.field(name, pa.string()) for name in ("image", "file_sha256", "file_source", "error")]
         if store_patches:
             of_patches = [*texts[:2], pa.field("patches", pa.binary()), pa.field("patch_rows", pa.int32())]
-            database.create_table(PATCHES, schema=pa.schema(of_patches), mode="overwrite")
-        database.create_table(UNREADABLE, schema=pa.schema([texts[0], *texts[2:]]), mode="overwrite")
+            _make_empty(database, PATCHES, pa.schema(of_patches), present)
+        _make_empty(database, UNREADABLE, pa.schema([texts[0], *texts[2:]]), present)
         # Last: an index is there when its images are.
         metadata = {INFO: json.dumps({"schema": SCHEMA, "stores_patches": store_patches, **info}).encode()}
         database.create_table(IMAGES, schema=pa.schema(fields, metadata=metadata))
@@ -320,6 +321,11 @@ def _connect(path: str | os.PathLike[str]) -> Any:
         raise ImportError('An index needs LanceDB: pip install "beta-clip-hf[search]"') from error
     # Each read sees what other processes have written.
     return lancedb.connect(str(path), read_consistency_interval=timedelta(0))
+
+
+def _make_empty(database: Any, name: str, schema: Any, present: Iterable[str]) -> None:
+    """A table that an earlier try may have left."""
+    database.create_table(name, schema=schema, mode="overwrite" if name in present else "create")
 
 
 def _table_names(database: Any) -> Iterable[str]:
