@@ -1,5 +1,6 @@
 """The command line: every page of help ends with an example, an error is one sentence, nothing is imported unasked."""
 
+import shlex
 import subprocess
 import sys
 from types import ModuleType
@@ -80,7 +81,7 @@ def test_help_of_a_command_ends_with_its_example(command: cli.Command, capsys) -
 @pytest.mark.parametrize("command", cli.COMMANDS, ids=lambda command: " ".join(command.words))
 def test_the_example_is_understood(command: cli.Command) -> None:
     """A parsed example: no option in it is misspelt or gone."""
-    words = command.example.split()
+    words = shlex.split(command.example)
     assert words[0] == "beta-clip"
     assert cli.find_command(words[1:]) is command
     assert callable(cli.build_parser(command).parse_args(words[1:]).run)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -91,7 +92,7 @@ def test_the_page_on_regions(desk: Path) -> None:
 
 @pytest.mark.parametrize("line", sorted(COMMANDS))
 def test_commands_are_understood(line: str) -> None:
-    words = line.split("#")[0].split()[1:]
+    words = shlex.split(line, comments=True)[1:]
     command = cli.find_command(words)
     assert callable(cli.build_parser(command).parse_args(words).run)
     assert [word for word in words if word.startswith("examples/") and not (PROJECT / word).is_file()] == []
