@@ -321,6 +321,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Makes or updates the index and says what was done. Unreadable images are listed, and no error."""
+    if args.num_workers:  # LanceDB has threads, which a forked process would be without
+        torch.multiprocessing.set_start_method("spawn", force=True)
     with launched_processes():
         processes = Processes()
         if processes.rank:

@@ -298,7 +298,10 @@ class BetaCLIPTrainer(Trainer):
         self.save_model(_internal_call=True)
         if not self.is_world_process_zero():
             return None
-        settings = {"private": self.args.hub_private_repo if private is None else private, "revision": revision}
+        settings: dict[str, Any] = {
+            "private": self.args.hub_private_repo if private is None else private,
+            "revision": revision,
+        }
         repo_id = self.args.hub_model_id or Path(self.args.output_dir).name
         return push(self.args.output_dir, repo_id, token=token or self.args.hub_token, **settings, **kwargs)
 
