@@ -273,7 +273,8 @@ def test_a_sweep_may_keep_its_figures_only(tiny_clip_dir, tuned_dir, photos, tmp
     command = ["interpolate", str(tiny_clip_dir), str(tuned_dir), str(out), "--alpha", "0.5", "--discard"]
     assert main([*command, "--tasks", "photos", "--data", str(photos), "--device", "cpu", "--no-conditioned"]) == 0
     files = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
-    assert files == {"sweep.json", "sweep.png", "alpha_0.5/evaluation/results.json"}
+    assert files >= {"sweep.json", "sweep.png", "alpha_0.5/evaluation/results.json"}
+    assert all(name.startswith(("sweep.", "alpha_0.5/evaluation/")) for name in files)  # no model
 
 
 def figure(value):

@@ -18,10 +18,10 @@ import numpy as np
 IMAGES, PATCHES, UNREADABLE = "images", "patches", "unreadable"
 INFO = b"beta_clip_hf"  # where the schema keeps what the index remembers
 SCHEMA = 1
-# Below so many images each query is compared with all of them: as fast as any index, and nothing is missed.
+# Below so many images each query is compared with all of them: that is quick enough, and nothing is missed.
 EXACT_BELOW = 20_000
 # Of the √N partitions so many are looked at, and so many times more candidates than asked for are compared with their
-# embeddings as they are, not rounded to 8 bits: docs/search.md has the recall.
+# embeddings as they are, not rounded to 8 bits. `benchmarks/search.py` measures the recall.
 PROBES, REFINE = 40, 5
 KEYS_PER_FILTER = 500
 # Earlier versions stay so long, for who reads them just now.
