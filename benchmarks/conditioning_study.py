@@ -33,7 +33,7 @@ from beta_clip_hf.evaluation.embedding import Embedder
 from beta_clip_hf.evaluation.evaluator import measure
 from beta_clip_hf.evaluation.metrics import bootstrap_interval, embedding_scores, hits_at_k, retrieval_ranks
 from beta_clip_hf.evaluation.results import Figure, environment, figures_to_json, write_values
-from beta_clip_hf.evaluation.retrieval import reranked
+from beta_clip_hf.evaluation.shortlists import reranked
 from beta_clip_hf.training.config import read_config
 from beta_clip_hf.training.run import build_trainer
 
@@ -137,11 +137,11 @@ def curve(embedder: Embedder, rows: list[Any]) -> list[dict[str, float]]:
     ranks = retrieval_ranks(embedding_scores(images_BD, texts_TD), index_B, len(rows))
     points = []
     for size in [*(size for size in SHORTLISTS if size < len(rows)), len(rows)]:
-        found = (
-            reranked(ranks.image_to_text, cls_BT, pairs_BT, index_B, index_B, size),
-            reranked(ranks.text_to_image, cls_BT.T, pairs_BT.T, index_B, index_B, size),
-        )
-        recall = [float(hits_at_k(of_way, 1).mean()) for of_way in found]
+        recall = []
+        for way, first, second in zip(ranks, (cls_BT, cls_BT.T), (pairs_BT, pairs_BT.T), strict=True):
+            short = first.topk(size, dim=1).indices
+            found = reranked(way, short, second.gather(1, short), index_B, index_B)
+            recall.append(float(hits_at_k(found, 1).mean()))
         milliseconds = time_of_shortlist(embedder.model, patches_BPD, texts_TD, cls_BT, size)
         points.append({"k": size, **dict(zip(WAYS, recall, strict=True)), "milliseconds": milliseconds})
     return points

@@ -2,8 +2,12 @@ import pytest
 import torch
 from PIL import Image
 
+from beta_clip_hf.evaluation import retrieval
+from beta_clip_hf.evaluation.embedding import Embedder, read_texts, run_probes
 from beta_clip_hf.evaluation.metrics import MatchRanks, hits_at_k, match_ranks, recall_at_k
-from beta_clip_hf.evaluation.retrieval import RetrievalEvaluator, cross_fitted, reranked
+from beta_clip_hf.evaluation.retrieval import RetrievalEvaluator, cross_fitted
+from beta_clip_hf.evaluation.shards import Shards
+from beta_clip_hf.evaluation.shortlists import best_candidates, reranked
 from evaluation.colours import ColourModel, ColourProcessor
 
 
@@ -115,9 +119,9 @@ def test_a_reranked_shortlist_stands_before_all_others_in_its_new_order(size):
         (first_BT.T, second_BT.T, image_index_T, images_B),
     ):
         relevant = label_Q[:, None] == label_C
-        ranks = reranked(match_ranks(first, relevant), first, second, label_Q, label_C, size)
-        combined = first.clone()
         short = first.topk(size, dim=1).indices
+        ranks = reranked(match_ranks(first, relevant), short, second.gather(1, short), label_Q, label_C)
+        combined = first.clone()
         combined.scatter_(1, short, second.gather(1, short) + 1000)
         expected = match_ranks(combined, relevant)
         inside = relevant.gather(1, short).any(dim=1)
@@ -129,7 +133,8 @@ def test_a_reranked_shortlist_stands_before_all_others_in_its_new_order(size):
 def test_a_shortlist_of_everything_is_the_second_score_alone():
     first_BT, second_BT, image_index_T = planted()
     relevant = torch.arange(40)[:, None] == image_index_T
-    ranks = reranked(match_ranks(first_BT, relevant), first_BT, second_BT, torch.arange(40), image_index_T, 80)
+    everything = torch.arange(80).expand(40, -1)
+    ranks = reranked(match_ranks(first_BT, relevant), everything, second_BT, torch.arange(40), image_index_T)
     assert all(torch.equal(one, other) for one, other in zip(ranks, match_ranks(second_BT, relevant), strict=True))
 
 
@@ -150,3 +155,35 @@ def test_the_sum_and_reranking_are_figures_of_their_own(tiny_model, tiny_process
     scores = {name.split("/")[1] for name in figures}
     assert scores == {"cls", "all_pairs", "rerank@16", "sum"}
     assert all(0 <= figures[f"long/{score}/image_to_text/R@1"].value <= 1 for score in scores)
+
+
+def figures_of(model, processor, rows, folder=None):
+    embedder = Embedder(model, processor, batch_size=4, shards=Shards(folder))
+    return run_probes(embedder, rows, retrieval.retrieval_probes(embedder, read_texts(rows), ks=(1, 2))).figures
+
+
+def test_shortlists_of_a_second_pass_give_what_all_pairs_give(tiny_model, tiny_processor, monkeypatch, tmp_path):
+    rows = rows_of(11, lambda i: 1 + i % 3)
+    rows[3]["captions"] = rows[7]["captions"] = ["a photo of both"]  # copies stay tied
+    monkeypatch.setattr(retrieval, "RERANKED", (2, 5))
+    whole = figures_of(tiny_model, tiny_processor, rows)
+    monkeypatch.setattr(retrieval, "MOST_PAIRS", 0)
+    in_two_passes = figures_of(tiny_model, tiny_processor, rows, tmp_path)
+    kinds = {"cls", "rerank@2", "rerank@5"}
+    assert in_two_passes == {name: figure for name, figure in whole.items() if name.split("/")[1] in kinds}
+    assert {name.split("/")[1] for name in whole} == kinds | {"all_pairs", "sum"}
+    assert in_two_passes["short/rerank@5/text_to_image/R@2"] != in_two_passes["short/cls/text_to_image/R@2"]
+
+    def encoded_again(*args):
+        raise AssertionError("what was kept is not measured again")
+
+    monkeypatch.setattr(Embedder, "images", lambda *args: iter(()) if not args[2] else encoded_again())
+    assert figures_of(tiny_model, tiny_processor, rows, tmp_path) == in_two_passes
+
+
+def test_the_best_candidates_of_both_ways(monkeypatch):
+    scores_BT = torch.randn(7, 23, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr("beta_clip_hf.evaluation.shortlists.SCORES_AT_A_TIME", 40)  # in several pieces
+    found = best_candidates(lambda images, texts: scores_BT[images, texts], 7, 23, 9)
+    assert torch.equal(found.texts_BK.long(), scores_BT.argsort(dim=1, descending=True)[:, :9])
+    assert torch.equal(found.images_TK.long(), scores_BT.T.argsort(dim=1, descending=True))  # there are only 7

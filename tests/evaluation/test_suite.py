@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from transformers import CLIPModel
 
 from beta_clip_hf import BetaCLIPModel, SceneDataset
-from beta_clip_hf.evaluation import embedding
+from beta_clip_hf.evaluation import embedding, retrieval
 from beta_clip_hf.evaluation.benchmarks import BENCHMARKS, load_benchmark
 from beta_clip_hf.evaluation.evaluator import evaluate
 from beta_clip_hf.evaluation.results import model_hash
@@ -208,18 +208,32 @@ def test_another_model_or_another_image_is_measured_again(checkpoint, photos, ti
     assert third["tasks"]["photos"]["figures"] != second["tasks"]["photos"]["figures"]
 
 
-def evaluate_in_a_process(rank, arguments):
+def in_small_pieces():
+    """Many shards, and shortlists in a second pass over the images."""
     embedding.IMAGES_PER_SHARD = embedding.TEXTS_PER_SHARD = 2
+    retrieval.MOST_PAIRS, retrieval.RERANKED = 0, (2, 4)
+
+
+def evaluate_in_a_process(rank, arguments):
+    in_small_pieces()
     return command(*arguments)
 
 
 def test_three_processes_give_the_same_figures_as_one(checkpoint, photos, tmp_path, monkeypatch):
-    monkeypatch.setattr(embedding, "IMAGES_PER_SHARD", 2)
-    monkeypatch.setattr(embedding, "TEXTS_PER_SHARD", 2)
+    for module, name in (
+        (embedding, "IMAGES_PER_SHARD"),
+        (embedding, "TEXTS_PER_SHARD"),
+        (retrieval, "MOST_PAIRS"),
+        (retrieval, "RERANKED"),
+    ):
+        monkeypatch.setattr(module, name, getattr(module, name))  # undone after the test
+    in_small_pieces()
     arguments = ["--model", checkpoint, "--data", photos, "--tasks", "photos,scenes", "--limit", 5, "--device", "cpu"]
     command(*arguments, "--output", tmp_path / "one")
     results = run_processes(evaluate_in_a_process, [*arguments, "--output", tmp_path / "three"], world_size=3)
     assert results == [0, 0, 0] and results_of(tmp_path / "three") == results_of(tmp_path / "one")
+    found, _ = results_of(tmp_path / "one")
+    assert "long/rerank@4/text_to_image/R@1" in found["tasks"]["photos"]["figures"]
 
 
 def test_a_missing_image_is_refused_or_marked(checkpoint, photos, tmp_path):

@@ -7,10 +7,10 @@ Letters: B images, T texts, P patches, D projection width.
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -70,6 +70,20 @@ class Probe(Protocol):
 
     def counts(self, kept: Kept) -> dict[str, int]:
         """How many of what was measured, by name."""
+
+
+@runtime_checkable
+class TwoPassProbe(Probe, Protocol):
+    """
+    A probe that may go over the images once more, to measure what depends on what all of them have given. What it keeps
+    then is added to what it kept before.
+    """
+
+    def plan(self, kept: Kept) -> Kept | None:
+        """What the second pass needs, of what the first has kept of all batches; `None` for no second pass."""
+
+    def second_pass(self, plan: Kept) -> Callable[[ImageBatch], Kept]:
+        """What to keep of each batch in the second pass, under names that the first has not used."""
 
 
 class Embedder:
@@ -204,6 +218,17 @@ class Embedder:
         with _inference(self.model):
             return self.model.score_pairs(batch.patch_features_BPD, text_embeds_TD).float()
 
+    def candidate_scores(
+        self, batch: ImageBatch, text_embeds_TD: Tensor, image_in_batch_N: Tensor, text_index_N: Tensor
+    ) -> Tensor:
+        """(N,) text-conditioned scores of chosen pairs; a pair that comes twice is scored once."""
+        pair_N, place_N = (image_in_batch_N * len(text_embeds_TD) + text_index_N).unique(return_inverse=True)
+        device, num_texts = text_embeds_TD.device, len(text_embeds_TD)
+        pairs = (pair_N.div(num_texts, rounding_mode="floor").to(device), (pair_N % num_texts).to(device))
+        with _inference(self.model):
+            scores = self.model.score_candidates(batch.patch_features_BPD, text_embeds_TD, *pairs).float()
+        return scores[place_N.to(device)]
+
     def region_embeds(self, batch: ImageBatch, boxes: Sequence[Sequence[Any]]) -> Tensor:
         """
         (R, D) float32, normalised, image by image: the features of regions.
@@ -258,43 +283,58 @@ class Measured(NamedTuple):
 
 def run_probes(embedder: Embedder, rows: Sequence[Row], probes: Sequence[Probe]) -> Measured:
     """
-    One pass over the images for all probes, shared between processes and resumed as `embedder.shards` says. A batch
-    holds the same images in any number of processes, so that the figures are the same too.
+    One pass over the images for all probes, and a second one for those that want it, shared between processes and
+    resumed as `embedder.shards` says. A batch holds the same images in any number of processes, so that the figures are
+    the same too.
     """
-    shards = split(range(len(rows)), IMAGES_PER_SHARD)
-
-    def measure(numbers: Sequence[int]) -> Iterator[Kept]:
-        batches = [split(shards[number], embedder.batch_size) for number in numbers]
-        encoded = embedder.images(rows, [batch for of_shard in batches for batch in of_shard])
-        for of_shard in batches:
-            yield joined([_measured(probes, next(encoded)) for _ in of_shard])
-        next(encoded, None)  # ends the progress bar
-
-    kept = embedder.shards.run("images", len(shards), measure)
+    processes = embedder.shards.processes
+    kept = _one_pass(embedder, rows, "images", lambda batch: _measured(probes, batch))
+    plans = {}
+    if processes.rank == 0:
+        of_two = [(place, probe) for place, probe in enumerate(probes) if isinstance(probe, TwoPassProbe)]
+        plans = {place: plan for place, probe in of_two if (plan := probe.plan(_of_probe(kept, place))) is not None}
+    plans = processes.broadcast(plans)
+    if plans:
+        again = {place: probes[place].second_pass(plan) for place, plan in plans.items()}
+        kept |= _one_pass(embedder, rows, "again", lambda batch: _named({i: of(batch) for i, of in again.items()}))
     result = None
-    if embedder.shards.processes.rank == 0:
-        of_probes = [
-            (probe, {name.partition("/")[2]: tensor for name, tensor in kept.items() if name.startswith(f"{place}/")})
-            for place, probe in enumerate(probes)
-        ]
+    if processes.rank == 0:
+        of_probes = [(probe, _of_probe(kept, place)) for place, probe in enumerate(probes)]
         result = Measured(
             {name: figure for probe, of_probe in of_probes for name, figure in probe.figures(of_probe).items()},
             {name: number for probe, of_probe in of_probes for name, number in probe.counts(of_probe).items()},
             hashlib.sha256(kept["digests"].numpy().tobytes()).hexdigest(),
             {probe.name: probe.report(of_probe) for probe, of_probe in of_probes if hasattr(probe, "report")},
         )
-    return embedder.shards.processes.broadcast(result)
+    return processes.broadcast(result)
+
+
+def _one_pass(embedder: Embedder, rows: Sequence[Row], name: str, measure: Callable[[ImageBatch], Kept]) -> Kept:
+    """What is measured of all batches, joined, in the first process."""
+    shards = split(range(len(rows)), IMAGES_PER_SHARD)
+
+    def work(numbers: Sequence[int]) -> Iterator[Kept]:
+        batches = [split(shards[number], embedder.batch_size) for number in numbers]
+        encoded = embedder.images(rows, [batch for of_shard in batches for batch in of_shard])
+        for of_shard in batches:
+            yield joined([measure(next(encoded)) for _ in of_shard])
+        next(encoded, None)  # ends the progress bar
+
+    return embedder.shards.run(name, len(shards), work)
 
 
 def _measured(probes: Sequence[Probe], batch: ImageBatch) -> Kept:
-    """What all probes keep of a batch, under the place of each."""
     digests = torch.frombuffer(bytearray(b"".join(batch.digests)), dtype=torch.uint8)
-    kept = {
-        f"{place}/{name}": tensor.cpu()
-        for place, probe in enumerate(probes)
-        for name, tensor in probe.measure(batch).items()
-    }
-    return {"digests": digests} | kept
+    return {"digests": digests} | _named({place: probe.measure(batch) for place, probe in enumerate(probes)})
+
+
+def _named(of_places: dict[int, Kept]) -> Kept:
+    """What probes keep, under the place of each."""
+    return {f"{place}/{name}": tensor.cpu() for place, kept in of_places.items() for name, tensor in kept.items()}
+
+
+def _of_probe(kept: Kept, place: int) -> Kept:
+    return {name.partition("/")[2]: tensor for name, tensor in kept.items() if name.startswith(f"{place}/")}
 
 
 class _Numbered(Dataset):

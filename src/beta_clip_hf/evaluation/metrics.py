@@ -100,11 +100,11 @@ def retrieval_ranks(
         raise ValueError(f"every image must have a text, but image {int((texts_of_B == 0).nonzero()[0])} has none")
     everything = slice(None)
     of_images, of_texts = [], []
-    for part in _parts(num_images, len(image_index_T), scores_at_a_time):
+    for part in parts_of(num_images, len(image_index_T), scores_at_a_time):
         scores_bT = _check_no_nan(score(part, everything))
         texts_R = ((image_index_T >= part.start) & (image_index_T < part.stop)).nonzero()[:, 0]
         of_images.append(_ranks_of_pairs(scores_bT, image_index_T[texts_R] - part.start, texts_R))
-    for part in _parts(len(image_index_T), num_images, scores_at_a_time):
+    for part in parts_of(len(image_index_T), num_images, scores_at_a_time):
         scores_Bt = _check_no_nan(score(everything, part))
         images_R = image_index_T[part]
         of_texts.append(_ranks_of_pairs(scores_Bt.T, torch.arange(len(images_R), device=images_R.device), images_R))
@@ -164,6 +164,10 @@ class DistinctEmbeddings:
     def spread(self, scores: Tensor, dim: int) -> Tensor:
         """The scores of all N, from those of the U distinct ones, which lie along `dim`."""
         return scores if self._place_N is None else scores.index_select(dim, self._place_N)
+
+    def places(self, index_R: Tensor) -> Tensor:
+        """(R,) int64: where in `embeds_UD` the embeddings of given numbers are."""
+        return index_R if self._place_N is None else self._place_N.to(index_R.device)[index_R]
 
 
 def chance_ranks(num_candidates: int, num_relevant_Q: Tensor) -> MatchRanks:
@@ -342,7 +346,7 @@ def _ranks_of_pairs(scores_QC: Tensor, query_R: Tensor, candidate_R: Tensor) -> 
     return MatchRanks(ahead_Q.to(device), tied_Q.to(device), tied_relevant_Q.to(device))
 
 
-def _parts(rows: int, columns: int, scores_at_a_time: int) -> list[slice]:
+def parts_of(rows: int, columns: int, scores_at_a_time: int) -> list[slice]:
     """Slices of consecutive rows, so many that rows x columns stays within `scores_at_a_time`, but one at least."""
     size = max(1, scores_at_a_time // columns)
     return [slice(first, min(first + size, rows)) for first in range(0, rows, size)]

@@ -8,7 +8,7 @@ Letters: B images, T texts, Q queries, C candidates, K candidates of a shortlist
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -30,6 +30,7 @@ from .metrics import (
 )
 from .results import Figure, mean_figure
 from .shards import Kept
+from .shortlists import Shortlists, ShortlistScores, best_candidates, reranked
 
 
 logger = logging.getLogger(__name__)
@@ -105,8 +106,9 @@ class RetrievalProbe:
     R@k and median rank of one set of texts, both ways. Its texts are encoded at once. Scores:
 
     - `cls`: the cosine of image and text embedding.
-    - `all_pairs`: the text-conditioned score of every pair, as far as there are no more than `MOST_PAIRS`.
     - `rerank@K`: the K best candidates by `cls`, put in the order of their text-conditioned scores; the others follow.
+    - `all_pairs`: the text-conditioned score of every pair. Left out, as is `sum`, where there are more than
+      `MOST_PAIRS`: then a second pass over the images scores the pairs of the shortlists alone.
     - `sum`: w · `all_pairs` + (1 − w) · `cls`, with the w in 0, 0.1, …, 1 that has the best R@1 on the other half of
       the queries: those of images with even places choose for those with odd ones, and the other way round.
 
@@ -132,19 +134,31 @@ class RetrievalProbe:
     ) -> None:
         self.name, self.embedder, self.ks, self.seed = name, embedder, tuple(ks), seed
         self.texts = flat = [caption for of_image in captions for caption in of_image]
-        self.conditioned = conditioned and embedder.has_pooler and len(captions) * len(flat) <= MOST_PAIRS
-        if conditioned and embedder.has_pooler and not self.conditioned:
-            logger.warning("%s: %d images x %d texts are too many to score all pairs", name, len(captions), len(flat))
+        self.conditioned = conditioned and embedder.has_pooler
+        self.all_pairs = self.conditioned and len(captions) * len(flat) <= MOST_PAIRS
+        if self.conditioned and not self.all_pairs:
+            logger.warning(
+                "%s: %d images x %d texts are too many to score all pairs: of each only the %d best by CLS are scored",
+                *(name, len(captions), len(flat), RERANKED[-1]),
+            )
         self.text_embeds_TD = embedder.texts(flat, whole_captions=whole_captions)
         self.distinct_texts = DistinctEmbeddings(self.text_embeds_TD)
         self.image_index_T = torch.arange(len(captions)).repeat_interleave(torch.tensor([len(c) for c in captions]))
 
     def measure(self, batch: ImageBatch) -> Kept:
         kept = {"image_embeds": batch.image_embeds_BD}
-        if self.conditioned:
+        if self.all_pairs:
             scores_BU = self.embedder.pair_scores(batch, self.distinct_texts.embeds_UD)
             kept["pair_scores"] = self.distinct_texts.spread(scores_BU, 1)
         return kept
+
+    def plan(self, kept: Kept) -> Kept | None:
+        """The shortlists, where the pairs of no others are to be scored."""
+        return self._shortlists(kept)._asdict() if self.conditioned and not self.all_pairs else None
+
+    def second_pass(self, plan: Kept) -> Callable[[ImageBatch], Kept]:
+        scores = ShortlistScores(Shortlists(**plan), self.distinct_texts)
+        return lambda batch: scores.measure(self.embedder, batch)
 
     def counts(self, kept: Kept) -> dict[str, int]:
         return {f"{self.name}_texts": len(self.image_index_T)}
@@ -184,29 +198,40 @@ class RetrievalProbe:
         texts_TD = self.text_embeds_TD
         return embedding_scores(kept["image_embeds"].to(texts_TD.device), texts_TD)
 
+    def _shortlists(self, kept: Kept) -> Shortlists:
+        counts = len(kept["image_embeds"]), len(self.image_index_T)
+        return best_candidates(self._by_cls(kept), *counts, RERANKED[-1])
+
     def _all_ranks(self, kept: Kept) -> dict[str, RetrievalRanks]:
         """The ranks by each score."""
         by_cls, num_images = self._by_cls(kept), len(kept["image_embeds"])
         ranks = {"cls": self._ranks(by_cls, num_images)}
-        if self.conditioned:
+        if not self.conditioned:
+            return ranks
+        if self.all_pairs:
             pairs_BT = kept["pair_scores"]
             ranks["all_pairs"] = self._ranks(lambda i, t: pairs_BT[i, t], num_images)
-            cls_BT = by_cls(slice(None), slice(None)).cpu()
-            for size in RERANKED:
-                if size < num_images:
-                    ranks[f"rerank@{size}"] = self._reranked(ranks["cls"], cls_BT, pairs_BT, size)
-            ranks["sum"] = self._sum(cls_BT, pairs_BT)
+        shortlists = self._shortlists(kept)
+        if self.all_pairs:
+            both = [pairs_BT.gather(1, shortlists.texts_BK.long()), pairs_BT.T.gather(1, shortlists.images_TK.long())]
+            scores = Shortlists(*both)
+        else:
+            scores = ShortlistScores(shortlists, self.distinct_texts).joined(kept)
+        for size in RERANKED:
+            if size < num_images:
+                ranks[f"rerank@{size}"] = self._reranked(ranks["cls"], shortlists.first(size), scores.first(size))
+        if self.all_pairs:
+            ranks["sum"] = self._sum(by_cls(slice(None), slice(None)).cpu(), pairs_BT)
         return ranks
 
     def _ranks(self, score: ScoreFunction, num_images: int) -> RetrievalRanks:
         return retrieval_ranks(score, self.image_index_T, num_images)
 
-    def _reranked(self, ranks: RetrievalRanks, cls_BT: Tensor, pairs_BT: Tensor, size: int) -> RetrievalRanks:
-        num_images, num_texts = cls_BT.shape
-        images_B = torch.arange(num_images)
+    def _reranked(self, ranks: RetrievalRanks, shortlists: Shortlists, scores: Shortlists) -> RetrievalRanks:
+        images_B = torch.arange(len(shortlists.texts_BK))
         return RetrievalRanks(
-            reranked(ranks.image_to_text, cls_BT, pairs_BT, images_B, self.image_index_T, min(size, num_texts)),
-            reranked(ranks.text_to_image, cls_BT.T, pairs_BT.T, self.image_index_T, images_B, size),
+            reranked(ranks.image_to_text, shortlists.texts_BK, scores.texts_BK, images_B, self.image_index_T),
+            reranked(ranks.text_to_image, shortlists.images_TK, scores.images_TK, self.image_index_T, images_B),
         )
 
     def _sum(self, cls_BT: Tensor, pairs_BT: Tensor) -> RetrievalRanks:
@@ -251,30 +276,6 @@ class RetrievalProbe:
         }
         median, chance_median = (float(expected_ranks(one).quantile(0.5)) for one in (ranks, chance))
         return figures | {f"{name}/median_rank": Figure(median, chance_median, count=len(image_Q))}
-
-
-def reranked(
-    ranks: MatchRanks, first_QC: Tensor, second_QC: Tensor, label_Q: Tensor, label_C: Tensor, size: int
-) -> MatchRanks:
-    """
-    Ranks after the `size` best candidates of each query by a first score are put in the order of a second one. The
-    others keep their places behind them. Of candidates that the first score ties at the end of the shortlist, some are
-    taken.
-
-    Args:
-        ranks: By the first score alone.
-        first_QC, second_QC: (Q, C), higher is better; the second is only read where the shortlist is.
-        label_Q, label_C: (Q,) and (C,) int64: a candidate is relevant for the queries of its label.
-        size: K, at most C.
-    """
-    short_QK = first_QC.topk(size, dim=1).indices
-    scores_QK = second_QC.gather(1, short_QK)
-    relevant_QK = label_C[short_QK] == label_Q[:, None]
-    best_Q1 = scores_QK.masked_fill(~relevant_QK, -torch.inf).amax(dim=1, keepdim=True)
-    tied_QK = scores_QK == best_Q1
-    inside_Q = relevant_QK.any(dim=1)
-    of_shortlist = MatchRanks((scores_QK > best_Q1).sum(dim=1), tied_QK.sum(dim=1), (tied_QK & relevant_QK).sum(dim=1))
-    return MatchRanks(*(torch.where(inside_Q, new_Q, old_Q) for new_Q, old_Q in zip(of_shortlist, ranks, strict=True)))
 
 
 def cross_fitted(tried: Sequence[MatchRanks], is_odd_Q: Tensor) -> MatchRanks:
