@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +58,11 @@ def build(preset: str, device: str) -> BetaCLIPModel:
     return BetaCLIPModel(BetaCLIPConfig(**PRESETS[preset]["config"])).to(device).train()
 
 
-def measure(preset: str, batch_size: int, device: str, rounds: int) -> dict[str, Any]:
-    """All figures of one size: of each setting, of each part off, and of the reference."""
+GROUPS = ("settings", "parts_off", "repetitions")
+
+
+def measure(preset: str, batch_size: int, device: str, rounds: int, chosen: Sequence[str] = GROUPS) -> dict[str, Any]:
+    """All figures of one size: of each setting with the reference and, as chosen, of each part off."""
     model = build(preset, device)
     image_size = model.config.vision_config.image_size
     batch = make_batch(batch_size, image_size, device)
@@ -67,6 +71,7 @@ def measure(preset: str, batch_size: int, device: str, rounds: int) -> dict[str,
         "parts_off": parts_off(model, batch) | {"two micro-batches, cached gradients": micro_batches(model, batch)},
         "repetitions": repetitions(model, make_batch(batch_size, image_size, device, repeated=REPEATED_PHRASES)),
     }
+    groups = {name: group for name, group in groups.items() if name in chosen}
     steps = {name: step for group in groups.values() for name, step in group.items()}
     counted = {name: count_flops(step) for name, step in steps.items()}
     assert_equal_losses(groups, {name: loss for name, (loss, _) in counted.items()}, tolerance(device))
@@ -256,7 +261,7 @@ def markdown(results: list[dict[str, Any]]) -> str:
         "|---" * (2 + len(columns)) + "|",
     ]
     for one in results:
-        for name in one["groups"]["parts_off"] + one["groups"]["repetitions"]:
+        for name in one["groups"].get("parts_off", []) + one["groups"].get("repetitions", []):
             step = one["steps"][name]
             sizes = (mebibytes(step["kept_bytes"]), mebibytes(step["peak_bytes"]))
             title = f"{one['preset']}: {name}"
@@ -295,6 +300,7 @@ def main() -> None:
     )
     parser.add_argument("--batch-size", type=int, help="one instead of those of the preset")
     parser.add_argument("--rounds", type=int, help="of timing, instead of those of the preset")
+    parser.add_argument("--groups", nargs="*", choices=GROUPS[1:], default=GROUPS[1:], help="parts to turn off (all)")
     parser.add_argument("--device", default="cuda" if ON_GPU else "cpu", help="(%(default)s)")
     parser.add_argument("--peak-of", help="print the bytes of the process of one step, by its name, and stop")
     args = parser.parse_args()
@@ -303,10 +309,11 @@ def main() -> None:
     if args.peak_of:
         print_peak(args.preset, sizes[0], args.peak_of)
         return
-    results = [measure(args.preset, size, args.device, args.rounds or preset["rounds"]) for size in sizes]
+    rounds, groups = args.rounds or preset["rounds"], ["settings", *args.groups]
+    results = [measure(args.preset, size, args.device, rounds, groups) for size in sizes]
     args.output.mkdir(parents=True, exist_ok=True)
     written = {"environment": environment(torch.device(args.device)), "threads": torch.get_num_threads()}
-    path = args.output / f"training_step_{args.preset}.json"
+    path = args.output / f"training_step_{args.preset}{f'_{args.batch_size}' if args.batch_size else ''}.json"
     path.write_text(json.dumps(written | {"results": results}, indent=2) + "\n")
     table = markdown(results)
     path.with_suffix(".md").write_text(table + "\n")

@@ -18,16 +18,21 @@ MODULES = {path.relative_to(SOURCE).as_posix(): path for path in sorted(SOURCE.r
 BELOW = {
     "core": {"core"},
     "text": {"text", "core"},
-    "data": {"data", "text", "core"},
-    "visualize": {"core"},
+    "data": {"data", "text", "core", "reports"},
+    "visualize": {"visualize", "heat_maps"},
     "heat_maps": set(),
     "pages": set(),
-    "doctor": set(),
-    "evaluation": {"evaluation", "visualize", "pages", "data", "text", "core"},
-    "training": {"training", "release", "evaluation", "visualize", "pages", "data", "text", "core"},
-    "release": {"release", "evaluation", "visualize", "pages", "data", "text", "core"},
-    "search": {"search", "evaluation", "visualize", "heat_maps", "pages", "data", "text", "core"},
-    "cli": set(),  # its commands are imported by name when they are chosen
+    "reports": set(),
+    "doctor": {"reports"},
+    "completion": {"cli"},
+    "evaluation": {"evaluation", "visualize", "pages", "data", "text", "core", "reports"},
+    "training": {"training", "release", "evaluation", "visualize", "pages", "data", "text", "core", "reports"},
+    "release": {"release", "evaluation", "visualize", "pages", "data", "text", "core", "reports"},
+    "search": {"search", "evaluation", "visualize", "heat_maps", "pages", "data", "text", "core", "reports"},
+    "show": {"reports", "evaluation", "visualize", "heat_maps", "pages", "data", "text", "core"},
+    "demo": {"demo", "show", "search", "evaluation", "heat_maps", "data", "core"},
+    "errors": set(),
+    "cli": {"errors"},  # its commands are imported by name when they are chosen
 }
 OUTSIDE_OF_CORE = {"torch", "transformers", "huggingface_hub", "ftfy"}
 # `forward` of a transformers model takes every tensor of the batch by name.

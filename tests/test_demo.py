@@ -60,6 +60,11 @@ def test_the_table_and_the_pictures_are_there(demo):
     output, printed, progress = demo
     assert "before   after" in printed
     assert printed.count("R@1") == 3
+    results = json.loads((output / "results.json").read_text())
+    figures = [results[when]["figures"]["phrases[noun]/attention/pointing"] for when in ("before", "after")]
+    line = next(line for line in printed.splitlines() if line.startswith("pointing game, attention of noun phrases"))
+    cells = [figures[1]["chance"], *(figure["value"] for figure in figures)]
+    assert line.split()[-3:] == [f"{100 * cell:.1f}" for cell in cells]
     assert f"{STEPS}/{STEPS}" in progress  # a progress bar reached its end
     for name in ("curves.png", "attention_0.png", "attention_1.png", "attention_2.png"):
         with Image.open(output / name) as picture:

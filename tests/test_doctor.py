@@ -1,5 +1,7 @@
 import argparse
 import json
+import subprocess
+import sys
 from importlib.metadata import PackageNotFoundError
 
 import pytest
@@ -57,3 +59,35 @@ def test_a_version_that_is_too_old_counts_as_missing(capsys, monkeypatch):
 def test_offline_is_told(capsys, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert "HF_HUB_OFFLINE is set" in report(capsys)[1]
+
+
+def test_a_torch_that_cannot_be_imported_is_told(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    code, output = report(capsys, "--json")
+    found = {one["what"]: one for one in json.loads(output)}
+    assert code == 1 and found["hardware"]["state"] == "missing" and "install torch anew" in found["hardware"]["remedy"]
+    assert "cache in" in found["Hub"]["found"]
+
+
+def test_extras_are_those_of_the_package(capsys, monkeypatch):
+    lines = ["torch>=2.6", "nothing-of-that-name>=9; extra == 'pictures'", "pytest>=8; extra == 'dev'"]
+    monkeypatch.setattr(doctor, "requires", lambda package: lines)
+    code, output = report(capsys)
+    assert code == 0 and "pytest" not in output
+    assert "nothing-of-that-name [pictures]" in output and "→ pip install 'beta-clip-hf[pictures]'" in output
+
+
+def test_a_token_is_told_and_not_shown(capsys, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: "hf_secret")
+    code, output = report(capsys)
+    assert code == 0 and "Hub token" in output and "found" in output and "hf_secret" not in output
+
+
+def test_it_works_before_the_package_is_imported():
+    """Where torch is broken, the package cannot be imported, and this command has to say so."""
+    code = (
+        "import sys; sys.modules['torch'] = None; sys.argv = ['beta-clip', 'doctor']\n"
+        "from beta_clip_command import main\nprint(main())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "1" and "torch cannot be imported" in done.stdout

@@ -3,7 +3,7 @@ import torch
 from matplotlib import colormaps
 from PIL import Image
 
-from beta_clip_hf.heat_maps import colour_bar, highest_of, overlay
+from beta_clip_hf.heat_maps import colour_bar, enlarged, highest_of, overlay
 
 
 def is_grey(pixel):
@@ -53,3 +53,14 @@ def test_what_is_no_map(heat):
 def test_a_scale_must_have_a_range():
     with pytest.raises(ValueError, match="highest must be above 1"):
         overlay(Image.new("RGB", (8, 8)), torch.ones(2, 2), highest=1.0)
+
+
+def test_small_images_are_drawn_larger_and_large_ones_as_they_are():
+    image = Image.new("RGB", (3, 2), "white")
+    image.putpixel((2, 1), (255, 0, 0))
+    large = enlarged(image, shortest_side=7)
+    assert large.size == (12, 8)
+    assert [large.getpixel(place) for place in ((8, 4), (11, 7), (7, 7), (8, 3))] == [(255, 0, 0)] * 2 + [
+        (255,) * 3
+    ] * 2
+    assert enlarged(image, shortest_side=2) is image

@@ -44,3 +44,12 @@ def test_large_pictures_are_stored_small():
     image = Image.new("RGB", (3000, 1500), "blue")
     stored = Image.open(io.BytesIO(base64.b64decode(data_uri(image, 400).partition(",")[2])))
     assert stored.size == (400, 200) and image.size == (3000, 1500)
+
+
+def test_a_wide_picture_keeps_its_size_and_a_section_needs_no_text(tmp_path):
+    figure = Picture(Image.new("RGB", (1500, 300)), "two\nlines", is_wide=True, is_marked=True)
+    page = Reader()
+    page.feed(write_page(tmp_path / "page.html", "t", [Section("", [figure])], width=100).read_text(encoding="utf-8"))
+    assert ("figure", "marked wide") in page.tags and "two\nlines" in page.text
+    assert Image.open(io.BytesIO(base64.b64decode(page.images[0].partition(",")[2]))).size == (1500, 300)
+    assert [tag for tag, kind in page.tags if tag == "p"] == ["p"]  # the summary

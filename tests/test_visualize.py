@@ -2,12 +2,19 @@ import ast
 import builtins
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from beta_clip_hf import visualize
-from beta_clip_hf.visualize import plot_phrase_attention, plot_region_choices, plot_training_curves
+from beta_clip_hf.heat_maps import enlarged, highest_of, overlay
+from beta_clip_hf.visualize import (
+    plot_phrase_attention,
+    plot_region_choices,
+    plot_region_scores,
+    plot_training_curves,
+)
 
 
 pytest.importorskip("matplotlib")
@@ -82,17 +89,39 @@ def test_the_heat_is_drawn_where_the_map_is_hot_and_the_box_around_it(tmp_path, 
     maps = torch.zeros(2, 4, 4)
     maps[0, 0, 3] = maps[1, 3, 0] = 1  # top right, bottom left
     boxes = [[[0.75, 0.0, 1.0, 0.25]], []]
-    path = plot_phrase_attention(Image.new("RGB", (80, 40)), ["one", "two"], maps, tmp_path / "heat.png", boxes)
+    photo = Image.new("RGB", (80, 40), "white")
+    path = plot_phrase_attention(photo, ["one", "two"], maps, tmp_path / "heat.png", boxes, notes=["0.5", ""])
     assert read(path)
-    _, first, second, _ = figures[0].axes  # and the colour bar
-    heats = [axes.images[-1].get_array() for axes in (first, second)]
-    assert [heat.shape for heat in heats] == [(40, 80)] * 2
-    hottest = [divmod(int(heat.argmax()), 80) for heat in heats]
-    assert hottest[0][0] < 10 and hottest[0][1] >= 60 and hottest[1][0] >= 30 and hottest[1][1] < 20
-    assert first.images[-1].get_clim() == second.images[-1].get_clim() == (1, 16)  # all mass in one of 16 cells
+    _, first, second, bar = figures[0].axes
+    drawn = [axes.images[-1].get_array() for axes in (first, second)]
+    assert [image.shape for image in drawn] == [(400, 800, 3)] * 2  # ten times as large: smooth
+    colour = [np.ptp(image.astype(int), axis=-1) for image in drawn]
+    hottest = [divmod(int(of_image.argmax()), 800) for of_image in colour]
+    assert hottest[0][0] < 100 and hottest[0][1] >= 600 and hottest[1][0] >= 300 and hottest[1][1] < 200
+    assert bar.get_ylim() == (1, 16)  # all mass in one of 16 cells
     (box,) = first.patches
-    assert (box.get_x(), box.get_y(), box.get_width(), box.get_height()) == (59.5, -0.5, 20, 10)
+    assert (box.get_x(), box.get_y(), box.get_width(), box.get_height()) == (599.5, -0.5, 200, 100)
     assert not second.patches
+    assert [[text.get_text() for text in axes.texts] for axes in (first, second)] == [["0.5"], [""]]
+
+
+def test_the_overlay_is_that_of_pages(tmp_path, figures):
+    """One home of the colours, and one scale for all maps of a figure."""
+    photo, maps = Image.effect_noise((40, 60), 80).convert("RGB"), torch.rand(3, 6, 4)
+    plot_phrase_attention(photo, ["a", "b", "c"], maps, tmp_path / "heat.png")
+    for axes, heat in zip(figures[0].axes[1:4], maps, strict=True):
+        expected = overlay(enlarged(photo), heat, highest_of(*maps))
+        np.testing.assert_array_equal(axes.images[-1].get_array(), np.asarray(expected))
+
+
+def test_the_colour_bar_has_the_colours_of_the_overlay(tmp_path, figures):
+    maps = torch.tensor([[[9.0, 1, 1, 1]], [[1.0, 1, 1, 1]]])
+    plot_phrase_attention(Image.new("RGB", (40, 10), (127, 127, 127)), ["a", "b"], maps, tmp_path / "heat.png")
+    *_, heat, uniform, bar = figures[0].axes
+    scale = bar.collections[-1] if bar.collections else bar.images[-1]
+    end, start = scale.to_rgba([3.0, 1.0])[:, :3] * 255
+    np.testing.assert_allclose(heat.images[-1].get_array()[5, 2], end, atol=2)
+    np.testing.assert_allclose(uniform.images[-1].get_array()[5, 2], start, atol=2)
 
 
 @pytest.mark.filterwarnings("error")
@@ -135,7 +164,8 @@ def test_without_matplotlib_the_error_names_the_extra(tmp_path, monkeypatch):
 def test_matplotlib_is_not_imported_with_the_module():
     imported = {
         alias.name if isinstance(node, ast.Import) else node.module
-        for node in ast.parse(Path(visualize.__file__).read_text()).body
+        for file in Path(visualize.__file__).parent.glob("*.py")
+        for node in ast.parse(file.read_text()).body
         if isinstance(node, ast.Import | ast.ImportFrom)
         for alias in node.names
     }
@@ -150,7 +180,11 @@ def test_region_choices_show_each_box_and_mark_a_wrong_first_choice(figures, tmp
     assert Image.open(path).width > 800
     picture, *panels = figures[0].axes
     assert [text.get_text() for text in picture.texts] == ["1", "2", "3"]
-    assert [(box.get_width(), box.get_height()) for box in picture.patches[:3]] == [(40, 20), (60, 20), (40, 10)]
+    assert [(box.get_width(), box.get_height()) for box in picture.patches[:3]] == [
+        (400, 200),
+        (600, 200),
+        (400, 100),
+    ]
     assert [panel.get_title(loc="left") for panel in panels] == ["region 1", "region 2", "region 3", ""]
     assert [bar.get_width() for bar in panels[1].patches] == pytest.approx([0.2, 0.5, 0.3])
     assert [[bool(bar.get_hatch()) for bar in panel.patches] for panel in panels[:2]] == [
@@ -160,3 +194,22 @@ def test_region_choices_show_each_box_and_mark_a_wrong_first_choice(figures, tmp
     assert [label.get_text() for label in panels[1].get_yticklabels()] == texts[1]
     with pytest.raises(ValueError, match=r"as many as each other, but are 3, \[2, 3\], \[2, 3, 2\]"):
         plot_region_choices(Image.new("RGB", (8, 8)), boxes, texts[:2], probabilities, path)
+
+
+def test_region_scores_show_the_best_text_of_each(figures, tmp_path):
+    texts, scores = ["a red cube", "$a ball$", "一只狗"], torch.tensor([[0.1, 0.6, -0.2], [0.5, 0.3, 0.2]])
+    boxes = [[0, 0, 0.5, 0.5], [0.25, 0.5, 1, 1]]
+    path = plot_region_scores(Image.new("RGB", (80, 40)), boxes, texts, scores, tmp_path / "scores.png")
+    assert read(path)
+    picture, *panels = figures[0].axes
+    assert [text.get_text() for text in picture.texts] == ["1", "2"]
+    for panel, of_region, best in zip(panels, scores.tolist(), (1, 0), strict=True):
+        assert [bar.get_width() for bar in panel.patches] == pytest.approx(of_region)
+        assert [text.get_text().strip() for text in panel.texts] == [f"{score:.2f}" for score in of_region]
+        weights = [label.get_fontweight() for label in panel.get_yticklabels()]
+        assert weights == ["bold" if place == best else "normal" for place in range(3)]
+        assert panel.get_xlim()[0] <= -0.2 and panel.get_xlim()[1] > 0.6  # the same for both
+        assert not any(bar.get_hatch() for bar in panel.patches)
+    for bad in ([], [[]] * 2, [[0.1] * 3]):
+        with pytest.raises(ValueError, match="boxes, texts and scores must be as many as each other"):
+            plot_region_scores(Image.new("RGB", (8, 8)), boxes, texts, bad, path)

@@ -1,16 +1,14 @@
 """`beta-clip doctor`: what is installed, what is missing and what it would be for, what the hardware can do."""
 
 import argparse
-import json
 import os
 import platform
 import re
-import sys
 from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
 from typing import Any
 
-from . import __version__
+from .reports import Report, add_json_argument, reporting
 
 
 OK, MISSING, NOTE = "ok", "missing", "note"
@@ -19,20 +17,19 @@ PACKAGE = "beta-clip-hf"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `beta-clip doctor`."""
-    parser.add_argument("--json", action="store_true", help="as JSON, for a report of an error")
+    add_json_argument(parser)
 
 
-def run(args: argparse.Namespace) -> int:
-    """Prints what was found. The exit code is 1 where something that every command needs is missing."""
+@reporting
+def run(args: argparse.Namespace) -> Report:
+    """The report is what was found. The exit code is 1 where something that every command needs is missing."""
     found = examine()
-    if args.json:
-        sys.stdout.write(json.dumps(found, indent=2) + "\n")
-    else:
-        width = max(len(one["what"]) for one in found)
-        for one in found:
-            remedy = f"\n{'':{width + 11}}→ {one['remedy']}" if one["remedy"] else ""
-            sys.stdout.write(f"{one['state']:<8} {one['what']:<{width}}  {one['found']}{remedy}\n")
-    return int(any(one["state"] == MISSING and one["is_needed"] for one in found))
+    width = max(len(one["what"]) for one in found)
+    lines = []
+    for one in found:
+        remedy = f"\n{'':{width + 11}}→ {one['remedy']}" if one["remedy"] else ""
+        lines.append(f"{one['state']:<8} {one['what']:<{width}}  {one['found']}{remedy}")
+    return Report(found, "\n".join(lines), int(any(one["state"] == MISSING and one["is_needed"] for one in found)))
 
 
 def examine() -> list[dict[str, Any]]:
@@ -40,13 +37,14 @@ def examine() -> list[dict[str, Any]]:
     A record for each thing that was looked at: `what`, `state` ("ok", "missing" or "note"), `found`, `remedy`, and
     `is_needed`, whether nothing works without it. Nothing is downloaded, and no connection is made.
     """
-    found = [_record("Python", OK, platform.python_version()), _record("beta-clip-hf", OK, __version__)]
+    found = [_record("Python", OK, platform.python_version()), _record(PACKAGE, OK, version(PACKAGE))]
     for extra, packages in _requirements().items():
         for package, allowed in packages.items():
             found.append(_package(package, allowed, extra))
-    if not any(one["what"] == "torch" and one["state"] == MISSING for one in found):
+    missing = {one["what"] for one in found if one["state"] == MISSING}
+    if not missing & {"torch", "transformers"}:
         found += _hardware()
-    return [*found, _cache()]
+    return found if "huggingface_hub" in missing else [*found, *_hub()]
 
 
 def _requirements() -> dict[str, dict[str, str]]:
@@ -78,8 +76,13 @@ def _package(name: str, allowed: str, extra: str) -> dict[str, Any]:
 
 def _hardware() -> list[dict[str, Any]]:
     """Devices, what their numbers can be, and the kernels for attention."""
-    import torch
-    from transformers.utils import is_flash_attn_2_available
+    try:
+        import torch
+        from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
+    except Exception as error:  # of an installation that is broken, anything may be raised
+        reason = " ".join(str(error).split())
+        remedy = "install torch anew, for this machine: https://pytorch.org/get-started"
+        return [_record("hardware", MISSING, f"torch cannot be imported: {reason}", remedy, True)]
 
     threads = f"{torch.get_num_threads()} of {os.cpu_count()} cores"
     found = [_record("CPU", OK, f"{platform.machine()}, {threads} used by torch")]
@@ -91,8 +94,8 @@ def _hardware() -> list[dict[str, Any]]:
             found.append(_record(f"GPU {index}", OK, f"{properties.name}, {memory}, {has_bf16}"))
     else:
         found.append(_record("GPU", NOTE, "none that torch can use; training is slow without one"))
-    has_flash = is_flash_attn_2_available()
-    kernels = "sdpa, eager" + (", flash_attention_2" if has_flash else "")
+    flash = {"flash_attention_2": is_flash_attn_2_available(), "flash_attention_3": is_flash_attn_3_available()}
+    kernels = ", ".join(["sdpa", "eager", *(name for name, is_there in flash.items() if is_there)])
     found.append(_record("attention", OK, f"{kernels} (texts of one batch share rows under each of them)"))
     if find_spec("torchvision") is None:
         found.append(_record("torchvision", NOTE, "not installed: images are resized by PIL, which is slower"))
@@ -101,12 +104,17 @@ def _hardware() -> list[dict[str, Any]]:
     return found
 
 
-def _cache() -> dict[str, Any]:
-    """Where downloads go, and whether the Hub may be asked at all."""
-    from huggingface_hub import constants
+def _hub() -> list[dict[str, Any]]:
+    """Where downloads go, whether the Hub may be asked at all, and whether there is a token for it."""
+    from huggingface_hub import constants, get_token
 
     offline = ", offline (HF_HUB_OFFLINE is set)" if constants.HF_HUB_OFFLINE else ""
-    return _record("Hub", NOTE if offline else OK, f"{constants.ENDPOINT}, cache in {constants.HF_HUB_CACHE}{offline}")
+    where = f"{constants.ENDPOINT}, cache in {constants.HF_HUB_CACHE}{offline}"
+    token = "found" if get_token() else "none: public models only, and no beta-clip push"
+    return [
+        _record("Hub", NOTE if offline else OK, where, "unset HF_HUB_OFFLINE to download" if offline else ""),
+        _record("Hub token", OK if get_token() else NOTE, token, "" if get_token() else "hf auth login"),
+    ]
 
 
 def _record(what: str, state: str, found: str, remedy: str = "", is_needed: bool = False) -> dict[str, Any]:

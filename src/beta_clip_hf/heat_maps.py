@@ -7,7 +7,7 @@ Letters: H, W rows and columns of patches.
 import math
 
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -35,6 +35,13 @@ def relative_to_uniform(heat_HW: Tensor) -> Tensor:
 def highest_of(*maps: Tensor) -> float:
     """The end of one colour scale for several maps, in multiples of uniform."""
     return max([LEAST_HIGHEST, *(float(relative_to_uniform(heat_HW).max()) for heat_HW in maps)])
+
+
+def enlarged(image: Image.Image, shortest_side: int = 384) -> Image.Image:
+    """The image so large that a heat map over it is smooth: a whole number of times as large, its pixels still square;
+    one that is large enough is returned as it is."""
+    factor = -(-shortest_side // min(image.size))
+    return image if factor == 1 else image.resize((factor * image.width, factor * image.height), Image.Resampling.BOX)
 
 
 def overlay(image: Image.Image, heat_HW: Tensor, highest: float | None = None) -> Image.Image:
@@ -71,16 +78,21 @@ def overlay(image: Image.Image, heat_HW: Tensor, highest: float | None = None) -
 
 def colour_bar(highest: float, width: int = 440) -> Image.Image:
     """The colour scale of [`overlay`], from 1 × uniform to `highest`, on the grey that it lies on."""
-    share = torch.linspace(0, 1, width)
-    alpha = (_OPAQUE * share)[:, None]
-    row = (alpha * _colours(share) + (1 - alpha) * 153).round().to(torch.uint8)
-    bar = Image.new("RGB", (width, 40), "white")
+    row = scale_colours(width).round().to(torch.uint8)
+    bar = Image.new("RGB", (width, 48), "white")
     bar.paste(Image.fromarray(row.expand(20, width, 3).contiguous().numpy(), "RGB"), (0, 0))
-    draw = ImageDraw.Draw(bar)
-    draw.text((2, 24), "1 x uniform", fill="black")
+    draw, font = ImageDraw.Draw(bar), ImageFont.load_default(20)  # large enough where pages show half the width
+    draw.text((2, 22), "1 x uniform", fill="black", font=font)
     label = f"{highest:.1f} x uniform"
-    draw.text((width - 2 - draw.textlength(label), 24), label, fill="black")
+    draw.text((width - 2 - draw.textlength(label, font), 22), label, fill="black", font=font)
     return bar
+
+
+def scale_colours(count: int) -> Tensor:
+    """(count, 3) float32 in [0, 255]: what [`overlay`] makes of a medium grey, from uniform to the end of the scale."""
+    share = torch.linspace(0, 1, count)
+    alpha = (_OPAQUE * share)[:, None]
+    return alpha * _colours(share) + (1 - alpha) * 153
 
 
 def _colours(share: Tensor) -> Tensor:

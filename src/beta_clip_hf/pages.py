@@ -28,13 +28,17 @@ figure {{ margin: 0; width: {width}px; }}
 figure img {{ width: 100%; border-radius: 4px; display: block; outline: 3px solid transparent; }}
 figure.marked img {{ outline-color: var(--mark); }}
 figure.marked figcaption {{ font-weight: 600; }}
-figcaption {{ font-size: .85rem; overflow-wrap: anywhere; padding-top: .3rem; }}
+figure.wide {{ width: 100%; }}
+figcaption {{ font-size: .85rem; overflow-wrap: anywhere; padding-top: .3rem; white-space: pre-line; }}
 </style>
 <h1>{title}</h1>
 <p class="summary">{summary}</p>
 {sections}
 </html>
 """
+
+
+WIDE = 2000  # pixels at most of a wide picture
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,8 @@ class Picture:
     caption: str = ""
     is_marked: bool = False
     """Whether it has a frame, and its caption is bold: the one that is meant."""
+    is_wide: bool = False
+    """Whether it takes the whole width of the page: a figure with text in it."""
 
 
 @dataclass(frozen=True)
@@ -92,13 +98,13 @@ def data_uri(image: Image.Image, longest_side: int = 440) -> str:
 def _section(section: Section, width: int) -> str:
     pictures = "\n".join(_figure(picture, width) for picture in section.pictures)
     note = f'<p class="note">{escape(section.note)}</p>\n' if section.note else ""
-    return f'<section>\n<p>{escape(section.text)}</p>\n{note}<div class="row">\n{pictures}\n</div>\n</section>'
+    text = f"<p>{escape(section.text)}</p>\n" if section.text else ""
+    return f'<section>\n{text}{note}<div class="row">\n{pictures}\n</div>\n</section>'
 
 
 def _figure(picture: Picture, width: int) -> str:
-    kind = ' class="marked"' if picture.is_marked else ""
+    kinds = " ".join(name for name, has in (("marked", picture.is_marked), ("wide", picture.is_wide)) if has)
+    opening = f'<figure class="{kinds}">' if kinds else "<figure>"
+    uri = data_uri(picture.image, WIDE if picture.is_wide else 2 * width)
     caption = escape(picture.caption)
-    return (
-        f'<figure{kind}><img src="{data_uri(picture.image, 2 * width)}" alt="{caption}">'
-        f"<figcaption>{caption}</figcaption></figure>"
-    )
+    return f'{opening}<img src="{uri}" alt="{caption}"><figcaption>{caption}</figcaption></figure>'

@@ -198,4 +198,5 @@ def test_the_command_prints_a_table_and_writes_json(pair, tmp_path, capsys):
 def test_an_error_of_the_command_is_one_sentence(pair, capsys):
     (pair[1] / "results.json").unlink()
     assert cli.main(["compare", *(str(folder / "results.json") for folder in pair)]) == 1
-    assert capsys.readouterr().err == f"beta-clip: error: {pair[1] / 'results.json'}: No such file or directory\n"
+    told = f"beta-clip: error: {pair[1] / 'results.json'}: No such file or directory: check the path\n"
+    assert capsys.readouterr().err == told

@@ -282,7 +282,7 @@ def test_code_saved_beside_the_source_stays_there(tiny_model, tiny_processor, tm
 
 
 def test_paths_that_are_not_there_and_the_source_as_output(one_path_dir, two_path_dir, tmp_path):
-    with pytest.raises(ValueError, match="path must be None, but is 'long'"):
+    with pytest.raises(ValueError, match="path must be left out for a model with one text path, but is 'long'"):
         export_clip(one_path_dir, tmp_path / "out", path="long")
     with pytest.raises(ValueError, match=r"path must be one of \('short', 'long'\), but is 'middle'"):
         export_clip(two_path_dir, tmp_path / "out", path="middle")

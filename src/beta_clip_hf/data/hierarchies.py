@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from torch.utils.data import DataLoader, Dataset
 from transformers.utils import logging as transformers_logging
 
+from ..reports import Report, add_json_argument, reporting
 from ..text.hierarchy import rules_digest
 from ..text.phrases import KINDS, PhraseExtractor
 from .json_files import found_shards, shard_name
@@ -31,22 +32,26 @@ _BLOCK = 256  # records that a worker reads, and answers for, at once
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `beta-clip hierarchy`."""
-    parser.add_argument("data", nargs="+", help="rows whose images are files: a file, glob, directory or Hub id")
-    parser.add_argument("--output", required=True, help="directory, for SPLIT-00000-of-00001.jsonl")
+    parser.add_argument(
+        "data", metavar="DATA", nargs="+", help="rows whose images are files: a file, glob, directory or Hub id"
+    )
+    parser.add_argument("--output", metavar="DIR", required=True, help="for SPLIT-00000-of-00001.jsonl")
     parser.add_argument("--shard", default="0/1", metavar="I/N", help="build one part only: 0/N, 1/N … N-1/N")
-    parser.add_argument("--num-proc", type=int, help="number of processes; by default one per core")
+    parser.add_argument("--num-proc", metavar="N", type=int, help="number of processes (default: one per core)")
     parser.add_argument("--format", choices=FORMATS, help="of the source, where it cannot be found out")
-    parser.add_argument("--split", default="train", help="of a directory or a Hub data set")
-    parser.add_argument("--image-root", help="directory that relative image paths start from")
+    parser.add_argument("--split", metavar="NAME", default="train", help="of a directory or a Hub data set")
+    parser.add_argument("--image-root", metavar="DIR", help="where relative paths start (default: beside their file)")
     parser.add_argument("--columns", nargs="+", default=[], metavar="THEIRS=OURS", help="rename, as in text=caption")
     parser.add_argument("--tagger", default="rules", choices=("rules", "nltk", "textblob"), help="of parts of speech")
     parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS, help="kinds of phrases")
     parser.add_argument("--strict", action="store_true", help="a row that cannot be used is an error, and not skipped")
+    add_json_argument(parser)
 
 
-def run(args: argparse.Namespace) -> int:
+@reporting
+def run(args: argparse.Namespace) -> Report:
     """
-    Builds one shard, unless it is there already, and returns 0.
+    Builds one shard, unless it is there already; the report is what it holds.
 
     Raises:
         ValueError: for values that cannot be.
@@ -57,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     columns = dict(word.split("=", 1) for word in args.columns if "=" in word)
     if len(columns) < len(args.columns):
         raise ValueError(f"--columns must be THEIRS=OURS, each once, but is {args.columns}")
-    build_hierarchies(
+    path = build_hierarchies(
         args.data[0] if len(args.data) == 1 else args.data,
         args.output,
         shard=(int(part), int(parts)),
@@ -69,7 +74,10 @@ def run(args: argparse.Namespace) -> int:
         columns=columns,
         split=args.split,
     )
-    return 0
+    info = json.loads(_info(path).read_text(encoding="utf-8"))
+    if info["skipped"] and not info["rows"]:
+        raise ValueError(f"{args.data[0]} must have a row that can be used, but all {info['skipped']} were skipped")
+    return Report({"output": str(path), **{name: info[name] for name in ("rows", "skipped", "bytes", "settings")}})
 
 
 def build_hierarchies(

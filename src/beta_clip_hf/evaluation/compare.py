@@ -10,7 +10,6 @@ Letters: N items of a figure: queries, groups or phrases.
 import argparse
 import json
 import logging
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ..reports import Report, add_json_argument, reporting
 from .metrics import bootstrap_interval
 from .results import SCHEMA
 
@@ -230,19 +230,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `beta-clip compare`."""
     parser.add_argument("a", metavar="A", help="results.json of a model, as beta-clip evaluate wrote it")
     parser.add_argument("b", metavar="B", help="results.json of another model, on the same data")
-    parser.add_argument("--tasks", help="one or several, separated by commas (those that both have)")
-    parser.add_argument("--output", type=Path, help="a file for the differences, JSON")
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (%(default)s)")
+    parser.add_argument(
+        "--tasks", metavar="NAMES", help="one or several, separated by commas (default: those that both have)"
+    )
+    parser.add_argument("--output", metavar="FILE", type=Path, help="for the differences, as JSON")
+    parser.add_argument("--seed", metavar="N", type=int, default=0, help="of the bootstrap")
+    add_json_argument(parser)
 
 
-def run(args: argparse.Namespace) -> int:
-    """Writes the tables to the standard output and, where asked, the differences to `args.output`."""
+@reporting
+def run(args: argparse.Namespace) -> Report:
+    """Compares; the report are the differences, which are written to `args.output`, too, where that is asked."""
     tasks = args.tasks and [name.strip() for name in args.tasks.split(",")]
     comparison = compare(args.a, args.b, tasks=tasks, seed=args.seed)
-    sys.stdout.write(format_comparison(comparison) + "\n")
     if args.output is not None:
         args.output.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps(comparison, indent=2, ensure_ascii=False, allow_nan=False)
         args.output.write_text(text + "\n", encoding="utf-8")
         logger.info("the differences are in %s", args.output)
-    return 0
+    return Report(comparison, format_comparison(comparison))

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
 
@@ -52,3 +53,25 @@ def launched_processes() -> Iterator[None]:
         yield
     finally:
         dist.destroy_process_group()
+
+
+def default_device() -> str:
+    """CUDA where there is any."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def own_device(name: str) -> torch.device:
+    """
+    The device of this process: of several, each has its own for "cuda".
+
+    Raises:
+        ValueError: where torch does not know the device, or cannot use it.
+    """
+    try:
+        device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if name == "cuda" else name)
+        torch.empty(1, device=device)
+    except (AssertionError, RuntimeError) as error:
+        raise ValueError(
+            f"device must be one that torch can use here, as cpu, but is {name!r}: beta-clip doctor says what there is"
+        ) from error
+    return device

@@ -100,6 +100,26 @@ def format_table(task: str, result: Mapping[str, Any]) -> str:
     return "\n".join([f"{task} ({result['protocol']}; {counts})", *(line.rstrip() for line in lines)])
 
 
+def format_before_after(
+    before: Mapping[str, Any], after: Mapping[str, Any], names: Mapping[str, str], heading: str = ""
+) -> str:
+    """
+    Some figures of two results of the same task beside their chance level, in per cent, as a plain-text table.
+
+    Args:
+        before, after: What [`evaluate`] returns, of an earlier and of a later model.
+        names: What a row is called, and the figure that it shows.
+        heading: Of the first column.
+    """
+    width = max(map(len, (heading, *names)))
+    lines = [f"{heading:{width}}{'chance':>8}{'before':>8}{'after':>8}"]
+    for label, name in names.items():
+        old, new = before["figures"][name], after["figures"][name]
+        cells = (new["chance"], old["value"], new["value"])
+        lines.append(f"{label:{width}}" + "".join(f"{100 * cell:8.1f}" for cell in cells))
+    return "\n".join(lines)
+
+
 def format_markdown(results: Mapping[str, Any]) -> str:
     """All tasks of a results.json as Markdown: a heading and a table each."""
     model, environment = results["model"], results["environment"]

@@ -17,12 +17,13 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from ..data.rows import Row
-from .benchmarks import BENCHMARKS, Reading, find_benchmark, format_benchmarks, load_benchmark
+from ..reports import Report, add_json_argument, reporting
+from .benchmarks import BENCHMARKS, Benchmark, Reading, find_benchmark, format_benchmarks, load_benchmark
 from .embedding import Embedder
 from .evaluator import measure
 from .models import load_model
 from .pictures import draw_retrieval
-from .processes import Processes, launched_processes
+from .processes import Processes, default_device, launched_processes, own_device
 from .protocols import Protocol, protocol_of
 from .results import (
     SCHEMA,
@@ -49,50 +50,55 @@ SHORT_TASKS = ("coco", "flickr30k")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `beta-clip evaluate`."""
-    parser.add_argument("--model", help="directory or Hub id: β-CLIP, FG-CLIP, CLIP, SigLIP, SigLIP 2")
-    parser.add_argument("--tasks", help=f"one or several of {','.join(BENCHMARKS)}")
-    parser.add_argument("--data", help="folder of the data, or one that has a folder named like each task")
-    parser.add_argument("--output", help="directory for results.json")
+    parser.add_argument("--model", metavar="MODEL", help="directory or Hub id: β-CLIP, FG-CLIP, CLIP, SigLIP, SigLIP 2")
+    parser.add_argument("--tasks", metavar="NAMES", help=f"one or several of {','.join(BENCHMARKS)}")
+    parser.add_argument(
+        "--data", metavar="DATA", help="folder or file of the data, or a folder that has one named like each task"
+    )
+    parser.add_argument("--output", metavar="DIR", help="for results.json, results.md, values and pictures")
     parser.add_argument("--list-tasks", action="store_true", help="say what each task is and needs, and stop")
-    parser.add_argument("--batch-size", type=int, default=32, help="images, and texts, at a time (%(default)s)")
-    parser.add_argument("--num-workers", type=int, default=0, help="processes that read images (%(default)s)")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(%(default)s)")
-    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"], help="(%(default)s)")
+    parser.add_argument("--batch-size", metavar="N", type=int, default=32, help="images, and texts, at a time")
+    parser.add_argument("--num-workers", metavar="N", type=int, default=0, help="processes that read images")
+    parser.add_argument("--device", metavar="DEVICE", default=default_device(), help="cpu, cuda, cuda:1 or another")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"], help="of the model")
     parser.add_argument("--allow-subset", action="store_true", help="measure what is there of a task; results say so")
-    parser.add_argument("--limit", type=int, help="the first images only; the results say so")
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap intervals (%(default)s)")
+    parser.add_argument("--limit", metavar="N", type=int, help="the first images only; the results say so")
+    parser.add_argument("--seed", metavar="N", type=int, default=0, help="of the bootstrap intervals")
     parser.add_argument("--no-pictures", action="store_true", help="leave out the recall curves and the galleries")
     parser.add_argument("--no-conditioned", action="store_true", help="leave out the text-conditioned pooler")
+    add_json_argument(parser)
 
 
-def run(args: argparse.Namespace) -> int:
-    """Evaluates, writes the tables to the standard output and results.json to `args.output`."""
+@reporting
+def run(args: argparse.Namespace) -> Report:
+    """Evaluates, writes the tables as they come, and results.json to `args.output`: that is the report."""
     if args.list_tasks:
-        sys.stdout.write(format_benchmarks() + "\n")
-        return 0
+        return Report([_described(benchmark) for benchmark in BENCHMARKS.values()], format_benchmarks())
     for name in ("model", "tasks", "output"):
         if not getattr(args, name):
             raise ValueError(f"{name} must be given, but is not: see beta-clip evaluate --help")
     if args.limit is not None and args.limit < 1:
         raise ValueError(f"limit must be at least 1, but is {args.limit}")
-    names = _chosen_tasks(args)
-    # What is missing is said before a model is loaded. Scenes are drawn in the model's size.
+    device = own_device(args.device)
+    names = chosen_tasks(args)
+    # What is missing, or cannot be written, is said before a model is loaded. Scenes are drawn in the model's size.
     settings = {"data": args.data, "allow_subset": args.allow_subset}
     readings = {name: load_benchmark(name, **settings) for name in names if BENCHMARKS[name].read is not None}
+    Path(args.output).mkdir(parents=True, exist_ok=True)
     with launched_processes():
-        _Run(args).tasks(names, readings)
-    return 0
+        evaluation = _Run(args, device)
+        evaluation.tasks(names, readings)
+    return Report(evaluation.results if evaluation.is_first else None)
 
 
 class _Run:
     """One model on its tasks. Every process of several has one; the first one reads and writes the results."""
 
-    def __init__(self, args: argparse.Namespace) -> None:
+    def __init__(self, args: argparse.Namespace, device: torch.device) -> None:
         self.args, self.processes = args, Processes()
         self.is_first = self.processes.rank == 0
         if not self.is_first:
             transformers_logging.disable_progress_bar()
-        device = _own_device(args.device)
         self.loaded = load_model(args.model, device, getattr(torch, args.dtype))
         if not self.loaded.has_trained_pooler and not args.no_conditioned and self.is_first:
             logger.warning("%s has no trained pooler: there are no text-conditioned figures", args.model)
@@ -189,7 +195,7 @@ class _Run:
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def _chosen_tasks(args: argparse.Namespace) -> list[str]:
+def chosen_tasks(args: argparse.Namespace) -> list[str]:
     """The tasks asked for, and those that long captions are reported with, where their data is there."""
     names = list(dict.fromkeys(name.strip() for name in args.tasks.split(",")))
     for name in names:
@@ -208,9 +214,9 @@ def _stamps(rows: Sequence[Row]) -> list[tuple[int, int]]:
     return [(stat.st_size, stat.st_mtime_ns) for stat in stats]
 
 
-def _own_device(device: str) -> torch.device:
-    """The device of this process, where several were launched and "cuda" is asked for."""
-    return torch.device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if device == "cuda" else device)
+def _described(benchmark: Benchmark) -> dict[str, str]:
+    names = ("id", "title", "kind", "source", "licence", "size", "layout", "protocol")
+    return {name: getattr(benchmark, name) for name in names}
 
 
 def _marked(protocol: Protocol, reading: Reading, limit: int | None) -> str:

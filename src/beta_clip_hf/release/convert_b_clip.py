@@ -16,6 +16,8 @@ from ..configuration_beta_clip import BetaCLIPConfig
 from ..modeling_beta_clip import BetaCLIPModel
 from ..positions_beta_clip import KEPT_TEXT_POSITIONS
 from ..processing_beta_clip import BetaCLIPProcessor
+from ..reports import Report, add_json_argument, reporting
+from .export import describe_output
 
 
 logger = logging.getLogger(__name__)
@@ -240,15 +242,19 @@ def _processor(tokenizer: str | Path, config: Any) -> BetaCLIPProcessor:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", help="the release's .pt file")
-    parser.add_argument("output", help="directory to write")
+    """The arguments of `beta-clip convert b-clip`."""
+    parser.add_argument("checkpoint", metavar="FILE", help="the release's .pt file")
+    parser.add_argument("output", metavar="DIR", help="directory to write")
     parser.add_argument("--vision-heads", type=int, metavar="N", help="heads of the vision tower (default: width / 64)")
     parser.add_argument("--text-heads", type=int, metavar="N", help="heads of the text tower (default: width / 64)")
-    parser.add_argument("--tokenizer", metavar="DIR_OR_ID", help="tokenizer of the checkpoint; adds the processor")
+    parser.add_argument("--tokenizer", metavar="MODEL", help="directory or Hub id of its tokenizer; adds the processor")
+    add_json_argument(parser)
 
 
-def run(args: argparse.Namespace) -> int:
-    convert_b_clip(
+@reporting
+def run(args: argparse.Namespace) -> Report:
+    """Converts; the report says what was written."""
+    model = convert_b_clip(
         args.checkpoint,
         args.output,
         vision_heads=args.vision_heads,
@@ -256,4 +262,4 @@ def run(args: argparse.Namespace) -> int:
         tokenizer=args.tokenizer,
     )
     logger.info("Saved to %s", args.output)
-    return 0
+    return Report(describe_output(args.output, model))

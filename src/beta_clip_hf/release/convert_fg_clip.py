@@ -14,7 +14,8 @@ from ..checkpoints_beta_clip import FG_CLIP_SWITCHES, from_fg_clip, is_fg_clip, 
 from ..configuration_beta_clip import CLIP_TEXT_POSITIONS, LONG_TEXT_POSITIONS, BetaCLIPConfig
 from ..modeling_beta_clip import BetaCLIPModel
 from ..processing_beta_clip import BetaCLIPProcessor
-from .export import check_output, clip_config, load_model, load_processor, save_clip_processor
+from ..reports import Report, add_json_argument, reporting
+from .export import check_output, clip_config, describe_output, load_model, load_processor, save_clip_processor
 
 
 logger = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ def convert_fg_clip(
     return model.eval()
 
 
-def convert_back(source: str | Path, output_dir: str | Path, *, tokenizer: str | Path | None = None) -> None:
+def convert_back(source: str | Path, output_dir: str | Path, *, tokenizer: str | Path | None = None) -> BetaCLIPModel:
     r"""
     Writes a model as FG-CLIP has it: their names, their configuration, and both of their long tables, of which they
     read 20 rows of one and 228 of the other, filled from the one that we have.
@@ -71,6 +72,9 @@ def convert_back(source: str | Path, output_dir: str | Path, *, tokenizer: str |
     Args:
         source: directory or Hub id of a model with two text paths and regions, without a pooler.
         output_dir, tokenizer: as in [`convert_fg_clip`].
+
+    Returns:
+        The model of ours.
 
     Raises:
         ValueError: if the model has something that FG-CLIP has no place for, or lacks something (named), or the output
@@ -106,6 +110,7 @@ def convert_back(source: str | Path, output_dir: str | Path, *, tokenizer: str |
     (folder / "config.json").write_text(json.dumps(their_config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     if processor is not None:
         save_clip_processor(processor, folder, processor.tokenizer.model_max_length)
+    return model
 
 
 def _check_tensors(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
@@ -142,14 +147,18 @@ def _processor(source: str | Path, config: Any, tokenizer: str | Path | None) ->
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", metavar="IN", help="directory or Hub id of an FG-CLIP checkpoint")
-    parser.add_argument("output", metavar="OUT", help="directory to write")
-    parser.add_argument("--back", action="store_true", help="IN is a model of ours, OUT gets FG-CLIP's own layout")
-    parser.add_argument("--tokenizer", metavar="DIR_OR_ID", help="tokenizer of the checkpoint (default: that of IN)")
+    """The arguments of `beta-clip convert fg-clip`."""
+    parser.add_argument("checkpoint", metavar="MODEL", help="directory or Hub id of an FG-CLIP checkpoint")
+    parser.add_argument("output", metavar="DIR", help="directory to write")
+    parser.add_argument("--back", action="store_true", help="MODEL is one of ours, DIR gets FG-CLIP's own layout")
+    parser.add_argument("--tokenizer", metavar="MODEL", help="directory or Hub id of a tokenizer (default: its own)")
+    add_json_argument(parser)
 
 
-def run(args: argparse.Namespace) -> int:
+@reporting
+def run(args: argparse.Namespace) -> Report:
+    """Converts; the report says what was written."""
     convert = convert_back if args.back else convert_fg_clip
-    convert(args.checkpoint, args.output, tokenizer=args.tokenizer)
+    model = convert(args.checkpoint, args.output, tokenizer=args.tokenizer)
     logger.info("Saved to %s", args.output)
-    return 0
+    return Report(describe_output(args.output, model))

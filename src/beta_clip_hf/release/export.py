@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import CLIPConfig, CLIPModel, CLIPProcessor
+from transformers import CLIPConfig, CLIPModel, CLIPProcessor, PreTrainedModel
 
 from ..checkpoints_beta_clip import LONG_TABLE
 from ..configuration_beta_clip import LONG_TEXT_POSITIONS, BetaCLIPConfig
 from ..modeling_beta_clip import BetaCLIPModel
 from ..processing_beta_clip import BetaCLIPProcessor
+from ..reports import Report, add_json_argument, reporting
 from ..towers_beta_clip import TEXT_PATHS
 
 
@@ -45,7 +46,8 @@ def export_clip(source: str | Path, output_dir: str | Path, *, path: str | None 
     model = load_model(source)
     is_two_path = model.config.use_long_text_path
     if path not in ((*TEXT_PATHS, None) if is_two_path else (None,)):
-        raise ValueError(f"path must be {'one of ' + str(TEXT_PATHS) if is_two_path else None}, but is {path!r}")
+        allowed = f"be one of {TEXT_PATHS}" if is_two_path else "be left out for a model with one text path"
+        raise ValueError(f"path must {allowed}, but is {path!r}")
     if is_two_path and path is None:
         path = "long"
         logger.info("Exporting the long text path, which the positions beyond 77 belong to; the other: --path short")
@@ -69,6 +71,16 @@ def check_output(output_dir: str | Path, *sources: str | Path) -> None:
     for source in sources:
         if Path(source).is_dir() and Path(source).resolve() == Path(output_dir).resolve():
             raise ValueError(f"output must be another directory than what is read, but both are {source}")
+
+
+def describe_output(output_dir: str | Path, model: PreTrainedModel) -> dict[str, Any]:
+    """What a command reports of the model that it has written."""
+    return {
+        "output": str(output_dir),
+        "files": sorted(path.name for path in Path(output_dir).iterdir()),
+        "parameters": model.num_parameters(),
+        "dtype": str(model.dtype).removeprefix("torch."),
+    }
 
 
 def load_model(source: str | Path, **changes: Any) -> BetaCLIPModel:
@@ -131,14 +143,18 @@ def _fill_up(table: Tensor) -> Tensor:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="DIR", help="directory or Hub id of a β-CLIP or FG-CLIP model")
-    parser.add_argument("output", metavar="OUT", help="directory to write")
+    """The arguments of `beta-clip export clip`."""
+    parser.add_argument("model", metavar="MODEL", help="directory or Hub id of a β-CLIP or FG-CLIP model")
+    parser.add_argument("output", metavar="DIR", help="directory to write")
     parser.add_argument(
         "--path", choices=TEXT_PATHS, help="text path of a model with two (default: long, which has 248 positions)"
     )
+    add_json_argument(parser)
 
 
-def run(args: argparse.Namespace) -> int:
-    export_clip(args.model, args.output, path=args.path)
+@reporting
+def run(args: argparse.Namespace) -> Report:
+    """Exports; the report says what was written."""
+    model = export_clip(args.model, args.output, path=args.path)
     logger.info("Saved to %s", args.output)
-    return 0
+    return Report(describe_output(args.output, model))

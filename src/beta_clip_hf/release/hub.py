@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi
+from huggingface_hub.utils import validate_repo_id
 
 from ..configuration_beta_clip import BetaCLIPConfig
 from ..modeling_beta_clip import BetaCLIPModel
 from ..processing_beta_clip import BetaCLIPProcessor
 from ..remote_code_beta_clip import carrying_code
+from ..reports import Report, add_json_argument, reporting
 from .model_card import UNKNOWN_LICENCE, render_card, without_paths
 
 
@@ -26,23 +28,24 @@ AUTO_CLASSES = {BetaCLIPConfig: "AutoConfig", BetaCLIPModel: "AutoModel", BetaCL
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `beta-clip push`."""
-    parser.add_argument("folder", metavar="RUN", help="model directory, such as the output of beta-clip train")
+    parser.add_argument("folder", metavar="DIR", help="model directory, such as the output of beta-clip train")
     parser.add_argument("repo_id", metavar="REPO_ID", help="where it goes: NAME or ORGANISATION/NAME")
     parser.add_argument("--private", action="store_true", help="make a private repository, if it is a new one")
-    parser.add_argument("--license", default=UNKNOWN_LICENCE, help="of the weights, for the card (%(default)s)")
-    parser.add_argument("--revision", help="branch to push to")
-    parser.add_argument("--dry-run", metavar="FOLDER", help="write what would be uploaded into a folder, and stop")
+    parser.add_argument("--license", metavar="NAME", default=UNKNOWN_LICENCE, help="of the weights, for the card")
+    parser.add_argument("--revision", metavar="NAME", help="branch to push to (default: main)")
+    parser.add_argument("--dry-run", metavar="DIR", help="write what would be uploaded into a folder, and stop")
+    add_json_argument(parser)
 
 
-def run(args: argparse.Namespace) -> int:
-    """Uploads, and logs the address."""
+@reporting
+def run(args: argparse.Namespace) -> Report:
+    """Uploads; the report is the address."""
     if args.dry_run:
         build_repository(args.folder, args.dry_run, args.repo_id, licence=args.license)
         logger.info("%s holds what would be uploaded", args.dry_run)
-        return 0
+        return Report({"repo_id": args.repo_id, "url": None, "folder": args.dry_run})
     url = push(args.folder, args.repo_id, private=args.private, licence=args.license, revision=args.revision)
-    logger.info("%s", url)
-    return 0
+    return Report({"repo_id": args.repo_id, "url": url, "folder": None}, url)
 
 
 def push(
@@ -69,9 +72,10 @@ def push(
         The address of the commit.
 
     Raises:
-        ValueError: where the folder is no model directory.
+        ValueError: where the folder is no model directory, or the id cannot be one.
         OSError: where the upload failed: what to do then is said. The folder is as it was, and the repository too.
     """
+    validate_repo_id(repo_id)
     api = HfApi(token=token)
     with tempfile.TemporaryDirectory() as repository:
         build_repository(folder, repository, repo_id, licence=licence)
@@ -124,4 +128,4 @@ def _reason(error: Exception) -> str:
     response: Any = getattr(error, "response", None)
     if response is not None:
         return f"the server answered {response.status_code} {response.reason_phrase}".rstrip()
-    return " ".join(str(error).split()) or type(error).__name__
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__

@@ -13,6 +13,7 @@ from transformers import CLIPModel
 from ..checkpoints_beta_clip import is_fg_clip, weight_names
 from ..configuration_beta_clip import CLIP_TEXT_POSITIONS, BetaCLIPConfig
 from ..modeling_beta_clip import BetaCLIPModel
+from ..reports import Report, add_json_argument, reporting
 from .export import check_output, load_model, load_processor
 
 
@@ -149,42 +150,48 @@ def _check_same_architecture(
 
 
 class _WithoutModel:
-    """Takes the arguments of `beta-clip evaluate`, but for those that each model of a sweep has of its own."""
+    """Takes the arguments of `beta-clip evaluate`, but for those that a sweep has no use for or has of its own."""
 
     def __init__(self, group: Any) -> None:
         self.group = group
 
     def add_argument(self, name: str, **options: Any) -> None:
-        if name not in ("--model", "--output"):
+        if name not in ("--model", "--output", "--list-tasks", "--json"):
             self.group.add_argument(name, **options | {"required": False})
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `beta-clip interpolate`."""
     from ..evaluation import suite
 
     parser.add_argument("base", metavar="BASE", help="directory or Hub id of what the training started from")
     parser.add_argument("tuned", metavar="TUNED", help="directory or Hub id of the trained model")
     parser.add_argument(
-        "output", metavar="OUT", help="directory to write; with several alphas, of a directory for each"
+        "output", metavar="DIR", help="directory to write; with several alphas, of a directory for each"
     )
     parser.add_argument(
-        "--alpha", type=float, nargs="+", default=[0.5], metavar="A", help="share of TUNED, one or several (0.5)"
+        "--alpha", type=float, nargs="+", default=[0.5], metavar="X", help="share of TUNED, one or several"
     )
     parser.add_argument("--discard", action="store_true", help="keep the figures of a sweep only, not its models")
-    group = parser.add_argument_group("sweep", "with --tasks each model is evaluated, as by beta-clip evaluate")
+    add_json_argument(parser)
+    group = parser.add_argument_group("sweep options", "with --tasks each model is evaluated, as by beta-clip evaluate")
     suite.add_arguments(_WithoutModel(group))  # type: ignore[arg-type]
 
 
-def run(args: argparse.Namespace) -> int:
-    """One model in OUT; of several alphas, or with tasks, each in OUT/alpha_A, and the figures in OUT/sweep.json."""
+@reporting
+def run(args: argparse.Namespace) -> Report:
+    """One model in DIR; of several alphas, or with tasks, each in DIR/alpha_X, and the figures in DIR/sweep.json. The
+    report says which models there are, or is sweep.json."""
     check_alphas(args.alpha)
     if args.discard and not args.tasks:
         raise ValueError("discard must come with tasks, as nothing else would be left, but there are none")
     if args.tasks:
-        from .sweep import sweep
+        from ..evaluation.suite import chosen_tasks
+        from .sweep import format_sweep, sweep
 
-        sweep(args)
-        return 0
+        chosen_tasks(args)  # an unknown one is said before a model is written
+        summary = sweep(args)
+        return Report({"output": args.output, **summary}, format_sweep(summary))
     folders = [Path(args.output)] if len(args.alpha) == 1 else folders_of_alphas(args.output, args.alpha)
     for folder in folders:
         check_output(folder, args.base, args.tuned)
@@ -192,7 +199,8 @@ def run(args: argparse.Namespace) -> int:
     for alpha, folder in zip(args.alpha, folders, strict=True):
         pair.save(folder, alpha)
         logger.info("alpha %g is in %s", alpha, folder)
-    return 0
+    models = [{"alpha": alpha, "output": str(folder)} for alpha, folder in zip(args.alpha, folders, strict=True)]
+    return Report({"output": args.output, "models": models})
 
 
 def folders_of_alphas(output_dir: str | Path, alphas: Sequence[float]) -> list[Path]:

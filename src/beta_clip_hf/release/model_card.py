@@ -93,7 +93,7 @@ def render_card(folder: Path, repo_id: str, *, licence: str = UNKNOWN_LICENCE) -
         base_model=base if _is_hub_id(base) else None,
         datasets=[one for one in [run.training.get("data", {}).get("train")] if _is_hub_id(one)] or None,
         model_name=repo_id.rpartition("/")[2],
-        eval_results=list(_eval_results(run.results)) or None,
+        eval_results=list(eval_results(run.results)) or None,
     )
     has_pooler, has_regions = run.config.get("use_pooler", True), run.config.get("use_regions", False)
     methods = [name for name, has in (("β-CLIP", has_pooler), ("FG-CLIP", has_regions)) if has] or ["CLIP"]
@@ -109,8 +109,8 @@ def render_card(folder: Path, repo_id: str, *, licence: str = UNKNOWN_LICENCE) -
         model_lines=list(_model_lines(run.config)),
         training_lines=list(_training_lines(run)),
         recipe=json.dumps(run.training, indent=2, ensure_ascii=False) if run.training else "",
-        results=list(_result_rows(run.results)),
-        results_note=_results_note(run.results),
+        results=list(result_rows(run.results)),
+        results_note=results_note(run.results),
         limits=list(_limits(run)),
         licence_note=_licence_note(licence),
         citations=[PAPERS[name] for name, has in (("beta_clip", has_pooler), ("fg_clip", has_regions)) if has],
@@ -171,7 +171,7 @@ def _shown_figures(results: Mapping[str, Any]) -> Iterable[tuple[str, Mapping[st
                 yield task, result, name, figure
 
 
-def _result_rows(results: Mapping[str, Any]) -> Iterable[tuple[str, ...]]:
+def result_rows(results: Mapping[str, Any]) -> Iterable[tuple[str, ...]]:
     for task, result, name, figure in _shown_figures(results):
         low, high = figure["low"], figure["high"]
         interval = "" if low is None else f"{100 * low:.1f} – {100 * high:.1f}"
@@ -180,7 +180,7 @@ def _result_rows(results: Mapping[str, Any]) -> Iterable[tuple[str, ...]]:
         yield task, result["protocol"], f"`{name}`", value, interval, chance, f"{figure['count']:,}"
 
 
-def _eval_results(results: Mapping[str, Any]) -> Iterable[EvalResult]:
+def eval_results(results: Mapping[str, Any]) -> Iterable[EvalResult]:
     for task, result, name, figure in _shown_figures(results):
         yield EvalResult(
             task_type="image-text-retrieval" if "R@" in name else "zero-shot-image-classification",
@@ -191,7 +191,7 @@ def _eval_results(results: Mapping[str, Any]) -> Iterable[EvalResult]:
         )
 
 
-def _results_note(results: Mapping[str, Any]) -> str:
+def results_note(results: Mapping[str, Any]) -> str:
     if not results:
         return ""
     environment = results.get("environment", {})

@@ -17,6 +17,7 @@ from torch.export import Dim, ExportedProgram
 from .. import __version__
 from ..evaluation.models import load_model
 from ..modeling_beta_clip import BetaCLIPModel
+from ..reports import Report, add_json_argument, reporting
 from ..towers_beta_clip import TEXT_PATHS
 from .export import check_output
 from .graphs import Graph, RegionGraph, graphs_of
@@ -268,16 +269,18 @@ def _quiet() -> Iterator[None]:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="DIR", help="directory or Hub id of a β-CLIP, FG-CLIP or CLIP model")
-    parser.add_argument("output", metavar="OUT", help="directory to write")
-    parser.add_argument(
-        "--format", choices=tuple(FORMATS), default="onnx", help="ONNX, or torch.export programs (%(default)s)"
-    )
-    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the weights in ONNX (%(default)s)")
+    """The arguments of `beta-clip export onnx`."""
+    parser.add_argument("model", metavar="MODEL", help="directory or Hub id of a β-CLIP, FG-CLIP or CLIP model")
+    parser.add_argument("output", metavar="DIR", help="directory to write")
+    parser.add_argument("--format", choices=tuple(FORMATS), default="onnx", help="ONNX, or torch.export programs")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the weights in ONNX")
     parser.add_argument("--path", choices=TEXT_PATHS, help="text path of a model with two (default: long)")
+    add_json_argument(parser)
 
 
-def run(args: argparse.Namespace) -> int:
-    export_graphs(args.model, args.output, format=args.format, dtype=args.dtype, path=args.path)
+@reporting
+def run(args: argparse.Namespace) -> Report:
+    """Exports; the report is export.json and where it is."""
+    about = export_graphs(args.model, args.output, format=args.format, dtype=args.dtype, path=args.path)
     logger.info("Saved to %s", args.output)
-    return 0
+    return Report({"output": args.output, **about})

@@ -4,7 +4,6 @@ import argparse
 import io
 import json
 import logging
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
@@ -56,7 +55,6 @@ def sweep(args: argparse.Namespace) -> dict[str, Any]:
         del results["model"]["name"]  # of a directory that may be gone
         summary["alphas"].append({"alpha": alpha} | {name: results[name] for name in ("model", "tasks")})
         _write_json(summary, output / "sweep.json")
-    sys.stdout.write(format_sweep(summary) + "\n")
     picture = plot_sweep(summary, output / "sweep.png")
     logger.info("all figures are in %s, the curves in %s", output / "sweep.json", picture)
     return summary
@@ -141,7 +139,7 @@ def _draw(axes: Any, alphas: Sequence[float], curves: Mapping[str, Sequence[Mapp
 
 def _evaluate(args: argparse.Namespace, model: Any, output: Path) -> dict[str, Any]:
     """What `beta-clip evaluate` writes for one model. Its tables are left to results.json: there is one for each."""
-    arguments = argparse.Namespace(**vars(args) | {"model": str(model), "output": str(output)})
+    arguments = argparse.Namespace(**vars(args) | {"model": str(model), "output": str(output), "list_tasks": False})
     with redirect_stdout(io.StringIO()):
         suite.run(arguments)
     return json.loads((output / "results.json").read_text(encoding="utf-8"))

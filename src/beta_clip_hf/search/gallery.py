@@ -5,21 +5,20 @@ map for each phrase.
 
 import argparse
 import io
-import json
 import logging
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 
 from ..boxes_beta_clip import view_of_image
 from ..data.rows import load_image
+from ..evaluation.processes import default_device
 from ..heat_maps import colour_bar, highest_of, overlay
 from ..pages import Picture, Section, write_page
+from ..reports import Report, add_json_argument, reporting
 from ..text.phrases import PhraseExtractor
 from .index import PhotoIndex, load_embedder
 from .query import Hit, Query, parse_weighted
@@ -66,7 +65,7 @@ def write_gallery(
     highest = highest_of(*(heat for of_image in maps.values() for heat in of_image))
     sections = []
     for rank, hit in enumerate(hits, 1):
-        image = _image_of(hit.image, index.table)
+        image = image_of(hit.image, index.table)
         text = f"{rank}. {hit.score:.3f}  {hit.image}"
         pictures = [] if image is None else [Picture(image, "whole image")]
         if image is not None and hit.image in maps:
@@ -84,7 +83,7 @@ def write_gallery(
     return write_page(path, title, sections, summary=summary)
 
 
-def _image_of(key: str, table: ImageTable) -> Image.Image | None:
+def image_of(key: str, table: ImageTable) -> Image.Image | None:
     """The image, at most `SHOWN_SIDE` large: of its file, or the preview of one that comes from none."""
     try:
         if os.path.isfile(key):
@@ -102,24 +101,30 @@ def _image_of(key: str, table: ImageTable) -> Image.Image | None:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `beta-clip search`."""
-    parser.add_argument("index", help="what beta-clip index has made")
-    parser.add_argument("text", nargs="?", help="a description, of any length")
-    weighted = "with a weight behind a colon, negative for what is not wanted; may be repeated"
-    parser.add_argument("--phrase", action="append", default=[], help=f"a text, {weighted}: 'a red hat:2'")
-    parser.add_argument("--image", action="append", default=[], help=f"an image file, {weighted}")
-    parser.add_argument("--where", help="condition in SQL on the columns: \"width > 300 AND caption LIKE '%%dog%%'\"")
-    parser.add_argument("--top", type=int, default=20, help="how many images (%(default)s)")
-    parser.add_argument("--rerank", type=int, default=0, help="so many of the best are ordered anew by how each text "
-                        "sees them (%(default)s)")  # fmt: skip
+    parser.add_argument("index", metavar="INDEX", help="what beta-clip index has made")
+    parser.add_argument("text", metavar="TEXT", nargs="?", help="a description, of any length")
+    weighted = "with a weight behind a colon, negative for what is not wanted; may be given several times"
+    parser.add_argument(
+        "--phrase", metavar="TEXT", action="append", default=[], help=f"a text, {weighted}: 'a red hat:2'"
+    )
+    parser.add_argument("--image", metavar="FILE", action="append", default=[], help=f"an image file, {weighted}")
+    parser.add_argument(
+        "--where", metavar="SQL", help="condition on the columns: \"width > 300 AND caption LIKE '%%dog%%'\""
+    )
+    parser.add_argument("--top", metavar="N", type=int, default=20, help="how many images")
+    parser.add_argument(
+        "--rerank", metavar="N", type=int, default=0, help="order so many of the best anew, by how each text sees them"
+    )
     parser.add_argument("--exact", action="store_true", help="compare with every image of a large index, too")
-    parser.add_argument("--json", action="store_true", help="write JSON instead of a table")
-    parser.add_argument("--html", help="also write a page of pictures with heat maps to this file")
-    parser.add_argument("--model", help="where the model of the index is now, if it was moved")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(%(default)s)")
+    parser.add_argument("--html", metavar="FILE", help="also write a page of pictures with heat maps")
+    parser.add_argument("--model", metavar="MODEL", help="where the model of the index is now, if it was moved")
+    parser.add_argument("--device", metavar="DEVICE", default=default_device(), help="cpu, cuda, cuda:1 or another")
+    add_json_argument(parser)
 
 
-def run(args: argparse.Namespace) -> int:
-    """Searches, and writes what is found to the standard output; the exit code is 0 also where that is nothing."""
+@reporting
+def run(args: argparse.Namespace) -> Report:
+    """Searches; the report is what is found, and the exit code 0 also where that is nothing."""
     query = Query(args.text, list(map(parse_weighted, args.phrase)), list(map(parse_weighted, args.image)))
     info = ImageTable.open(args.index).info
     embedder = load_embedder(args.model or info["model"], device=args.device, dtype=info["dtype"])
@@ -129,12 +134,7 @@ def run(args: argparse.Namespace) -> int:
         title = "; ".join([text for text, _ in query.weighted_texts()] + [str(image) for image, _ in query.images])
         page = write_gallery(args.html, hits, index, title, phrases_to_show(query))
         logger.info("the page is %s", page)
-    if args.json:
-        records = [_record(rank, hit) for rank, hit in enumerate(hits, 1)]
-        sys.stdout.write(json.dumps(records, indent=2, ensure_ascii=False) + "\n")
-        return 0
-    sys.stdout.write(format_hits(hits) + "\n")
-    return 0
+    return Report([_record(rank, hit) for rank, hit in enumerate(hits, 1)], format_hits(hits))
 
 
 def format_hits(hits: Sequence[Hit]) -> str:

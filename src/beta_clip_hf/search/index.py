@@ -5,10 +5,8 @@ Letters: N images, D projection width, T texts.
 """
 
 import argparse
-import json
 import logging
 import os
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,9 +19,10 @@ from transformers.utils import logging as transformers_logging
 from ..data.readers import FORMATS
 from ..evaluation.embedding import Embedder, ImageBatch
 from ..evaluation.models import load_model
-from ..evaluation.processes import Processes, launched_processes
+from ..evaluation.processes import Processes, default_device, launched_processes, own_device
 from ..evaluation.results import model_hash
 from ..evaluation.shards import Shards, split
+from ..reports import Report, add_json_argument, reporting
 from .query import Hit, Query, embed_query
 from .rerank import add_conditioned_scores
 from .sources import Changes, Photos, ReadablePhotos, find_changes, open_photos, updated_records
@@ -275,9 +274,7 @@ def load_embedder(
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {DTYPES}, but is {dtype!r}")
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if device == "cuda" else device
-    loaded = load_model(str(model), torch.device(device), getattr(torch, dtype))
+    loaded = load_model(str(model), own_device(device or default_device()), getattr(torch, dtype))
     shards = Shards(processes=Processes())
     return Embedder(loaded.model, loaded.processor, batch_size=batch_size, num_workers=num_workers, shards=shards)
 
@@ -305,22 +302,29 @@ def _check_model(table: ImageTable, embedder: Embedder) -> None:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `beta-clip index`."""
-    parser.add_argument("photos", help="a folder of photos, JSONL, or another source of rows with images")
-    parser.add_argument("--out", required=True, help="the index: a directory, or the URI of an object store")
-    parser.add_argument("--model", help="directory or Hub id; that of the index by default")
+    parser.add_argument(
+        "photos", metavar="DATA", help="a folder of photos, JSONL, or another source of rows with images"
+    )
+    parser.add_argument(
+        "--out", metavar="DIR", required=True, help="the index: a directory, or a URI of object storage"
+    )
+    parser.add_argument("--model", metavar="MODEL", help="directory or Hub id (default: that of the index)")
     parser.add_argument("--store-patches", action="store_true", help="keep patch features, for a fast --rerank")
-    parser.add_argument("--format", choices=FORMATS, help="of a data set; found out by default, but for a directory")
-    parser.add_argument("--split", default="train", help="of a data set that has several (%(default)s)")
-    parser.add_argument("--image-root", help="where relative paths start; the folder of the file by default")
-    parser.add_argument("--batch-size", type=int, default=32, help="images at a time (%(default)s)")
-    parser.add_argument("--num-workers", type=int, default=0, help="processes that read images (%(default)s)")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(%(default)s)")
-    parser.add_argument("--dtype", choices=DTYPES, help="that of the index by default; float32 for a new one")
-    parser.add_argument("--json", action="store_true", help="write what was done as JSON")
+    parser.add_argument("--format", choices=FORMATS, help="of a data set, where it cannot be found out")
+    parser.add_argument("--split", metavar="NAME", default="train", help="of a data set that has several")
+    parser.add_argument("--image-root", metavar="DIR", help="where relative paths start (default: beside their file)")
+    parser.add_argument("--batch-size", metavar="N", type=int, default=32, help="images at a time")
+    parser.add_argument("--num-workers", metavar="N", type=int, default=0, help="processes that read images")
+    parser.add_argument("--device", metavar="DEVICE", default=default_device(), help="cpu, cuda, cuda:1 or another")
+    parser.add_argument(
+        "--dtype", choices=DTYPES, help="of the model (default: that of the index, float32 for a new one)"
+    )
+    add_json_argument(parser)
 
 
-def run(args: argparse.Namespace) -> int:
-    """Makes or updates the index and says what was done. Unreadable images are listed, and no error."""
+@reporting
+def run(args: argparse.Namespace) -> Report:
+    """Makes or updates the index; the report is what was done. Unreadable images are listed, and no error."""
     if args.num_workers:  # LanceDB has threads, which a forked process would be without
         torch.multiprocessing.set_start_method("spawn", force=True)
     with launched_processes():
@@ -343,9 +347,7 @@ def run(args: argparse.Namespace) -> int:
             raise ValueError("store_patches must be chosen when an index is made, but this one is there without")
         added = index.add(args.photos, format=args.format, split=args.split, image_root=args.image_root)
         report = _reported(index, added)
-        if processes.rank == 0:
-            _write(report, as_json=args.json)
-    return 0
+    return Report(report, _format(report)) if processes.rank == 0 else Report(None)
 
 
 def _reported(index: PhotoIndex, added: Added) -> dict[str, Any]:
@@ -355,15 +357,12 @@ def _reported(index: PhotoIndex, added: Added) -> dict[str, Any]:
     return report
 
 
-def _write(report: Mapping[str, Any], *, as_json: bool) -> None:
-    if as_json:
-        sys.stdout.write(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
-        return
-    for where, why in report["unreadable"].items():
-        sys.stdout.write(f"unreadable: {where}: {why}\n")
+def _format(report: Mapping[str, Any]) -> str:
+    lines = [f"unreadable: {where}: {why}" for where, why in report["unreadable"].items()]
     numbers = ", ".join(f"{report[name]} {name}" for name in ("new", "changed", "updated", "deleted", "unchanged"))
     unreadable = len(report["unreadable"])
-    sys.stdout.write(f"{report['index']}: {report['images']} images ({numbers}, {unreadable} unreadable)\n")
+    lines.append(f"{report['index']}: {report['images']} images ({numbers}, {unreadable} unreadable)")
     if "recall" in report:
         of = f"of the vector index against exact search, of {report['recall_of']}"
-        sys.stdout.write(f"recall@20 {of}: {report['recall']:.3f}\n")
+        lines.append(f"recall@20 {of}: {report['recall']:.3f}")
+    return "\n".join(lines)

@@ -4,6 +4,7 @@ import argparse
 import json
 import logging
 from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ..data.scenes import SceneDataset
 from ..data.tokenizers import clip_tokenizer_from_bpe, train_clip_tokenizer
 from ..modeling_beta_clip import BetaCLIPModel
 from ..processing_beta_clip import BetaCLIPProcessor
+from ..reports import Report, add_json_argument, reporting
 from .arguments import BetaCLIPTrainingArguments
 from .config import COLLATOR_KEYS, read_config
 from .trainer import BetaCLIPTrainer
@@ -31,22 +33,22 @@ CONFIG_FILE, LOG_FILE, RESULTS_FILE, CURVES_FILE = (
     "train_results.json",
     "train_curves.png",
 )
-# The common values have a flag of their own: flag, its place in the configuration, its type and its help.
-FLAGS: tuple[tuple[str, str, type, str], ...] = (
-    ("--model", "model.from_pretrained", str, "directory or Hub id of a β-CLIP or plain CLIP checkpoint to start from"),
-    ("--train-data", "data.train", str, "file, directory, glob of tars or Hub id of the training rows"),
-    ("--eval-data", "data.eval", str, "the same for evaluation"),
-    ("--steps", "training.max_steps", int, "number of optimiser steps"),
-    ("--epochs", "training.num_train_epochs", float, "number of epochs, where steps are not given"),
-    ("--batch-size", "training.per_device_train_batch_size", int, "images per device and forward pass"),
-    ("--learning-rate", "training.learning_rate", float, "initial learning rate of the towers"),
-    ("--seed", "training.seed", int, "of the weights, the order of rows, the sampling of texts"),
+# The common values have a flag of their own: flag, its place in the configuration, type, metavar and help.
+FLAGS: tuple[tuple[str, str, type, str, str], ...] = (
+    ("--model", "model.from_pretrained", str, "MODEL", "directory or Hub id of a β-CLIP or plain CLIP to start from"),
+    ("--train-data", "data.train", str, "DATA", "file, directory, glob of tars or Hub id of the training rows"),
+    ("--eval-data", "data.eval", str, "DATA", "the same for evaluation"),
+    ("--steps", "training.max_steps", int, "N", "number of optimiser steps"),
+    ("--epochs", "training.num_train_epochs", float, "X", "number of epochs, where steps are not given"),
+    ("--batch-size", "training.per_device_train_batch_size", int, "N", "images per device and forward pass"),
+    ("--learning-rate", "training.learning_rate", float, "X", "initial learning rate of the towers"),
+    ("--seed", "training.seed", int, "N", "of the weights, the order of rows, the sampling of texts"),
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `beta-clip train`."""
-    parser.add_argument("--config", help="YAML or JSON file with the sections model, data and training")
+    parser.add_argument("--config", metavar="FILE", help="YAML or JSON file with the sections model, data and training")
     parser.add_argument(
         "--set",
         action="append",
@@ -54,22 +56,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="override one value, as in --set data.num_phrases=10; may be given several times",
     )
-    parser.add_argument("--output", "--output-dir", help="directory of the checkpoint; training.output_dir in a file")
-    for flag, place, kind, text in FLAGS:
-        parser.add_argument(flag, type=kind, help=f"{text} ({place})")
+    parser.add_argument("--output", "--output-dir", metavar="DIR", help="for the checkpoint (training.output_dir)")
+    for flag, place, kind, metavar, text in FLAGS:
+        parser.add_argument(flag, type=kind, metavar=metavar, help=f"{text} ({place})")
     parser.add_argument("--strict", action="store_true", help="a row that cannot be used is an error, and not skipped")
     parser.add_argument(
         "--resume",
         nargs="?",
         const=True,
-        metavar="CHECKPOINT",
-        help="go on from a checkpoint, by default the last one in the output directory; begin where there is none",
+        metavar="DIR",
+        help="go on from a checkpoint, or begin where there is none (default: the last one in the output directory)",
     )
+    add_json_argument(parser)
 
 
-def run(args: argparse.Namespace) -> int:
+@reporting
+def run(args: argparse.Namespace) -> Report:
     """
-    Trains, and returns 0.
+    Trains; the report is train_results.json and where it is.
 
     Raises:
         ValueError: for values that cannot be.
@@ -79,8 +83,8 @@ def run(args: argparse.Namespace) -> int:
     checkpoint = args.resume
     if checkpoint is True:
         checkpoint = get_last_checkpoint(trainer.args.output_dir)
-    train_and_report(trainer, checkpoint)
-    return 0
+    results = train_and_report(trainer, checkpoint)
+    return Report({"output": trainer.args.output_dir, **results} if trainer.is_world_process_zero() else None)
 
 
 def configuration(args: argparse.Namespace) -> dict[str, Any]:
@@ -96,7 +100,7 @@ def configuration(args: argparse.Namespace) -> dict[str, Any]:
         if not equals:
             raise ValueError(f"--set must be KEY=VALUE, but is {word!r}")
         overrides.append((key, value))
-    for flag, place, _, _ in FLAGS:
+    for flag, place, *_ in FLAGS:
         value = getattr(args, flag.removeprefix("--").replace("-", "_"))
         if value is not None:
             overrides.append((place, value))
@@ -128,6 +132,7 @@ def build_trainer(config: Mapping[str, Any], *, resume: bool = False) -> BetaCLI
             is not resumed.
     """
     data = config["data"]
+    _check_numbers(config["training"])
     args = BetaCLIPTrainingArguments(**config["training"])
     output_dir = Path(args.output_dir)
     if not resume and output_dir.is_dir() and get_last_checkpoint(str(output_dir)):
@@ -152,6 +157,15 @@ def build_trainer(config: Mapping[str, Any], *, resume: bool = False) -> BetaCLI
     if trainer.is_world_process_zero():
         write_json(output_dir / CONFIG_FILE, config)
     return trainer
+
+
+def _check_numbers(training: Mapping[str, Any]) -> None:
+    """`TrainingArguments` compares what it is given with numbers, whatever it is."""
+    defaults = {field.name: field.default for field in fields(BetaCLIPTrainingArguments)}
+    for name, value in training.items():
+        default = defaults[name]
+        if isinstance(value, str) and isinstance(default, int | float) and not isinstance(default, bool):
+            raise ValueError(f"training.{name} must be a number, but is {value!r}")
 
 
 def open_rows(source: Any, *, seed: int, strict: bool, shuffle: bool = False) -> Any:

@@ -1,7 +1,7 @@
 """One generated scene as a picture: its boxes, and what a model takes each region for, among its hard negatives.
 
 python benchmarks/scene_study.py --methods beta_fg --seeds 0 --save
-python examples/scene_regions.py --model runs/scene_study/beta_fg_0 --scene 0 --output docs/images/scene_regions.png
+python benchmarks/scene_regions.py --model runs/scene_study/beta_fg_0 --scene 0 --output docs/images/scene_regions.png
 """
 
 import argparse

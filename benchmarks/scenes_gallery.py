@@ -1,6 +1,6 @@
 """Draws the pictures of docs/scenes.md, and prints its table of statistics.
 
-python examples/scenes_gallery.py --output docs/images
+python benchmarks/scenes_gallery.py --output docs/images
 """
 
 import argparse

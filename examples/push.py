@@ -1,0 +1,28 @@
+"""A model as a repository of the Hub, with its processor, code, results and card. First see what would be uploaded:
+
+python examples/push.py runs/photos my-name/photos --license cc-by-nc-4.0
+python examples/push.py runs/photos my-name/photos --license cc-by-nc-4.0 --upload
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from beta_clip_hf.release.hub import build_repository, push
+
+
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("model", help="what training left behind")
+parser.add_argument("repo_id", help="NAME/MODEL")
+parser.add_argument("--license", required=True, help="of the weights: the data's decides")
+parser.add_argument("--folder", type=Path, default=Path("repository"), help="for the dry run (%(default)s)")
+parser.add_argument("--upload", action="store_true", help="after `hf auth login`; the repository is a private one")
+args = parser.parse_args()
+
+if args.upload:
+    sys.stdout.write(f"{push(args.model, args.repo_id, private=True, licence=args.license)}\n")
+else:
+    build_repository(args.model, args.folder, args.repo_id, licence=args.license)
+    for file in sorted(args.folder.iterdir()):
+        sys.stdout.write(f"{file.stat().st_size:>12,}  {file}\n")
+    sys.stdout.write("Read README.md, the card, and upload with --upload.\n")

@@ -1,0 +1,35 @@
+"""Which text fits which part of a photo, by FG-CLIP's region features:
+
+python examples/regions.py photo.jpg --box 30,40,120,160 --box 200,10,80,80 "a red cup" "a blue cup" "a dog"
+"""
+
+import argparse
+import sys
+
+import torch
+
+from beta_clip_hf import BetaCLIPModel, BetaCLIPProcessor
+from beta_clip_hf.show import look
+from beta_clip_hf.visualize import plot_region_scores
+
+
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("image")
+parser.add_argument("texts", nargs="+")
+parser.add_argument("--box", action="append", required=True, metavar="X,Y,W,H", help="in pixels of the photo")
+parser.add_argument("--model", default="qihoo360/fg-clip-base", help="one with regions (%(default)s)")
+parser.add_argument("--output", default="regions.png", help="picture of the scores (%(default)s)")
+args = parser.parse_args()
+
+model = BetaCLIPModel.from_pretrained(args.model).eval()
+processor = BetaCLIPProcessor.from_pretrained(args.model)
+boxes = [list(map(float, box.split(","))) for box in args.box]
+seen = look(model, processor, args.image, args.texts, boxes=boxes, box_format="xywh_pixels")
+with torch.no_grad():  # what the hard negatives of regions were trained with
+    probabilities = (model.hard_negative_logit_scale.exp() * seen.region_scores_RT).softmax(dim=-1)
+
+for box, scores, shares in zip(args.box, seen.region_scores_RT, probabilities, strict=True):
+    best = int(scores.argmax())
+    sys.stdout.write(f"{box}: {args.texts[best]} ({shares[best]:.0%} of these texts, cosine {scores[best]:.3f})\n")
+path = plot_region_scores(seen.view, seen.boxes_R4, args.texts, seen.region_scores_RT, args.output)
+sys.stdout.write(f"{path}\n")

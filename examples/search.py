@@ -1,0 +1,36 @@
+"""Search a folder of photos, and see where each phrase looks:
+
+python examples/search.py photos/ "A dog runs along a beach." --phrase "a red coat" --model runs/photos
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from beta_clip_hf.search.gallery import format_hits, phrases_to_show, write_gallery
+from beta_clip_hf.search.index import PhotoIndex, load_embedder
+from beta_clip_hf.search.query import Query
+
+
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("photos", help="a folder, JSONL, …")
+parser.add_argument("text", help="a description of any length")
+parser.add_argument("--phrase", action="append", default=[], help="counts twice; may be repeated")
+parser.add_argument("--model", default="runs/demo/model", help="directory or Hub id (%(default)s)")
+parser.add_argument("--index", type=Path, default=Path("photos.index"), help="made once (%(default)s)")
+parser.add_argument("--top", type=int, default=10, help="(%(default)s)")
+parser.add_argument("--html", default="found.html", help="page of what is found (%(default)s)")
+args = parser.parse_args()
+
+embedder = load_embedder(args.model)
+if args.index.exists():
+    index = PhotoIndex.open(args.index, embedder)
+else:
+    index = PhotoIndex.create(args.index, embedder, model_name=args.model)
+added = index.add(args.photos)  # embeds what is new, and forgets what is gone
+sys.stdout.write(f"{len(index)} photos, {added.new} of them new, {len(added.unreadable)} unreadable\n")
+
+query = Query(args.text, phrases=[(phrase, 2.0) for phrase in args.phrase])
+hits = index.search(query, top=args.top, rerank=10 * args.top if embedder.has_pooler else 0)
+page = write_gallery(args.html, hits, index, args.text, phrases_to_show(query))
+sys.stdout.write(f"{format_hits(hits)}\n{page}\n")

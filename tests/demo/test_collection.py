@@ -1,0 +1,86 @@
+import os
+
+import pytest
+from PIL import Image
+
+from beta_clip_hf.data.scenes import SceneDataset
+from beta_clip_hf.demo import collection as collection_module
+from beta_clip_hf.demo.collection import open_collection, scene_example
+from beta_clip_hf.search.index import PhotoIndex
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number, colour in enumerate(("red", "green", "blue")):
+        Image.new("RGB", (40, 30), colour).save(folder / f"{number}.png")
+    (folder / "3.jpg").write_text("no image")
+    return folder
+
+
+def opened(checkpoint, **options):
+    return open_collection(model=str(checkpoint), device="cpu", **options)
+
+
+def test_scenes_are_searched_where_nothing_is_given(collection):
+    assert len(collection.index) == 8 and collection.index.table.stores_patches
+    captions = [SceneDataset(8, seed=1, level="easy")[place]["caption"] for place in range(8)]
+    found = collection.index.search("a red circle", top=8)
+    assert sorted(hit.columns["caption"] for hit in found) == sorted(captions)
+    assert collection.example(9).caption == captions[1] and collection.example(9).image.size == (256, 256)
+    assert collection.title == "8 generated scenes" and len(collection.captions()) == 3
+
+
+def test_of_a_scene_the_other_caption_is_a_hard_negative():
+    row = {"image": None, "caption": "true", "hard_negatives": ["1", "2", "3"]}
+    assert scene_example(row | {"hard_negative_kinds": ["shape", "colour", "replace"]})[1:] == ("true", "3")
+    assert scene_example(row | {"hard_negative_kinds": ["relation", "colour", "shape"]})[1:] == ("true", "2")
+
+
+def test_photos_are_indexed_for_this_time_or_into_an_index(checkpoint, photos, tmp_path, caplog):
+    with opened(checkpoint, photos=str(photos)) as collection:
+        assert len(collection.index) == 3 and "3.jpg" in caplog.text
+        folder = collection.index.table.path
+        assert os.path.isdir(folder)
+        assert [collection.example(n).image.getpixel((0, 0)) for n in (0, 5)] == [(255, 0, 0), (0, 0, 255)]
+        assert collection.example(0)[1:] == ("", "") and collection.captions() == []
+    assert not os.path.exists(folder)
+    kept = tmp_path / "kept"
+    with opened(checkpoint, photos=str(photos), index=str(kept)) as collection:
+        assert collection.title == "3 images of photos"
+    (photos / "0.png").unlink()
+    with open_collection(photos=str(photos), index=str(kept), device="cpu") as collection:  # with the index's model
+        assert len(collection.index) == 2
+    with open_collection(index=str(kept), device="cpu") as collection:
+        assert len(collection.index) == 2 and collection.title == "2 images of kept"
+        (photos / "1.png").unlink()
+        with pytest.raises(ValueError, match="can no longer be opened"):
+            collection.example(0)
+
+
+def test_captions_of_rows_are_examples(checkpoint, photos, tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"image": "photos/1.png", "caption": "A lawn."}\n{"image": "photos/2.png"}\n')
+    with opened(checkpoint, photos=str(rows)) as collection:
+        assert collection.captions() == ["A lawn."]
+        assert [collection.example(n).caption for n in (0, 1)] == ["A lawn.", ""]
+
+
+def test_what_is_missing_is_told_with_a_remedy(checkpoint, tmp_path, monkeypatch):
+    missing = "must be what beta-clip index has made, but none is none: give --photos"
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=missing), opened(checkpoint, index="none"):
+        pass
+    missing = "runs/demo/model is absent: run make demo first, or add --model"
+    with pytest.raises(ValueError, match=missing), open_collection():
+        pass
+    monkeypatch.setattr(collection_module, "DEFAULT_MODEL", str(checkpoint))
+    with open_collection(num_scenes=2, device="cpu") as collection:
+        assert len(collection.index) == 2
+
+
+def test_an_empty_index_has_no_examples(checkpoint, collection, tmp_path):
+    PhotoIndex.create(tmp_path / "empty", collection.index.embedder, model_name=str(checkpoint))
+    with opened(checkpoint, index=str(tmp_path / "empty")) as empty, pytest.raises(ValueError, match="is empty"):
+        empty.example(0)

@@ -1,0 +1,222 @@
+"""`beta-clip show`: its numbers are the model's own, its pictures hold them, its mistakes are told in one sentence."""
+
+import base64
+import io
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn.functional import normalize
+
+from beta_clip_hf import BetaCLIPModel, BetaCLIPProcessor
+from beta_clip_hf.cli import main
+from beta_clip_hf.heat_maps import enlarged, highest_of, overlay
+from beta_clip_hf.show import CAPTION, SENTENCE, ShownText, look, split_texts, write_look
+
+
+pytest.importorskip("matplotlib")
+
+CAPTION_TEXT = "A red ball lies on the left. Behind it a <b>blue</b> box stands."
+
+
+@pytest.fixture
+def photo() -> Image.Image:
+    """Wider than high: the model sees the middle of it."""
+    return Image.effect_noise((60, 40), 90).convert("RGB")
+
+
+@pytest.fixture
+def folder(tmp_path, photo, tiny_model, tiny_processor, monkeypatch):
+    """A working directory with a photo and a model whose heads look at one patch or another."""
+    tiny_model.config.use_regions = True
+    with torch.no_grad():
+        for parameter in tiny_model.pooler.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_()
+    tiny_model.save_pretrained(tmp_path / "model")
+    tiny_processor.save_pretrained(tmp_path / "model")
+    photo.save(tmp_path / "photo.png")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def show(*words: str) -> int:
+    return main(["show", "--image", "photo.png", *words])
+
+
+def test_a_caption_is_split_and_no_text_comes_twice():
+    shown = split_texts([CAPTION_TEXT, "a red ball", "the sky"])
+    assert [one for one in shown if one.kind != "phrase"] == [
+        (CAPTION_TEXT, CAPTION, 0),
+        ("A red ball lies on the left.", SENTENCE, 1),
+        ("Behind it a <b>blue</b> box stands.", SENTENCE, 2),
+    ]
+    assert ("A red ball", "phrase", 1) in shown and shown[-1].text == "the sky"
+    folded = [one.text.casefold() for one in shown]
+    assert len(set(folded)) == len(folded) and "a red ball" in folded
+    assert [one.group for one in shown] == sorted(one.group for one in shown)
+    assert split_texts([CAPTION_TEXT, "the sky"], most_phrases=0) == [
+        (CAPTION_TEXT, "phrase", 0),
+        ("the sky", "phrase", 1),
+    ]
+    assert sum(one.kind == "phrase" for one in split_texts([CAPTION_TEXT], most_phrases=2)) == 2
+    for bad in ([], [" "]):
+        with pytest.raises(ValueError, match=r"(texts must be at least one|caption must hold some text)"):
+            split_texts(bad)
+
+
+def test_what_is_seen_is_what_the_model_gives(tiny_model, tiny_processor, photo):
+    texts = ["a red ball", "the sky"]
+    seen = look(
+        tiny_model, tiny_processor, photo, texts, boxes=[(20, 0, 20, 20), (0, 0, 60, 40)], box_format="xywh_pixels"
+    )
+    inputs = tiny_processor(images=photo, text=texts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        output = tiny_model(**inputs)
+        conditioned, attention = tiny_model.get_text_conditioned_image_features(**inputs, output_attentions=True)
+        # The view is the 40 x 40 pixels in the middle: from 10 to 50.
+        boxes = torch.tensor([[0.25, 0, 0.75, 0.5], [0, 0, 1, 1]])
+        regions = normalize(tiny_model.get_region_features(inputs["pixel_values"], boxes), dim=-1)
+    close = {"rtol": 0, "atol": 1e-5}
+    torch.testing.assert_close(seen.similarity_T, (output.image_embeds @ output.text_embeds.T)[0], **close)
+    torch.testing.assert_close(seen.conditioned_T, (conditioned * output.text_embeds).sum(-1), **close)
+    torch.testing.assert_close(seen.attention_THYX.flatten(2), attention, **close)
+    torch.testing.assert_close(seen.boxes_R4, boxes, **close)
+    torch.testing.assert_close(seen.region_scores_RT, regions @ output.text_embeds.T, **close)
+    assert seen.region_scores_RT.std() > 1e-3
+    assert seen.view.size == (40, 40) and seen.view.tobytes() == photo.crop((10, 0, 50, 40)).tobytes()
+    torch.testing.assert_close(seen.maps(), attention.mean(1).view(2, 4, 4), **close)
+    torch.testing.assert_close(seen.maps(3), attention[:, 3].view(2, 4, 4), **close)
+    with pytest.raises(ValueError, match="head must be 'mean' or one of 0 to 7, but is 8"):
+        seen.maps(8)
+
+
+def test_only_captions_take_the_long_path(both_systems_config, tiny_tokenizer, photo):
+    model = BetaCLIPModel(both_systems_config).eval()
+    processor = BetaCLIPProcessor.from_image_size(tiny_tokenizer, 32, short_max_length=77)
+    seen = look(model, processor, photo, [ShownText("a ball"), ShownText("a ball", CAPTION)])
+    inputs = processor(images=photo, text=["a ball"], return_tensors="pt")
+    with torch.no_grad():
+        image = normalize(model.get_image_features(inputs["pixel_values"]).pooler_output, dim=-1)
+        paths = [model.get_text_features(inputs["input_ids"], path=path).pooler_output for path in ("short", "long")]
+    expected = torch.cat([image @ normalize(features, dim=-1).T for features in paths]).flatten()
+    torch.testing.assert_close(seen.similarity_T, expected, rtol=0, atol=1e-5)
+    assert abs(expected[0] - expected[1]) > 1e-3
+
+
+def test_a_png_and_the_scores(folder, capsys):
+    assert show("--model", "model", "--text", CAPTION_TEXT, "--phrases", "2", "--box", "15,5,20,20") == 0
+    head, *table = capsys.readouterr().out.splitlines()
+    assert head.split() == ["as", "seen", "cosine", "box", "1", "text"]
+    shown = split_texts([CAPTION_TEXT], most_phrases=2)
+    assert [line[24:].strip() for line in table] == [one.text for one in shown]
+    for name in ("photo-seen.png", "photo-seen-regions.png"):
+        with Image.open(folder / name) as picture:
+            assert picture.format == "PNG" and picture.width > 500
+
+
+def test_json_has_the_scores_of_texts_and_regions(folder, tiny_processor, photo, capsys):
+    boxes = [[15.0, 5.0, 20.0, 20.0], [10.0, 0.0, 5.0, 5.0]]
+    options = [word for box in boxes for word in ("--box", ",".join(f"{number:g}" for number in box))]
+    assert (
+        show("--model", "model", "--text", CAPTION_TEXT, "--head", "2", "--output", "new/seen.png", "--json", *options)
+        == 0
+    )
+    found = json.loads(capsys.readouterr().out)
+    shown = split_texts([CAPTION_TEXT])
+    model = BetaCLIPModel.from_pretrained("model").eval()
+    seen = look(model, tiny_processor, photo, shown, boxes=boxes, box_format="xywh_pixels")
+    assert [one["text"] for one in found["texts"]] == [one.text for one in shown]
+    assert [one["conditioned"] for one in found["texts"]] == pytest.approx(seen.conditioned_T.tolist(), abs=1e-5)
+    assert [one["similarity"] for one in found["texts"]] == pytest.approx(seen.similarity_T.tolist(), abs=1e-5)
+    assert [one["box"] for one in found["regions"]] == boxes and found["head"] == "2"
+    for region, scores in zip(found["regions"], seen.region_scores_RT.tolist(), strict=True):
+        assert list(region["scores"].values()) == pytest.approx(scores, abs=1e-5)
+    assert found["pictures"] == ["new/seen.png", "new/seen-regions.png"]
+    assert all((folder / name).is_file() for name in found["pictures"])
+
+
+def test_a_page_holds_a_map_for_each_text_and_escapes_it(folder, tiny_processor, photo):
+    assert show("--model", "model", "--text", CAPTION_TEXT, "--text", "<script>alert(1)</script>", "--head", "1",
+                "--output", "page.html", "--box", "15,5,20,20") == 0  # fmt: skip
+    page = (folder / "page.html").read_text(encoding="utf-8")
+    assert "<script" not in page and "&lt;script&gt;alert(1)" in page and "&lt;b&gt;blue" in page
+    assert not re.search(r"""(src|href)=["'](?!data:)""", page)
+    shown = split_texts([CAPTION_TEXT, "<script>alert(1)</script>"])
+    stored = [Image.open(io.BytesIO(base64.b64decode(code))) for code in re.findall(r"base64,([^\"]+)", page)]
+    assert len(stored) == 2 + len(shown) + 1  # the view, the colour bar; the regions
+    assert "head 1 of the pooler" in page
+    seen = look(BetaCLIPModel.from_pretrained("model").eval(), tiny_processor, photo, shown)
+    drawn = np.asarray(stored[1].convert("RGB"), dtype=float)
+
+    def difference(head: int) -> float:
+        maps = seen.maps(head)
+        expected = overlay(enlarged(seen.view), maps[0], highest_of(*maps)).resize(stored[1].size)
+        return float(np.abs(np.asarray(expected, dtype=float) - drawn).mean())
+
+    of_heads = [difference(head) for head in range(8)]
+    assert of_heads[1] < 3 < min(of_heads[:1] + of_heads[2:]), of_heads  # of 255: it is a JPEG
+
+
+def test_more_texts_than_a_figure_holds(tiny_model, tiny_processor, photo, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr("beta_clip_hf.show.MOST_ON_PNG", 2)
+    texts = [ShownText(f"text {number}", group=number) for number in range(5)]
+    seen = look(tiny_model, tiny_processor, photo, texts)
+    (path,) = write_look(tmp_path / "many.png", seen, texts)
+    assert "2 of 5 texts are drawn: a page (.html) holds all" in caplog.text and path.is_file()
+    (page,) = write_look(tmp_path / "many.html", seen, texts)
+    assert page.read_text(encoding="utf-8").count("<img") == 2 + 5
+
+
+def test_a_model_without_pooler_scores_regions(tiny_config, tiny_processor, folder, capsys):
+    tiny_config.use_pooler, tiny_config.use_regions = False, True
+    BetaCLIPModel(tiny_config).save_pretrained("fg")
+    tiny_processor.save_pretrained("fg")
+    assert show("--model", "fg", "--text", "a ball", "--box", "15,5,20,20") == 0
+    assert "as seen" not in capsys.readouterr().out
+    assert (folder / "photo-seen.png").is_file() and not (folder / "photo-seen-regions.png").exists()
+    assert show("--model", "fg", "--text", "a ball", "--box", "15,5,20,20", "--output", "fg.html") == 0
+    assert (folder / "fg.html").read_text(encoding="utf-8").count("<img") == 1
+    assert show("--model", "fg", "--text", "a ball") == 1
+    assert "must have a trained pooler" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--text", "a", "--head", "8"], "head must be 'mean' or one of 0 to 7, but is 8"),
+        (["--text", "a", "--head", "first"], "head must be 'mean' or a number from 0, but is 'first'"),
+        (["--text", "a", "--box", "1,2,3"], "box must be X,Y,W,H in pixels with W and H above 0, but is '1,2,3'"),
+        (["--text", "a", "--box", "0,0,8,30"], "boxes must lie in what the model sees of the image, (10, 0, 50, 40)"),
+        (["--text", "a", "--phrases", "-1"], "phrases must be 0 or more, but is -1"),
+        (["--text", " "], "caption must hold some text"),
+        (["--text", "a", "--output", "seen.gif"], "output must end in one of ('.png', '.html'), but is 'seen.gif'"),
+        (["--text", "a", "--image", "nothing.jpg"], "image must be readable, but is 'nothing.jpg'"),
+    ],
+)
+def test_mistakes_are_one_sentence(words, sentence, folder, capsys):
+    assert show("--model", "model", *words) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("beta-clip: error: ") and sentence in error
+    assert [path.name for path in folder.iterdir() if path.suffix in (".gif", ".html")] == []
+
+
+def test_a_model_that_learnt_no_regions(folder, tiny_model, tiny_processor, capsys):
+    tiny_model.config.use_regions = False
+    tiny_model.save_pretrained("plain")
+    tiny_processor.save_pretrained("plain")
+    assert show("--model", "plain", "--text", "a", "--box", "15,5,20,20") == 1
+    assert "examples/configs/beta_fg.yaml" in capsys.readouterr().err
+
+
+def test_the_page_of_the_documents(folder, photo, project_dir):
+    page = (project_dir / "docs" / "pictures.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```python\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
+    photo.save("photo.jpg")
+    names: dict = {}
+    exec(block.replace("runs/demo/model", "model"), names)
+    assert names["seen"].attention_THYX.shape == (len(names["texts"]), 8, 4, 4)
+    assert "head 0 of the pooler" in (folder / "seen.html").read_text(encoding="utf-8")
