@@ -233,7 +233,7 @@ def test_three_processes_give_the_same_figures_as_one(checkpoint, photos, tmp_pa
     results = run_processes(evaluate_in_a_process, [*arguments, "--output", tmp_path / "three"], world_size=3)
     assert results == [0, 0, 0] and results_of(tmp_path / "three") == results_of(tmp_path / "one")
     found, _ = results_of(tmp_path / "one")
-    assert "long/rerank@4/text_to_image/R@1" in found["tasks"]["photos"]["figures"]
+    assert "long/rerank@2/text_to_image/R@1" in found["tasks"]["photos"]["figures"]
 
 
 def test_a_missing_image_is_refused_or_marked(checkpoint, photos, tmp_path):
