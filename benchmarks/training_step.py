@@ -252,22 +252,15 @@ def markdown(results: list[dict[str, Any]]) -> str:
                     ),
                 )
             )
-    columns = ("time", "GFLOP", "kept", "peak")
-    lines += [
-        "",
-        "With one part off, or in micro-batches:",
-        "",
-        row("", "B", *columns),
-        "|---" * (2 + len(columns)) + "|",
-    ]
+    columns = ("", "B", "time", "GFLOP", "kept", "peak")
+    title_lines = ["", "With one part off, or in micro-batches:", "", row(*columns), "|---" * len(columns) + "|"]
     for one in results:
         for name in one["groups"].get("parts_off", []) + one["groups"].get("repetitions", []):
             step = one["steps"][name]
             sizes = (mebibytes(step["kept_bytes"]), mebibytes(step["peak_bytes"]))
-            title = f"{one['preset']}: {name}"
-            lines.append(
-                row(title, one["batch_size"], shown(step["time_ratio"]), f"{step['flops'] / 1e9:,.0f}", *sizes)
-            )
+            time_and_work = (shown(step["time_ratio"]), f"{step['flops'] / 1e9:,.0f}")
+            lines += [*title_lines, row(f"{one['preset']}: {name}", one["batch_size"], *time_and_work, *sizes)]
+            title_lines = []
     return "\n".join([*lines, "", *(footnote(one) for one in results)])
 
 
