@@ -143,6 +143,7 @@ class RetrievalProbe:
             )
         self.text_embeds_TD = embedder.texts(flat, whole_captions=whole_captions)
         self.distinct_texts = DistinctEmbeddings(self.text_embeds_TD)
+        self.shortlist_scores: ShortlistScores | None = None  # of a second pass
         self.image_index_T = torch.arange(len(captions)).repeat_interleave(torch.tensor([len(c) for c in captions]))
 
     def measure(self, batch: ImageBatch) -> Kept:
@@ -157,7 +158,7 @@ class RetrievalProbe:
         return self._shortlists(kept)._asdict() if self.conditioned and not self.all_pairs else None
 
     def second_pass(self, plan: Kept) -> Callable[[ImageBatch], Kept]:
-        scores = ShortlistScores(Shortlists(**plan), self.distinct_texts)
+        self.shortlist_scores = scores = ShortlistScores(Shortlists(**plan), self.distinct_texts)
         return lambda batch: scores.measure(self.embedder, batch)
 
     def counts(self, kept: Kept) -> dict[str, int]:
@@ -211,12 +212,12 @@ class RetrievalProbe:
         if self.all_pairs:
             pairs_BT = kept["pair_scores"]
             ranks["all_pairs"] = self._ranks(lambda i, t: pairs_BT[i, t], num_images)
-        shortlists = self._shortlists(kept)
-        if self.all_pairs:
+            shortlists = self._shortlists(kept)
             both = [pairs_BT.gather(1, shortlists.texts_BK.long()), pairs_BT.T.gather(1, shortlists.images_TK.long())]
             scores = Shortlists(*both)
         else:
-            scores = ShortlistScores(shortlists, self.distinct_texts).joined(kept)
+            assert self.shortlist_scores is not None
+            shortlists, scores = self.shortlist_scores.shortlists, self.shortlist_scores.joined(kept)
         for size in RERANKED:
             if size < num_images:
                 ranks[f"rerank@{size}"] = self._reranked(ranks["cls"], shortlists.first(size), scores.first(size))
