@@ -24,8 +24,8 @@ CAPTION_TEXT = "A red ball lies on the left. Behind it a <b>blue</b> box stands.
 
 @pytest.fixture
 def photo() -> Image.Image:
-    """Wider than high: the model sees the middle of it."""
-    return Image.effect_noise((60, 40), 90).convert("RGB")
+    """Wider than high: the model sees the middle of it. Of the test's own seed, as Pillow's noise has none."""
+    return Image.fromarray(torch.randint(256, (40, 60, 3), dtype=torch.uint8).numpy())
 
 
 @pytest.fixture
@@ -158,7 +158,8 @@ def test_a_page_holds_a_map_for_each_text_and_escapes_it(folder, tiny_processor,
         return float(np.abs(np.asarray(expected, dtype=float) - drawn).mean())
 
     of_heads = [difference(head) for head in range(8)]
-    assert of_heads[1] < 3 < min(of_heads[:1] + of_heads[2:]), of_heads  # of 255: it is a JPEG
+    nearest, next_one, *_ = sorted(of_heads)
+    assert of_heads[1] == nearest < 3 and nearest < next_one / 1.5, of_heads  # of 255: it is a JPEG
 
 
 def test_more_texts_than_a_figure_holds(tiny_model, tiny_processor, photo, tmp_path, caplog, monkeypatch):

@@ -107,7 +107,8 @@ def test_the_heat_is_drawn_where_the_map_is_hot_and_the_box_around_it(tmp_path, 
 
 def test_the_overlay_is_that_of_pages(tmp_path, figures):
     """One home of the colours, and one scale for all maps of a figure."""
-    photo, maps = Image.effect_noise((40, 60), 80).convert("RGB"), torch.rand(3, 6, 4)
+    photo = Image.fromarray(torch.randint(256, (60, 40, 3), dtype=torch.uint8).numpy())
+    maps = torch.rand(3, 6, 4)
     plot_phrase_attention(photo, ["a", "b", "c"], maps, tmp_path / "heat.png")
     for axes, heat in zip(figures[0].axes[1:4], maps, strict=True):
         expected = overlay(enlarged(photo), heat, highest_of(*maps))
