@@ -1,5 +1,7 @@
 import argparse
 import importlib.util
+import os
+import signal
 import socket
 
 import pytest
@@ -59,17 +61,26 @@ def test_a_port_that_is_taken_is_told(checkpoint, photos, capsys):
     assert f"port must be free on 127.0.0.1, but {port} is not: give another with --port" in capsys.readouterr().err
 
 
-def test_the_demo_runs_until_it_is_interrupted(checkpoint, photos, monkeypatch, caplog):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_demo_runs_until_it_is_interrupted(checkpoint, photos, monkeypatch, caplog, number):
     pytest.importorskip("gradio")
     caplog.set_level("INFO", logger="beta_clip_hf")
+    folders = []
 
     class Interrupted:
         def wait(self):
-            raise KeyboardInterrupt
+            folders.append(os.environ["GRADIO_TEMP_DIR"])
+            assert os.path.isdir(folders[0])
+            signal.raise_signal(number)
 
     monkeypatch.setattr(app, "Event", Interrupted)
-    assert cli.main(["demo", "--model", str(checkpoint), "--photos", str(photos), "--device", "cpu"]) == 0
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert cli.main(["demo", "--model", str(checkpoint), "--photos", str(photos), "--device", "cpu"]) == 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
     assert "the demo is at http://127.0.0.1:" in caplog.text and "the demo is closed" in caplog.text
+    assert not os.path.exists(folders[0])
 
 
 def test_a_space_names_what_it_needs(project_dir, space_dir):

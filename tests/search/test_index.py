@@ -2,6 +2,7 @@ import json
 import os
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -232,5 +233,6 @@ def test_a_vector_index_is_trained_again_when_the_collection_has_doubled(tmp_pat
     assert images.recall(vectors[:10], top=5, probes=1) <= 1
     few = images.nearest(vectors[0], 5, where="width < 2", probes=1)
     assert len(few) == 5 and all(row["width"] < 2 for row in few)  # more partitions than one were needed
-    exact = torch.tensor(vectors[3]) @ torch.tensor([row["vector"] for row in images.nearest(vectors[3], 5)]).T
+    nearest = np.array([row["vector"] for row in images.nearest(vectors[3], 5)])
+    exact = torch.tensor(vectors[3]) @ torch.tensor(nearest).T
     assert exact.tolist() == sorted(exact.tolist(), reverse=True)

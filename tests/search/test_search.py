@@ -156,3 +156,12 @@ def test_the_commands(tmp_path, checkpoint, photos, capsys):
     assert capsys.readouterr().out == "nothing was found\n"
     for wrong in (["index", str(photos), "--out", str(tmp_path / "new")], ["search", str(tmp_path / "new"), "a"]):
         assert cli.main(wrong) == 1 and "must be" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["absent", "empty", "absent.jsonl", "empty.jsonl"])
+def test_a_mistaken_source_leaves_no_index_behind(tmp_path, checkpoint, capsys, name):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty.jsonl").touch()
+    index = tmp_path / "photos.index"
+    assert cli.main(["index", str(tmp_path / name), "--out", str(index), "--model", str(checkpoint)]) == 1
+    assert str(tmp_path / name) in capsys.readouterr().err and not index.exists()

@@ -6,6 +6,7 @@ browser. See docs/demo.md.
 import argparse
 import logging
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -78,9 +79,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serves the page until it is interrupted, which is no error."""
+    """Serves the page until it is interrupted or told to end, which is no error."""
     limits = Limits(args.max_upload, args.max_pixels, args.rate)
     chosen = {"model": args.model, "index": args.index, "photos": args.photos, "level": args.level}
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends a service, which leaves no uploads
     with open_page(limits, **chosen, device=args.device) as page:
         from .page import launch
 

@@ -334,6 +334,8 @@ def run(args: argparse.Namespace) -> Report:
         is_new = processes.broadcast(not exists(args.out) if processes.rank == 0 else None)
         if is_new and not args.model:
             raise ValueError("model must be given for a new index, but is not: see beta-clip index --help")
+        photos = open_photos(args.photos, format=args.format, split=args.split, image_root=args.image_root)
+        photos.keys()  # where there are none, no empty index stays behind
         info = {} if is_new else ImageTable.open(args.out).info
         settings = {"device": args.device, "batch_size": args.batch_size, "num_workers": args.num_workers}
         dtype = args.dtype or info.get("dtype", "float32")
@@ -345,7 +347,7 @@ def run(args: argparse.Namespace) -> Report:
             index = PhotoIndex.open(args.out, embedder)
         if args.store_patches and not index.table.stores_patches:
             raise ValueError("store_patches must be chosen when an index is made, but this one is there without")
-        added = index.add(args.photos, format=args.format, split=args.split, image_root=args.image_root)
+        added = index.add(photos)
         report = _reported(index, added)
     return Report(report, _format(report)) if processes.rank == 0 else Report(None)
 

@@ -155,12 +155,14 @@ def open_photos(
 
     Args:
         source: A folder, which is one of photos where no `format` is given; or what [`load_rows`] takes, but no tars
-            and no stream.
+            and no stream. What this has opened is given back.
         format, image_root, columns, split: As in [`load_rows`].
 
     Raises:
         ValueError, ImportError: as [`load_rows`] does.
     """
+    if isinstance(source, PhotoFolder | PhotoRows):
+        return source
     if format is None and isinstance(source, (str, Path)) and Path(source).is_dir():
         return PhotoFolder(source)
     table, reader = open_table(source, format=format, image_root=image_root, columns=columns, split=split)
