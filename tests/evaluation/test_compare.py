@@ -32,6 +32,9 @@ VALUES_A = {"R@1": BASE, "R@5": hits(0.8, seed=1), "same": hits(0.3, seed=2)}
 VALUES_B = {"R@1": with_flips(BASE, MISSES[:30]), "R@5": with_flips(VALUES_A["R@5"], [0, 9]), "same": VALUES_A["same"]}
 
 
+RULES = {"images": "squashed", "dtype": "float32"}
+
+
 def write(folder, values, *, clusters=IMAGE_OF_ITEM, median=7.0, task="urban1k", **changed):
     """A directory as `beta-clip evaluate` leaves it, of one task."""
     figures = {
@@ -42,13 +45,14 @@ def write(folder, values, *, clusters=IMAGE_OF_ITEM, median=7.0, task="urban1k",
     result = {
         "protocol": "urban1k/v1",
         "protocol_hash": "12ab",
+        "rules": RULES,
         "data_hash": "34cd",
         "subset": False,
         "figures": figures,
     }
     result = deepcopy(result) | changed
     (folder / "values").mkdir(parents=True)
-    results = {"schema": 2, "model": {"name": folder.name}, "tasks": {task: result}}
+    results = {"schema": 3, "model": {"name": folder.name}, "tasks": {task: result}}
     (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
     of_items = {f"{name}#cluster": clusters.clone() for name in values}
     save_file(values | of_items, folder / "values" / f"{task}.safetensors")
@@ -64,8 +68,8 @@ def test_planted_differences(pair):
     comparison = compare(*pair)
     assert [comparison[side]["model"]["name"] for side in "ab"] == ["before", "after"]
     task = comparison["tasks"]["urban1k"]
-    assert (task["protocol"], task["protocol_hash"], task["data_hash"], task["subset"], task["left_out"]) == (
-        "urban1k/v1", "12ab", "34cd", False, [],
+    assert (task["protocol"], task["data_hash"], task["subset"], task["left_out"], task["dtypes"]) == (
+        "urban1k/v1", "34cd", False, [], ["float32", "float32"],
     )  # fmt: skip
     recall, few, same, median = (task["figures"][name] for name in ("R@1", "R@5", "same", "median_rank"))
     assert recall["difference"] == pytest.approx(30 / 180) == pytest.approx(recall["b"] - recall["a"])
@@ -126,6 +130,11 @@ OTHER_ITEMS = {name: torch.cat([values, values[:3]]) for name, values in VALUES_
     ("values", "settings", "message"),
     [
         (VALUES_B, {"protocol_hash": "56ef"}, "protocol_hash of task urban1k must be the same .* is '12ab' and '56ef'"),
+        (
+            VALUES_B,
+            {"protocol_hash": "56ef", "rules": RULES | {"images": "cropped", "dtype": "float16"}},
+            "must be the same .* is '12ab' and '56ef', with other rules of images, dtype",
+        ),
         (VALUES_B, {"data_hash": "56ef"}, "data_hash of task urban1k must be the same"),
         (VALUES_B, {"subset": True}, "subset of task urban1k must be the same in both results, but is False and True"),
         (VALUES_B, {"clusters": IMAGE_OF_ITEM.flip(0)}, "same items in both, but their images differ"),
@@ -140,6 +149,14 @@ OTHER_ITEMS = {name: torch.cat([values, values[:3]]) for name, values in VALUES_
 def test_what_is_not_the_same_test_is_refused(tmp_path, pair, values, settings, message):
     with pytest.raises(ValueError, match=message):
         compare(pair[0], write(tmp_path / "other", values, **settings))
+
+
+def test_models_of_two_dtypes_are_compared_and_it_is_said(tmp_path, pair):
+    half = write(tmp_path / "half", VALUES_B, protocol_hash="56ef", rules=RULES | {"dtype": "bfloat16"})
+    comparison = compare(pair[0], half)
+    assert comparison["tasks"]["urban1k"]["dtypes"] == ["float32", "bfloat16"]
+    assert "**urban1k** (urban1k/v1; float32 and bfloat16)" in format_comparison(comparison)
+    assert "**urban1k** (urban1k/v1; float32)" in format_comparison(compare(*pair))
 
 
 def test_values_of_another_run_are_refused(pair):
@@ -161,8 +178,8 @@ def test_values_of_another_run_are_refused(pair):
     ("text", "message"),
     [
         ("{", "but is not JSON"),
-        ("[]", "must be a results.json of schema 2, but its schema is None"),
-        ('{"schema": 1, "tasks": {}}', "schema 2, but its schema is 1: evaluate again"),
+        ("[]", "must be a results.json of schema 3, but its schema is None"),
+        ('{"schema": 1, "tasks": {}}', "schema 3, but its schema is 1: evaluate again"),
     ],
 )
 def test_other_files_are_refused(pair, text, message):

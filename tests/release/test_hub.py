@@ -15,7 +15,7 @@ from without_package import run_without_package
 
 FIGURE = {"value": 0.25, "chance": 0.1, "low": 0.2, "high": 0.3, "count": 10}
 RESULTS = {
-    "schema": 2,
+    "schema": 3,
     "model": {"name": "/data/someone/model", "sha256": "0" * 64, "parameters": 1},
     "environment": {"hardware": "a processor", "torch": "2.13"},
     "settings": {"dtype": "float32", "data": "/data/someone/photos"},

@@ -26,7 +26,7 @@ from .results import SCHEMA
 
 logger = logging.getLogger(__name__)
 
-SAME_IN_BOTH = ("protocol", "protocol_hash", "data_hash", "subset")
+SAME_IN_BOTH = ("protocol", "data_hash", "subset")
 ROUNDING = 1e-5  # values are kept in float32
 MARK = "*"
 
@@ -66,8 +66,8 @@ def compare(
 
     Returns:
         A dict, ready for JSON, of `schema`, `a` and `b` (path and model), `seed` and `tasks`: by task what is the same
-        in both (protocol, its hash, the hash of the data), `figures` (by name the fields of a [`Difference`]) and
-        `left_out`, the figures that only one of the two has.
+        in both (protocol, the hash of the data), `dtypes` of the two models, `figures` (by name the fields of a
+        [`Difference`]) and `left_out`, the figures that only one of the two has.
 
     Raises:
         ValueError: where a file is not of `beta-clip evaluate`, there is no task to compare, or a task differs in its
@@ -112,9 +112,18 @@ def _compare_task(task: str, a: Side, b: Side, seed: int) -> dict[str, Any]:
                 f"{name} of task {task} must be the same in both results, but is {a[0].get(name)!r} and "
                 f"{b[0].get(name)!r}"
             )
+    rules_a, rules_b = a[0]["rules"], b[0]["rules"]
+    differing = [name for name in {**rules_a, **rules_b} if rules_a.get(name) != rules_b.get(name)]
+    hash_a, hash_b = a[0]["protocol_hash"], b[0]["protocol_hash"]
+    if hash_a != hash_b and differing != ["dtype"]:
+        which = f", with other rules of {', '.join(differing)}" if differing else ""
+        raise ValueError(
+            f"protocol_hash of task {task} must be the same in both results, but is {hash_a!r} and {hash_b!r}{which}"
+        )
     in_a, in_b = a[0]["figures"], b[0]["figures"]
     return {
         **{name: a[0].get(name) for name in SAME_IN_BOTH},
+        "dtypes": [rules_a["dtype"], rules_b["dtype"]],
         "figures": {name: asdict(_difference(task, name, a, b, seed)) for name in in_a if name in in_b},
         "left_out": [name for name in (*in_a, *in_b) if not (name in in_a and name in in_b)],
     }
@@ -192,7 +201,8 @@ def format_comparison(comparison: Mapping[str, Any]) -> str:
     marked = total = 0
     for task, one in comparison["tasks"].items():
         subset = ", a part of the benchmark only" if one["subset"] else ""
-        lines += [f"**{task}** ({one['protocol']}{subset})", ""]
+        dtypes = " and ".join(dict.fromkeys(one["dtypes"]))
+        lines += [f"**{task}** ({one['protocol']}{subset}; {dtypes})", ""]
         rows: list[tuple[str, ...]] = [("", "A", "B", "B − A", "95 % interval", "", "n", "images changed")]
         rows += [_row(name, Difference(**figure)) for name, figure in one["figures"].items()]
         lines += [*_markdown(rows), ""]

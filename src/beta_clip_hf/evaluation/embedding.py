@@ -356,12 +356,12 @@ class _ReadImages:
     def __call__(self, numbered: list[tuple[int, Row]]) -> tuple[Any, ...]:
         numbers, rows = zip(*numbered, strict=True)
         images = [load_image(row["image"]) for row in rows]
-        digests = [_digest(row["image"]) for row in rows]
+        digests = [image_digest(row["image"]) for row in rows]
         inputs = dict(self.image_processor(images, return_tensors="pt"))
         return list(numbers), [_without_image(row) for row in rows], [one.size for one in images], digests, inputs
 
 
-def _digest(image: Any) -> bytes:
+def image_digest(image: Any) -> bytes:
     """SHA-256 of an image that could be read: of its file, or of its pixels where there is none."""
     if isinstance(image, dict):
         image = image.get("bytes") or image["path"]

@@ -4,6 +4,9 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 
+from .benchmarks import BENCHMARKS
+from .retrieval import RERANKED, WEIGHTS
+
 
 @dataclass(frozen=True)
 class Protocol:
@@ -14,14 +17,27 @@ class Protocol:
 
     name: str
     """As `urban1k/v1`."""
+    task: str
+    """What is measured of the benchmark, and by which texts."""
+    dtype: str = "float32"
+    """Of the model."""
     images: str = "resized and cropped by the model's own processor"
     texts: str = (
         "cleaned and tokenised by the model's own processor, cut to its context with the end-of-text token kept; "
         "captions take the long path of a model with two, all other texts the short one"
     )
-    scores: str = "cosines in float32 of features in the dtype that the results name"
+    scores: str = (
+        "cosines in float32; those of shortlists are of the best by CLS, "
+        f"{', '.join(map(str, RERANKED))}; a sum has one of the weights {', '.join(map(str, WEIGHTS))}, "
+        "chosen for each half of the queries on the other"
+    )
     ties: str = "the expected value over random orders: n tied for the best count 1/n each"
     intervals: str = "95 % percentile bootstrap over 1,000 resamples of whole images; the candidates stay"
+
+    @property
+    def rules(self) -> dict[str, str]:
+        """All but the name."""
+        return {name: rule for name, rule in asdict(self).items() if name != "name"}
 
     @property
     def hash(self) -> str:
@@ -35,10 +51,14 @@ class Protocol:
 
 
 SQUASHED = "both sides resized to the model's size, nothing cropped"
-
 _OF_BOXES = ("fg_ovd", "coco_boxes", "lvis_boxes")
+_IMAGES = {
+    **dict.fromkeys(_OF_BOXES, SQUASHED),
+    "photos": f"{Protocol.images}; in the part fg_ovd {SQUASHED}",
+}
 
 
-def protocol_of(task: str) -> Protocol:
-    """The current protocol of a task, by its id."""
-    return Protocol(f"{task}/v1", images=SQUASHED) if task in _OF_BOXES else Protocol(f"{task}/v1")
+def protocol_of(task: str, dtype: str = "float32") -> Protocol:
+    """The current protocol of a task, by its id, for a model of a dtype."""
+    images = _IMAGES.get(task, Protocol.images)
+    return Protocol(f"{task}/v1", BENCHMARKS[task].protocol, dtype, images=images)

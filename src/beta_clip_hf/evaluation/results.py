@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 import platform
 from collections.abc import Mapping
@@ -17,7 +18,9 @@ from torch import Tensor, nn
 from .metrics import bootstrap_interval
 
 
-SCHEMA = 2  # of results.json, see docs/evaluation.md
+logger = logging.getLogger(__name__)
+
+SCHEMA = 3  # of results.json, see docs/evaluation.md
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,29 @@ def model_hash(model: nn.Module) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def config_hash(model: Any, processor: Any) -> str:
+    """
+    SHA-256 over the configuration of a model, its image processor and its tokenizer: with the weights and the protocol
+    all that its features depend on. Where they were read from, and which version wrote them, does not count.
+    """
+    parts: list[Any] = [_without(model.config.to_dict()), _without(processor.to_dict())]
+    tokenizer = processor.tokenizer
+    if hasattr(tokenizer, "backend_tokenizer"):
+        parts.append(_without(json.loads(tokenizer.backend_tokenizer.to_str())))
+    parts += [sorted(tokenizer.get_vocab().items()), tokenizer.model_max_length]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+# Names of configurations that change no feature; padding and truncation are those of a tokenizer's last call.
+_OF_NO_EFFECT = ("_name_or_path", "transformers_version", "architectures", "dtype", "auto_map", "padding", "truncation")
+
+
+def _without(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {name: _without(one) for name, one in value.items() if name not in _OF_NO_EFFECT}
 
 
 def environment(device: torch.device) -> dict[str, str]:
@@ -126,16 +152,21 @@ def format_markdown(results: Mapping[str, Any]) -> str:
     lines = [
         f"# {model['name']}",
         "",
-        f"Weights {model['sha256'][:16]}, {results['settings']['dtype']}, {environment['hardware']}, "
-        f"torch {environment['torch']}, transformers {environment['transformers']}. Shares in per cent; in brackets "
-        "95 % intervals.",
+        f"Weights {model['sha256'][:16]}, {_versions(environment)}. Shares in per cent.",
     ]
     for name, task in results["tasks"].items():
         counts = ", ".join(f"{number} {what.replace('_', ' ')}" for what, number in task["counts"].items())
-        lines += ["", f"## {name}", "", f"{task['protocol']} ({task['protocol_hash']}): {counts}.", ""]
+        was_elsewhere = task["environment"] != environment
+        versions = f", {_versions(task['environment'])}" if was_elsewhere else ""
+        protocol = f"{task['protocol']} ({task['protocol_hash']}), {task['rules']['dtype']}{versions}"
+        lines += ["", f"## {name}", "", f"{protocol}: {counts}.", ""]
         lines += ["| | value | 95 % interval | chance | n |", "|---|---|---|---|---|"]
         lines += [f"| {' | '.join(_table_row(*figure))} |" for figure in task["figures"].items()]
     return "\n".join(lines) + "\n"
+
+
+def _versions(environment: Mapping[str, str]) -> str:
+    return f"{environment['hardware']}, torch {environment['torch']}, transformers {environment['transformers']}"
 
 
 def write_results(results: Mapping[str, Any], output_dir: str | os.PathLike[str]) -> Path:
@@ -158,10 +189,18 @@ def write_json(value: Any, path: str | os.PathLike[str]) -> Path:
 
 
 def read_results(output_dir: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """What results.json of a directory holds, if it is there and of this version's schema."""
+    """What results.json of a directory holds, if it is there, whole and of this version's schema."""
     path = Path(output_dir) / "results.json"
-    results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return results if results.get("schema") == SCHEMA else None
+    if not path.exists():
+        return None
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+        if results["schema"] == SCHEMA and {"model", "tasks"} <= set(results):
+            return results
+    except (ValueError, TypeError, KeyError):
+        pass
+    logger.warning("%s is not of this version of beta-clip evaluate: it is replaced", path)
+    return None
 
 
 def write_values(figures: Mapping[str, Figure], output_dir: str | os.PathLike[str], task: str) -> Path:

@@ -1,16 +1,21 @@
 """Long work in numbered shards: each is done once, by one of the processes, and is on the disk when it is done."""
 
+import json
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from .processes import Processes
 
+
+logger = logging.getLogger(__name__)
 
 Kept = dict[str, Tensor]
 """What is kept of some work: tensors on the CPU by name. Those of all shards are joined along the first axis."""
@@ -43,7 +48,7 @@ class Shards:
         """
         found = {}
         if self.processes.rank == 0 and self.folder is not None:
-            found = {i: load_file(path) for i in range(count) if (path := self._path(name, i)).exists()}
+            found = {i: kept for i in range(count) if (kept := _loaded(self._path(name, i))) is not None}
         missing = [i for i in range(count) if i not in self.processes.broadcast(list(found))]
         own = missing[self.processes.rank :: self.processes.count]
         done = {}
@@ -65,8 +70,21 @@ class Shards:
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self._path(name, number)
         unfinished = path.with_suffix(f".part{os.getpid()}")
-        save_file({key: tensor.contiguous() for key, tensor in kept.items()}, unfinished)
+        metadata = {"names": json.dumps(list(kept))}  # in their order, which the format does not keep
+        save_file({key: tensor.contiguous() for key, tensor in kept.items()}, unfinished, metadata)
         unfinished.replace(path)
+
+
+def _loaded(path: Path) -> Kept | None:
+    """What was kept of a shard; `None` where it is not there, or the machine went down before it was written."""
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in json.loads(file.metadata()["names"])}
+    except (SafetensorError, OSError) as error:
+        logger.warning("%s is damaged (%s): that work is done again", path, error)
+        return None
 
 
 def joined(parts: Sequence[Kept]) -> Kept:

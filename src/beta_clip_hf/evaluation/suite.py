@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from transformers.utils import logging as transformers_logging
 from ..data.rows import Row
 from ..reports import Report, add_json_argument, reporting
 from .benchmarks import BENCHMARKS, Benchmark, Reading, find_benchmark, format_benchmarks, load_benchmark
-from .embedding import Embedder
+from .embedding import Embedder, image_digest
 from .evaluator import measure
 from .models import load_model
 from .pictures import draw_retrieval
@@ -28,6 +28,7 @@ from .protocols import Protocol, protocol_of
 from .results import (
     SCHEMA,
     Figure,
+    config_hash,
     environment,
     figures_to_json,
     format_table,
@@ -84,6 +85,13 @@ def run(args: argparse.Namespace) -> Report:
     # What is missing, or cannot be written, is said before a model is loaded. Scenes are drawn in the model's size.
     settings = {"data": args.data, "allow_subset": args.allow_subset}
     readings = {name: load_benchmark(name, **settings) for name in names if BENCHMARKS[name].read is not None}
+    for name in beside_long_captions(names, args.data):
+        try:
+            readings[name] = load_benchmark(name, **settings)
+        except ValueError as error:  # nobody has asked for it
+            logger.warning("short captions of %s are left out: %s", name, error)
+        else:
+            names.append(name)
     Path(args.output).mkdir(parents=True, exist_ok=True)
     with launched_processes():
         evaluation = _Run(args, device)
@@ -108,6 +116,7 @@ class _Run:
             "model": {
                 "name": args.model,
                 "sha256": model_hash(model),
+                "config_sha256": config_hash(model, self.loaded.processor),
                 "parameters": sum(parameter.numel() for parameter in model.parameters()),
             },
             "environment": environment(device),
@@ -118,12 +127,13 @@ class _Run:
 
     def tasks(self, names: Sequence[str], readings: dict[str, Reading]) -> None:
         """All tasks, one after the other; results.json is written after each."""
-        finished = self.processes.broadcast(self._finished() if self.is_first else None)
+        self.results["tasks"] = self.processes.broadcast(self._finished() if self.is_first else None)
         for name in names:
             reading = readings.get(name) or load_benchmark(name, image_size=self.loaded.image_size)
             key = self._key(name, reading)
-            result = finished.get(name, {})
-            if result.get("key") != key:
+            result = self.results["tasks"].get(name, {})
+            is_finished = result.get("key") == key and self._has_files(name, result)
+            if not self.processes.broadcast(is_finished):
                 result = self._measured(name, reading, key)
             elif self.is_first:
                 logger.info("%s is finished: its results are kept", name)
@@ -134,11 +144,19 @@ class _Run:
         if self.is_first:
             logger.info("results are in %s", path)
 
+    def _has_files(self, name: str, result: dict[str, Any]) -> bool:
+        """Whether what stands beside results.json is there, as far as it is wanted."""
+        output = Path(self.args.output)
+        files = [f"values/{name}.safetensors", *(result["pictures"] or ())]
+        wanted = result["pictures"] is not None or self.args.no_pictures
+        return wanted and all((output / file).is_file() for file in files)
+
     def _measured(self, name: str, reading: Reading, key: str) -> dict[str, Any]:
-        start, protocol = time.perf_counter(), protocol_of(name)
+        start, protocol = time.perf_counter(), protocol_of(name, self.args.dtype)
         folder = Path(self.args.output) / "unfinished" / f"{name}-{key[:16]}"
         figures: dict[str, Figure] = {}
         counts: dict[str, int] = {}
+        pictures: list[Path] = []
         data_hash = hashlib.sha256()
         for part in reading.parts:
             embedder = Embedder(
@@ -161,57 +179,75 @@ class _Run:
             data_hash.update(measured.data_hash.encode())
             if self.is_first and not self.args.no_pictures:
                 of_part = f"{name}-{part.name}" if part.name else name
-                draw_retrieval(measured.reports, rows, Path(self.args.output) / "pictures", of_part)
+                pictures += draw_retrieval(measured.reports, rows, Path(self.args.output) / "pictures", of_part)
         if self.is_first:
             write_values(figures, self.args.output, name)
-            shutil.rmtree(folder.parent if len(os.listdir(folder.parent)) == 1 else folder)
+            for unfinished in folder.parent.glob(f"{name}-*"):  # this one, and what was given up
+                shutil.rmtree(unfinished)
+            if not os.listdir(folder.parent):
+                folder.parent.rmdir()
         return {
             "protocol": _marked(protocol, reading, self.args.limit),
             "protocol_hash": protocol.hash,
+            "rules": protocol.rules,
             "subset": reading.is_subset or self.args.limit is not None,
             "figures": figures_to_json(figures),
             "counts": counts,
             "data_hash": data_hash.hexdigest(),
             "key": key,
+            "pictures": None
+            if self.args.no_pictures
+            else [path.relative_to(self.args.output).as_posix() for path in pictures],
+            "environment": self.results["environment"],
+            "settings": self.results["settings"],
             "seconds": round(time.perf_counter() - start, 1),
         }
 
     def _finished(self) -> dict[str, Any]:
-        """The tasks that an earlier run has finished with this very model, if there was one."""
+        """All tasks that earlier runs have finished with this very model."""
         earlier = read_results(self.args.output)
         if earlier is None:
             return {}
-        if earlier["model"]["sha256"] != self.results["model"]["sha256"]:
+        hashes = [[one["model"][name] for name in ("sha256", "config_sha256")] for one in (earlier, self.results)]
+        if hashes[0] != hashes[1]:
             logger.info("%s holds results of another model: they are replaced", self.args.output)
             return {}
         return earlier["tasks"]
 
     def _key(self, name: str, reading: Reading) -> str:
         """Tells apart all that changes the results of a task, without reading an image."""
-        args = self.args
-        parts = [self.results["model"]["sha256"], args.dtype, protocol_of(name).hash, args.seed, args.limit]
+        args, model = self.args, self.results["model"]
+        parts = [model["sha256"], model["config_sha256"], self.results["environment"]]
+        parts += [protocol_of(name, args.dtype).hash, args.seed, args.limit]
         parts += [self.loaded.has_trained_pooler and not args.no_conditioned, reading.key]
         parts += [stamp for part in reading.parts for stamp in _stamps(part.rows)]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def chosen_tasks(args: argparse.Namespace) -> list[str]:
-    """The tasks asked for, and those that long captions are reported with, where their data is there."""
-    names = list(dict.fromkeys(name.strip() for name in args.tasks.split(",")))
-    for name in names:
+    """The tasks asked for."""
+    names = list(dict.fromkeys(name.strip() for name in args.tasks.split(",") if name.strip()))
+    for name in names or [args.tasks]:
         if name not in BENCHMARKS:
             raise ValueError(f"tasks must be of {', '.join(BENCHMARKS)}, but one is {name!r}")
-    if args.data is not None and set(names) & set(LONG_TASKS) and not set(names) & set(SHORT_TASKS):
-        names += [name for name in SHORT_TASKS if find_benchmark(name, args.data)]
     return names
 
 
-def _stamps(rows: Sequence[Row]) -> list[tuple[int, int]]:
-    """Size and time of each image file, which tell that one was replaced; of generated images there are none."""
-    if not isinstance(rows, list):
+def beside_long_captions(names: Sequence[str], data: str | None) -> list[str]:
+    """The tasks of short captions that long ones are reported with, where there is some of their data."""
+    if data is None or not set(names) & set(LONG_TASKS) or set(names) & set(SHORT_TASKS):
         return []
-    stats = [os.stat(row["image"]) for row in rows if isinstance(row["image"], str)]
-    return [(stat.st_size, stat.st_mtime_ns) for stat in stats]
+    return [name for name in SHORT_TASKS if find_benchmark(name, data)]
+
+
+def _stamps(rows: Sequence[Row]) -> Iterator[str]:
+    """What tells that an image was replaced: size and time of a file, else its content; nothing of generated images."""
+    for row in rows if isinstance(rows, list) else ():
+        if isinstance(row["image"], str):
+            stat = os.stat(row["image"])
+            yield f"{stat.st_size} {stat.st_mtime_ns}"
+        else:
+            yield image_digest(row["image"]).hex()
 
 
 def _described(benchmark: Benchmark) -> dict[str, str]:
