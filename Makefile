@@ -35,17 +35,21 @@ bench: $(INSTALLED)  ## the training step and the losses against their plain twi
 	$(BIN)/python benchmarks/training_step.py --preset quick
 	$(BIN)/python benchmarks/tiled_loss.py --texts 4096
 	$(BIN)/python benchmarks/score_pairs.py
+	$(BIN)/python benchmarks/step_switches.py --preset quick
 	$(BIN)/python benchmarks/hierarchy.py
 	$(BIN)/python benchmarks/data_speed.py
-	$(ONE_THREAD) $(BIN)/python benchmarks/weak_scaling.py --save runs/bench/weak_scaling.json
+	$(ONE_THREAD) $(BIN)/python benchmarks/weak_scaling.py
 
 bench-full: $(INSTALLED)  ## the same with ViT-B/16 and 16,384 texts (8 GB, tens of minutes without a GPU)
 	$(BIN)/python benchmarks/training_step.py --preset full
 	$(BIN)/python benchmarks/tiled_loss.py --texts 4096
 	$(BIN)/python benchmarks/tiled_loss.py --texts 16384 --memory
 	$(BIN)/python benchmarks/score_pairs.py --images 1000 --texts 1000 --turns 50
-	$(ONE_THREAD) $(BIN)/python benchmarks/weak_scaling.py --save runs/bench/weak_scaling.json
-	$(ONE_THREAD) $(BIN)/python benchmarks/contrast_size.py --save runs/bench/contrast_size.json
+	$(BIN)/python benchmarks/step_switches.py --preset full --compiled
+	$(BIN)/python benchmarks/hierarchy.py
+	$(BIN)/python benchmarks/data_speed.py
+	$(ONE_THREAD) $(BIN)/python benchmarks/weak_scaling.py
+	$(ONE_THREAD) $(BIN)/python benchmarks/contrast_size.py
 
 lint: $(INSTALLED)  ## style and types, without running anything
 	$(BIN)/ruff check .

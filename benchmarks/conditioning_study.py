@@ -33,7 +33,7 @@ from beta_clip_hf.evaluation.embedding import Embedder
 from beta_clip_hf.evaluation.evaluator import measure
 from beta_clip_hf.evaluation.metrics import bootstrap_interval, embedding_scores, hits_at_k, retrieval_ranks
 from beta_clip_hf.evaluation.results import Figure, environment, figures_to_json, write_values
-from beta_clip_hf.evaluation.shortlists import reranked
+from beta_clip_hf.evaluation.shortlists import best_candidates, reranked
 from beta_clip_hf.training.config import read_config
 from beta_clip_hf.training.run import build_trainer
 
@@ -134,13 +134,14 @@ def curve(embedder: Embedder, rows: list[Any]) -> list[dict[str, float]]:
     with torch.no_grad():
         pairs_BT = embedder.model.score_pairs(patches_BPD, texts_TD)
     cls_BT = images_BD @ texts_TD.T
-    ranks = retrieval_ranks(embedding_scores(images_BD, texts_TD), index_B, len(rows))
+    by_cls = embedding_scores(images_BD, texts_TD)
+    ranks = retrieval_ranks(by_cls, index_B, len(rows))
     points = []
     for size in [*(size for size in SHORTLISTS if size < len(rows)), len(rows)]:
         recall = []
-        for way, first, second in zip(ranks, (cls_BT, cls_BT.T), (pairs_BT, pairs_BT.T), strict=True):
-            short = first.topk(size, dim=1).indices
-            found = reranked(way, short, second.gather(1, short), index_B, index_B)
+        shortlists = best_candidates(by_cls, len(rows), len(rows), size).first(size)
+        for way, short, second in zip(ranks, shortlists, (pairs_BT, pairs_BT.T), strict=True):
+            found = reranked(way, short, second.gather(1, short.clamp(min=0).long()), index_B, index_B)
             recall.append(float(hits_at_k(found, 1).mean()))
         milliseconds = time_of_shortlist(embedder.model, patches_BPD, texts_TD, cls_BT, size)
         points.append({"k": size, **dict(zip(WAYS, recall, strict=True)), "milliseconds": milliseconds})

@@ -10,7 +10,6 @@ on: retrieval of whole captions by CLS and EOS.
 """
 
 import argparse
-import json
 import logging
 import statistics
 import sys
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from report import OUTPUT, write_report
 from torch import Tensor
 
 from beta_clip_hf import (
@@ -33,7 +33,6 @@ from beta_clip_hf import (
 )
 from beta_clip_hf.data.scenes import scene_captions
 from beta_clip_hf.data.tokenizers import train_clip_tokenizer
-from beta_clip_hf.evaluation.results import environment
 from beta_clip_hf.objective_beta_clip import FlatEmbeds, batch_objective
 
 
@@ -153,7 +152,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=32, help="scenes per step, of all shares (%(default)s)")
     parser.add_argument("--phrases", type=int, default=4, help="of a scene, at most (%(default)s)")
     parser.add_argument("--test-scenes", type=int, default=500, help="scenes to measure on (%(default)s)")
-    parser.add_argument("--save", type=Path, help="also write the figures of each run to this JSON file")
+    parser.add_argument("--output", type=Path, default=OUTPUT, help="for JSON and table (%(default)s)")
     args = parser.parse_args()
     logging.disable(logging.INFO)
     runs = []
@@ -162,13 +161,8 @@ def main() -> None:
         for shares in args.shares:
             runs.append({"seed": seed, "shares": shares, "figures": train(shares, seed, rows, args)})
             sys.stderr.write(f"{runs[-1]}\n")
-    table = markdown(runs, args.batch_size)
-    if args.save:
-        settings = {name: str(value) for name, value in vars(args).items()}
-        written = {"environment": environment(torch.device("cpu")), "settings": settings, "runs": runs, "table": table}
-        args.save.parent.mkdir(parents=True, exist_ok=True)
-        args.save.write_text(json.dumps(written, indent=2) + "\n")
-    sys.stdout.write(f"{table}\n")
+    title = f"Retrieval after training with a contrast over all rows or a share of them, {len(args.seeds)} seeds"
+    write_report(args.output / "contrast_size", title, markdown(runs, args.batch_size), runs, settings=vars(args))
 
 
 if __name__ == "__main__":

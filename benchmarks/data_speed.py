@@ -4,8 +4,8 @@
     python benchmarks/data_speed.py --shared ../shared/data   # IIW captions, OpenAI's tokenizer, and the readers
 
 Pictures are noise with a photo's spectrum, as JPEG files of three sizes. CPU time of one process with one thread; all
-steps are run in turn, and the figures are the best of `--rounds`. The processor resizes and normalises by torchvision
-where it is installed, else by PIL: the first line says which.
+steps are run in turn; figures are medians of `--rounds` with their spread. The processor resizes and normalises by
+torchvision where it is installed, else by PIL: the first line says which.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from report import OUTPUT, markdown_table, shown, spread, write_report
 
 from beta_clip_hf import BetaCLIPDataCollator, BetaCLIPProcessor
 from beta_clip_hf.data.crop import crop_box, resized_part
@@ -102,8 +103,10 @@ def cpu_seconds(work: Callable[[], Any]) -> float:
     return time.process_time() - start
 
 
-def measure_steps(processor: BetaCLIPProcessor, captions: Sequence[str], rounds: int) -> None:
+def measure_steps(processor: BetaCLIPProcessor, captions: Sequence[str], rounds: int) -> tuple[dict[str, Any], str]:
+    """Milliseconds per row of each step and size, and the table of them."""
     table: dict[str, list[str]] = {}
+    results: dict[str, Any] = {}
     kilobytes, changes = [], []
     with tempfile.TemporaryDirectory() as folder:
         for size in SIZES:
@@ -121,19 +124,24 @@ def measure_steps(processor: BetaCLIPProcessor, captions: Sequence[str], rounds:
                 for name, step in steps.items():
                     times[name].append(1000 * cpu_seconds(step) / ROWS)
             for name, found in times.items():
-                rate = f" ({1000 / min(found):.0f}/s)" if "batch" in name else ""
-                table.setdefault(name, []).append(f"{min(found):.2f}{rate}")
-    print("| ms per row | " + " | ".join(f"{width} × {height}" for width, height in SIZES))
-    print("|---" * (1 + len(SIZES)) + "|")
-    print("| size of the file | " + " | ".join(f"{size:.0f} kB" for size in kilobytes) + " |")
-    for name, cells in table.items():
-        print(f"| {name} | " + " | ".join(cells) + " |")
-    shown = [f"{change:.2f}" for change in changes]
-    print(f"\nlevels (of 255) between our crops and PIL's: {', '.join(shown[::2])}; after a reduced decode: "
-          f"{', '.join(shown[1::2])}\n")  # fmt: skip
+                one = results.setdefault(name, {})[f"{size[0]} x {size[1]}"] = spread(found)
+                rate = f"; {1000 / one['median']:.0f}/s" if "batch" in name else ""
+                table.setdefault(name, []).append(f"{shown(one)}{rate}")
+    header = ("ms per row", *(f"{width} × {height}" for width, height in SIZES))
+    rows = [
+        ("size of the file", *(f"{size:.0f} kB" for size in kilobytes)),
+        *((name, *of) for name, of in table.items()),
+    ]
+    levels = [f"{change:.2f}" for change in changes]
+    note = (
+        f"Levels (of 255) between our crops and PIL's: {', '.join(levels[::2])}; after a reduced decode: "
+        f"{', '.join(levels[1::2])}."
+    )
+    return results, f"{markdown_table(header, rows)}\n\n{note}"
 
 
-def measure_readers(shared: Path, rounds: int) -> None:
+def measure_readers(shared: Path, rounds: int) -> dict[str, dict[str, float]]:
+    """Rows per second of each reader."""
     jsonl, tars = shared / "photos" / "train.jsonl", shared / "photos_small"
     rows = load_rows(jsonl)
     captions = list(scene_captions(5000))
@@ -143,15 +151,14 @@ def measure_readers(shared: Path, rounds: int) -> None:
         "stream tars": (sum(1 for _ in load_rows(tars, split="val")), lambda: list(load_rows(tars, split="val"))),
         "captions a tokenizer learns from": (5000, lambda: train_clip_tokenizer(captions, vocab_size=2048)),
     }
-    for name, (count, work) in works.items():
-        seconds = min(cpu_seconds(work) for _ in range(rounds))
-        print(f"{name:35} {count / seconds:10,.0f} per second")
+    return {name: spread([count / cpu_seconds(work) for _ in range(rounds)]) for name, (count, work) in works.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shared", type=Path, help="directory with text/, clip_bpe/, photos/ and photos_small/")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--output", type=Path, default=OUTPUT, help="for JSON and table (%(default)s)")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.shared:
@@ -163,10 +170,15 @@ def main() -> None:
         tokenizer = train_clip_tokenizer(captions)
     processor = BetaCLIPProcessor.from_image_size(tokenizer, SIDE)
     words = statistics.mean(len(caption.split()) for caption in captions)
-    print(f"{type(processor.image_processor).__name__}, captions of {words:.0f} words, {SIDE} pixels\n")
-    measure_steps(processor, captions, arguments.rounds)
-    if arguments.shared:
-        measure_readers(arguments.shared, arguments.rounds)
+    steps, table = measure_steps(processor, captions, arguments.rounds)
+    readers = measure_readers(arguments.shared, arguments.rounds) if arguments.shared else {}
+    if readers:
+        rates = markdown_table(("", "per second"), [(name, shown(one, 0)) for name, one in readers.items()])
+        table = f"{table}\n\n{rates}"
+    kind = type(processor.image_processor).__name__
+    title = f"{kind}, captions of {words:.0f} words, {SIDE} pixels, median of {arguments.rounds} rounds"
+    results = {"milliseconds": steps, "per_second": readers}
+    write_report(arguments.output / "data_speed", title, table, results, settings=vars(arguments))
 
 
 if __name__ == "__main__":

@@ -3,15 +3,15 @@
     python benchmarks/hierarchy.py                                              # captions of generated scenes
     NLTK_DATA=../shared/data/nltk_data python benchmarks/hierarchy.py ../shared/data/text/iiw_IIW-400.jsonl --column IIW
 
-All are measured in turn, `--rounds` times, and the best counts. "per core": captions per second of CPU time, of all
-processes together. The command reads a JSONL file and writes one; the loops do neither. A tagger that is not installed,
-or has no data, is left out.
+All are measured in turn, `--rounds` times; figures are medians with their spread. "per core": captions per second of
+CPU time, of all processes together. The command reads a JSONL file and writes one; the loops do neither. A tagger that
+is not installed, or has no data, is left out.
 """
 
 import argparse
 import json
 import logging
-import os
+import resource
 import statistics
 import tempfile
 import time
@@ -19,11 +19,15 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+from report import OUTPUT, markdown_table, shown, spread, write_report
 from transformers.utils import logging as transformers_logging
 
 from beta_clip_hf import PhraseExtractor, build_text_hierarchy
 from beta_clip_hf.data.hierarchies import build_hierarchies
 from beta_clip_hf.data.scenes import scene_captions
+
+
+COLUMNS = ("captions/s", "per core", "to the loop with rules")
 
 
 def captions_of(path: Path | None, column: str, count: int) -> list[str]:
@@ -41,10 +45,14 @@ def loop(captions: Sequence[str], extractor: PhraseExtractor) -> None:
 
 def seconds(work: Callable[[], object]) -> tuple[float, float]:
     """Wall time, and CPU time of this process and those that it has waited for."""
-    wall, before = time.perf_counter(), os.times()
+    wall, before = time.perf_counter(), cpu_seconds()
     work()
-    after = os.times()
-    return time.perf_counter() - wall, sum(after[:4]) - sum(before[:4])
+    return time.perf_counter() - wall, cpu_seconds() - before
+
+
+def cpu_seconds() -> float:
+    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 def usable(tagger: str) -> bool:
@@ -62,6 +70,7 @@ def main() -> None:
     parser.add_argument("--captions", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--output", type=Path, default=OUTPUT, help="for JSON and table (%(default)s)")
     arguments = parser.parse_args()
     transformers_logging.disable_progress_bar()
     logging.getLogger("beta_clip_hf").setLevel(logging.ERROR)
@@ -84,13 +93,16 @@ def main() -> None:
                 for name in (f"command, {processes} processes", f"command again, {processes} processes"):
                     measured.setdefault(name, []).append(seconds(run))
     words = statistics.mean(len(caption.split()) for caption in captions)
-    print(f"{len(captions):,} captions of {words:.0f} words\n\n| | captions/s | per core | to the loop with rules |")
-    print("|---|---|---|---|")
-    walls, cores = ({name: min(pair[i] for pair in found) for name, found in measured.items()} for i in (0, 1))
-    for name in measured:
-        ratio = cores["loop, rules"] / cores[name]
-        rates = [len(captions) / times[name] for times in (walls, cores)]
-        print(f"| {name} | {rates[0]:,.0f} | {rates[1]:,.0f} | {ratio:.2f} |")
+    title = f"{len(captions):,} captions of {words:.0f} words, median of {arguments.rounds} rounds"
+    results = {}
+    for name, found in measured.items():
+        ratios = [ours[1] / own[1] for ours, own in zip(measured["loop, rules"], found, strict=True)]
+        rates = ([len(captions) / pair[which] for pair in found] for which in (0, 1))
+        results[name] = dict(zip(COLUMNS, map(spread, (*rates, ratios)), strict=True))
+    cells = [(name, *(shown(one, digits) for one, digits in zip(of_way.values(), (0, 0, 2), strict=True)))
+             for name, of_way in results.items()]  # fmt: skip
+    table = markdown_table(("", *COLUMNS), cells)
+    write_report(arguments.output / "hierarchy", title, table, results, settings=vars(arguments))
 
 
 if __name__ == "__main__":

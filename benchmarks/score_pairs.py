@@ -10,9 +10,7 @@ norms and activations. Memory is what torch holds above weights, features and sc
 """
 
 import argparse
-import json
 import statistics
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -22,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from report import OUTPUT, shown, spread, write_report
 from torch import Tensor
 from torch.nn import functional as F
 
 from beta_clip_hf import BetaCLIPConfig, TextConditionedPooler
-from beta_clip_hf.evaluation.results import environment
 
 
 WIDTH, MLP_WIDTH, PATCHES = 512, 2048, 196
@@ -102,10 +100,6 @@ def measure(images: int, texts: int, turns: int, k: int) -> dict[str, dict[str, 
     return {name: {what: spread(values) for what, values in of_way.items()} for name, of_way in figures.items()}
 
 
-def spread(values: list[float]) -> dict[str, float]:
-    return {"median": statistics.median(values), "least": min(values), "most": max(values)}
-
-
 def half_precision() -> dict[str, dict[str, float]]:
     """Weights and features in half precision against float32: the largest error of a score, and the time, in turn."""
     pooler, *features = inputs(2, 256)
@@ -132,13 +126,10 @@ def peak_bytes(chunk_size: int) -> int:
 
 
 def markdown(results: dict[str, Any]) -> str:
-    def cell(values: dict[str, float], digits: int) -> str:
-        return f"{values['median']:,.{digits}f} ({values['least']:,.{digits}f} – {values['most']:,.{digits}f})"
-
     columns = {"microseconds_per_pair": 0, "gigaflops_per_second": 0, "share_of_matmul_rate": 2, "times_the_loop": 1}
     lines = [f"| | {' | '.join(name.replace('_', ' ') for name in columns)} |", "|---" * 5 + "|"]
     for name, of_way in results["ways"].items():
-        cells = [cell(of_way[what], digits) if what in of_way else "" for what, digits in columns.items()]
+        cells = [shown(of_way[what], digits) if what in of_way else "" for what, digits in columns.items()]
         lines.append(f"| {' | '.join([name, *cells])} |")
     lines += ["", "| chunk_size | peak memory | numbers for each pair of a chunk, in widths |", "|---|---|---|"]
     for chunk_size, peak in results["peak_bytes"].items():
@@ -156,21 +147,16 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=256, help="(%(default)s)")
     parser.add_argument("--turns", type=int, default=10, help="parts of the images, one each turn (%(default)s)")
     parser.add_argument("--k", type=int, default=50, help="pairs on the shortlist for each image (%(default)s)")
-    parser.add_argument("--output", type=Path, default=Path("runs/bench"), help="for JSON and table (%(default)s)")
+    parser.add_argument("--output", type=Path, default=OUTPUT, help="for JSON and table (%(default)s)")
     args = parser.parse_args()
     results = {
         "ways": measure(args.images, args.texts, args.turns, args.k),
         "peak_bytes": {chunk_size: peak_bytes(chunk_size) for chunk_size in CHUNK_SIZES},
         "half_precision": half_precision(),
     }
-    settings = {"threads": torch.get_num_threads(), "images": args.images, "texts": args.texts, "k": args.k}
-    written = {"environment": environment(torch.device("cpu")), **settings, "results": results}
-    args.output.mkdir(parents=True, exist_ok=True)
-    path = args.output / f"score_pairs_{args.images}x{args.texts}.json"
-    path.write_text(json.dumps(written, indent=2) + "\n")
-    table = markdown(results)
-    path.with_suffix(".md").write_text(table + "\n")
-    sys.stdout.write(f"{table}\n")
+    title = f"score_pairs, {args.images} images and {args.texts} texts, median of {args.turns} turns"
+    path = args.output / f"score_pairs_{args.images}x{args.texts}"
+    write_report(path, title, markdown(results), results, settings=vars(args))
 
 
 if __name__ == "__main__":

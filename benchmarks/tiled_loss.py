@@ -5,20 +5,18 @@ python benchmarks/tiled_loss.py --texts 16384 --memory     # peak memory above t
 """
 
 import argparse
-import json
 import resource
-import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import torch
+from report import OUTPUT, markdown_table, shown, spread, write_report
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from beta_clip_hf import loss_beta_clip
-from beta_clip_hf.evaluation.results import environment
 from beta_clip_hf.loss_beta_clip import beta_cal_loss, clip_loss
 
 
@@ -44,7 +42,7 @@ def step(kind: str, way: str, left: Tensor, right: Tensor, scale: Tensor) -> tup
     return loss.detach(), *torch.autograd.grad(loss, (left, right, scale))
 
 
-def compare_times(kind: str, texts: int, repeats: int) -> dict[str, float]:
+def compare_times(kind: str, texts: int, repeats: int) -> dict[str, dict[str, float]]:
     tensors = leaves(texts)
     found = {way: step(kind, way, *tensors) for way in LIMITS}
     for dense, tiled in zip(found["dense"], found["tiled"], strict=True):
@@ -56,8 +54,7 @@ def compare_times(kind: str, texts: int, repeats: int) -> dict[str, float]:
             step(kind, way, *tensors)
             seconds[way].append(time.perf_counter() - start)
     ratios = [tiled / dense for dense, tiled in zip(seconds["dense"], seconds["tiled"], strict=True)]
-    medians = {f"{way}_seconds": statistics.median(of_way) for way, of_way in seconds.items()}
-    return {**medians, "ratio": statistics.median(ratios), "least": min(ratios), "most": max(ratios)}
+    return {name: spread(values) for name, values in (seconds | {"ratio": ratios}).items()}
 
 
 def peak_bytes(kind: str, way: str, texts: int) -> int:
@@ -79,34 +76,28 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=4096, help="T, of width 512 in float32 (%(default)s)")
     parser.add_argument("--repeats", type=int, default=5, help="(%(default)s)")
     parser.add_argument("--memory", action="store_true", help="peak memory in the place of time")
-    parser.add_argument("--output", type=Path, default=Path("runs/bench"), help="for the JSON (%(default)s)")
+    parser.add_argument("--output", type=Path, default=OUTPUT, help="for JSON and table (%(default)s)")
     parser.add_argument("--peak-of", nargs=2, metavar=("KIND", "WAY"), help="print the bytes of one step and stop")
     args = parser.parse_args()
     if args.peak_of:
         print_peak(*args.peak_of, args.texts)
         return
-    results = {}
-    for kind in KINDS:
-        if args.memory:
-            peaks = {way: peak_bytes(kind, way, args.texts) for way in LIMITS}
-            results[kind] = {**peaks, "ratio": peaks["tiled"] / peaks["dense"]}
-            line = f"{peaks['dense'] / 2**20:.0f} → {peaks['tiled'] / 2**20:.0f} MiB, {results[kind]['ratio']:.3f}"
-        else:
-            results[kind] = one = compare_times(kind, args.texts, args.repeats)
-            line = (
-                f"{one['dense_seconds']:.3f} → {one['tiled_seconds']:.3f} s, {one['ratio']:.2f} "
-                f"({one['least']:.2f} – {one['most']:.2f})"
-            )
-        sys.stdout.write(f"{kind}, {args.texts} texts: {line}\n")
-        sys.stdout.flush()
-    args.output.mkdir(parents=True, exist_ok=True)
-    path = args.output / f"tiled_loss_{'memory' if args.memory else 'time'}_{args.texts}.json"
-    settings = {
-        "environment": environment(torch.device("cpu")),
-        "threads": torch.get_num_threads(),
-        "texts": args.texts,
-    }
-    path.write_text(json.dumps(settings | {"results": results}, indent=2) + "\n")
+    if args.memory:
+        results = {kind: {way: peak_bytes(kind, way, args.texts) for way in LIMITS} for kind in KINDS}
+        cells = [
+            (kind, *(f"{one[way] / 2**20:.0f} MiB" for way in ("dense", "tiled")), f"{one['tiled'] / one['dense']:.3f}")
+            for kind, one in results.items()
+        ]
+    else:
+        results = {kind: compare_times(kind, args.texts, args.repeats) for kind in KINDS}
+        cells = [
+            (kind, *(f"{one[way]['median']:.3f} s" for way in ("dense", "tiled")), shown(one["ratio"]))
+            for kind, one in results.items()
+        ]
+    what = "the most memory of a process" if args.memory else f"time, median of {args.repeats}"
+    title = f"Loss and gradients of {args.texts:,} texts of width 512, {what}"
+    path = args.output / f"tiled_loss_{'memory' if args.memory else 'time'}_{args.texts}"
+    write_report(path, title, markdown_table(("", "dense", "tiled", "ratio"), cells), results, settings=vars(args))
 
 
 if __name__ == "__main__":

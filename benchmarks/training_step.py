@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from report import OUTPUT, row, shown, spread, write_report
 from step_batch import make_batch
 from step_variants import REFERENCE, Step, micro_batches, parts_off, repetitions, settings
 from torch import Tensor
@@ -29,7 +30,6 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from beta_clip_hf import BetaCLIPConfig, BetaCLIPModel
-from beta_clip_hf.evaluation.results import environment
 
 
 SMALL = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 4}
@@ -223,10 +223,6 @@ def matmul_rate(device: str) -> float:
     return 2 * size**3 / min(timed(multiply, device) for _ in range(3))
 
 
-def spread(values: list[float]) -> dict[str, float]:
-    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
-
-
 def ratios(numerators: list[float], denominators: list[float]) -> dict[str, float]:
     return spread([above / below for above, below in zip(numerators, denominators, strict=True)])
 
@@ -264,14 +260,6 @@ def markdown(results: list[dict[str, Any]]) -> str:
     return "\n".join([*lines, "", *(footnote(one) for one in results)])
 
 
-def row(*cells: Any) -> str:
-    return f"| {' | '.join(str(cell) for cell in cells)} |"
-
-
-def shown(ratio: dict[str, float]) -> str:
-    return f"{ratio['median']:.2f} ({ratio['min']:.2f} – {ratio['max']:.2f})"
-
-
 def mebibytes(count: int) -> str:
     return f"{count / 2**20:,.0f} MiB"
 
@@ -288,9 +276,7 @@ def footnote(one: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="quick", choices=list(PRESETS))
-    parser.add_argument(
-        "--output", type=Path, default=Path("runs/bench"), help="for the JSON and the table (%(default)s)"
-    )
+    parser.add_argument("--output", type=Path, default=OUTPUT, help="for the JSON and the table (%(default)s)")
     parser.add_argument("--batch-size", type=int, help="one instead of those of the preset")
     parser.add_argument("--rounds", type=int, help="of timing, instead of those of the preset")
     parser.add_argument("--groups", nargs="*", choices=GROUPS[1:], default=GROUPS[1:], help="parts to turn off (all)")
@@ -304,13 +290,9 @@ def main() -> None:
         return
     rounds, groups = args.rounds or preset["rounds"], ["settings", *args.groups]
     results = [measure(args.preset, size, args.device, rounds, groups) for size in sizes]
-    args.output.mkdir(parents=True, exist_ok=True)
-    written = {"environment": environment(torch.device(args.device)), "threads": torch.get_num_threads()}
-    path = args.output / f"training_step_{args.preset}{f'_{args.batch_size}' if args.batch_size else ''}.json"
-    path.write_text(json.dumps(written | {"results": results}, indent=2) + "\n")
-    table = markdown(results)
-    path.with_suffix(".md").write_text(table + "\n")
-    sys.stdout.write(f"{table}\n")
+    path = args.output / f"training_step_{args.preset}{f'_{args.batch_size}' if args.batch_size else ''}"
+    title = f"A training step and its reference, median of {rounds} rounds"
+    write_report(path, title, markdown(results), results, device=args.device, settings=vars(args))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ import json
 import os
 import resource
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -25,10 +24,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing
+from report import OUTPUT, shown, spread, write_report
 from torch.nn.parallel import DistributedDataParallel
 
 from beta_clip_hf import BetaCLIPConfig, BetaCLIPModel, loss_beta_clip
-from beta_clip_hf.evaluation.results import environment
 from beta_clip_hf.training.distributed import ProcessGather
 
 
@@ -179,7 +178,7 @@ def measure(processes: int, args: argparse.Namespace) -> dict[str, Any]:
         "step_seconds": median,
         "core_seconds": median * cores / processes,
         "cpu_seconds": cpu,
-        "ratio": {"median": statistics.median(ratios), "least": min(ratios), "most": max(ratios)},
+        "ratio": spread(ratios),
         "peak_bytes": max(of_rank["peak_bytes"] for of_rank in found),
     }
 
@@ -191,7 +190,7 @@ def markdown(measured: list[dict[str, Any]], paper: list[dict[str, float]]) -> s
         columns += ["CPU time of a process", "with local losses", "peak memory of the steps"]
         lines += [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for one in measured:
-        ratio = "{median:.2f} ({least:.2f} – {most:.2f})".format(**one["ratio"])
+        ratio = shown(one["ratio"])
         lines.append(
             f"| {one['processes']} | {one['texts']:,} | {one['step_seconds']:.2f} s | {one['core_seconds']:.2f} s "
             f"| {ratio} | {one['cpu_seconds']['over all']:.2f} s | {one['cpu_seconds']['own batch']:.2f} s "
@@ -230,20 +229,16 @@ def main() -> None:
     parser.add_argument("--latency", type=float, default=30, help="µs of each collective operation (%(default)s)")
     parser.add_argument("--loss-rate", type=float, default=40, help="float32 TFLOP/s of the losses (%(default)s)")
     parser.add_argument("--tower-seconds", type=float, default=0.05, help="of a step without losses (%(default)s)")
-    parser.add_argument("--save", type=Path, help="also write the figures to this JSON file")
+    parser.add_argument("--output", type=Path, default=OUTPUT, help="for JSON and table (%(default)s)")
     args = parser.parse_args()
     on_gpus = argparse.Namespace(**{**vars(args), "images": args.images or 64})
     args.images = args.images or 16
     measured = [] if args.paper else [measure(processes, args) for processes in args.processes]
     paper = [on_paper(gpus, on_gpus) for gpus in args.gpus]
     table = markdown(measured, paper)
-    if args.save:
-        settings = {name: value for name, value in vars(args).items() if name != "save"}
-        written = {"environment": environment(torch.device("cpu")), "settings": settings}
-        args.save.parent.mkdir(parents=True, exist_ok=True)
-        figures = {"measured": measured, "paper": paper, "table": table}
-        args.save.write_text(json.dumps(written | figures, indent=2) + "\n")
-    sys.stdout.write(f"{table}\n")
+    title = f"Weak scaling over gloo processes, median of {args.repeats}, and on paper"
+    figures = {"measured": measured, "paper": paper}
+    write_report(args.output / "weak_scaling", title, table, figures, settings=vars(args))
 
 
 if __name__ == "__main__":

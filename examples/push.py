@@ -20,9 +20,9 @@ parser.add_argument("--upload", action="store_true", help="after `hf auth login`
 args = parser.parse_args()
 
 if args.upload:
-    sys.stdout.write(f"{push(args.model, args.repo_id, private=True, licence=args.license)}\n")
+    sys.stdout.write(f"{push(args.model, args.repo_id, private=True, license=args.license)}\n")
 else:
-    build_repository(args.model, args.folder, args.repo_id, licence=args.license)
+    build_repository(args.model, args.folder, args.repo_id, license=args.license)
     for file in sorted(args.folder.iterdir()):
         sys.stdout.write(f"{file.stat().st_size:>12,}  {file}\n")
     sys.stdout.write("Read README.md, the card, and upload with --upload.\n")

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
-from beta_clip_hf.release.model_card import PAPERS, eval_results, result_rows, results_note
+from beta_clip_hf.release.model_card import PAPERS, SOFTWARE, eval_results, result_rows, results_note
 from beta_clip_hf.training.config import parse_value, read_config
 
 
@@ -68,7 +68,7 @@ def render(name: str, card: Mapping[str, Any]) -> str:
         rows=list(result_rows(results)),
         note=results_note(results),
         long_path=', path="long"' if "model.config.use_long_text_path" in settings else "",
-        entries=[PAPERS[paper] for paper in card["citations"]],
+        entries=[SOFTWARE, *(PAPERS[paper] for paper in card["citations"])],
     )
     return str(rendered).rstrip() + "\n"
 

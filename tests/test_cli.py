@@ -195,15 +195,18 @@ def test_an_error_is_one_sentence(error: Exception, sentence: str, fake, capsys)
 def test_only_models_that_are_not_there_are_said_not_to_be(tmp_path) -> None:
     there = str(tmp_path)
     assert sentence_of(OSError(OFFLINE), [there, "me/gone"]).startswith("me/gone cannot be downloaded")
+    unknown = ValueError(f"Unrecognized model in {there}. Should have a `model_type` key in its config.json.")
+    assert sentence_of(unknown, [there, "me/gone"]).startswith(f"{there} must be a model directory, whose config.json")
     assert f"the weights of {there} must be" in sentence_of(SafetensorError("cut"), [there, "me/gone"])
 
 
 def test_a_fault_of_the_program_is_told_and_its_traceback_kept(fake, capsys) -> None:
-    fake(RuntimeError("shapes differ"))
+    fake(RuntimeError("shapes differ."))
     code, out, err = output_of(["train"], capsys)
     assert (code, out, len(err.splitlines())) == (70, "", 1)
     file = Path(err.split()[-1])
-    assert "RuntimeError: shapes differ" in err and "Traceback" in file.read_text() and "in run" in file.read_text()
+    assert "RuntimeError: shapes differ. This is" in err
+    assert "Traceback" in file.read_text() and "in run" in file.read_text()
     file.unlink()
     with pytest.raises(RuntimeError, match="shapes differ"):
         cli.main(["train", "--debug"])

@@ -49,6 +49,24 @@ def test_what_is_missing_is_told_with_its_remedy(capsys, monkeypatch, missing, c
     assert ("sdpa" in output) == (missing != "torch")
 
 
+def test_a_source_that_is_not_installed_is_told_and_the_rest_examined(capsys, monkeypatch):
+    def without_itself(read):
+        def look_up(name):
+            if name == doctor.PACKAGE:
+                raise PackageNotFoundError(name)
+            return read(name)
+
+        return look_up
+
+    for name in ("version", "requires"):
+        monkeypatch.setattr(doctor, name, without_itself(getattr(doctor, name)))
+    code, output = report(capsys, "--json")
+    found = {one["what"]: one for one in json.loads(output)}
+    assert code == 0 and found["beta-clip-hf"]["state"] == "missing"
+    assert found["beta-clip-hf"]["remedy"].startswith("pip install -e .")
+    assert found["torch"]["state"] == found["transformers"]["state"] == "ok" and "attention" in found and "Hub" in found
+
+
 def test_a_version_that_is_too_old_counts_as_missing(capsys, monkeypatch):
     version = doctor.version
     monkeypatch.setattr(doctor, "version", lambda name: "4.1.0" if name == "transformers" else version(name))

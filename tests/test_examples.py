@@ -174,7 +174,7 @@ def test_push(desk, run, monkeypatch) -> None:
     pushed = []
     monkeypatch.setattr("beta_clip_hf.release.hub.push", lambda *words, **options: pushed.append((words, options)))
     run("push", "model", "me/photos", "--license", "cc-by-4.0", "--upload")
-    assert pushed == [(("model", "me/photos"), {"private": True, "licence": "cc-by-4.0"})]
+    assert pushed == [(("model", "me/photos"), {"private": True, "license": "cc-by-4.0"})]
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)

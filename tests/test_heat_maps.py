@@ -42,6 +42,7 @@ def test_the_bar_has_the_colours_of_the_overlay():
     for highest, place in ((4.0, 200), (7.0, 100)):  # the corner is at the end of the scale, in the middle of it
         assert bar.getpixel((place, 5)) == pytest.approx(overlay(mean_grey, heat, highest).getpixel((0, 0)), abs=2)
     assert is_grey(bar.getpixel((0, 5))) and bar.height > 20
+    assert colour_bar(1.25).tobytes() != colour_bar(1.2).tobytes()  # it says where it ends
 
 
 @pytest.mark.parametrize("heat", [torch.ones(3), torch.tensor([[-1.0, 1]]), torch.tensor([[float("nan"), 1]])])

@@ -285,6 +285,8 @@ def test_wrong_input_is_named(tiny_model, batch, tiny_config):
         tiny_model(**{**batch, "image_index": IMAGE_INDEX[:-1]})
     with pytest.raises(ValueError, match=r"granularity must have shape \(9,\) for a loss, but is None"):
         tiny_model(**{**batch, "granularity": None}, return_loss=True)
+    with pytest.raises(ValueError, match="pixel_values must hold at least one image, but holds none"):
+        tiny_model(**{**batch, "pixel_values": pixels[:0]})
     two_captions = torch.tensor([0, 0, 2, 2, 0, 2, 0, 1, 2])
     with pytest.raises(ValueError, match=r"must have one caption for a loss, but they have \[2, 1, 1\]"):
         tiny_model(**{**batch, "granularity": two_captions}, return_loss=True)

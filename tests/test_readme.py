@@ -24,11 +24,11 @@ def python_of(page: str) -> list[str]:
 PYTHON = python_of(README)
 PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").rglob("*.md"))]
 COMMANDS = {
-    line.removeprefix("$ ")
+    line.strip().removeprefix("$ ")
     for page in PAGES
     for block in re.findall(r"^```\w*\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
-    for line in block.replace("\\\n", " ").splitlines()
-    if line.removeprefix("$ ").startswith("beta-clip ")
+    for line in block.replace("\\\n", " ").replace("&&\n", "\n").splitlines()
+    if line.strip().removeprefix("$ ").startswith("beta-clip ")
 }
 # The same code on something small: what a test has in the place of a checkpoint, and a training of two steps.
 SMALLER = {

@@ -122,6 +122,11 @@ def test_wrong_arguments_are_named(pooler, texts, patches):
         pooler.score_candidates(patches, texts, one, torch.tensor([[2], [-1]]))
     with pytest.raises(ValueError, match=r"must broadcast, but have shapes \(2,\) and \(3,\)"):
         pooler.score_candidates(patches, texts, torch.tensor([1, 2]), torch.tensor([0, 1, 2]))
+    shape = tuple(patches[0].shape)
+    with pytest.raises(ValueError, match=re.escape(f"(B, P, {shape[-1]}), but has {shape}")):
+        pooler.score_pairs(patches[0], texts)
+    with pytest.raises(ValueError, match=r"text_embeds must have shape \(T, .*\), but has"):
+        pooler.score_candidates(patches, texts[:, :-1], one, one)
 
 
 class LargestTensor(TorchDispatchMode):

@@ -1,5 +1,6 @@
 import ast
 import builtins
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,12 @@ from PIL import Image
 from beta_clip_hf import visualize
 from beta_clip_hf.heat_maps import enlarged, highest_of, overlay
 from beta_clip_hf.visualize import (
+    attention,
     plot_phrase_attention,
     plot_region_choices,
     plot_region_scores,
     plot_training_curves,
+    style,
 )
 
 
@@ -81,7 +84,7 @@ def test_curves_have_a_panel_for_each_kind_of_number(tmp_path, figures):
 def test_a_panel_without_data_is_left_out(tmp_path, figures):
     plot_training_curves([{"step": 1, "loss": 1.0}], tmp_path / "curves.png")
     assert panels_of(figures) == ["Training loss"]
-    with pytest.raises(ValueError, match=r"log_history must have losses.*grad_norm"):
+    with pytest.raises(ValueError, match=r"a loss, .* to draw, but the run has logged none \(one shorter than"):
         plot_training_curves([{"step": 1, "grad_norm": 1.0}], tmp_path / "curves.png")
 
 
@@ -133,6 +136,24 @@ def test_any_text_makes_a_title(tmp_path, figures, phrase):
     plot_phrase_attention(Image.new("RGB", (32, 32)), [phrase], torch.ones(1, 2, 2), tmp_path / "title.png")
     lines = figures[0].axes[1].get_title().split("\n")
     assert len(lines) <= 3 and all(len(line) <= 28 for line in lines)
+
+
+@pytest.mark.parametrize(("phrase", "letters"), [("犬が走る 🐕", "が犬走🐕"), ("a dog", "")])
+def test_letters_that_no_font_has_are_told_once(tmp_path, caplog, monkeypatch, phrase, letters):
+    monkeypatch.setattr(attention, "font_families", lambda: ["DejaVu Sans"])
+    plot_phrase_attention(Image.new("RGB", (32, 32)), [phrase] * 2, torch.ones(2, 2, 2), tmp_path / "letters.png")
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == bool(letters) and read(tmp_path / "letters.png")
+    if letters:
+        named = told[0].partition("can draw ")[2].partition(",")[0]
+        assert set(letters) <= set(named) and "on a .html page" in told[0]
+
+
+def test_other_warnings_of_a_figure_are_passed_on(tmp_path):
+    figure = style.new_figure(1, 1)
+    figure.savefig = lambda *_, **__: warnings.warn("something else", UserWarning, stacklevel=2)
+    with pytest.warns(UserWarning, match="something else"):
+        style.save(figure, tmp_path / "figure.png")
 
 
 def test_bad_maps_are_refused(tmp_path):

@@ -261,7 +261,7 @@ def _told_as_fault(error: Exception) -> str:
     """A sentence about an error that no user can mend; its traceback goes to a file."""
     with tempfile.NamedTemporaryFile("w", prefix="beta-clip-", suffix=".txt", delete=False, encoding="utf-8") as file:
         traceback.print_exception(error, file=file)
-    message = " ".join(str(error).split())
+    message = " ".join(str(error).split()).rstrip(".")
     return f"{type(error).__name__}: {message}. This is not your mistake: please report it, with {file.name}"
 
 

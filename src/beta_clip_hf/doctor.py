@@ -13,6 +13,7 @@ from .reports import Report, add_json_argument, reporting
 
 OK, MISSING, NOTE = "ok", "missing", "note"
 PACKAGE = "beta-clip-hf"
+WITHOUT_METADATA = ("torch", "transformers", "huggingface_hub")  # what is looked at in any case
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +38,7 @@ def examine() -> list[dict[str, Any]]:
     A record for each thing that was looked at: `what`, `state` ("ok", "missing" or "note"), `found`, `remedy`, and
     `is_needed`, whether nothing works without it. Nothing is downloaded, and no connection is made.
     """
-    found = [_record("Python", OK, platform.python_version()), _record(PACKAGE, OK, version(PACKAGE))]
+    found = [_record("Python", OK, platform.python_version()), _own()]
     for extra, packages in _requirements().items():
         for package, allowed in packages.items():
             found.append(_package(package, allowed, extra))
@@ -47,10 +48,23 @@ def examine() -> list[dict[str, Any]]:
     return found if "huggingface_hub" in missing else [*found, *_hub()]
 
 
+def _own() -> dict[str, Any]:
+    """Of this package, which also runs from its source, but does not know then which versions it needs."""
+    try:
+        return _record(PACKAGE, OK, version(PACKAGE))
+    except PackageNotFoundError:
+        found = "not installed: this is its source, and which versions it needs is not known"
+        return _record(PACKAGE, MISSING, found, "pip install -e . (in the folder of its source)")
+
+
 def _requirements() -> dict[str, dict[str, str]]:
     """By extra ("" for what is always needed): the names of the distributions and the versions that are allowed."""
+    try:
+        lines = requires(PACKAGE) or []
+    except PackageNotFoundError:
+        lines = list(WITHOUT_METADATA)
     by_extra: dict[str, dict[str, str]] = {"": {}}
-    for line in requires(PACKAGE) or []:
+    for line in lines:
         requirement, _, marker = line.partition(";")
         match = re.match(r"[A-Za-z0-9._-]+", requirement.strip())
         extra = re.search(r"extra\s*==\s*['\"]([^'\"]+)", marker)

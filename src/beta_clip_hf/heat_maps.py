@@ -83,7 +83,7 @@ def colour_bar(highest: float, width: int = 440) -> Image.Image:
     bar.paste(Image.fromarray(row.expand(20, width, 3).contiguous().numpy(), "RGB"), (0, 0))
     draw, font = ImageDraw.Draw(bar), ImageFont.load_default(20)  # large enough where pages show half the width
     draw.text((2, 22), "1 x uniform", fill="black", font=font)
-    label = f"{highest:.1f} x uniform"
+    label = f"{highest:.3g} x uniform"
     draw.text((width - 2 - draw.textlength(label, font), 22), label, fill="black", font=font)
     return bar
 

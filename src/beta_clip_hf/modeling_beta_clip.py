@@ -110,12 +110,14 @@ class BetaCLIPModel(BetaCLIPPreTrainedModel):
             objective (*optional*): takes the place of the losses: `objective(embeds, loss_scales)` gives both.
 
         Raises:
-            ValueError: if images or texts are missing, shapes disagree, or a loss is asked for and cannot be: B ≠ T in
-                a plain batch, no `granularity`, an image with no caption or several, boxes for a model without
-                `use_regions`.
+            ValueError: if images or texts are missing (B is 0, too), shapes disagree, or a loss is asked for and cannot
+                be: B ≠ T in a plain batch, no `granularity`, an image with no caption or several, boxes for a model
+                without `use_regions`.
         """
         if input_ids is None or pixel_values is None:
             raise ValueError("input_ids and pixel_values must both be given; for one of them see get_…_features")
+        if len(pixel_values) == 0:
+            raise ValueError("pixel_values must hold at least one image, but holds none")
         if image_index is None:
             if return_loss and len(pixel_values) != len(input_ids):
                 raise ValueError(

@@ -108,8 +108,9 @@ class TextConditionedPooler(nn.Module):
             backward pass computes each chunk once more.
 
         Raises:
-            ValueError: if `chunk_size` is below 1.
+            ValueError: if `chunk_size` is below 1, or the features have other shapes.
         """
+        self._check_features(patch_features_BPD, text_embeds_TD)
         chunk_size = _pairs_at_a_time(chunk_size, text_embeds_TD)
         num_images, num_patches = patch_features_BPD.shape[:2]
         scores_BT = _no_scores((num_images, len(text_embeds_TD)), text_embeds_TD)
@@ -159,8 +160,10 @@ class TextConditionedPooler(nn.Module):
             Cosines of the indices' common shape, as from [`score_pairs`]; what their gradient needs is kept for all.
 
         Raises:
-            ValueError: if `chunk_size` is below 1, an index names no image or no text, or the shapes do not broadcast.
+            ValueError: if `chunk_size` is below 1, the features have other shapes, an index names no image or no text,
+                or the shapes of the indices do not broadcast.
         """
+        self._check_features(patch_features_BPD, text_embeds_TD)
         chunk_size = _pairs_at_a_time(chunk_size, text_embeds_TD)
         image_N, text_N, shape = _pairs(image_index, text_index, len(patch_features_BPD), len(text_embeds_TD))
         asked_A, place_N, counts_A = torch.unique(image_N, return_inverse=True, return_counts=True)
@@ -180,6 +183,13 @@ class TextConditionedPooler(nn.Module):
                 scores_N[pairs] = (normalize(pooled_ND) * normalize(texts_ND)).sum(dim=-1)
             first_image, first_pair = end_image, end_pair
         return scores_N.view(shape)
+
+    def _check_features(self, patch_features: Tensor, text_embeds: Tensor) -> None:
+        width = self.config.projection_dim
+        given = (("patch_features", patch_features, f"(B, P, {width})"), ("text_embeds", text_embeds, f"(T, {width})"))
+        for name, features, wanted in given:
+            if features.ndim != wanted.count(",") + 1 or features.shape[-1] != width:
+                raise ValueError(f"{name} must have shape {wanted}, but has {tuple(features.shape)}")
 
     def _queries(self, text_embeds: Tensor) -> Tensor:
         return self.q_proj(self.q_norm(normalize(text_embeds).to(self.q_proj.weight.dtype)))

@@ -11,7 +11,7 @@ from .checkpoints_beta_clip import FG_CLIP_SWITCHES, LONG_TABLE, from_fg_clip, i
 from .configuration_beta_clip import CLIP_TEXT_POSITIONS, BetaCLIPConfig
 from .pooler_beta_clip import TextConditionedPooler
 from .positions_beta_clip import stretch_text_positions
-from .remote_code_beta_clip import carrying_code
+from .remote_code_beta_clip import carrying_code, render_first_card
 from .towers_beta_clip import CLIPTowers, TwoPathTextEmbeddings
 
 
@@ -35,9 +35,16 @@ class BetaCLIPPreTrainedModel(CLIPTowers):
         self.post_init()
 
     def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
-        """As [`~transformers.PreTrainedModel.push_to_hub`]; the code goes along, see [`carrying_code`]."""
+        """
+        As [`~transformers.PreTrainedModel.push_to_hub`]; the code goes along, see [`carrying_code`], and a card where
+        the repository has none, see [`render_first_card`].
+        """
         with carrying_code({BetaCLIPConfig: "AutoConfig", type(self): "AutoModel"}):
             return super().push_to_hub(*args, **kwargs)
+
+    def _upload_modified_files(self, working_dir: Any, repo_id: str, *args: Any, **kwargs: Any) -> Any:
+        render_first_card(working_dir, repo_id, kwargs.get("token"))
+        return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
 
     @classmethod
     def from_pretrained(

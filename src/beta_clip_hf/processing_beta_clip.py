@@ -21,7 +21,7 @@ from .boxes_beta_clip import Box, box_in_view, cut_box, pixel_box, seen_size, vi
 from .configuration_beta_clip import CLIP_TEXT_POSITIONS, LONG_TEXT_POSITIONS
 from .modeling_beta_clip import Granularity
 from .pretrained_beta_clip import HUB_ARGUMENTS
-from .remote_code_beta_clip import carrying_code
+from .remote_code_beta_clip import carrying_code, render_first_card
 from .towers_beta_clip import TEXT_PATHS
 
 
@@ -124,9 +124,16 @@ class BetaCLIPProcessor(CLIPProcessor):
         return processor
 
     def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
-        """As [`~transformers.ProcessorMixin.push_to_hub`]; the code goes along, see [`carrying_code`]."""
+        """
+        As [`~transformers.ProcessorMixin.push_to_hub`]; the code goes along, see [`carrying_code`], and a card where
+        the repository has none, see [`render_first_card`].
+        """
         with carrying_code({type(self): "AutoProcessor"}):
             return super().push_to_hub(*args, **kwargs)
+
+    def _upload_modified_files(self, working_dir: Any, repo_id: str, *args: Any, **kwargs: Any) -> Any:
+        render_first_card(working_dir, repo_id, kwargs.get("token"))
+        return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
 
     def squash_images(self) -> "BetaCLIPProcessor":
         """

@@ -2,7 +2,11 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
 from typing import Any
+
+from huggingface_hub import HfApi, ModelCard
 
 
 @contextmanager
@@ -23,4 +27,25 @@ def carrying_code(classes: Mapping[Any, str]) -> Iterator[None]:
             cls._auto_class = auto_class
 
 
-__all__ = ["carrying_code"]
+def render_first_card(folder: Any, repo_id: str, token: Any = None) -> None:
+    """
+    Puts the card of the model in a folder in the place of the blank one that transformers is about to upload from it,
+    where the repository has none yet. A folder without a model, as of a processor alone, is left without a card: there
+    is nothing to say, and the first model gets its own.
+    """
+    folder, readme = Path(folder), Path(folder) / "README.md"
+    if HfApi(token=token).file_exists(repo_id, readme.name):
+        return
+    if not (folder / "config.json").exists():
+        readme.unlink()
+        return
+    try:
+        # By name: in the code that a checkpoint brings there are the files beside this one, and no `release`.
+        release = import_module(".release.model_card", __package__)
+    except ModuleNotFoundError:
+        return
+    tags = ModelCard.load(readme).data.tags
+    release.render_card(folder, repo_id, tags=tags).save(readme)
+
+
+__all__ = ["carrying_code", "render_first_card"]

@@ -249,6 +249,7 @@ def test_list_of_dicts():
         ([], {}, "must have a row"),
         (["a.json", "b.jsonl"], {}, r"format must be one of \('finehard', 'coco'\) for a list of JSON files"),
         (["a.jsonl"], {"format": "jsonl"}, r"source must name existing JSON files, but is 'a\.jsonl'"),
+        (__file__, {}, r"source must end in \.jsonl, .* or have its format given, but is '.*test_readers\.py'"),
         ("a.jsonl", {"format": "xml"}, r"format must be one of \('rows', .*\), but is 'xml'"),
         ("a.jsonl", {"streaming": True}, "streaming must be False for the format 'jsonl'"),
     ],

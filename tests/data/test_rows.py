@@ -2,6 +2,7 @@ import io
 import json
 import logging
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -255,6 +256,48 @@ def test_load_image_reads_every_kind(tmp_path):
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "I;16"])
 def test_load_image_gives_rgb_for_every_mode(mode):
     assert load_image(Image.new(mode, (3, 2))).mode == "RGB"
+
+
+@pytest.mark.parametrize(
+    ("kind", "format", "options"),
+    [
+        ("I;16", "PNG", {}),
+        ("I;16", "TIFF", {}),
+        ("I;16B", "TIFF", {"big_endian": True}),
+        ("I", "TIFF", {}),
+        ("I of 8 bits", "TIFF", {}),
+        ("F", "TIFF", {}),
+    ],
+)
+def test_grey_of_more_bits_is_that_of_eight(kind, format, options):
+    grey = np.arange(256, dtype=np.uint8).reshape(8, 32)
+    numbers = {
+        "I;16": grey.astype(np.uint16) * 257,
+        "I;16B": grey.astype(np.uint16) * 257,
+        "I": grey.astype(np.int32) * 257,
+        "I of 8 bits": grey.astype(np.int32),
+        "F": grey.astype(np.float32) / 255,
+    }[kind]
+    image = Image.fromarray(numbers)
+    expected = load_image(Image.fromarray(grey)).tobytes()
+    assert load_image(image).tobytes() == expected
+    assert load_image(encoded(image, format, **options)).tobytes() == expected
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "told"),
+    [
+        (-0.5, np.float32, "within 0 and 1, but are within -0.5 and 1"),
+        (300, np.float32, "within 0 and 1, but are within 1 and 300"),
+        (np.nan, np.float32, "within 0 and 1, but are within nan and nan"),
+        (-1, np.int32, "within 0 and 255, but are within -1 and 1"),
+        (70_000, np.int32, "within 0 and 65535, but are within 1 and 70000"),
+    ],
+)
+def test_numbers_that_are_no_grey_are_refused(number, kind, told):
+    file = encoded(Image.fromarray(np.array([[1, number], [1, 1]], kind)), "TIFF")
+    with pytest.raises(ValueError, match=f"image must be readable, but is .* bytes: its numbers must be {told}"):
+        load_image(file)
 
 
 def test_load_image_turns_as_exif_says():

@@ -50,6 +50,13 @@ def test_what_is_wrong_is_told_in_one_sentence(tmp_path, monkeypatch, capsys):
     assert 'pip install "beta-clip-hf[demo]"' in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("port", ["99999", "0", "-1"])
+def test_a_port_that_is_none_is_told_before_the_model_is_loaded(port, monkeypatch, capsys):
+    monkeypatch.setattr(app, "open_page", lambda *_, **__: pytest.fail("loaded"))
+    assert cli.main(["demo", f"--port={port}"]) == 1
+    assert f"error: port must be within 1 and 65535, but is {port}\n" in capsys.readouterr().err
+
+
 def test_a_port_that_is_taken_is_told(checkpoint, photos, capsys):
     pytest.importorskip("gradio")
     with socket.socket() as other:

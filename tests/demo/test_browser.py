@@ -42,11 +42,12 @@ def connections():
 
 @pytest.fixture(scope="module")
 def serve(checkpoint, connections):
-    """Starts the demo with some limits and gives its address."""
+    """Starts the demo with some limits, of a collection or of scenes, and gives its address."""
     with ExitStack() as stack:
 
-        def start(limits):
-            page = stack.enter_context(open_page(limits, model=str(checkpoint), num_scenes=8, device="cpu"))
+        def start(limits, **chosen):
+            chosen = chosen or {"num_scenes": 8}
+            page = stack.enter_context(open_page(limits, model=str(checkpoint), device="cpu", **chosen))
             from beta_clip_hf.demo.page import launch
 
             address = launch(page, port=free_port())
@@ -172,6 +173,23 @@ def test_an_example_is_one_click_away(page, collection):
     assert same(shown(page, "The image as the model sees it"), views.shown_size(collection.example(0).image))
 
 
+@pytest.mark.parametrize("width", [1250, 1000])
+def test_labels_fit_on_their_buttons(page, width):
+    page.set_viewport_size({"width": width, "height": 900})
+    for tab, button in (("What does each phrase", "#explore-example"), ("Compare two captions", "#compare-example")):
+        page.get_by_role("tab", name=tab).click()
+        page.locator(button).wait_for()
+        widths = page.evaluate(
+            """name => {
+                const button = document.querySelector(name), text = document.createRange();
+                text.selectNodeContents(button);
+                return [text.getBoundingClientRect().width, button.clientWidth];
+            }""",
+            button,
+        )
+        assert widths[0] + 12 <= widths[1]
+
+
 def test_two_captions_are_compared(page, photo, collection):
     embedder = collection.index.embedder
     _, first, second = collection.example(2)
@@ -229,7 +247,7 @@ def test_errors_are_sentences_and_texts_are_texts(page, photo, tmp_path):
     page.fill("#explore-caption textarea", CAPTION)
     page.click("#look")
     assert told(page) in (
-        "This image is damaged: only a part of it can be read.",
+        "This image is damaged, or of a rare kind: try a whole PNG or JPEG.",
         "This file cannot be read as an image: try a PNG or JPEG.",
     )
 
@@ -258,6 +276,22 @@ def test_requests_are_limited(visit, serve, photo):
     page.get_by_role("tab", name="What does each phrase see?").click()
     page.set_input_files("#explore-image input[type=file]", photo)
     assert "You have asked 2 times within a minute: wait " in told(page)
+
+
+def test_examples_without_a_caption_wait_for_one(visit, serve, tmp_path):
+    for name in "abc":
+        Image.new("RGB", (32, 32), "red").save(tmp_path / f"{name}.png")
+    page = visit(serve(LIMITS, photos=str(tmp_path)))
+    (tmp_path / "a.png").unlink()
+    page.get_by_role("tab", name="What does each phrase see?").click()
+    page.click("#explore-example")
+    page.get_by_text("A caption is needed: type one, then choose Look.").wait_for()
+    assert page.get_by_role("img", name="The image that was chosen").is_visible()
+    page.get_by_role("tab", name="Compare two captions").click()
+    page.click("#compare-example")
+    page.get_by_text("Two captions are needed: type what is missing, then choose Compare.").wait_for()
+    assert page.locator("#compare-image img").is_visible()
+    assert page.get_by_test_id("toast-text").count() == 0
 
 
 def test_the_program_calls_nobody(address, page, connections):

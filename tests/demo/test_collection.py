@@ -54,9 +54,14 @@ def test_photos_are_indexed_for_this_time_or_into_an_index(checkpoint, photos, t
         assert len(collection.index) == 2
     with open_collection(index=str(kept), device="cpu") as collection:
         assert len(collection.index) == 2 and collection.title == "2 images of kept"
+        assert collection.example(0).image.getpixel((0, 0)) == (0, 128, 0)
         (photos / "1.png").unlink()
-        with pytest.raises(ValueError, match="can no longer be opened"):
-            collection.example(0)
+        for number in (0, 1, 2):  # the only one that is left
+            assert collection.example(number).image.getpixel((0, 0)) == (0, 0, 255)
+        (photos / "2.png").unlink()
+        for _ in range(2):
+            with pytest.raises(ValueError, match="No image of the collection can be opened"):
+                collection.example(0)
 
 
 def test_captions_of_rows_are_examples(checkpoint, photos, tmp_path):

@@ -1,5 +1,6 @@
 import asyncio
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -47,6 +48,15 @@ def test_what_is_no_image_is_told_without_its_path(picture, length):
     assert str(picture.parent) not in str(error.value) and "image" in str(error.value)
     with pytest.raises(ValueError, match="There is no image yet"):
         Limits().image(None)
+
+
+def test_grey_of_more_bits_is_grey(tmp_path):
+    grey = np.full((4, 6), 100, np.uint16)
+    Image.fromarray(grey * 257).save(tmp_path / "deep.png")
+    assert Limits().image(str(tmp_path / "deep.png")).getpixel((0, 0)) == (100, 100, 100)
+    Image.fromarray(grey.astype(np.float32)).save(tmp_path / "heights.tif")
+    with pytest.raises(ValueError, match="damaged, or of a rare kind: try a whole PNG or JPEG"):
+        Limits().image(str(tmp_path / "heights.tif"))
 
 
 def test_texts_are_neither_blank_nor_endless():

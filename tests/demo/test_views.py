@@ -95,7 +95,8 @@ def test_texts_are_escaped(seen, model, processor, collection):
 def test_every_picture_says_what_it_shows(seen):
     html = views.text_html(seen, 2)
     assert 'alt="Where “A red circle” looks"' in html and 'alt="The image as the model sees it"' in html
-    assert f"{seen.highest():.1f} times uniform attention" in html
+    assert f"{seen.highest():.3g} times uniform attention" in html
+    assert "<span>1.25 × uniform</span>" in views.scale_html(1.25)
     assert f"{float(seen.look.conditioned_T[2]):.3f}" in html and f"{float(seen.look.similarity_T[2]):.3f}" in html
 
 

@@ -19,6 +19,20 @@ def recall_at_k(scores, relevant, k):
     return total / len(scores)
 
 
+def shortlist(first, size):
+    """The candidates that are among the first in every order of the tied ones."""
+    return set.intersection(*(set(order[:size]) for order in all_orders(first)))
+
+
+def reranked_recall_at_k(firsts, seconds, relevant, size, k):
+    """Shortlists in the order of a second score, then all others in that of the first one."""
+    keys = []
+    for first, second in zip(firsts, seconds, strict=True):
+        short = shortlist(first, size)
+        keys.append([(1, second[i]) if i in short else (0, score) for i, score in enumerate(first)])
+    return recall_at_k(keys, relevant, k)
+
+
 def expected_rank(scores, relevant):
     orders = all_orders(scores)
     return sum(1 + min(order.index(i) for i, hit in enumerate(relevant) if hit) for order in orders) / len(orders)

@@ -168,3 +168,26 @@ def test_bootstrap_of_one_value_is_a_point():
     assert bootstrap_interval(torch.ones(5)) == (1.0, 1.0)
     with pytest.raises(ValueError, match="at least 1"):
         bootstrap_interval(torch.ones(0))
+
+
+@pytest.mark.parametrize(
+    ("values", "clusters", "message"),
+    [
+        ([torch.nan, 1.0], None, "values must be finite"),
+        ([torch.inf, 1.0], None, "values must be finite"),
+        ([0.0, 1.0, 1.0], [0, 1], r"must both be \(N,\), but are \(3,\), \(2,\)"),
+        ([0.0, 1.0], [0, 1, 1], r"must both be \(N,\), but are \(2,\), \(3,\)"),
+        ([], None, "number of values must be at least 1"),
+    ],
+)
+def test_bootstrap_refuses_what_has_no_mean(values, clusters, message):
+    clusters = None if clusters is None else torch.tensor(clusters)
+    with pytest.raises(ValueError, match=message):
+        bootstrap_interval(torch.tensor(values), clusters)
+
+
+def test_integer_scores_are_ranked_as_the_same_numbers():
+    scores, relevant = tied_scores(12, 6, 3, seed=0), torch.arange(12) % 6
+    for whole in (scores.long(), scores.to(torch.uint8)):
+        assert recall_at_k(whole, relevant) == recall_at_k(scores, relevant)
+        assert median_rank(whole, relevant) == median_rank(scores, relevant)

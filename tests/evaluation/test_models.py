@@ -128,6 +128,18 @@ def test_a_plain_clip_and_its_beta_clip_are_the_same(clip_dir, tmp_path):
     assert not torch.allclose(embeds(plain)[1][1], embeds(stretched)[1][1])
 
 
+def test_a_beta_clip_of_fewer_positions_than_its_processor_says_is_cut_to_them(clip_dir, tmp_path):
+    clip = CLIPModel.from_pretrained(clip_dir)
+    config = BetaCLIPConfig(**clip.config.to_dict())
+    BetaCLIPModel.from_pretrained(None, config=config, state_dict=clip.state_dict()).save_pretrained(tmp_path)
+    processor = BetaCLIPProcessor.from_pretrained(clip_dir)
+    assert processor.max_length == 248
+    processor.save_pretrained(tmp_path)
+    loaded = load(tmp_path)
+    assert loaded.model.config.text_config.max_position_embeddings == loaded.processor.max_length == 77
+    assert torch.equal(embeds(loaded)[1], embeds(load(clip_dir))[1])
+
+
 def test_a_beta_clip_and_its_export_are_the_same(tiny_model, tiny_processor, tmp_path):
     tiny_model.save_pretrained(tmp_path / "beta")
     tiny_processor.save_pretrained(tmp_path / "beta")

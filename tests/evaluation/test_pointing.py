@@ -114,3 +114,9 @@ def test_windows_stand_around_each_cell_and_end_at_the_border():
     assert windows[4] == [0, 0.625, 0.25, 0.875]  # below the first
     assert windows[8] == [0, 0, 0.375, 0.5]  # twice as large, and cut
     assert windows[15] == [0.625, 0.5, 1, 1]
+
+
+@pytest.mark.parametrize("box", [[0.5, 0.1, 0.2, 0.9], [0.1, 0.9, 0.2, 0.5], [0.1, 0.2, torch.nan, 0.5]])
+def test_a_box_that_ends_before_it_begins_is_refused(box):
+    with pytest.raises(ValueError, match=r"boxes must be x1 <= x2 and y1 <= y2, but one is \[0\.\d"):
+        box_cells([torch.zeros(0, 4), torch.tensor([[0.1, 0.1, 0.2, 0.2], box])], GRID)

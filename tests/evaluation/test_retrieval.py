@@ -5,9 +5,10 @@ from PIL import Image
 from beta_clip_hf.evaluation import retrieval
 from beta_clip_hf.evaluation.embedding import Embedder, read_texts, run_probes
 from beta_clip_hf.evaluation.metrics import MatchRanks, hits_at_k, match_ranks, recall_at_k
-from beta_clip_hf.evaluation.retrieval import RetrievalEvaluator, cross_fitted
+from beta_clip_hf.evaluation.retrieval import RetrievalEvaluator, RetrievalProbe, cross_fitted, first_copies
 from beta_clip_hf.evaluation.shards import Shards
 from beta_clip_hf.evaluation.shortlists import best_candidates, reranked
+from evaluation import naive_metrics
 from evaluation.colours import ColourModel, ColourProcessor
 
 
@@ -114,20 +115,104 @@ def planted(seed=0, num_images=40):
 def test_a_reranked_shortlist_stands_before_all_others_in_its_new_order(size):
     first_BT, second_BT, image_index_T = planted()
     images_B = torch.arange(40)
-    for first, second, label_Q, label_C in (
-        (first_BT, second_BT, images_B, image_index_T),
-        (first_BT.T, second_BT.T, image_index_T, images_B),
+    shortlists = best_candidates(lambda images, texts: first_BT[images, texts], 40, 80, 39).first(size)
+    for first, second, short, label_Q, label_C in (
+        (first_BT, second_BT, shortlists[0], images_B, image_index_T),
+        (first_BT.T, second_BT.T, shortlists[1], image_index_T, images_B),
     ):
         relevant = label_Q[:, None] == label_C
-        short = first.topk(size, dim=1).indices
-        ranks = reranked(match_ranks(first, relevant), short, second.gather(1, short), label_Q, label_C)
+        scores = second.gather(1, short.clamp(min=0).long())
+        ranks = reranked(match_ranks(first, relevant), short, scores, label_Q, label_C)
         combined = first.clone()
-        combined.scatter_(1, short, second.gather(1, short) + 1000)
-        expected = match_ranks(combined, relevant)
-        inside = relevant.gather(1, short).any(dim=1)
-        assert inside.sum() > 0
-        for new, naive, old in zip(ranks, expected, match_ranks(first, relevant), strict=True):
-            assert torch.equal(new[inside], naive[inside]) and torch.equal(new[~inside], old[~inside])
+        for query, candidates in enumerate(short.tolist()):
+            chosen = [candidate for candidate in candidates if candidate >= 0]
+            combined[query, chosen] = second[query, chosen] + 1000
+        inside = (combined > 500).logical_and(relevant).any(dim=1)
+        assert inside.any()
+        assert all(torch.equal(*pair) for pair in zip(ranks, match_ranks(combined, relevant), strict=True))
+
+
+def reranked_hits(firsts, seconds, label_Q, label_C, size, k):
+    short, _ = best_candidates(lambda i, t: firsts[i, t], *firsts.shape, firsts.shape[1]).first(size)
+    ranks = match_ranks(firsts, label_Q[:, None] == label_C)
+    scores = seconds.gather(1, short.clamp(min=0).long())
+    return float(hits_at_k(reranked(ranks, short, scores, label_Q, label_C), k).mean())
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+@pytest.mark.parametrize("k", [1, 2, 4])
+def test_reranking_with_ties_is_the_mean_over_their_orders_and_none_of_the_data(size, k):
+    generator = torch.Generator().manual_seed(size)
+    firsts, seconds = (torch.randint(3, (30, 5), generator=generator).float() for _ in range(2))
+    label_Q, label_C = torch.randint(3, (30,), generator=generator), torch.tensor([0, 1, 2, 0, 1])
+    found = reranked_hits(firsts, seconds, label_Q, label_C, size, k)
+    relevant = (label_Q[:, None] == label_C).tolist()
+    expected = naive_metrics.reranked_recall_at_k(firsts.tolist(), seconds.tolist(), relevant, size, k)
+    assert found == pytest.approx(expected) and 0 < found < 1
+    order = torch.tensor([3, 1, 4, 0, 2])
+    assert reranked_hits(firsts[:, order], seconds[:, order], label_Q, label_C[order], size, k) == pytest.approx(found)
+
+
+@pytest.mark.parametrize("constant", [("visual_projection", "text_projection"), ("visual_projection",)])
+def test_a_model_that_scores_all_alike_is_at_chance(tiny_model, tiny_processor, monkeypatch, constant):
+    """Also where the shortlist, of which all candidates are tied at the end, is shorter than the k."""
+    monkeypatch.setattr(retrieval, "RERANKED", (2, 5))
+    for name in constant:
+        getattr(tiny_model, name).weight.data.zero_()
+    for most_pairs in (retrieval.MOST_PAIRS, 0):
+        monkeypatch.setattr(retrieval, "MOST_PAIRS", most_pairs)
+        figures = RetrievalEvaluator(ks=(1, 3, 6))(tiny_model, tiny_processor, rows_of(9, lambda i: 1 + i % 3))
+        of_shortlists = {name: figure for name, figure in figures.items() if "/rerank@" in name}
+        assert len(of_shortlists) == 2 * 2 * 2 * 4
+        for name, figure in of_shortlists.items():
+            assert figure.value == pytest.approx(figure.chance), name
+
+
+@pytest.mark.parametrize("most_pairs", [retrieval.MOST_PAIRS, 0])
+def test_copies_of_one_image_are_tied_in_any_batch(tiny_model, tiny_processor, monkeypatch, tmp_path, most_pairs):
+    """Image 4 is image 0 again, and the only one of its batch: alone it is embedded a last bit differently."""
+    monkeypatch.setattr(retrieval, "RERANKED", (2, 4))
+    monkeypatch.setattr(retrieval, "MOST_PAIRS", most_pairs)
+    one_batch = Embedder._encode_images
+
+    def alone_otherwise(self, inputs):
+        embeds, patches, grid = one_batch(self, inputs)
+        bits = 1e-6 * torch.randn(embeds.shape[1], generator=torch.Generator().manual_seed(0)) * (len(embeds) == 1)
+        return embeds + bits, patches + bits, grid
+
+    monkeypatch.setattr(Embedder, "_encode_images", alone_otherwise)
+    rows = rows_of(5, lambda i: 1)
+    rows[4]["image"] = rows[0]["image"]
+    by_text = {}
+    for swapped in (False, True):
+        if swapped:
+            rows[0], rows[4] = ({**rows[i], "captions": rows[4 - i]["captions"]} for i in (0, 4))
+        found = RetrievalEvaluator(ks=(1,), batch_size=4)(tiny_model, tiny_processor, rows)
+        by_text[swapped] = {name: figure.value for name, figure in found.items() if "/text_to_image/" in name}
+    assert by_text[False] == by_text[True] and any("rerank@4" in name for name in by_text[False])
+
+    for row in rows:
+        row["image"] = rows[0]["image"]
+    figures = RetrievalEvaluator(ks=(1, 2), batch_size=4)(tiny_model, tiny_processor, rows)
+    for name, figure in figures.items():
+        if "/text_to_image/" in name:
+            assert figure.value == pytest.approx(figure.chance), name
+
+
+def test_the_first_copy_of_each_image():
+    digests = torch.tensor([[9] * 32, [1] * 32, [9] * 32, [5] * 32, [1] * 31 + [2], [1] * 32]).byte()
+    assert first_copies(digests).tolist() == [0, 1, 0, 3, 4, 1]
+
+
+def test_ranks_are_found_once(tiny_model, tiny_processor, monkeypatch):
+    calls = []
+    found_ranks = RetrievalProbe._found_ranks
+    monkeypatch.setattr(RetrievalProbe, "_found_ranks", lambda *args: calls.append(1) or found_ranks(*args))
+    embedder, rows = Embedder(tiny_model, tiny_processor), rows_of(3, lambda i: 1)
+    probe = RetrievalProbe("short", embedder, [row["captions"] for row in rows])
+    for runs in (1, 2):  # each run has its own
+        measured = run_probes(embedder, rows, [probe])
+        assert len(calls) == runs and measured.figures and measured.reports["short"]["curves"]
 
 
 def test_a_shortlist_of_everything_is_the_second_score_alone():
@@ -187,3 +272,11 @@ def test_the_best_candidates_of_both_ways(monkeypatch):
     found = best_candidates(lambda images, texts: scores_BT[images, texts], 7, 23, 9)
     assert torch.equal(found.texts_BK.long(), scores_BT.argsort(dim=1, descending=True)[:, :9])
     assert torch.equal(found.images_TK.long(), scores_BT.T.argsort(dim=1, descending=True))  # there are only 7
+    assert torch.equal(found.text_ends_BK.long(), torch.arange(1, 10).expand(7, -1))
+
+
+def test_of_the_tied_at_the_end_of_a_shortlist_all_are_taken_or_none():
+    scores = torch.tensor([[9.0, 5, 5, 5, 1, 1], [0, 0, 0, 0, 0, 0]])
+    found = best_candidates(lambda images, texts: scores[images, texts], 2, 6, 5)
+    taken = {size: [sorted(set(row) - {-1}) for row in found.first(size)[0].tolist()] for size in (1, 3, 4, 5)}
+    assert taken == {1: [[0], []], 3: [[0], []], 4: [[0, 1, 2, 3], []], 5: [[0, 1, 2, 3], []]}

@@ -12,11 +12,13 @@ from urllib.parse import unquote, urlparse
 
 
 class HubServer(ThreadingHTTPServer):
-    """`repositories[id]` is a dict of file contents by path; `requests` is a list of "METHOD path"."""
+    """`repositories[id]` is a dict of file contents by path; `requests` is a list of "METHOD path", `messages` of the
+    first lines of commits."""
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.repositories, self.private, self.blobs, self.requests = {}, {}, {}, []
+        self.messages = []
         self.fails_on = None  # a part of "METHOD path" that is answered with 503
         self.endpoint = f"http://127.0.0.1:{self.server_address[1]}"
 
@@ -113,7 +115,9 @@ class _Handler(BaseHTTPRequestHandler):
         for line in self.body.splitlines():
             operation = json.loads(line)
             value = operation["value"]
-            if operation["key"] == "file":
+            if operation["key"] == "header":
+                self.server.messages.append(value["summary"])
+            elif operation["key"] == "file":
                 new[value["path"]] = base64.b64decode(value["content"])
             elif operation["key"] == "lfsFile":
                 new[value["path"]] = self.server.blobs[value["oid"]]

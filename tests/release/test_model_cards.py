@@ -13,6 +13,7 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 from beta_clip_hf import BetaCLIPModel, BetaCLIPProcessor, cli
+from beta_clip_hf.release.model_card import PAPERS, SOFTWARE
 from beta_clip_hf.training.config import read_config
 from beta_clip_hf.training.run import configuration
 
@@ -165,6 +166,27 @@ def test_links_lead_somewhere(name: str) -> None:
     local = [link for link in links if "://" not in link]
     assert local and not [link for link in local if not (FOLDER / link).resolve().exists()]
     assert all(link.startswith("https://") for link in links if "://" in link)
+
+
+def test_what_is_cited_is_what_the_software_cites() -> None:
+    cited = yaml.safe_load((PROJECT / "CITATION.cff").read_text(encoding="utf-8"))
+    entries = " ".join(SOFTWARE.split())
+    assert cited["title"] in entries and cited["authors"][0]["name"] in entries
+    assert len(cited["references"]) == len(PAPERS)
+    for reference, entry in zip(cited["references"], PAPERS.values(), strict=True):
+        authors = " and ".join(f"{one['family-names']}, {one['given-names']}" for one in reference["authors"])
+        expected = (reference["title"], authors, reference["collection-title"], str(reference["year"]))
+        expected += (reference["identifiers"][0]["value"],)
+        assert all(f"{{{value}}}" in " ".join(entry.split()) for value in expected)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_papers_of_a_method_are_cited(name: str) -> None:
+    citation, tags = sections_of(name)["Citation"], ModelCard.load(FOLDER / f"{name}.md").data.tags
+    assert SOFTWARE in citation
+    assert [tag for tag, key in (("beta-clip", "beta_clip"), ("fg-clip", "fg_clip")) if PAPERS[key] in citation] == [
+        tag for tag in ("beta-clip", "fg-clip") if tag in tags
+    ]
 
 
 @pytest.mark.parametrize("name", NAMES)

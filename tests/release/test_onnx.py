@@ -256,14 +256,18 @@ def test_the_example_searches_without_torch(exported, source, model, project_dir
         (folder / "export.json").write_text(json.dumps(about))
     (tmp_path / "photos").mkdir()
     noise = np.random.default_rng(0)
-    images = {}
-    for name, (width, height) in {"a.png": (48, 33), "b.png": (31, 64), "c.png": (32, 32)}.items():
-        images[name] = Image.fromarray(noise.integers(0, 255, (height, width, 3), dtype=np.uint8))
-        images[name].save(tmp_path / "photos" / name)
+    images, turned = {}, Image.Exif()
+    turned[274] = 6  # the camera was held upright
+    for number in range(18):  # more than a batch
+        name, (width, height) = f"{number:02}.png", [(48, 33), (31, 64), (32, 32)][number % 3]
+        image = Image.fromarray(noise.integers(0, 255, (height, width, 3), dtype=np.uint8))
+        image.save(tmp_path / "photos" / name, exif=turned if number == 0 else None)
+        images[name] = image.transpose(Image.Transpose.ROTATE_270) if number == 0 else image
     text = "a red ball on a table"
     example = project_dir / "examples" / "onnx_search.py"
     done = run_without_package(EXAMPLE, tmp_path, str(example), str(folder), str(tmp_path / "photos"), text)
     assert done.returncode == 0, done.stderr
+    assert "the best 18 of 18 photos, by cosine with the image as the text sees it" in done.stderr
     found = {name: float(score) for score, name in map(str.split, done.stdout.splitlines())}
 
     inputs = processor(images=list(images.values()), text=[text], path="long", return_tensors="pt")
@@ -274,6 +278,12 @@ def test_the_example_searches_without_torch(exported, source, model, project_dir
     assert found == pytest.approx(dict(zip(images, scores, strict=True)), abs=2e-4)
     assert max(scores) - min(scores) > 1e-3
     assert list(found) == sorted(images, key=lambda name: -found[name])
+
+
+def test_the_example_says_how_it_is_used(project_dir, tmp_path):
+    done = run_without_package(EXAMPLE, tmp_path, str(project_dir / "examples" / "onnx_search.py"), "--help")
+    assert done.returncode == 1
+    assert done.stderr == "usage: python examples/onnx_search.py EXPORTED PHOTOS TEXT\n"
 
 
 def test_mistakes_are_told(source, exported, tiny_clip_dir, tiny_processor, traced_once, monkeypatch, tmp_path):

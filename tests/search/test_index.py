@@ -1,3 +1,4 @@
+import io
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ from beta_clip_hf.data.rows import load_image
 from beta_clip_hf.search import index as index_module
 from beta_clip_hf.search import sources, table
 from beta_clip_hf.search.index import PhotoIndex, load_embedder
+from beta_clip_hf.search.query import Query
 from ddp_helpers import run_processes
 
 
@@ -159,6 +161,33 @@ def test_images_without_a_file_have_a_preview(path, embedder, photos):
     assert index.table.fetch(["rows#0"], ["preview"])["rows#0"]["preview"].startswith(b"\xff\xd8")
     with pytest.raises(ValueError, match="rerank must be 0 where no image can be opened again"):
         index.search("an image", rerank=3)
+
+
+def test_grey_of_more_bits_is_embedded_and_shown_as_that_of_eight(path, embedder):
+    grey, rows = np.arange(256, dtype=np.uint8).reshape(16, 16), []
+    for number, values in enumerate((grey, grey.astype(np.uint16) * 257)):
+        file = io.BytesIO()
+        Image.fromarray(values).save(file, "PNG")
+        rows.append({"image": file.getvalue(), "id": number})
+    index = PhotoIndex.create(path, embedder)
+    index.add(rows)
+    found = index.table.fetch(["rows#0", "rows#1"], ["preview", "vector"])
+    assert found["rows#0"]["preview"] == found["rows#1"]["preview"]
+    assert np.array_equal(found["rows#0"]["vector"], found["rows#1"]["vector"])
+
+
+def test_a_saved_data_set_of_images_alone_is_indexed(path, embedder, photos, tmp_path):
+    datasets = pytest.importorskip("datasets")
+    images = [{"bytes": (photos / f"{number}.png").read_bytes(), "path": None} for number in range(3)]
+    saved = datasets.Dataset.from_dict({"image": images}).cast_column("image", datasets.Image())
+    saved.save_to_disk(tmp_path / "saved")
+    index = PhotoIndex.create(path, embedder)
+    assert counts(index.add(tmp_path / "saved")) == (3, 0, 0, 0, 0, 0)  # no `format` is given
+    keys = [f"{tmp_path / 'saved'}#saved:{number}" for number in range(3)]
+    assert sorted(index.table.known()) == keys
+    hits = index.search(Query(images=[(images[1]["bytes"], 1.0)]))
+    assert hits[0].image == keys[1] and hits[0].similarity == pytest.approx(1, abs=1e-4)
+    assert counts(index.add(tmp_path / "saved")) == (0, 0, 0, 0, 3, 0)
 
 
 def test_another_model_is_refused(path, embedder, photos, tiny_model, checkpoint):

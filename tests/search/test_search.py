@@ -126,8 +126,8 @@ def test_heat_maps_are_the_attention_of_the_model(index, embedder):
 
 
 def test_the_page_shows_each_phrase_of_the_description(index, tmp_path, photos):
-    assert phrases_to_show(Query(TEXT)) == ["A red car", "a white house"]
-    assert phrases_to_show(Query(TEXT, phrases=[("a dog", 1.0)])) == ["a dog"]
+    assert phrases_to_show(Query(TEXT)) == [("A red car", 1.0), ("a white house", 1.0)]
+    assert phrases_to_show(Query(TEXT, phrases=[("a dog", 1.0)])) == [("a dog", 1.0)]
     hits = index.search(TEXT, top=2)
     os.unlink(hits[1].image)
     page = write_gallery(tmp_path / "found.html", hits, index, "<b>bold</b>", phrases_to_show(Query(TEXT))).read_text()
@@ -148,7 +148,9 @@ def test_the_commands(tmp_path, checkpoint, photos, capsys):
     assert cli.main([*words, "--top", "2", "--rerank", "4", "--json", "--html", str(page)]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [hit["rank"] for hit in found] == [1, 2] and found[0]["score"] == found[0]["conditioned"]
-    assert page.stat().st_size > 1000
+    html = page.read_text()
+    assert html.count("<figcaption>not: a dog (−0.5)</figcaption>") == 2  # below the heat map of each hit
+    assert f"<title>{TEXT}; not: a dog (−0.5); {photos / '1.png'}</title>" in html
     assert cli.main([*words, "--top", "3", "--where", "width < height"]) == 0
     table = capsys.readouterr().out.splitlines()
     assert len(table) == 4 and table[1].split()[2] == str(photos / "1.png")

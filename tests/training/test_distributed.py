@@ -1,5 +1,6 @@
 """Two processes with ragged texts against one with all of them: the gather, the model, whole runs."""
 
+import warnings
 from unittest.mock import patch
 
 import pytest
@@ -37,6 +38,7 @@ def in_process(rank, config, folder):
         },
         "run": run(config, folder, **settings),
         "accumulated": accumulated_gradients(config, folder, per_device_train_batch_size=2),
+        "checkpointed": checkpointed(config, folder, per_device_train_batch_size=2),
         "local": run(config, folder, **settings, gather_across_processes=False, max_steps=1),
     }
 
@@ -95,6 +97,13 @@ def run(config, folder, **settings):
     return weights(trainer.model), [record for record in trainer.state.log_history if "loss" in record], metrics
 
 
+def checkpointed(config, folder, **settings):
+    """Without β-CAL, so that no loss reaches the pooler."""
+    with patch.object(config, "beta_cal_loss_weight", 0.0), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*gradient_checkpointing. is deprecated")  # its new name is unknown to 5.17
+        return run(config, folder, **settings, gradient_checkpointing=True)
+
+
 def test_gather_of_two_processes(found_by_rank):
     for rank, found in enumerate(one["gather"] for one in found_by_rank):
         assert (found["world_size"], found["rank"], found["counts"]) == (2, rank, [[3, 5], [0, 6]])
@@ -134,6 +143,13 @@ def test_a_run_of_two_processes_is_that_of_one_with_twice_the_batch(found_by_ran
                 assert record[name] == pytest.approx(expected[name], rel=1e-3)
     moved = max((value - untrained[name]).abs().max() for name, value in expected_weights.items())
     assert moved > 20 * 2e-4  # a comparison with room to fail
+
+
+def test_checkpointing_where_no_loss_reaches_some_parameters(found_by_rank, config, tmp_path):
+    _, expected, _ = checkpointed(config, tmp_path, per_device_train_batch_size=4)
+    for _, log, _ in (found["checkpointed"] for found in found_by_rank):
+        assert [record["loss"] for record in log] == pytest.approx([record["loss"] for record in expected], rel=1e-3)
+        assert len(log) == RUN["max_steps"] and "beta_cal_loss" not in log[0]
 
 
 def test_accumulation_in_two_processes(found_by_rank, config, tmp_path):

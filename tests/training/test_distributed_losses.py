@@ -1,6 +1,6 @@
 """The losses over 2 and 4 processes against one: values, gradients, what is sent, what is held, accumulated runs."""
 
-import importlib.util
+import importlib
 from contextlib import contextmanager
 from itertools import accumulate
 
@@ -167,10 +167,9 @@ def found_by_rank(config, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def weak_scaling(project_dir):
-    spec = importlib.util.spec_from_file_location("weak_scaling", project_dir / "benchmarks" / "weak_scaling.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.syspath_prepend(project_dir / "benchmarks")
+        return importlib.import_module("weak_scaling")
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -290,6 +290,28 @@ def test_wrong_arguments(tmp_path, setting, message):
         BetaCLIPTrainingArguments(output_dir=str(tmp_path), use_cpu=True, **setting)
 
 
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, True),
+        ({"gradient_checkpointing": True}, True),
+        ({"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}}, None),
+        ({"ddp_find_unused_parameters": False}, False),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.* is deprecated")  # its new name is unknown to 5.17
+def test_ddp_looks_for_parameters_that_no_loss_reaches(tmp_path, settings, expected):
+    args = BetaCLIPTrainingArguments(str(tmp_path), use_cpu=True, **settings)
+    assert args.ddp_find_unused_parameters is expected
+
+
+def test_bf16_without_a_gpu(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    args = BetaCLIPTrainingArguments(str(tmp_path), bf16=True)
+    assert args.use_cpu and args.bf16 and args.device.type == "cpu"
+    assert not BetaCLIPTrainingArguments(str(tmp_path)).use_cpu
+
+
 def test_arguments_survive_json(tmp_path):
     args = BetaCLIPTrainingArguments(str(tmp_path), use_cpu=True, pooler_learning_rate=0.5, freeze_text_positions=True)
     values = {name: value for name, value in args.to_dict().items() if name in ("pooler_learning_rate", "bf16")}

@@ -98,6 +98,17 @@ def test_no_step_waits(tiny_config, tiny_processor, tmp_path, monkeypatch, devic
     assert trainer.state.global_step == STEPS
 
 
+@pytest.mark.filterwarnings("ignore:.*pin_memory.*no accelerator")
+@pytest.mark.parametrize(("settings", "where"), [({}, "meta"), ({"contrastive_batch_size": 4}, "cpu")])
+def test_images_of_a_contrast_wait_on_the_host(tiny_config, tiny_processor, tmp_path, monkeypatch, settings, where):
+    args = arguments(tmp_path, "meta", monkeypatch, **settings)
+    pretend_to_have("meta", monkeypatch)
+    rows = SceneDataset(8, level="easy", image_size=32)
+    trainer = BetaCLIPTrainer(new_model(tiny_config), args, processing_class=tiny_processor, train_dataset=rows)
+    batches, _ = trainer.get_batch_samples(iter(trainer.get_train_dataloader()), 2, args.device)
+    assert {batch["pixel_values"].device.type for batch in batches} == {where}
+
+
 @pytest.mark.parametrize("device", DEVICES)
 def test_a_wait_would_be_seen(tiny_config, tiny_processor, tmp_path, monkeypatch, device):
     """As with the filter of transformers, which reads the loss of each step."""

@@ -108,6 +108,12 @@ def open_table(
     return opened, reader
 
 
+def is_saved_dataset(folder: str | Path) -> bool:
+    """Whether `save_to_disk` of `datasets` has written a folder."""
+    names = {path.name for path in Path(folder).glob("*.json")}
+    return "dataset_dict.json" in names or {"dataset_info.json", "state.json"} <= names
+
+
 def _open(
     source: Any,
     format: str | None,
@@ -208,8 +214,13 @@ def _guess_format(source: Any, split: str) -> str:
         return _FORMAT_OF_SUFFIX[path.suffix]
     if not path.exists() and str(source).count("/") == 1:  # as in "user/photos"
         return "hf"
+    if path.exists():
+        raise ValueError(
+            "source must end in .jsonl, .json, .csv or .parquet (for training also in .tar, .tgz or .gz), or have its "
+            f"format given, but is {str(source)!r}"
+        )
     raise ValueError(
-        f"source must be an existing file or directory, tars, or the id of a Hub data set, but is {str(source)!r}"
+        f"source must be an existing file or directory, or the id of a Hub data set, but is {str(source)!r}"
     )
 
 
@@ -266,7 +277,7 @@ def _read_hub_dataset(source: str | Path, split: str, streaming: bool) -> Any:
     try:
         if path.is_file():
             return datasets.load_dataset("parquet", data_files=str(path), split="train", streaming=streaming)
-        if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
+        if is_saved_dataset(path):
             saved = datasets.load_from_disk(str(path))
             return saved.to_iterable_dataset() if streaming and isinstance(saved, datasets.Dataset) else saved
         return datasets.load_dataset(str(source), split=split, streaming=streaming)

@@ -192,8 +192,10 @@ class HubTable:
 
     def scan(self) -> Scan:
         unread = {name: UNREAD_IMAGE for name, feature in self._dataset.features.items() if _holds_files(feature)}
-        for index, texts in enumerate(self._dataset.remove_columns(list(unread))):
-            yield self.location(index), {**texts, **unread}
+        has_texts = len(unread) < len(self._dataset.features)  # without any column, `datasets` has no row either
+        texts = self._dataset.remove_columns(list(unread)) if has_texts else ({} for _ in range(len(self)))
+        for index, of_row in enumerate(texts):
+            yield self.location(index), {**of_row, **unread}
 
 
 class HubStream:

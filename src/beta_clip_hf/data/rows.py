@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image, ImageOps
 
 from ..text.hierarchy import COLUMNS, TextHierarchy, build_text_hierarchy
@@ -116,10 +117,11 @@ def load_image(image: Any) -> Image.Image:
         image: A PIL image, a path, the bytes of an image file, or the dict `{"bytes": …, "path": …}` of `datasets`.
 
     Returns:
-        A PIL image in RGB, turned as its EXIF orientation says. A transparent background loses its transparency only.
+        A PIL image in RGB, turned as its EXIF orientation says. A transparent background loses its transparency only;
+        grey of 16 bits, or of floats within 0 and 1, becomes one of 8 bits.
 
     Raises:
-        ValueError: where it cannot be read, or is cut short; the message names the image.
+        ValueError: where it cannot be read, is cut short, or has other numbers; the message names the image.
     """
     if isinstance(image, Mapping):
         image = image.get("bytes") or image.get("path")
@@ -138,7 +140,19 @@ def load_image(image: Any) -> Image.Image:
 
 
 def _in_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F" or image.mode.startswith("I"):
+        image = _in_8_bits(image)
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _in_8_bits(image: Image.Image) -> Image.Image:
+    """Of grey with more bits, which Pillow would cut off at 255. Some of its versions make mode I of 16 bits."""
+    values = np.asarray(image)
+    low, high = values.min(), values.max()
+    white = 1 if image.mode == "F" else 255 if image.mode == "I" and high <= 255 else 65535
+    if not (low >= 0 and high <= white):  # nor where one is NaN
+        raise ValueError(f"its numbers must be within 0 and {white}, but are within {low:g} and {high:g}")
+    return Image.fromarray((values.astype(np.float32) * (255 / white)).round().astype(np.uint8))
 
 
 def row_id(row: Mapping[str, Any]) -> str:

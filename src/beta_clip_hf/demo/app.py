@@ -19,7 +19,7 @@ from transformers.utils import logging as transformers_logging
 from ..data.scene_layout import LEVELS
 from ..evaluation.processes import default_device
 from .collection import DEFAULT_MODEL, open_collection
-from .limits import Limits
+from .limits import Limits, check_port
 
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Serves the page until it is interrupted or told to end, which is no error."""
     limits = Limits(args.max_upload, args.max_pixels, args.rate)
+    check_port(args.port)  # before the model is loaded
     chosen = {"model": args.model, "index": args.index, "photos": args.photos, "level": args.level}
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends a service, which leaves no uploads
     with open_page(limits, **chosen, device=args.device) as page:

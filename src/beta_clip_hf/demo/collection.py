@@ -46,24 +46,30 @@ class Collection:
 
     def example(self, number: int) -> Example:
         """
-        The image at a place, counted round, with its caption. Of a scene the other text is a hard negative.
+        The image at a place, counted round, with its caption. Of a scene the other text is a hard negative. Images that
+        can no longer be opened are passed over, and count no more.
 
         Raises:
-            ValueError: where the collection is empty, or its image can no longer be opened.
+            ValueError: where the collection is empty, or none of its images can be opened.
         """
         if self.scenes is not None:
             return scene_example(self.scenes[number % len(self.scenes)])
-        self._keys = self._keys or sorted(self.index.table.known())
         if not self._keys:
-            raise ValueError("The collection is empty.")
-        key = self._keys[number % len(self._keys)]
-        image = image_of(key, self.index.table)
-        if image is None:
-            raise ValueError("This image of the collection can no longer be opened.")
-        caption = ""
-        if "caption" in self.index.table.columns:
-            caption = self.index.table.fetch([key], ["caption"])[key]["caption"] or ""
-        return Example(image, caption)
+            known = self.index.table.known().items()
+            self._keys = sorted(key for key, one in known if one.file_modified_ns is None or os.path.isfile(key))
+        while self._keys:
+            place = number % len(self._keys)
+            key = self._keys[place]
+            image = image_of(key, self.index.table)
+            if image is None:
+                del self._keys[place]
+                continue
+            caption = ""
+            if "caption" in self.index.table.columns:
+                caption = self.index.table.fetch([key], ["caption"])[key]["caption"] or ""
+            return Example(image, caption)
+        has_any = len(self.index) > 0
+        raise ValueError("No image of the collection can be opened." if has_any else "The collection is empty.")
 
     def captions(self, count: int = 3) -> list[str]:
         """Some captions of the collection, if it has any: what may be searched for."""

@@ -79,7 +79,7 @@ class Limits:
         try:
             return load_image(path)
         except ValueError:
-            raise ValueError("This image is damaged: only a part of it can be read.") from None
+            raise ValueError("This image is damaged, or of a rare kind: try a whole PNG or JPEG.") from None
 
     def text(self, text: str | None, name: str) -> str:
         """
@@ -94,6 +94,12 @@ class Limits:
         if len(text) > self.characters:
             raise ValueError(f"{name} may have {self.characters} characters, but has {len(text)}.")
         return text
+
+
+def check_port(port: int | None) -> None:
+    """Raises `ValueError` where no program can listen on a port; `None` stands for any."""
+    if port is not None and not 0 < port < 2**16:
+        raise ValueError(f"port must be within 1 and 65535, but is {port}")
 
 
 class RateLimit:

@@ -18,7 +18,7 @@ from starlette.middleware import Middleware
 
 from . import views
 from .collection import Collection
-from .limits import Guard, Limits, RateLimit
+from .limits import Guard, Limits, RateLimit, check_port
 
 
 logger = logging.getLogger(__name__)
@@ -67,6 +67,13 @@ class Handlers:
         choices = gr.Radio(choices=views.text_choices(seen.texts), value=first, visible=True)
         return seen, choices, views.text_html(seen, views.place_of(first), _head(head))
 
+    def explore_example(self, path: str | None, caption: str, head: str) -> tuple[Any, ...]:
+        """As `explore`; an image without a caption waits for one."""
+        if not caption:
+            missing = views.note_html("A caption is needed: type one, then choose Look.")
+            return None, gr.Radio(visible=False), missing
+        return self.explore(path, caption, head)
+
     def pick_text(self, seen: views.Seen | None, choice: str | None, head: str) -> str:
         """The heat map of another text, or of another head."""
         if seen is None or choice is None:
@@ -78,6 +85,12 @@ class Handlers:
         texts = [self.limits.text(text, f"Caption {name}") for name, text in (("A", first), ("B", second))]
         compared = views.compare(self.model, self.processor, self.limits.image(path), *texts)
         return compared, views.comparison_html(compared, _head(head))
+
+    def compare_example(self, path: str | None, first: str, second: str, head: str) -> tuple[Any, ...]:
+        """As `compare`; an image without two captions waits for them."""
+        if not (first and second):
+            return None, views.note_html("Two captions are needed: type what is missing, then choose Compare.")
+        return self.compare(path, first, second, head)
 
     def pick_head(self, compared: views.Comparison | None, head: str) -> str:
         """The same comparison by another head."""
@@ -167,8 +180,9 @@ def launch(page: Page, *, host: str = "127.0.0.1", port: int | None = None, shar
         Where it is.
 
     Raises:
-        ValueError: where the port is taken.
+        ValueError: where the port is taken, or none.
     """
+    check_port(port)
     theme = gr.themes.Default(primary_hue="blue", neutral_hue="slate", font=FONT, font_mono=["monospace"])
     for name in (
         "body_text_color_subdued",
@@ -239,7 +253,7 @@ def _explore_tab(handlers: Handlers, heads: list[str]) -> None:
                 label="Caption", lines=4, max_length=handlers.limits.characters, elem_id="explore-caption"
             )
             with gr.Row():
-                example = gr.Button("Next example", min_width=120, elem_id="explore-example")
+                example = gr.Button("Next example", min_width=150, elem_id="explore-example")
                 button = gr.Button("Look", variant="primary", min_width=80, elem_id="look")
         with gr.Column(scale=5):
             choice = gr.Radio(
@@ -255,8 +269,8 @@ def _explore_tab(handlers: Handlers, heads: list[str]) -> None:
         [image, caption, number],
         **MODEL,
     )
-    for event in (taken.success, button.click):
-        event(handlers.answering(handlers.explore), [image, caption, head], outputs, **MODEL)
+    for event, handler in ((taken.success, handlers.explore_example), (button.click, handlers.explore)):
+        event(handlers.answering(handler), [image, caption, head], outputs, **MODEL)
     for event in (choice.input, head.input):
         event(handlers.answering(handlers.pick_text), [seen, choice, head], [shown], **MODEL)
 
@@ -269,7 +283,7 @@ def _compare_tab(handlers: Handlers, heads: list[str]) -> None:
             first = gr.Textbox(label="Caption A", lines=3, max_length=handlers.limits.characters, elem_id="caption-a")
             second = gr.Textbox(label="Caption B", lines=3, max_length=handlers.limits.characters, elem_id="caption-b")
             with gr.Row():
-                example = gr.Button("Next example", min_width=120, elem_id="compare-example")
+                example = gr.Button("Next example", min_width=150, elem_id="compare-example")
                 button = gr.Button("Compare", variant="primary", min_width=80, elem_id="compare")
         with gr.Column(scale=5):
             head = gr.Dropdown(heads, value=MEAN, label=HEAD, visible=len(heads) > 1, elem_id="compare-head")
@@ -277,8 +291,8 @@ def _compare_tab(handlers: Handlers, heads: list[str]) -> None:
     outputs = [image, first, second, number]
     taken = example.click(handlers.answering(handlers.example_of_two), [number], outputs, **MODEL)
     inputs = [image, first, second, head]
-    for event in (taken.success, button.click):
-        event(handlers.answering(handlers.compare), inputs, [compared, shown], **MODEL)
+    for event, handler in ((taken.success, handlers.compare_example), (button.click, handlers.compare)):
+        event(handlers.answering(handler), inputs, [compared, shown], **MODEL)
     head.input(handlers.answering(handlers.pick_head), [compared, head], [shown], **MODEL)
 
 

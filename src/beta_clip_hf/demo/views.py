@@ -126,7 +126,7 @@ def differences(first: str, second: str) -> tuple[list[str], list[str]]:
 def find(index: PhotoIndex, text: str, top: int, rerank: bool) -> Found:
     """The `top` images of an index for a text; with `rerank`, by how each text sees ten times as many of the best."""
     hits = index.search(text, top=top, rerank=10 * top if rerank else 0)
-    return Found(hits, phrases_to_show(Query(text)))
+    return Found(hits, [phrase for phrase, _ in phrases_to_show(Query(text))])
 
 
 def thumbnails(index: PhotoIndex, found: Found) -> list[tuple[Image.Image, str]]:
@@ -144,13 +144,13 @@ def hit_html(index: PhotoIndex, found: Found, place: int) -> str:
     hit, embedder = found.hits[place], index.embedder
     image = image_of(hit.image, index.table)
     if image is None:
-        return _note("This image can no longer be opened.")
+        return note_html("This image can no longer be opened.")
     caption = str(hit.columns.get("caption", ""))
     title = f"<h3>Result {place + 1}</h3>" + (f"<p>{escape(caption)}</p>" if caption else "")
-    title += _note("Choose another image above to see it here.") if len(found.hits) > 1 else ""
+    title += note_html("Choose another image above to see it here.") if len(found.hits) > 1 else ""
     whole = figure_html(shown_size(image), caption or f"Result {place + 1}", "the image")
     if not embedder.has_pooler:
-        return title + _row([whole]) + _note(NO_POOLER)
+        return title + _row([whole]) + note_html(NO_POOLER)
     maps = attention_maps([hit.image], embedder.texts(found.phrases), index.table, embedder)
     view = shown_size(image.crop(view_of_image(image.size, embedder.image_processor)))
     maps_TYX = maps[hit.image]
@@ -183,9 +183,9 @@ def text_html(seen: Seen, place: int, head: int | None = None) -> str:
     text = seen.texts[place].text
     plain = figure_html(seen.view(), "The image as the model sees it", "what the model sees")
     if seen.look.attention_THYX is None:
-        return _row([plain]) + _note(NO_POOLER) + _note(_scores(seen, place))
+        return _row([plain]) + note_html(NO_POOLER) + note_html(_scores(seen, place))
     heat = figure_html(seen.heat_map(place, head), f"Where “{text}” looks", text, kind="heat")
-    return _row([plain, heat]) + scale_html(seen.highest(head)) + _note(_scores(seen, place))
+    return _row([plain, heat]) + scale_html(seen.highest(head)) + note_html(_scores(seen, place))
 
 
 def comparison_html(compared: Comparison, head: int | None = None) -> str:
@@ -200,7 +200,7 @@ def comparison_html(compared: Comparison, head: int | None = None) -> str:
     verdict = f'<p class="verdict" role="status">{verdict_of(list(scores.values()))}</p>'
     seen = compared.seen
     if seen.look.attention_THYX is None:
-        return verdict + table + _note(NO_POOLER)
+        return verdict + table + note_html(NO_POOLER)
     sections = []
     ends = {"A": (2, 2 + compared.of_first), "B": (2 + compared.of_first, len(seen.texts))}
     for name, (start, end) in ends.items():
@@ -240,9 +240,14 @@ def scale_html(highest: float) -> str:
     bar = Image.fromarray(row.expand(16, 256, 3).contiguous().numpy(), "RGB")
     return (
         f'<div class="scale"><span>1 × uniform</span><img src="{_png_uri(bar)}" '
-        f'alt="Colour scale: grey to dark blue to yellow, from 1 to {highest:.1f} times uniform attention">'
-        f"<span>{highest:.1f} × uniform</span></div>"
+        f'alt="Colour scale: grey to dark blue to yellow, from 1 to {highest:.3g} times uniform attention">'
+        f"<span>{highest:.3g} × uniform</span></div>"
     )
+
+
+def note_html(text: str) -> str:
+    """A line of small text."""
+    return f'<p class="note">{escape(text)}</p>'
 
 
 def shown_size(image: Image.Image) -> Image.Image:
@@ -292,7 +297,3 @@ def _folded(text: str) -> str:
 
 def _row(figures: Sequence[str]) -> str:
     return f'<div class="figures">{"".join(figures)}</div>'
-
-
-def _note(text: str) -> str:
-    return f'<p class="note">{escape(text)}</p>'

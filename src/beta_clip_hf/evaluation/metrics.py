@@ -310,10 +310,18 @@ def bootstrap_interval(
 
     Returns:
         The lower and the upper end. The interval is a point where all values agree or there is one cluster only.
+
+    Raises:
+        ValueError: where there is no value, one is not finite, or there are not as many clusters' numbers as values.
     """
     _check_not_empty(values_N, "values")
+    if not values_N.isfinite().all():
+        raise ValueError("values must be finite, but at least one is not")
     if cluster_index_N is None:
         cluster_index_N = torch.arange(len(values_N))
+    if cluster_index_N.shape != values_N.shape:
+        shapes = f"{tuple(values_N.shape)}, {tuple(cluster_index_N.shape)}"
+        raise ValueError(f"values and cluster_index must both be (N,), but are {shapes}")
     _, cluster_N = cluster_index_N.cpu().unique(return_inverse=True)
     num_clusters = int(cluster_N.max()) + 1
     zeros_G = torch.zeros(num_clusters, dtype=torch.float64)
@@ -334,6 +342,8 @@ def _ranks_of_pairs(scores_QC: Tensor, query_R: Tensor, candidate_R: Tensor) -> 
     if scores_QC.shape[1] >= 2**24:
         raise ValueError(f"candidates must be fewer than {2**24} in number, but are {scores_QC.shape[1]}")
     device, scores_QC = query_R.device, scores_QC.detach()
+    if not scores_QC.is_floating_point():  # it has no infinity
+        scores_QC = scores_QC.double()
     query_R, candidate_R = query_R.to(scores_QC.device), candidate_R.to(scores_QC.device)
     relevant_R = scores_QC[query_R, candidate_R]
     lowest_Q = scores_QC.new_full((len(scores_QC),), -torch.inf)

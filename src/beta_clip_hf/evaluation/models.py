@@ -58,6 +58,8 @@ def load_model(name_or_path: str, device: torch.device, dtype: torch.dtype = tor
         if not (hasattr(model, "get_image_features") and hasattr(model, "get_text_features")):
             raise ValueError(f"model must have features of images and of texts, but is {type(model).__name__}")
         processor = AutoProcessor.from_pretrained(name_or_path)
+    if isinstance(processor, BetaCLIPProcessor):
+        _cut_to_positions(processor, model.config)
     model = model.to(device, dtype).eval()
     # Weights lie as in their file, at any address, and kernels sum in another order at another alignment: the same
     # weights in two files would differ in the last bits of what they give.
@@ -96,6 +98,14 @@ def _plain_clip(name_or_path: str) -> tuple[BetaCLIPModel, BetaCLIPProcessor]:
     config = BetaCLIPConfig(**clip.config.to_dict() | {"use_pooler": False})
     model = BetaCLIPModel.from_pretrained(None, config=config, state_dict=clip.state_dict())
     processor = BetaCLIPProcessor.from_pretrained(name_or_path)
-    positions = model.config.text_config.max_position_embeddings
-    processor.max_length = min(processor.max_length, positions, processor.tokenizer.model_max_length)
+    processor.max_length = min(processor.max_length, processor.tokenizer.model_max_length)
     return model, processor
+
+
+def _cut_to_positions(processor: BetaCLIPProcessor, config: Any) -> None:
+    """A processor may have been saved for longer texts than the model has positions for."""
+    positions = config.text_config.max_position_embeddings
+    whole = config.long_text_max_position_embeddings if config.use_long_text_path else positions
+    processor.max_length = min(processor.max_length, whole)
+    if processor.short_max_length is not None:
+        processor.short_max_length = min(processor.short_max_length, positions)

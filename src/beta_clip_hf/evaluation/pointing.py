@@ -31,11 +31,15 @@ def box_cells(boxes: Sequence[Tensor], grid: tuple[int, int]) -> BoxCells:
         grid: (H, W).
 
     Raises:
-        ValueError: where there is no phrase.
+        ValueError: where there is no phrase, or a box ends before it begins.
     """
     if len(boxes) == 0:
         raise ValueError("boxes must be of at least 1 phrase, but are of 0")
     on_cpu = [boxes_M4.cpu().double() for boxes_M4 in boxes]
+    for boxes_M4 in on_cpu:
+        wrong_M = ~(boxes_M4[:, :2] <= boxes_M4[:, 2:]).all(dim=1)
+        if wrong_M.any():
+            raise ValueError(f"boxes must be x1 <= x2 and y1 <= y2, but one is {boxes_M4[wrong_M][0].tolist()}")
     centre_y, centre_x = _cell_centres(grid)
     return BoxCells(
         torch.stack([_coverage(boxes_M4.clamp(0, 1), grid) for boxes_M4 in on_cpu]),

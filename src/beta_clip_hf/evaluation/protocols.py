@@ -31,7 +31,10 @@ class Protocol:
         f"{', '.join(map(str, RERANKED))}; a sum has one of the weights {', '.join(map(str, WEIGHTS))}, "
         "chosen for each half of the queries on the other"
     )
-    ties: str = "the expected value over random orders: n tied for the best count 1/n each"
+    ties: str = (
+        "the expected value over random orders: n tied for the best count 1/n each; of candidates tied at the end of a "
+        "shortlist all are in it, or none; copies of an image, and equal texts, are tied"
+    )
     intervals: str = "95 % percentile bootstrap over 1,000 resamples of whole images; the candidates stay"
 
     @property

@@ -88,9 +88,7 @@ def environment(device: torch.device) -> dict[str, str]:
     """Versions and hardware that the figures came from."""
     from .. import __version__
 
-    hardware = (
-        torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    )
+    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     return {
         "beta_clip_hf": __version__,
         "torch": torch.__version__,
@@ -99,6 +97,14 @@ def environment(device: torch.device) -> dict[str, str]:
         "device": str(device),
         "hardware": hardware,
     }
+
+
+def _processor() -> str:
+    """The name of the processor; Linux tells it in a file, Python does not."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return (names or [platform.processor() or platform.machine()])[0]
 
 
 def figures_to_json(figures: Mapping[str, Figure]) -> dict[str, dict[str, Any]]:

@@ -107,10 +107,13 @@ class RetrievalProbe:
 
     - `cls`: the cosine of image and text embedding.
     - `rerank@K`: the K best candidates by `cls`, put in the order of their text-conditioned scores; the others follow.
+      Those that are tied at the end of the shortlist and do not all fit in it are among the others.
     - `all_pairs`: the text-conditioned score of every pair. Left out, as is `sum`, where there are more than
       `MOST_PAIRS`: then a second pass over the images scores the pairs of the shortlists alone.
     - `sum`: w · `all_pairs` + (1 − w) · `cls`, with the w in 0, 0.1, …, 1 that has the best R@1 on the other half of
       the queries: those of images with even places choose for those with odd ones, and the other way round.
+
+    Copies of one image have the embedding and the scores of the first of them, so that they are tied exactly.
 
     Args:
         name: First part of the figures' names.
@@ -144,10 +147,11 @@ class RetrievalProbe:
         self.text_embeds_TD = embedder.texts(flat, whole_captions=whole_captions)
         self.distinct_texts = DistinctEmbeddings(self.text_embeds_TD)
         self.shortlist_scores: ShortlistScores | None = None  # of a second pass
+        self._last_ranks: tuple[Kept, dict[str, RetrievalRanks]] | None = None
         self.image_index_T = torch.arange(len(captions)).repeat_interleave(torch.tensor([len(c) for c in captions]))
 
     def measure(self, batch: ImageBatch) -> Kept:
-        kept = {"image_embeds": batch.image_embeds_BD}
+        kept = {"image_embeds": batch.image_embeds_BD, "digests": torch.tensor([*map(list, batch.digests)]).byte()}
         if self.all_pairs:
             scores_BU = self.embedder.pair_scores(batch, self.distinct_texts.embeds_UD)
             kept["pair_scores"] = self.distinct_texts.spread(scores_BU, 1)
@@ -155,10 +159,14 @@ class RetrievalProbe:
 
     def plan(self, kept: Kept) -> Kept | None:
         """The shortlists, where the pairs of no others are to be scored."""
-        return self._shortlists(kept)._asdict() if self.conditioned and not self.all_pairs else None
+        if not self.conditioned or self.all_pairs:
+            return None
+        return self._shortlists(kept)._asdict() | {"first_B": first_copies(kept["digests"])}
 
     def second_pass(self, plan: Kept) -> Callable[[ImageBatch], Kept]:
-        self.shortlist_scores = scores = ShortlistScores(Shortlists(**plan), self.distinct_texts)
+        first_B = plan["first_B"]
+        shortlists = Shortlists(**{name: plan[name] for name in Shortlists._fields})
+        self.shortlist_scores = scores = ShortlistScores(shortlists, self.distinct_texts, first_B)
         return lambda batch: scores.measure(self.embedder, batch)
 
     def counts(self, kept: Kept) -> dict[str, int]:
@@ -197,30 +205,39 @@ class RetrievalProbe:
 
     def _by_cls(self, kept: Kept) -> ScoreFunction:
         texts_TD = self.text_embeds_TD
-        return embedding_scores(kept["image_embeds"].to(texts_TD.device), texts_TD)
+        images_BD = of_first_copies(kept["image_embeds"], kept["digests"])
+        return embedding_scores(images_BD.to(texts_TD.device), texts_TD)
 
     def _shortlists(self, kept: Kept) -> Shortlists:
         counts = len(kept["image_embeds"]), len(self.image_index_T)
-        return best_candidates(self._by_cls(kept), *counts, RERANKED[-1])
+        found, first_B = best_candidates(self._by_cls(kept), *counts, RERANKED[-1]), first_copies(kept["digests"])
+        return found._replace(texts_BK=found.texts_BK[first_B], text_ends_BK=found.text_ends_BK[first_B])
 
     def _all_ranks(self, kept: Kept) -> dict[str, RetrievalRanks]:
-        """The ranks by each score."""
+        """The ranks by each score; of the same `kept` they are found once, as figures and report need them both."""
+        if self._last_ranks is None or self._last_ranks[0] is not kept:
+            self._last_ranks = kept, self._found_ranks(kept)
+        return self._last_ranks[1]
+
+    def _found_ranks(self, kept: Kept) -> dict[str, RetrievalRanks]:
         by_cls, num_images = self._by_cls(kept), len(kept["image_embeds"])
         ranks = {"cls": self._ranks(by_cls, num_images)}
         if not self.conditioned:
             return ranks
         if self.all_pairs:
-            pairs_BT = kept["pair_scores"]
+            pairs_BT = of_first_copies(kept["pair_scores"], kept["digests"])
             ranks["all_pairs"] = self._ranks(lambda i, t: pairs_BT[i, t], num_images)
             shortlists = self._shortlists(kept)
-            both = [pairs_BT.gather(1, shortlists.texts_BK.long()), pairs_BT.T.gather(1, shortlists.images_TK.long())]
-            scores = Shortlists(*both)
+            scores = tuple(
+                side.gather(1, best.long()) for side, best in zip((pairs_BT, pairs_BT.T), shortlists[:2], strict=True)
+            )
         else:
             assert self.shortlist_scores is not None
             shortlists, scores = self.shortlist_scores.shortlists, self.shortlist_scores.joined(kept)
         for size in RERANKED:
             if size < num_images:
-                ranks[f"rerank@{size}"] = self._reranked(ranks["cls"], shortlists.first(size), scores.first(size))
+                best = shortlists.first(size)
+                ranks[f"rerank@{size}"] = self._reranked(ranks["cls"], best, [side[:, :size] for side in scores])
         if self.all_pairs:
             ranks["sum"] = self._sum(by_cls(slice(None), slice(None)).cpu(), pairs_BT)
         return ranks
@@ -228,11 +245,12 @@ class RetrievalProbe:
     def _ranks(self, score: ScoreFunction, num_images: int) -> RetrievalRanks:
         return retrieval_ranks(score, self.image_index_T, num_images)
 
-    def _reranked(self, ranks: RetrievalRanks, shortlists: Shortlists, scores: Shortlists) -> RetrievalRanks:
-        images_B = torch.arange(len(shortlists.texts_BK))
+    def _reranked(self, ranks: RetrievalRanks, best: Sequence[Tensor], scores: Sequence[Tensor]) -> RetrievalRanks:
+        """`best` and `scores`: the candidates of shortlists, (B, K) texts and (T, K) images, and their scores."""
+        images_B = torch.arange(len(best[0]))
         return RetrievalRanks(
-            reranked(ranks.image_to_text, shortlists.texts_BK, scores.texts_BK, images_B, self.image_index_T),
-            reranked(ranks.text_to_image, shortlists.images_TK, scores.images_TK, self.image_index_T, images_B),
+            reranked(ranks.image_to_text, best[0], scores[0], images_B, self.image_index_T),
+            reranked(ranks.text_to_image, best[1], scores[1], self.image_index_T, images_B),
         )
 
     def _sum(self, cls_BT: Tensor, pairs_BT: Tensor) -> RetrievalRanks:
@@ -277,6 +295,19 @@ class RetrievalProbe:
         }
         median, chance_median = (float(expected_ranks(one).quantile(0.5)) for one in (ranks, chance))
         return figures | {f"{name}/median_rank": Figure(median, chance_median, count=len(image_Q))}
+
+
+def first_copies(digests_B32: Tensor) -> Tensor:
+    """(B,) int64: of each image the first one that has its digest."""
+    distinct, place_B = digests_B32.unique(dim=0, return_inverse=True)
+    images_B = torch.arange(len(place_B))
+    return images_B.new_full((len(distinct),), len(images_B)).scatter_reduce(0, place_B, images_B, "amin")[place_B]
+
+
+def of_first_copies(values_BX: Tensor, digests_B32: Tensor) -> Tensor:
+    """(B, X): the rows, those of copies of an image as the first one's."""
+    first_B = first_copies(digests_B32)
+    return values_BX if torch.equal(first_B, torch.arange(len(first_B))) else values_BX[first_B]
 
 
 def cross_fitted(tried: Sequence[MatchRanks], is_odd_Q: Tensor) -> MatchRanks:

@@ -1,6 +1,7 @@
 """The model card of a directory: rendered from what training and evaluation have left in it, and from nothing else."""
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,17 +27,53 @@ LONG_CAPTIONS_ONLY = (
     "of it."
 )
 PAPERS = {
-    "beta_clip": """@article{betaclip2025,
+    "beta_clip": """@inproceedings{zohra2026betaclip,
   title = {β-CLIP: Text-Conditioned Contrastive Learning for Multi-Granular Vision-Language Alignment},
-  journal = {arXiv preprint arXiv:2512.12678},
-  year = {2025}
+  author = {Zohra, Fatimah and Zhao, Chen and Itani, Hani and Ghanem, Bernard},
+  booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition},
+  year = {2026},
+  note = {arXiv:2512.12678}
 }""",
-    "fg_clip": """@article{fgclip2025,
+    "fg_clip": """@inproceedings{xie2025fgclip,
   title = {FG-CLIP: Fine-Grained Visual and Textual Alignment},
-  journal = {arXiv preprint arXiv:2505.05071},
-  year = {2025}
+  author = {Xie, Chunyu and Wang, Bin and Kong, Fanjing and Li, Jincheng and Liang, Dawei and Zhang, Gengshen and
+            Leng, Dawei and Yin, Yuhui},
+  booktitle = {International Conference on Machine Learning},
+  year = {2025},
+  note = {arXiv:2505.05071}
 }""",
 }
+SOFTWARE = """@software{beta_clip_hf,
+  title = {beta-clip-hf: β-CLIP for the transformers library},
+  author = {{The beta-clip-hf authors}},
+  year = {2026}
+}"""
+
+
+@dataclass(frozen=True)
+class CardFields:
+    """
+    What a card cannot know by itself. Those that `Trainer.create_model_card` of transformers has too are called as
+    there.
+
+    Args:
+        license: Of the weights, an identifier of the Hub such as `apache-2.0`. It depends on the data and on the model
+            that they were trained from: nothing is assumed.
+        data_license: Of the training data; by default what the run has recorded of it, if anything.
+        language: Of the texts, as `en`; one or several.
+        tags: Beside those that the model has by its methods.
+        model_name: By default the name of the repository.
+        finetuned_from: Id of the model that it was trained from, by default as recorded.
+        dataset_tags: Ids of the data sets that it was trained on, by default as recorded.
+    """
+
+    license: str = UNKNOWN_LICENCE
+    data_license: str | None = None
+    language: str | list[str] | None = None
+    tags: str | list[str] | None = None
+    model_name: str | None = None
+    finetuned_from: str | None = None
+    dataset_tags: str | list[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -62,13 +99,46 @@ class RunFiles:
         results = next((place for place in places if place.exists()), None)
         return cls(
             config=_json(folder / "config.json"),
-            training=without_paths(_json(folder / "train_config.json")),
+            training=_json(folder / "train_config.json"),
             trained=_json(folder / "train_results.json"),
             results=_json(results) if results else {},
         )
 
+    @property
+    def record(self) -> Mapping[str, Any]:
+        """What the Trainer has said of the run, see [`~release.run_record.describe_run`]."""
+        return self.trained.get("run") or {}
 
-def render_card(folder: Path, repo_id: str, *, licence: str = UNKNOWN_LICENCE) -> ModelCard:
+    @property
+    def base(self) -> str | None:
+        return (self.training.get("model") or {}).get("from_pretrained")
+
+    @property
+    def train_data(self) -> list[str]:
+        """The names of the training data."""
+        data = (self.training.get("data") or {}).get("train")
+        data = data.get("source") if isinstance(data, Mapping) else data
+        return [data] if isinstance(data, str) else list(data or ())
+
+    def hub_ids(self, *names: str | None) -> list[str]:
+        """Those of some names that were found on the Hub as the run began. Of an unknown one it is never assumed."""
+        return [name for name in names if name and name in self.record.get("hub_ids", ())]
+
+    def public(self, value: Any) -> Any:
+        """
+        What may leave this machine of a part of these files: of each path its last part alone, no tokens of the Hub.
+        """
+        if isinstance(value, Mapping):
+            return {name: self.public(one) for name, one in value.items() if not name.endswith("_token")}
+        if isinstance(value, list):
+            return [self.public(one) for one in value]
+        if not isinstance(value, str) or not {"/", os.sep} & set(value) or value.startswith(("http://", "https://")):
+            return value
+        protocols = {task["protocol"] for task in self.results.get("tasks", {}).values()}
+        return value if value in protocols or self.hub_ids(value) else Path(value).name
+
+
+def render_card(folder: Path, repo_id: str, **fields: Any) -> ModelCard:
     """
     The card of a model directory.
 
@@ -76,45 +146,52 @@ def render_card(folder: Path, repo_id: str, *, licence: str = UNKNOWN_LICENCE) -
         folder: Of the model; `train_config.json`, `train_results.json` and `results.json` (of it or of its folder
             `evaluation`) are used where they are there. What was not measured is said to be so.
         repo_id: Where it goes: the code to use it names it.
-        licence: Of the weights, an identifier of the Hub such as `apache-2.0`. It depends on the data and on the model
-            that they were trained from: nothing is assumed.
+        fields: Those of [`CardFields`].
 
     Raises:
         ValueError: where the folder is no model directory.
+        TypeError: for another field.
     """
-    run = RunFiles.read(folder)
-    settings = run.training.get("model", {})
-    base = settings.get("from_pretrained")
-    data = ModelCardData(
-        library_name="transformers",
-        license=licence,
-        pipeline_tag="zero-shot-image-classification",
-        tags=_tags(run.config),
-        base_model=base if _is_hub_id(base) else None,
-        datasets=[one for one in [run.training.get("data", {}).get("train")] if _is_hub_id(one)] or None,
-        model_name=repo_id.rpartition("/")[2],
-        eval_results=list(eval_results(run.results)) or None,
-    )
+    run, given = RunFiles.read(folder), CardFields(**fields)
     has_pooler, has_regions = run.config.get("use_pooler", True), run.config.get("use_regions", False)
-    methods = [name for name, has in (("β-CLIP", has_pooler), ("FG-CLIP", has_regions)) if has] or ["CLIP"]
+    name = given.model_name or repo_id.rpartition("/")[2]
+    results = list(eval_results(run.results))
+    data = ModelCardData(
+        language=given.language,
+        library_name="transformers",
+        license=given.license,
+        pipeline_tag="zero-shot-image-classification",
+        tags=list(dict.fromkeys([*_tags(run.config), *_listed(given.tags)])),
+        base_model=given.finetuned_from or next(iter(run.hub_ids(run.base)), None),
+        datasets=_listed(given.dataset_tags) or run.hub_ids(*run.train_data) or None,
+        model_name=name,
+        # An empty list makes an entry with the name alone.
+        eval_results=results or ([] if given.model_name else None),
+    )
+    methods = [method for method, has in (("β-CLIP", has_pooler), ("FG-CLIP", has_regions)) if has] or ["CLIP"]
+    papers = [PAPERS[paper] for paper, has in (("beta_clip", has_pooler), ("fg_clip", has_regions)) if has]
     return ModelCard.from_template(
         data,
         template_path=str(TEMPLATE),
-        name=repo_id.rpartition("/")[2],
+        name=name,
         summary=f"A {' and '.join(methods)} model: images and texts, long captions too, in one space."
         + (" A text-conditioned pooler embeds an image anew for each text." if has_pooler else ""),
         repo_id=repo_id,
         long_path=', path="long"' if run.config.get("use_long_text_path") else "",
         has_pooler=has_pooler,
         model_lines=list(_model_lines(run.config)),
-        training_lines=list(_training_lines(run)),
-        recipe=json.dumps(run.training, indent=2, ensure_ascii=False) if run.training else "",
+        training_lines=list(_training_lines(run, given)),
+        recipe=json.dumps(run.public(run.training), indent=2, ensure_ascii=False) if run.training else "",
         results=list(result_rows(run.results)),
         results_note=results_note(run.results),
         limits=list(_limits(run)),
-        licence_note=_licence_note(licence),
-        citations=[PAPERS[name] for name, has in (("beta_clip", has_pooler), ("fg_clip", has_regions)) if has],
+        licence_lines=list(_licence_lines(run, given)),
+        citations=[SOFTWARE, *papers],
     )
+
+
+def _listed(value: str | list[str] | None) -> list[str]:
+    return [value] if isinstance(value, str) else list(value or ())
 
 
 def _tags(config: Mapping[str, Any]) -> list[str]:
@@ -134,23 +211,29 @@ def _model_lines(config: Mapping[str, Any]) -> Iterable[str]:
         f"; short texts have a path of their own, of {text.get('max_position_embeddings')}." if long_path else "."
     )
     if config.get("use_pooler", True):
-        loss = f"β-CAL ({config.get('alignment_loss')}, β = {config.get('beta')})"
-        yield f"Text-conditioned pooler of {config.get('pooler_num_attention_heads')} heads, trained with {loss}."
+        yield f"Text-conditioned pooler of {config.get('pooler_num_attention_heads')} heads."
     if config.get("use_regions"):
         yield "Regions: RoIAlign of the patch features, with logit scales of their own."
-    weights = {name: value for name, value in config.items() if name.endswith("_loss_weight") and value}
-    if weights:
-        yield "Weights of the losses: " + ", ".join(f"`{name[:-7]}` {value:g}" for name, value in weights.items()) + "."
 
 
-def _training_lines(run: RunFiles) -> Iterable[str]:
-    if not run.training:
-        yield "Not trained by `beta-clip train`: nothing is known here."
+def _training_lines(run: RunFiles, given: CardFields) -> Iterable[str]:
+    if not run.training and not run.trained:
+        yield "Nothing is recorded of its training."
         return
-    base, data = run.training.get("model", {}).get("from_pretrained"), run.training.get("data", {})
-    yield f"Started from `{base}`." if base else "Started from random weights."
-    yield f"Trained on `{data.get('train')}`."
+    base = given.finetuned_from or run.public(run.base)
+    if base:
+        yield f"Started from `{base}`."
+    elif (run.training.get("model") or {}).get("from_scratch"):
+        yield "Started from random weights."
+    else:
+        yield "What it started from is not recorded."
+    yield _data_line(run, given)
+    yield from _loss_lines(run)
     metrics = run.trained.get("train") or {}
+    if "steps" in run.record:
+        epochs = f", {metrics['epoch']:,.3g} epochs" if "epoch" in metrics else ""
+        yield f"{run.record['steps']:,} steps of {run.record['images_per_step']:,} images{epochs}."
+    yield _hardware_line(run.record.get("environment"))
     if "train_runtime" in metrics:
         rate = metrics.get("train_samples_per_second")
         yield f"{metrics['train_runtime']:,.0f} seconds" + (f", {rate:g} images per second." if rate else ".")
@@ -162,6 +245,55 @@ def _training_lines(run: RunFiles) -> Iterable[str]:
     skipped = sum((run.trained.get("skipped_rows") or {}).values())
     if skipped:
         yield f"{skipped} rows could not be used and were skipped."
+
+
+def _data_line(run: RunFiles, given: CardFields) -> str:
+    data = (run.training.get("data") or {}).get("train")
+    names = ", ".join(f"`{name}`" for name in _listed(given.dataset_tags) or run.public(run.train_data))
+    if isinstance(data, Mapping) and "scenes" in data:
+        names = f'generated scenes of level "{data.get("level", "medium")}"'
+    rows = (run.record.get("data") or {}).get("rows")
+    count = f"{rows:,} rows" if rows else ""
+    if names:
+        return f"Trained on {names}{', ' + count if count else ''}."
+    return f"Trained on {count or 'rows'} whose origin is not recorded."
+
+
+def _loss_lines(run: RunFiles) -> Iterable[str]:
+    """The parts of the loss that ran, with their weights; and what came out."""
+    config, logged = run.config, run.record.get("losses") or {}
+    parts = [name for name in logged if name != "loss" and f"{name}_weight" in config]
+    if not parts:  # of a run that was not logged: what the model and the rows have something for
+        has_pooler = config.get("use_pooler", True)
+        needs = {
+            "clip_loss": True,
+            "short_clip_loss": (run.training.get("data") or {}).get("include_short_caption"),
+            "beta_cal_loss": has_pooler,
+            "text_conditioned_loss": has_pooler,
+            "region_loss": config.get("use_regions"),
+            "hard_negative_loss": config.get("use_regions"),
+        }
+        parts = [name for name, has in needs.items() if has and config.get(f"{name}_weight")]
+    if parts:
+        names = ", ".join(f"`{name}` (weight {config[f'{name}_weight']:g})" for name in parts)
+        yield f"Losses: {names}."
+    if "beta_cal_loss" in parts:
+        yield f"β-CAL: {config.get('alignment_loss')}, β = {config.get('beta')}."
+    if "loss" in logged:
+        shown = ", ".join(f"`{name}` {logged[name]:.4g}" for name in ("loss", *parts) if name in logged)
+        yield f"At the end of the training (step {logged.get('step')}): {shown}."
+    mean = (run.trained.get("train") or {}).get("train_loss")
+    if mean is not None:
+        yield f"Mean of the loss over the training: {mean:.4g}."
+
+
+def _hardware_line(environment: Mapping[str, Any] | None) -> str:
+    if not environment:
+        return "The hardware is not recorded."
+    return (
+        f"Hardware: {environment['processes']} × {environment['hardware']}, {environment['precision']}, torch "
+        f"{environment['torch']}, transformers {environment['transformers']}."
+    )
 
 
 def _shown_figures(results: Mapping[str, Any]) -> Iterable[tuple[str, Mapping[str, Any], str, Mapping[str, Any]]]:
@@ -211,30 +343,17 @@ def _limits(run: RunFiles) -> Iterable[str]:
         yield "Nothing is known of its quality: no evaluation was found beside the weights."
 
 
-def _licence_note(licence: str) -> str:
-    if licence == UNKNOWN_LICENCE:
-        return (
-            "Not stated. The weights may be bound by the licences of the training data and of the model that they were "
-            "trained from; the code is Apache-2.0."
-        )
-    return f"The weights: `{licence}`. The code: Apache-2.0."
-
-
-def _is_hub_id(name: Any) -> bool:
-    """Whether a name can be one of the Hub. Of a path only the last part has been left, see [`without_paths`]."""
-    return isinstance(name, str) and name.count("/") == 1
-
-
-def without_paths(value: Any) -> Any:
-    """The value with the last part of each path of this machine alone: the rest is nobody's business."""
-    if isinstance(value, dict):
-        return {name: without_paths(one) for name, one in value.items()}
-    if isinstance(value, list):
-        return [without_paths(one) for one in value]
-    if not isinstance(value, str) or "/" not in value:
-        return value
-    is_path = value[0] in "./~" or value.count("/") > 1 or Path(value).exists()
-    return Path(value).name if is_path and not value.startswith("http") else value
+def _licence_lines(run: RunFiles, given: CardFields) -> Iterable[str]:
+    of_data = given.data_license or (run.record.get("data") or {}).get("licence")
+    if given.license == UNKNOWN_LICENCE:
+        yield "The weights: not stated. They may be bound by the licence of the model that they were trained from."
+    else:
+        yield f"The weights: `{given.license}`."
+    if of_data:
+        yield f"The training data: `{of_data}`."
+    else:
+        yield "The training data: its licence is not known here, and the weights may be bound by it."
+    yield "The code: Apache-2.0."
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from ..evaluation import suite
+from ..evaluation.results import write_json
 from ..visualize import COLOURS, FAINT, GRID, INK
 from .export import check_output
 from .interpolate import Pair, folders_of_alphas
@@ -54,7 +55,7 @@ def sweep(args: argparse.Namespace) -> dict[str, Any]:
         summary |= {name: results[name] for name in ("environment", "settings")}
         del results["model"]["name"]  # of a directory that may be gone
         summary["alphas"].append({"alpha": alpha} | {name: results[name] for name in ("model", "tasks")})
-        _write_json(summary, output / "sweep.json")
+        write_json(summary, output / "sweep.json")
     picture = plot_sweep(summary, output / "sweep.png")
     logger.info("all figures are in %s, the curves in %s", output / "sweep.json", picture)
     return summary
@@ -157,12 +158,6 @@ def _headlines(summary: Mapping[str, Any]) -> dict[tuple[str, str], list[dict[st
 
 def _label(name: str) -> str:
     return name.replace("/", " ").replace("_", " ").replace("cls", "CLS")
-
-
-def _write_json(summary: Mapping[str, Any], path: Path) -> None:
-    unfinished = path.with_suffix(".json.part")
-    unfinished.write_text(json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    unfinished.replace(path)
 
 
 def _import_matplotlib() -> tuple[Any, Any]:

@@ -32,16 +32,37 @@ MOST_PHRASES = 5  # of a description on a page
 SHOWN_SIDE = 640  # pixels: what is drawn on need not be larger
 
 
-def phrases_to_show(query: Query) -> list[str]:
-    """The phrases whose heat maps a page shows: those of the query, else noun phrases of its description, else all of
-    it."""
+def phrases_to_show(query: Query) -> list[tuple[str, float]]:
+    """The phrases whose heat maps a page shows, with their weights: those of the query, else noun phrases of its
+    description, else all of it."""
     if query.phrases or query.text is None:
-        return [text for text, _ in query.phrases]
-    return PhraseExtractor(kinds=("noun",))(query.text)[:MOST_PHRASES] or [query.text]
+        return list(query.phrases)
+    return [(text, 1.0) for text in PhraseExtractor(kinds=("noun",))(query.text)[:MOST_PHRASES] or [query.text]]
+
+
+def with_weight(part: str, weight: float) -> str:
+    """
+    A part of a query as a page names it.
+
+    >>> with_weight("a dog", 1), with_weight("a hat", 2), with_weight("the sea", -1.5)
+    ('a dog', 'a hat ×2', 'not: the sea (−1.5)')
+    """
+    if weight < 0:
+        return f"not: {part} (−{-weight:g})"
+    return part if weight == 1 else f"{part} ×{weight:g}"
+
+
+def title_of(query: Query) -> str:
+    """All parts of a query, with their weights."""
+    return "; ".join(with_weight(str(part), weight) for part, weight in (*query.weighted_texts(), *query.images))
 
 
 def write_gallery(
-    path: str | os.PathLike[str], hits: Sequence[Hit], index: PhotoIndex, title: str, phrases: Sequence[str] = ()
+    path: str | os.PathLike[str],
+    hits: Sequence[Hit],
+    index: PhotoIndex,
+    title: str,
+    phrases: Sequence[tuple[str, float]] = (),
 ) -> Path:
     """
     Writes a self-contained HTML page: a row for each hit with its image and, for each phrase, where the model looks.
@@ -51,7 +72,8 @@ def write_gallery(
         hits: As found.
         index: Where they were found.
         title: What was asked.
-        phrases: Texts whose heat maps are drawn, on one colour scale. A model without a trained pooler has none.
+        phrases: Texts whose heat maps are drawn, on one colour scale, with the weights that are written below them. A
+            model without a trained pooler has none.
 
     Returns:
         `path`.
@@ -61,7 +83,8 @@ def write_gallery(
     """
     embedder, maps = index.embedder, {}
     if phrases and embedder.has_pooler:
-        maps = attention_maps([hit.image for hit in hits], embedder.texts(phrases), index.table, embedder)
+        texts = embedder.texts([text for text, _ in phrases])
+        maps = attention_maps([hit.image for hit in hits], texts, index.table, embedder)
     highest = highest_of(*(heat for of_image in maps.values() for heat in of_image))
     sections = []
     for rank, hit in enumerate(hits, 1):
@@ -71,7 +94,7 @@ def write_gallery(
         if image is not None and hit.image in maps:
             view = image.crop(view_of_image(image.size, embedder.image_processor))
             of_phrases = zip(phrases, maps[hit.image], strict=True)
-            pictures += [Picture(overlay(view, heat, highest), phrase) for phrase, heat in of_phrases]
+            pictures += [Picture(overlay(view, heat, highest), with_weight(*phrase)) for phrase, heat in of_phrases]
         note = "the image can no longer be opened" if image is None else str(hit.columns.get("caption", ""))
         sections.append(Section(text, pictures, note))
     summary = "By the similarity of embeddings." if not any(hit.conditioned for hit in hits) else (
@@ -131,8 +154,7 @@ def run(args: argparse.Namespace) -> Report:
     index = PhotoIndex.open(args.index, embedder)
     hits = index.search(query, where=args.where, top=args.top, rerank=args.rerank, exact=args.exact)
     if args.html:
-        title = "; ".join([text for text, _ in query.weighted_texts()] + [str(image) for image, _ in query.images])
-        page = write_gallery(args.html, hits, index, title, phrases_to_show(query))
+        page = write_gallery(args.html, hits, index, title_of(query), phrases_to_show(query))
         logger.info("the page is %s", page)
     return Report([_record(rank, hit) for rank, hit in enumerate(hits, 1)], format_hits(hits))
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 from PIL import Image
 
-from ..data.readers import open_table
+from ..data.readers import is_saved_dataset, open_table
 from ..data.records import Table
 from ..data.row_dataset import RowReader
 from ..data.rows import Row, load_image
@@ -154,8 +154,8 @@ def open_photos(
     Opens what is to be indexed.
 
     Args:
-        source: A folder, which is one of photos where no `format` is given; or what [`load_rows`] takes, but no tars
-            and no stream. What this has opened is given back.
+        source: A folder, which is one of photos where no `format` is given and `datasets` has not written it; or what
+            [`load_rows`] takes, but no tars and no stream. What this has opened is given back.
         format, image_root, columns, split: As in [`load_rows`].
 
     Raises:
@@ -164,7 +164,9 @@ def open_photos(
     if isinstance(source, PhotoFolder | PhotoRows):
         return source
     if format is None and isinstance(source, (str, Path)) and Path(source).is_dir():
-        return PhotoFolder(source)
+        if not is_saved_dataset(source):
+            return PhotoFolder(source)
+        format = "hf"
     table, reader = open_table(source, format=format, image_root=image_root, columns=columns, split=split)
     is_path = isinstance(source, (str, Path))
     name = (os.path.abspath(source) if Path(source).exists() else str(source)) if is_path else table.name

@@ -41,7 +41,11 @@ class CachedContrast:
         batches: micro-batches as the collator gives them, on the model's device or moved there by `prepare`.
         gather: as in `BetaCLIPModel.forward`, over the processes.
         prepare: moves a micro-batch to the device.
-        autocast: gives the context in which the model runs, in both passes.
+        autocast: gives the context in which the model runs in the first pass. It must be no part of an outer autocast:
+            this would keep the half weights of the first pass, which have no gradient, for the second.
+
+    Raises:
+        ValueError: without micro-batches.
 
     Attributes:
         loss, losses: of the whole contrast, detached.
@@ -64,6 +68,8 @@ class CachedContrast:
         prepare: Callable[[dict[str, Any]], dict[str, Any]] = dict,
         autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
+        if not batches:
+            raise ValueError("batches must hold at least one micro-batch, but is empty")
         self.random_states: list[Any] = []
         parts: list[FlatEmbeds] = []
         for batch in batches:
@@ -93,10 +99,12 @@ class CachedContrast:
                 for name, gradient in self.gradients[number].items()
                 if gradient is not None
             ]
-            if number == 0:  # the scales are shared by all micro-batches
-                products += [
-                    scales[name] * gradient for name, gradient in self.scale_gradients.items() if gradient is not None
-                ]
+            # The scales are shared by all micro-batches: each takes a part, as DDP expects all parameters in the last.
+            products += [
+                scales[name] * (gradient / len(self.gradients))
+                for name, gradient in self.scale_gradients.items()
+                if gradient is not None
+            ]
             total = torch.stack([product.to(self.loss.dtype) for product in products]).sum()
             return self.loss + (total - total.detach()), self.losses
 

@@ -19,6 +19,7 @@ from ..data.scenes import SceneDataset
 from ..data.tokenizers import clip_tokenizer_from_bpe, train_clip_tokenizer
 from ..modeling_beta_clip import BetaCLIPModel
 from ..processing_beta_clip import BetaCLIPProcessor
+from ..release.run_record import RESULTS_FILE, describe_run, write_config
 from ..reports import Report, add_json_argument, reporting
 from .arguments import BetaCLIPTrainingArguments
 from .config import COLLATOR_KEYS, read_config
@@ -27,12 +28,7 @@ from .trainer import BetaCLIPTrainer
 
 logger = logging.getLogger(__name__)
 
-CONFIG_FILE, LOG_FILE, RESULTS_FILE, CURVES_FILE = (
-    "train_config.json",
-    "train_log.json",
-    "train_results.json",
-    "train_curves.png",
-)
+LOG_FILE, CURVES_FILE = "train_log.json", "train_curves.png"
 # The common values have a flag of their own: flag, its place in the configuration, type, metavar and help.
 FLAGS: tuple[tuple[str, str, type, str, str], ...] = (
     ("--model", "model.from_pretrained", str, "MODEL", "directory or Hub id of a β-CLIP or plain CLIP to start from"),
@@ -154,8 +150,7 @@ def build_trainer(config: Mapping[str, Any], *, resume: bool = False) -> BetaCLI
         train_dataset=train_rows,
         eval_dataset=eval_rows,
     )
-    if trainer.is_world_process_zero():
-        write_json(output_dir / CONFIG_FILE, config)
+    write_config(trainer, config)
     return trainer
 
 
@@ -253,8 +248,8 @@ def train_and_report(trainer: BetaCLIPTrainer, checkpoint: str | None = None) ->
     with its processor (the best checkpoint under `load_best_model_at_end`), log, results and curves.
 
     Returns:
-        `{"before": metrics | None, "after": metrics | None, "train": metrics, "skipped_rows": …}`, as in
-        `train_results.json`.
+        `{"before": metrics | None, "after": metrics | None, "train": metrics, "skipped_rows": …, "run": …}`, as in
+        `train_results.json`; of `run` see [`describe_run`].
 
     Raises:
         FloatingPointError: where the loss became NaN; the log is written first.
@@ -277,6 +272,7 @@ def train_and_report(trainer: BetaCLIPTrainer, checkpoint: str | None = None) ->
         "train": trained.metrics,
         "best_checkpoint": trainer.state.best_model_checkpoint,
         "skipped_rows": _skipped_rows(trainer),
+        "run": describe_run(trainer),
     }
     if trainer.is_world_process_zero():
         write_json(output_dir / RESULTS_FILE, results)

@@ -17,17 +17,14 @@ from transformers.trainer_utils import speed_metrics
 
 from ..data.collator import BetaCLIPDataCollator
 from ..data.row_dataset import RowStream
-from ..evaluation.metrics import DEFAULT_KS, MatchRanks, hits_at_k, match_ranks
 from ..modeling_beta_clip import Granularity
 from .arguments import BetaCLIPTrainingArguments
 from .cached_gradients import CachedContrast
 from .callbacks import CheckpointedTowers, NonFiniteGuard, ParameterBounds, SamplingEpoch
 from .distributed import ProcessGather
+from .recall import recall_of_pairs
 from .schedule import cosine_schedule
 from .streams import EndlessBatches
-
-
-RANKED_AT_A_TIME = 1024  # queries, so that the scores of 50,000 images need 200 MB and not 10 GB
 
 
 class BetaCLIPTrainer(Trainer):
@@ -91,6 +88,7 @@ class BetaCLIPTrainer(Trainer):
         self._part_sums: dict[str, Tensor] = {}
         self._parts_seen = 0
         self._contrast: CachedContrast | None = None
+        self._contrast_batches: list[dict[str, Any]] = []
         self._micro_batches = itertools.count()
         self._guard = NonFiniteGuard()
         for callback in (ParameterBounds(), CheckpointedTowers(), SamplingEpoch(data_collator), self._guard):
@@ -186,19 +184,27 @@ class BetaCLIPTrainer(Trainer):
         return super()._prepare_inputs(send_to_device(inputs, self.args.device, non_blocking=non_blocking))
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
-        """As in `Trainer`; with `contrastive_batch_size` the batches of a step become one contrast."""
+        """As in `Trainer`; with `contrastive_batch_size` the batches of a step will be one contrast."""
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if self.args.contrastive_batch_size and batches:
-            self.model.train()
+        if self.args.contrastive_batch_size:
+            self._contrast_batches = batches
+        return batches, num_items
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        """As in `Trainer`; the first micro-batch of a contrast begins with the first pass over all of them."""
+        # Not where they are read: a resumed run gets its random state only after that.
+        if self._contrast_batches:
+            model.train()
             self._micro_batches = itertools.count()
             self._contrast = CachedContrast(
                 self.model,
-                batches,
+                self._contrast_batches,
                 gather=self.gather,
                 prepare=self._prepare_inputs,
                 autocast=self.compute_loss_context_manager,
             )
-        return batches, num_items
+            self._contrast_batches = []
+        return super().training_step(model, inputs, num_items_in_batch)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As `Trainer.log`; a record of training steps also gets the parts of the loss, the scales and both rates."""
@@ -235,19 +241,19 @@ class BetaCLIPTrainer(Trainer):
         """As `Trainer.get_train_dataloader`; a stream of [`load_rows`] gives batches without end.
 
         Raises:
-            ValueError: if the data set does not fill one batch.
+            ValueError: if the data set does not fill one batch or one contrast.
         """
         if isinstance(self.train_dataset, RowStream):
             # It splits itself over processes and workers: accelerate, which would split it again, is left out.
             batches = self._loader(self.train_dataset, self.args.train_batch_size, self.data_collator, drop_last=True)
             return DataLoader(EndlessBatches(batches), batch_size=None)
         loader = super().get_train_dataloader()
-        if not isinstance(self.train_dataset, IterableDataset) and len(loader) == 0:
-            needed = self.args.train_batch_size * self.args.world_size
-            raise ValueError(
-                f"train_dataset must fill one batch of {needed} rows over all processes, but has "
-                f"{len(self.train_dataset)}; use a smaller per_device_train_batch_size"
-            )
+        if not isinstance(self.train_dataset, IterableDataset):
+            self.args.check_epoch(len(self.train_dataset))
+        if self.args.contrastive_batch_size:
+            # Accelerate's loader would have all images of a contrast on the device at once; `_prepare_inputs` moves
+            # those of one micro-batch.
+            loader.device = None
         return loader
 
     def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
@@ -289,18 +295,21 @@ class BetaCLIPTrainer(Trainer):
         this run, to `args.hub_model_id` or a repository named like the output directory. Returns the commit's address.
 
         Args:
-            commit_message, blocking: not used; the call returns when everything has arrived.
-            token, revision, private: as in `Trainer`.
-            kwargs: `licence`, of the weights, for the card.
+            blocking: not used; the call returns when everything has arrived.
+            commit_message, token, revision, private: as in `Trainer`.
+            kwargs: for the card: `license`, `language`, `tags`, `model_name`, … of [`~release.model_card.CardFields`].
         """
         from ..release.hub import push
+        from ..release.run_record import record_run
 
         self.save_model(_internal_call=True)
         if not self.is_world_process_zero():
             return None
+        record_run(self)
         settings: dict[str, Any] = {
             "private": self.args.hub_private_repo if private is None else private,
-            "revision": revision,
+            "revision": revision or self.args.hub_revision,
+            "commit_message": commit_message,
         }
         repo_id = self.args.hub_model_id or Path(self.args.output_dir).name
         return push(self.args.output_dir, repo_id, token=token or self.args.hub_token, **settings, **kwargs)
@@ -341,7 +350,7 @@ class BetaCLIPTrainer(Trainer):
                 ("i2t", image_embeds_ND, text_embeds_ND),
                 ("t2i", text_embeds_ND, image_embeds_ND),
             )
-            for k, value in _recall_of_pairs(queries, candidates).items()
+            for k, value in recall_of_pairs(queries, candidates).items()
         }
         metrics[f"{metric_key_prefix}_images"] = num_images
         metrics.update(speed_metrics(metric_key_prefix, start, num_samples=num_images))
@@ -383,17 +392,6 @@ class BetaCLIPTrainer(Trainer):
         if len(image_embeds_ND) == 0:
             raise ValueError("eval_dataset must hold at least one usable row, but holds none")
         return image_embeds_ND, text_embeds_ND
-
-
-def _recall_of_pairs(queries_ND: Tensor, candidates_ND: Tensor) -> dict[int, float]:
-    """Recall at 1, 5 and 10 where query i belongs to candidate i, without the whole score matrix at once."""
-    target_N = torch.arange(len(queries_ND), device=queries_ND.device)
-    parts = [
-        match_ranks(rows @ candidates_ND.T, targets)
-        for rows, targets in zip(queries_ND.split(RANKED_AT_A_TIME), target_N.split(RANKED_AT_A_TIME), strict=True)
-    ]
-    ranks = MatchRanks(*(torch.cat(fields).cpu() for fields in zip(*parts, strict=True)))
-    return {k: hits_at_k(ranks, k).mean().item() for k in DEFAULT_KS}
 
 
 __all__ = ["BetaCLIPTrainer"]

@@ -43,7 +43,10 @@ def plot_training_curves(log_history: Sequence[Mapping[str, Any]], path: str | o
         if group
     ]
     if not panels:
-        raise ValueError(f"log_history must have losses, recalls or learning rates, but has {sorted(curves)}")
+        raise ValueError(
+            "there must be a loss, a recall or a learning rate to draw, but the run has logged none (one shorter than "
+            "logging_steps logs none)"
+        )
     figure = new_figure(4.6 * len(panels), 4.2)
     for axes, (draw, group) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         draw(axes, group)

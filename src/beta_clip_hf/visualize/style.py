@@ -1,7 +1,9 @@
 """What all figures share: colours, fonts, boxes on images, and a figure without pyplot. matplotlib is loaded when it is
 needed."""
 
+import logging
 import os
+import re
 import textwrap
 import warnings
 from pathlib import Path
@@ -10,14 +12,22 @@ from typing import Any
 from PIL import Image
 
 
+logger = logging.getLogger(__name__)
+
 # Okabe and Ito's colours, which people with any kind of colour vision tell apart.
 BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
 COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
 DASHES = ("-", "--", "-.", ":")  # beside the colours: a grey print tells curves apart too
 INK, FAINT, GRID = "#222222", "#777777", "#E6E6E6"
-# For phrases that the default font cannot write; used where they are installed.
-FALLBACK_FONTS = ("Noto Sans CJK SC", "Noto Sans", "Arial Unicode MS", "Microsoft YaHei", "PingFang SC")
+# For phrases that the default font cannot write; used where they are installed. Of a file of several fonts matplotlib
+# knows the first: that of Noto Sans CJK is the Japanese one, which has the Chinese and Korean letters too.
+FALLBACK_FONTS = (
+    *("Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans", "Arial Unicode MS", "Microsoft YaHei", "Yu Gothic"),
+    *("PingFang SC", "Hiragino Sans", "Noto Emoji", "Segoe UI Emoji"),
+)
+_MISSING = re.compile(r"Glyph (\d+) .*missing from")  # how matplotlib tells of a letter
 TITLE_WIDTH, TITLE_LINES = 26, 3
+MOST_LETTERS = 20  # that a warning names
 
 
 def wrapped(phrase: str) -> str:
@@ -70,11 +80,24 @@ def new_figure(width: float, height: float) -> Any:
 
 
 def save(figure: Any, path: str | os.PathLike[str]) -> Path:
-    """Writes the figure; the directory is made. Returns the path."""
+    """Writes the figure; the directory is made. Returns the path. Letters that no font here has are drawn as boxes, and
+    the log says so."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with warnings.catch_warnings():
-        # A script that no font here has: boxes, no failure.
-        warnings.filterwarnings("ignore", message="Glyph .* missing")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
         figure.savefig(path, facecolor="white")
+    missing = set()
+    for warning in told:
+        if letter := _MISSING.match(str(warning.message)):
+            missing.add(chr(int(letter[1])))
+        else:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    if missing:
+        letters = "".join(sorted(missing)[:MOST_LETTERS])
+        logger.warning(
+            "no installed font can draw %s, which are boxes in a PNG: install one such as Noto Sans CJK or Noto Emoji, "
+            "or have texts on a .html page",
+            letters + (" …" if len(missing) > MOST_LETTERS else ""),
+        )
     return path

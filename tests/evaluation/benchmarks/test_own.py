@@ -68,16 +68,57 @@ def test_a_bad_row_is_named(photos):
         load_benchmark("photos", photos, allow_subset=True)
 
 
-def test_photos_from_tars(tmp_path):
+def tar_of_a_photo(path):
     file = io.BytesIO()
     Image.new("RGB", (4, 4)).save(file, "PNG")
-    with tarfile.open(tmp_path / "test-00000.tar", "w") as tar:
+    with tarfile.open(path, "w") as tar:
         for name, content in {"a.png": file.getvalue(), "a.json": json.dumps({"caption": "A cat."}).encode()}.items():
             member = tarfile.TarInfo(name)
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
-    (part,) = load_benchmark("photos", tmp_path / "test-00000.tar").parts
-    assert [row["caption"] for row in part.rows] == ["A cat."] and part.counts == {"images": 1, "captions": 1}
+
+
+def test_photos_from_tars(tmp_path):
+    tar_of_a_photo(tmp_path / "test-00000.tar")
+    for source in (tmp_path / "test-00000.tar", tmp_path / "test-*.tar", tmp_path):
+        (part,) = load_benchmark("photos", source).parts
+        assert [row["caption"] for row in part.rows] == ["A cat."] and part.counts == {"images": 1, "captions": 1}
+
+
+def test_tars_of_another_split_are_given_as_a_glob_or_a_range(tmp_path):
+    for number in range(2):
+        tar_of_a_photo(tmp_path / f"val-0000{number}.tar")
+    with pytest.raises(ValueError, match=r"val-00000\.tar.*or give the tars themselves, as a glob"):
+        load_benchmark("photos", tmp_path)
+    for pattern in ("val-*.tar", "val-{00000..00001}.tar"):
+        (part,) = load_benchmark("photos", f"{tmp_path}/{pattern}").parts
+        assert len(part.rows) == 2
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["train.jsonl", "eval/fgovd.jsonl", "eval/valse.jsonl"],  # eval is of photos that test.jsonl names
+        ["1.jpg", "2.jpg"],
+        ["docci/docci_descriptions.jsonlines", "docci/images/1.jpg"],
+        ["photos/images/1.jpg"],
+    ],
+)
+def test_a_folder_without_rows_is_refused_with_what_is_missing(names, tmp_path):
+    touch(tmp_path, names)
+    for source in (tmp_path, tmp_path / "none-*.tar"):
+        with pytest.raises(ValueError, match=r"must hold photos, with test\.jsonl or tars of rows, but does not"):
+            load_benchmark("photos", source)
+
+
+def test_photos_in_other_layouts_that_training_reads(tmp_path):
+    row = {"file_name": "1.jpg", "caption": "A cat."}
+    for number, name in enumerate(("metadata.jsonl", "test/metadata.jsonl", "test-00000-of-00001.jsonl")):
+        root = tmp_path / str(number)
+        write(root / name, [row])
+        touch((root / name).parent, ["1.jpg"])
+        (part,) = load_benchmark("photos", root).parts
+        assert [one["image"] for one in part.rows] == [str((root / name).parent / "1.jpg")]
 
 
 def test_the_real_photos(shared_dir):

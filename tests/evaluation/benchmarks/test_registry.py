@@ -73,7 +73,7 @@ def test_wrong_arguments(tmp_path):
         load_benchmark("urban", tmp_path)
     with pytest.raises(ValueError, match="data must be the folder of urban1k, but is not given"):
         load_benchmark("urban1k")
-    with pytest.raises(ValueError, match="must hold photos, with rows, but does not"):
+    with pytest.raises(ValueError, match=r"must hold photos, with test\.jsonl or tars of rows, but does not"):
         load_benchmark("photos", tmp_path / "absent")
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from .layout import Annotations, Place, by_image, read_json
+from .layout import Annotations, Place, by_image, each, read_json, text
 
 
 # As released. The paper's table says 246 for swap_obj, and 7,512 in all; the file has 245.
@@ -58,9 +58,10 @@ def read_sugarcrepe(place: Place) -> list[Annotations]:
 
     def choices() -> Iterator[tuple[str, dict[str, Any]]]:
         for subset, file in files.items():
-            for number, record in (read_json(file) if file else {}).items():
-                choice = {"text": record["caption"], "negatives": [record["negative_caption"]]}
-                yield f"val2017/{record['filename']}", {**choice, "subset": subset, "id": f"{subset}:{number}"}
+            records = read_json(file) if file else {}
+            found = each(file, records, _sugarcrepe_choice) if file else ()
+            for number, (image, choice) in zip(records, found, strict=True):
+                yield image, {**choice, "subset": subset, "id": f"{subset}:{number}"}
 
     return [
         Annotations(
@@ -80,11 +81,12 @@ def read_valse(place: Place) -> list[Annotations]:
     choices: list[tuple[str, dict[str, Any]]] = []
     for subset, file in files.items():
         records = read_json(file) if file else {}
-        valid = {key: record for key, record in records.items() if record["mturk"]["caption"] >= VALSE_VOTES}
-        counted[VALSE[subset]] += len(valid)
-        for key, record in valid.items():
-            choice = {"text": record["caption"], "negatives": [record["foil"]], "subset": subset}
-            choices.append((_valse_image(record), {**choice, "id": f"{subset}:{key}"}))
+        found = each(file, records, _valse_choice) if file else ()
+        for key, one in zip(records, found, strict=True):
+            if one is not None:
+                image, choice = one
+                choices.append((image, {**choice, "subset": subset, "id": f"{subset}:{key}"}))
+                counted[VALSE[subset]] += 1
     return [
         Annotations(
             "choices",
@@ -95,6 +97,21 @@ def read_valse(place: Place) -> list[Annotations]:
             absent=[f"{subset}.json" for subset, file in files.items() if file is None],
         )
     ]
+
+
+def _sugarcrepe_choice(record: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    negative = text(record["negative_caption"], "negative_caption")
+    return f"val2017/{record['filename']}", {"text": text(record["caption"], "caption"), "negatives": [negative]}
+
+
+def _valse_choice(record: dict[str, Any]) -> tuple[str, dict[str, Any]] | None:
+    """`None` for an example that is not valid."""
+    if record["mturk"]["caption"] < VALSE_VOTES:
+        return None
+    return _valse_image(record), {
+        "text": text(record["caption"], "caption"),
+        "negatives": [text(record["foil"], "foil")],
+    }
 
 
 def _valse_image(record: dict[str, Any]) -> str:

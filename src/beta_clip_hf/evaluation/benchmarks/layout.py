@@ -3,12 +3,14 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
+from ...data.fields import check_box, check_text, check_texts, is_box, shown
 from ...data.rows import Row
 
 
@@ -21,6 +23,8 @@ from ...data.rows import Row
 #   boxes       `regions`: `box`, `label`, `text` (the name of the class), `id`
 #   phrases     `phrases`: `text`, `boxes`, `kind`
 Kind = Literal["retrieval", "choices", "regions", "classes", "boxes", "phrases"]
+
+T = TypeVar("T")
 
 _CHUNK = 2**20
 _BETWEEN_RECORDS = re.compile(r"[\s,]*")
@@ -130,10 +134,58 @@ def by_image(items: Iterable[tuple[str, Any]], what: str) -> list[Row]:
     return list(rows.values())
 
 
-def xyxy(box: Sequence[float]) -> list[float]:
-    """[x, y, width, height] as [x1, y1, x2, y2]."""
-    x, y, width, height = box
-    return [x, y, x + width, y + height]
+def text(value: Any, field: str) -> str:
+    """The value, which must be a text that is not empty."""
+    check_text(value, field)
+    return value
+
+
+def texts(value: Any, field: str) -> list[str]:
+    """The value, which must be texts, one at least."""
+    check_texts(value, field)
+    if not value:
+        raise ValueError(f"{field} must be at least one text, but is {shown(value)}")
+    return list(value)
+
+
+def xyxy(box: Any, field: str) -> list[float]:
+    """[x1, y1, x2, y2] of [x, y, width, height]."""
+    if is_box([0, 0, *box[2:]]) and is_box([*box[:2], *box[:2]]):
+        x, y, width, height = box
+        return [x, y, x + width, y + height]
+    raise ValueError(f"{field} must be [x, y, width, height], but is {shown(box)}")
+
+
+def corners(box: Any, field: str) -> list[float]:
+    """The value, which must be a box [x1, y1, x2, y2]."""
+    check_box(box, field)
+    return list(box)
+
+
+@contextmanager
+def naming(where: object) -> Iterator[None]:
+    """Whatever is wrong with a record becomes a `ValueError` that says where it is."""
+    try:
+        yield
+    except KeyError as error:
+        raise ValueError(f"{where}: {error} must be there, but is missing") from error
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    except (TypeError, IndexError, AttributeError, SyntaxError) as error:  # the last one is of XML
+        raise ValueError(f"{where} must be as published, but is not: {error}") from error
+
+
+def each(file: Path, records: Any, convert: Callable[[Any], T]) -> Iterator[T]:
+    """
+    What a function makes of each record of a list or a dict.
+
+    Raises:
+        ValueError: names the file and the number or key of the record that the function cannot use.
+    """
+    for name, record in records.items() if isinstance(records, Mapping) else enumerate(records, 1):
+        with naming(f"{file}, record {name}"):
+            made = convert(record)
+        yield made
 
 
 def read_json(path: Path) -> Any:

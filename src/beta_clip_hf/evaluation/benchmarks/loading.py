@@ -94,7 +94,7 @@ def load_benchmark(
     folder = find_benchmark(name, data)
     benchmark = BENCHMARKS[name]
     if folder is None or benchmark.read is None:
-        what = f"one of {_some(benchmark.marks)}" if benchmark.marks else "rows"
+        what = f"one of {_some(benchmark.marks)}" if benchmark.marks else "test.jsonl or tars of rows"
         raise ValueError(
             f"{data} must hold {name}, with {what}, but does not; get it from {benchmark.source}, with the files "
             f"{benchmark.layout}"

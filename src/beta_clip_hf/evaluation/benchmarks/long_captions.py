@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ...data.rows import Row
-from .layout import Annotations, Place, first_records, read_json, read_lines
+from .layout import Annotations, Place, each, first_records, naming, read_json, read_lines, text
 
 
 SHARE_CAPTIONS = "share-captioner_coco_lcs_sam_1246k_1107.json"
@@ -34,10 +34,7 @@ def read_sharegpt4v(place: Place) -> list[Annotations]:
     parts = []
     for name, file_name in (("", SHARE_CAPTIONS), ("filtered", FILTERED_SHARE_CAPTIONS)):
         if file := place.file(file_name):
-            rows = [
-                {"image": record["image"], "caption": record["conversations"][1]["value"].replace("\n", " ").strip()}
-                for record in first_records(file, 1000)
-            ]
+            rows = list(each(file, first_records(file, 1000), _sharegpt4v_row))
             parts.append(Annotations("retrieval", rows, images.__truediv__, name=name, published={"images": 1000}))
     return parts
 
@@ -57,8 +54,13 @@ def read_long_dci(place: Place) -> list[Annotations]:
     """The extra caption alone, of the images that have one, as TULIP defines it; from its own table or from DCI."""
     if table := place.file("dci_long.csv"):
         with open(table, encoding="utf-8", newline="") as file:
-            records = list(csv.DictReader(file, delimiter="\t"))
-        rows = [{"image": record["filepath"], "caption": record["title"].strip()} for record in records]
+            reader = csv.DictReader(file, delimiter="\t")
+            if not {"filepath", "title"} <= set(reader.fieldnames or ()):
+                raise ValueError(
+                    f"{table} must be tab-separated with the columns filepath and title, but its columns are "
+                    f"{list(reader.fieldnames or ())}"
+                )
+            rows = list(each(table, reader, lambda record: _row(record["filepath"], record["title"], "title")))
     else:
         rows = _dci_rows(place.required(*DCI_ANNOTATIONS), lambda record: record["extra_caption"].strip())
     return [Annotations("retrieval", rows, _dci_images(place).__truediv__, published={"images": 7602})]
@@ -66,11 +68,13 @@ def read_long_dci(place: Place) -> list[Annotations]:
 
 def read_docci(place: Place) -> list[Annotations]:
     """The test split of the descriptions."""
-    rows = [
-        {"image": record["image_file"], "caption": record["description"].strip()}
-        for record in read_lines(place.required("docci_descriptions.jsonlines"))
-        if record["split"] == "test"
-    ]
+
+    def row(record: dict[str, Any]) -> Row | None:
+        of_test = record["split"] == "test"
+        return _row(record["image_file"], record["description"], "description") if of_test else None
+
+    file = place.required("docci_descriptions.jsonlines")
+    rows = [one for one in each(file, read_lines(file), row) if one is not None]
     return [Annotations("retrieval", rows, place.directory("images").__truediv__, published={"images": 5000})]
 
 
@@ -98,8 +102,13 @@ def read_iiw(place: Place) -> list[Annotations]:
 
 def _dci_rows(annotations: Path, caption: Callable[[dict[str, Any]], str]) -> list[Row]:
     """One row for each file that gives a caption."""
-    records = map(read_json, sorted(annotations.glob("*.json")))
-    return [{"image": record["image"], "caption": text} for record in records if (text := caption(record))]
+    rows = []
+    for file in sorted(annotations.glob("*.json")):
+        with naming(file):
+            record = read_json(file)
+            if whole := caption(record):
+                rows.append(_row(record["image"], whole, "caption"))
+    return rows
 
 
 def _dci_images(place: Place) -> Path:
@@ -110,9 +119,21 @@ def _dci_images(place: Place) -> Path:
 
 
 def _iiw_rows(file: Path, folder: str) -> Iterator[Row]:
-    for record in read_lines(file):
+    def row(record: dict[str, Any]) -> Row:
         name = record["image/key"] if "image/key" in record else record["image"]
-        yield {"image": f"{folder}/{name.removesuffix('.jpg')}.jpg", "caption": record["IIW"].strip()}
+        return _row(f"{folder}/{name.removesuffix('.jpg')}.jpg", record["IIW"], "IIW")
+
+    return each(file, read_lines(file), row)
+
+
+def _sharegpt4v_row(record: dict[str, Any]) -> Row:
+    caption = record["conversations"][1]["value"].replace("\n", " ")
+    return _row(record["image"], caption, "the second turn")
+
+
+def _row(image: Any, caption: Any, field: str) -> Row:
+    """A row; `field` is the name that its caption has in the file."""
+    return {"image": text(image, "the name of the image"), "caption": text(caption, field).strip()}
 
 
 def _first_line(file: Path) -> str:

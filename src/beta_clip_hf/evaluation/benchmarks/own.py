@@ -6,13 +6,32 @@ from pathlib import Path
 from typing import Any
 
 from ...data.rows import check_row
-from .layout import Annotations, Kind, Place, by_image, read_lines
+from .layout import Annotations, Kind, Place, by_image, corners, each, read_lines, text, texts
 
 
 NUM_SCENES = 500
 SCENES_SEED = 271828  # far from the seeds that people train with
 
+# A folder of photos has one of these; tars of another split too, so that the advice is to name them.
+_PHOTOS = (
+    *("test.jsonl", "test-*.jsonl", "*.tar"),
+    *("metadata.jsonl", "metadata.csv", "metadata.parquet", "test/metadata.*"),
+    *("test*.csv", "test*.parquet", "data/test*.parquet", "dataset_info.json", "dataset_dict.json"),
+)
+
 _EVAL = {"fg_ovd": "fgovd.jsonl", "sugarcrepe": "sugarcrepe.jsonl", "valse": "valse.jsonl"}
+
+
+def holds_photos(source: Path) -> bool:
+    """Whether there are rows: a file, files by a glob or a range as of tars, or a folder that holds some."""
+    from ...data.webdataset import expand_shards
+
+    if source.is_dir():
+        return any(any(source.glob(name)) for name in _PHOTOS)
+    try:
+        return bool(expand_shards(source))
+    except ValueError:
+        return False
 
 
 def read_photos(place: Place) -> list[Annotations]:
@@ -23,7 +42,7 @@ def read_photos(place: Place) -> list[Annotations]:
     if not (file.suffix == ".jsonl" and file.is_file()):
         root = source if source.is_dir() else source.parent
         return [Annotations("retrieval", list(_rows_of_any_source(source, root)), root.__truediv__)]
-    rows = [_checked(record, f"{file.name}, record {number}") for number, record in enumerate(read_lines(file), 1)]
+    rows = list(each(file, read_lines(file), check_row))
     parts = [Annotations("retrieval", rows, file.parent.__truediv__)]
     for name, eval_name in _EVAL.items():
         if (eval_file := file.parent / "eval" / eval_name).is_file():
@@ -41,13 +60,18 @@ def scenes(image_size: int) -> Any:
 
 
 def _items(file: Path, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    for record in read_lines(file):
-        item = {"text": record["positive"], "subset": record["subset"]}
+    def convert(record: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        item: dict[str, Any] = {
+            "text": text(record["positive"], "positive"),
+            "subset": text(record["subset"], "subset"),
+        }
         if name == "fg_ovd":
-            item |= {"box": record["box"], "negatives": record["negatives"]}
+            item |= {"box": corners(record["box"], "box"), "negatives": texts(record["negatives"], "negatives")}
         else:
-            item |= {"negatives": [record["negative"]], "id": f"{record['subset']}:{record['id']}"}
-        yield record["image"], item
+            item |= {"negatives": [text(record["negative"], "negative")], "id": f"{record['subset']}:{record['id']}"}
+        return text(record["image"], "image"), item
+
+    return each(file, read_lines(file), convert)
 
 
 def _rows_of_any_source(source: Path, root: Path) -> Iterator[dict[str, Any]]:
@@ -58,10 +82,3 @@ def _rows_of_any_source(source: Path, root: Path) -> Iterator[dict[str, Any]]:
     for row in (rows[index] for index in range(len(rows))) if hasattr(rows, "__len__") else rows:
         has_file = isinstance(row["image"], (str, Path))
         yield {**row, "image": os.path.relpath(row["image"], root)} if has_file else row
-
-
-def _checked(record: dict[str, Any], where: str) -> dict[str, Any]:
-    try:
-        return check_row(record)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error

@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from .layout import Annotations, Place, by_image, read_json, read_lines, xyxy
+from .layout import Annotations, Place, by_image, corners, each, naming, read_json, read_lines, text, texts, xyxy
 from .short_captions import flickr30k_images
 
 
@@ -30,10 +31,8 @@ def read_fg_ovd(place: Place) -> list[Annotations]:
 
     def regions() -> Iterator[tuple[str, dict[str, Any]]]:
         for subset, file in files.items():
-            for record in read_lines(file) if file else ():
-                (text,) = record["pos_expression"]
-                region = {"box": xyxy(record["bbox"]), "text": text, "negatives": list(record["neg_expression"])}
-                yield record["img_path"], {**region, "subset": subset, "id": f"{subset}:{record['sent_id']}"}
+            if file:
+                yield from each(file, read_lines(file), partial(_fg_ovd_region, subset))
 
     return [
         Annotations(
@@ -46,12 +45,25 @@ def read_fg_ovd(place: Place) -> list[Annotations]:
     ]
 
 
+def _fg_ovd_region(subset: str, record: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    (true_text,) = texts(record["pos_expression"], "pos_expression")
+    region = {
+        "box": xyxy(record["bbox"], "bbox"),
+        "text": true_text,
+        "negatives": texts(record["neg_expression"], "neg_expression"),
+        "subset": subset,
+        "id": f"{subset}:{record['sent_id']}",
+    }
+    return text(record["img_path"], "img_path"), region
+
+
 def read_coco_boxes(place: Place) -> list[Annotations]:
     """The boxes of val2017 but for crowds, which are no single object."""
-    content = read_json(place.required("instances_val2017.json"))
+    file = place.required("instances_val2017.json")
     return [
         _boxes(
-            content,
+            file,
+            read_json(file),
             lambda image: f"val2017/{image['file_name']}",
             place.coco_images(),
             published={"images in the file": 5000, "regions": 36335, "classes": 80},
@@ -62,7 +74,8 @@ def read_coco_boxes(place: Place) -> list[Annotations]:
 def read_lvis_boxes(place: Place) -> list[Annotations]:
     """The boxes of LVIS v1 val: those of its images that are in COCO's val2017, which the code of FG-CLIP measures; and
     all, for which train2017 must be there too."""
-    content = read_json(place.required("lvis_v1_val.json"))
+    file = place.required("lvis_v1_val.json")
+    content = read_json(file)
     for image in content["images"]:
         image["name"] = "/".join(image["coco_url"].split("/")[-2:])
     of_val2017 = {**content, "images": [one for one in content["images"] if one["name"].startswith("val2017/")]}
@@ -72,8 +85,9 @@ def read_lvis_boxes(place: Place) -> list[Annotations]:
 
     locate = place.coco_images()
     return [
-        _boxes(of_val2017, name, locate, published={"images in the file": 4809, "classes": 1203}, name="val2017"),
+        _boxes(file, of_val2017, name, locate, published={"images in the file": 4809, "classes": 1203}, name="val2017"),
         _boxes(
+            file,
             content,
             name,
             locate,
@@ -105,6 +119,7 @@ def read_phrases(place: Place) -> list[Annotations]:
 
 
 def _boxes(
+    file: Path,
     content: Mapping[str, Any],
     name_of: Callable[[Mapping[str, Any]], str],
     locate: Callable[[str], Path],
@@ -116,14 +131,14 @@ def _boxes(
     labels = {category["id"]: label for label, category in enumerate(categories)}
     images = {image["id"]: name_of(image) for image in content["images"]}
 
-    def regions() -> Iterator[tuple[str, dict[str, Any]]]:
-        for one in content["annotations"]:
-            if one["image_id"] in images and not one.get("iscrowd"):
-                label = labels[one["category_id"]]
-                region = {"box": xyxy(one["bbox"]), "text": class_names[label], "label": label, "id": str(one["id"])}
-                yield images[one["image_id"]], region
+    def region(one: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
+        if one["image_id"] not in images or one.get("iscrowd"):
+            return None
+        label, box = labels[one["category_id"]], xyxy(one["bbox"], "bbox")
+        return images[one["image_id"]], {"box": box, "text": class_names[label], "label": label, "id": str(one["id"])}
 
-    rows = by_image(regions(), "regions")
+    regions = each(file, content["annotations"], region)
+    rows = by_image((one for one in regions if one is not None), "regions")
     return Annotations(
         "boxes", rows, locate, class_names=class_names, counted={"images in the file": len(images)}, **part
     )
@@ -131,15 +146,19 @@ def _boxes(
 
 def _entities(folder: Path, name: str) -> Iterator[dict[str, Any]]:
     """The phrases with boxes of one image."""
+    annotations, sentences = folder / "Annotations" / f"{name}.xml", folder / "Sentences" / f"{name}.txt"
+    for file in (annotations, sentences):
+        if not file.is_file():
+            raise ValueError(f"{file} must be there for an image of the test split, but is not")
     boxes: dict[str, list[list[float]]] = {}
-    for one in ElementTree.parse(folder / "Annotations" / f"{name}.xml").getroot().iter("object"):
-        if (box := one.find("bndbox")) is not None:
-            left, top, right, bottom = (float(box.findtext(side, "")) for side in ("xmin", "ymin", "xmax", "ymax"))
-            # The file counts pixels from 1 and the last one belongs to the box.
-            edges = [left - 1, top - 1, right, bottom]
-            for chain in one.findall("name"):
-                boxes.setdefault(chain.text or "", []).append(edges)
-    text = (folder / "Sentences" / f"{name}.txt").read_text(encoding="utf-8")
-    for chain, types, phrase in _PHRASE.findall(text):
+    with naming(annotations):
+        for number, one in enumerate(ElementTree.parse(annotations).getroot().iter("object"), 1):
+            if (box := one.find("bndbox")) is not None:
+                left, top, right, bottom = (float(box.findtext(side, "")) for side in ("xmin", "ymin", "xmax", "ymax"))
+                # The file counts pixels from 1 and the last one belongs to the box.
+                edges = corners([left - 1, top - 1, right, bottom], f"box of object {number}")
+                for chain in one.findall("name"):
+                    boxes.setdefault(chain.text or "", []).append(edges)
+    for chain, types, phrase in _PHRASE.findall(sentences.read_text(encoding="utf-8")):
         if chain in boxes:
             yield {"text": phrase, "boxes": boxes[chain], "kind": types.split("/")[0]}

@@ -20,7 +20,7 @@ from .long_captions import (
     read_sharegpt4v,
     read_urban1k,
 )
-from .own import NUM_SCENES, read_photos
+from .own import NUM_SCENES, holds_photos, read_photos
 from .regions import FG_OVD_FILES, read_coco_boxes, read_fg_ovd, read_lvis_boxes, read_phrases
 from .short_captions import read_coco, read_flickr30k
 
@@ -101,7 +101,8 @@ _ALL = (
         source="https://github.com/facebookresearch/DCI or https://huggingface.co/datasets/mderakhshani/Long-DCI",
         licence="CC BY-NC 4.0; SA-1B's images: its research licence",
         size="7,602 images",
-        layout="as `dci`, or `dci_long.csv` and `photos/*.jpg`",
+        layout="as `dci`, or `dci_long.csv` (tab-separated, with the columns `filepath` and `title`) and "
+        "`photos/*.jpg`",
         protocol=f"extra caption alone, images without one left out; {_LONG}",
         read=read_long_dci,
         marks=("dci_long.csv", *DCI_ANNOTATIONS),
@@ -259,8 +260,8 @@ _ALL = (
         source="your own files",
         licence="yours",
         size="any",
-        layout="`test.jsonl` of rows as in training, or tars; maybe `eval/fgovd.jsonl`, `eval/sugarcrepe.jsonl`, "
-        "`eval/valse.jsonl`",
+        layout="`test.jsonl` of rows as in training, or tars (a folder's `test*.tar`, or any as a glob); maybe "
+        "`eval/fgovd.jsonl`, `eval/sugarcrepe.jsonl`, `eval/valse.jsonl`",
         protocol="whatever the rows have labels for, as in the tasks above",
         read=read_photos,
     ),
@@ -282,7 +283,7 @@ BENCHMARKS = {benchmark.id: benchmark for benchmark in _ALL}
 
 def find_benchmark(name: str, data: str | Path) -> Path | None:
     """Where a benchmark's files are: `data/<id>`, or a folder that it shares with others, or `data` itself; `None`
-    where none of these holds what it is known by. Of `photos`, `data` may also be the file.
+    where none of these holds what it is known by. Of `photos`, `data` may also be the file, or a glob of tars.
 
     Raises:
         ValueError: where there is no such benchmark.
@@ -291,7 +292,7 @@ def find_benchmark(name: str, data: str | Path) -> Path | None:
         raise ValueError(f"benchmark must be one of {', '.join(BENCHMARKS)}, but is {name!r}")
     benchmark, root = BENCHMARKS[name], Path(data)
     if not benchmark.marks:
-        return next((path for path in (root / name, root) if path.exists()), None)
+        return next((path for path in (root / name, root) if holds_photos(path)), None)
     folders = (root / one for one in (name, *benchmark.folders, "."))
     return next((one for one in folders if any(Place(one, root).file(mark) for mark in benchmark.marks)), None)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ...data.rows import Row
-from .layout import Annotations, Place, read_json
+from .layout import Annotations, Place, each, read_json, text, texts
 
 
 CAPTIONS_PER_IMAGE = 5
@@ -18,8 +18,9 @@ def read_coco(place: Place) -> list[Annotations]:
     if file := place.file("captions_val2017.json"):
         content = read_json(file)
         captions: dict[int, list[str]] = {}
-        for annotation in content["annotations"]:
-            captions.setdefault(annotation["image_id"], []).append(annotation["caption"])
+        annotations = each(file, content["annotations"], lambda one: (one["image_id"], text(one["caption"], "caption")))
+        for image_id, caption in annotations:
+            captions.setdefault(image_id, []).append(caption)
         rows = [
             _row(f"val2017/{image['file_name']}", captions[image["id"]])
             for image in sorted(content["images"], key=lambda image: image["id"])
@@ -35,15 +36,17 @@ def read_coco(place: Place) -> list[Annotations]:
             )
         )
     if file := place.file("dataset_coco.json"):
-        images = [image for image in read_json(file)["images"] if image["split"] == "test"]
+        images = _of_test_split(read_json(file)["images"])
         parts.append(
             Annotations(
                 "retrieval",
-                [_karpathy_row(f"{image['filepath']}/{image['filename']}", image) for image in images],
+                list(
+                    each(file, images, lambda image: _karpathy_row(f"{image['filepath']}/{image['filename']}", image))
+                ),
                 place.coco_images(),
                 name="karpathy",
                 published={"images": 5000, "captions": 25000, "captions in the file": 25010},
-                counted={"captions in the file": _number_of_sentences(images)},
+                counted={"captions in the file": sum(len(image["sentences"]) for image in images.values())},
                 is_optional=bool(parts),
             )
         )
@@ -52,20 +55,24 @@ def read_coco(place: Place) -> list[Annotations]:
 
 def read_flickr30k(place: Place) -> list[Annotations]:
     """Karpathy's test split, and all images of his three splits together."""
-    images = read_json(place.required("dataset_flickr30k.json"))["images"]
-    test = [image for image in images if image["split"] == "test"]
+    file = place.required("dataset_flickr30k.json")
+    images = read_json(file)["images"]
+
+    def row(image: Mapping[str, Any]) -> Row:
+        return _karpathy_row(image["filename"], image)
+
     locate = flickr30k_images(place).__truediv__
     return [
         Annotations(
             "retrieval",
-            [_karpathy_row(image["filename"], image) for image in test],
+            list(each(file, _of_test_split(images), row)),
             locate,
             name="1k",
             published={"images": 1000, "captions": 5000},
         ),
         Annotations(
             "retrieval",
-            [_karpathy_row(image["filename"], image) for image in images],
+            list(each(file, images, row)),
             locate,
             name="31k",
             published={"images": 31014, "captions": 155070},
@@ -79,13 +86,14 @@ def flickr30k_images(place: Place) -> Path:
     return place.directory("flickr30k-images", "flickr30k_images", "images", beside=("flickr30k",))
 
 
+def _of_test_split(images: Iterable[Mapping[str, Any]]) -> dict[int, Mapping[str, Any]]:
+    """Karpathy's test split, by the number of each record in the file."""
+    return {number: image for number, image in enumerate(images, 1) if image["split"] == "test"}
+
+
 def _karpathy_row(name: str, image: Mapping[str, Any]) -> Row:
-    return _row(name, (sentence["raw"] for sentence in image["sentences"]))
+    return _row(name, texts([sentence["raw"] for sentence in image["sentences"]], "sentences"))
 
 
 def _row(name: str, captions: Iterable[str]) -> Row:
     return {"image": name, "captions": [caption.strip() for caption in captions][:CAPTIONS_PER_IMAGE]}
-
-
-def _number_of_sentences(images: Iterable[Mapping[str, Any]]) -> int:
-    return sum(len(image["sentences"]) for image in images)

@@ -1,0 +1,27 @@
+"""A tiny model on the disk, and a few photos with captions and phrases."""
+
+import json
+
+import pytest
+from PIL import Image
+
+
+@pytest.fixture
+def checkpoint(tiny_model, tiny_processor, tmp_path):
+    path = tmp_path / "checkpoint"
+    tiny_model.save_pretrained(path)
+    tiny_processor.save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Three images and their rows in the layout of the task."""
+    rows = []
+    for index, (size, colour) in enumerate([((60, 40), "red"), ((40, 60), "green"), ((50, 50), "blue")]):
+        Image.new("RGB", size, colour).save(tmp_path / f"{index}.png")
+        phrases = [{"text": f"the {colour} part", "boxes": [[10, 10, 30, 30]], "kind": "human"}, {"text": "no box"}]
+        captions = [f"A {colour} image.", f"All is {colour}."]
+        rows.append({"image": f"{index}.png", "captions": captions, "phrases": phrases})
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path
