@@ -81,11 +81,13 @@ def test_the_demo_runs_until_it_is_interrupted(checkpoint, photos, monkeypatch, 
             signal.raise_signal(number)
 
     monkeypatch.setattr(app, "Event", Interrupted)
-    before = signal.getsignal(signal.SIGTERM)
+    before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
     try:
         assert cli.main(["demo", "--model", str(checkpoint), "--photos", str(photos), "--device", "cpu"]) == 0
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for one, handler in before.items():
+            signal.signal(one, handler)
     assert "the demo is at http://127.0.0.1:" in caplog.text and "the demo is closed" in caplog.text
     assert not os.path.exists(folders[0])
 

@@ -28,6 +28,7 @@ from .rows import Row, hierarchy_of
 logger = logging.getLogger(__name__)
 
 _BLOCK = 256  # records that a worker reads, and answers for, at once
+_READ_ALONE = 50_000  # rows: processes take longer to start than these to be read
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -185,7 +186,8 @@ class _Blocks(Dataset[_Block]):
     def digest(self, processes: int) -> str:
         """Of all rows of the shard, and of what is wrong with those that cannot be used."""
         unread = _Blocks(self.table, self._reader, self.records, Path(self._output), None)
-        return _joined_digest(block.content for block in unread.read(processes))
+        alone = len(self.records) <= _READ_ALONE
+        return _joined_digest(block.content for block in unread.read(1 if alone else processes))
 
     def read(self, processes: int) -> Iterator[_Block]:
         """All blocks in order, made by so many processes."""
