@@ -45,7 +45,7 @@ bench-full: $(INSTALLED)  ## the same with ViT-B/16 and 16,384 texts (8 GB, tens
 	$(BIN)/python benchmarks/tiled_loss.py --texts 4096
 	$(BIN)/python benchmarks/tiled_loss.py --texts 16384 --memory
 	$(BIN)/python benchmarks/score_pairs.py --images 1000 --texts 1000 --turns 50
-	$(BIN)/python benchmarks/step_switches.py --preset full --compiled
+	$(BIN)/python benchmarks/step_switches.py --preset full --also compiled
 	$(BIN)/python benchmarks/hierarchy.py
 	$(BIN)/python benchmarks/data_speed.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/weak_scaling.py

@@ -1,14 +1,14 @@
 """A whole training step with one switch changed: mixed precision, `torch_compile`, and which AdamW.
 
-    python benchmarks/step_switches.py --preset quick              # a small model
-    python benchmarks/step_switches.py --preset full --compiled    # ViT-B/16, with minutes of compilation
+    python benchmarks/step_switches.py --preset quick                     # a small model
+    python benchmarks/step_switches.py --preset full --also compiled      # ViT-B/16, with minutes of compilation
 
 The step is loss, gradients and optimiser; all are run in turn in one process, and ratios are of steps of the same
 round. The plain one is the Trainer's on this device: fused AdamW, not compiled; float32 on a CPU, bfloat16 on a GPU.
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from beta_clip_hf import BetaCLIPModel
 
 
 PLAIN = "plain"
+SLOW = ("autocast", "compiled")  # a CPU without units for bfloat16 takes dozens of times as long
 ADAMW: dict[str, dict[str, Any]] = {
     PLAIN: {"fused": True},
     "AdamW, foreach": {"foreach": True},
@@ -30,7 +31,7 @@ ADAMW: dict[str, dict[str, Any]] = {
 
 
 def switched(
-    model: BetaCLIPModel, batch: dict[str, Any], device: str, with_compiled: bool
+    model: BetaCLIPModel, batch: dict[str, Any], device: str, also: Sequence[str]
 ) -> dict[str, Callable[..., Tensor]]:
     """The steps by what is changed in them. A learning rate of 0 leaves the weights as they are, and costs the same."""
     optimizers = {name: torch.optim.AdamW(model.parameters(), lr=0.0, **kind) for name, kind in ADAMW.items()}
@@ -46,8 +47,9 @@ def switched(
 
     usual, other = (torch.bfloat16, torch.float32) if on_gpu else (torch.float32, torch.bfloat16)
     ways = {name: (model, usual, optimizer) for name, optimizer in optimizers.items()}
-    ways[f"autocast in {'float32' if on_gpu else 'bfloat16'}"] = (model, other, optimizers[PLAIN])
-    if with_compiled:
+    if "autocast" in also:
+        ways["float32" if on_gpu else "autocast in bfloat16"] = (model, other, optimizers[PLAIN])
+    if "compiled" in also:
         ways["compiled"] = (torch.compile(model), usual, optimizers[PLAIN])
     return {name: lambda mark, way=way: step(*way, mark) for name, way in ways.items()}
 
@@ -56,7 +58,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="quick", choices=list(PRESETS))
     parser.add_argument("--batch-size", type=int, help="(the first of the preset)")
-    parser.add_argument("--compiled", action="store_true", help="torch_compile, too")
+    parser.add_argument(
+        "--also",
+        nargs="*",
+        choices=SLOW,
+        default=SLOW if ON_GPU else [],
+        help="what takes long on a CPU (nothing there)",
+    )
     parser.add_argument("--rounds", type=int, default=7, help="(%(default)s)")
     parser.add_argument("--device", default="cuda" if ON_GPU else "cpu", help="(%(default)s)")
     parser.add_argument("--output", type=Path, default=OUTPUT, help="for JSON and table (%(default)s)")
@@ -64,7 +72,7 @@ def main() -> None:
     size = args.batch_size or PRESETS[args.preset]["batch_sizes"][0]
     model = build(args.preset, args.device)
     batch = make_batch(size, model.config.vision_config.image_size, args.device).ours
-    steps = switched(model, batch, args.device, args.compiled)
+    steps = switched(model, batch, args.device, args.also)
     losses = {name: step(None).item() for name, step in steps.items()}  # compiles, and makes the optimisers' states
     assert all(abs(loss - losses[PLAIN]) <= 2e-2 * losses[PLAIN] for loss in losses.values()), losses
     seconds, _ = in_turn(steps, args.device, args.rounds)
