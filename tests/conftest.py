@@ -106,3 +106,12 @@ def tiny_model(tiny_config: BetaCLIPConfig) -> BetaCLIPModel:
 def tiny_processor(tiny_tokenizer: CLIPTokenizer) -> BetaCLIPProcessor:
     """The processor of `tiny_model`: images of 32 × 32 pixels, texts of at most 248 tokens."""
     return BetaCLIPProcessor.from_image_size(tiny_tokenizer, image_size=32)
+
+
+@pytest.fixture
+def checkpoint(tiny_model: BetaCLIPModel, tiny_processor: BetaCLIPProcessor, tmp_path: Path) -> Path:
+    """`tiny_model` and its processor as a directory, each test's own."""
+    path = tmp_path / "checkpoint"
+    tiny_model.save_pretrained(path)
+    tiny_processor.save_pretrained(path)
+    return path

@@ -1,17 +1,9 @@
-"""A tiny model on the disk, and a few photos with captions and phrases."""
+"""A few photos with captions and phrases."""
 
 import json
 
 import pytest
 from PIL import Image
-
-
-@pytest.fixture
-def checkpoint(tiny_model, tiny_processor, tmp_path):
-    path = tmp_path / "checkpoint"
-    tiny_model.save_pretrained(path)
-    tiny_processor.save_pretrained(path)
-    return path
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A tiny model on the disk, and a folder of photos that are easily told apart."""
+"""A folder of photos that are easily told apart, and an embedder."""
 
 from pathlib import Path
 
@@ -12,14 +12,6 @@ COLOURS = ("red", "green", "blue", "yellow", "black", "white")
 @pytest.fixture(scope="session", autouse=True)
 def lancedb():
     return pytest.importorskip("lancedb")
-
-
-@pytest.fixture
-def checkpoint(tiny_model, tiny_processor, tmp_path) -> Path:
-    path = tmp_path / "checkpoint"
-    tiny_model.save_pretrained(path)
-    tiny_processor.save_pretrained(path)
-    return path
 
 
 @pytest.fixture

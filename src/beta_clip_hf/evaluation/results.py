@@ -186,11 +186,20 @@ def write_results(results: Mapping[str, Any], output_dir: str | os.PathLike[str]
     return write_json(results, folder / "results.json")
 
 
-def write_json(value: Any, path: str | os.PathLike[str]) -> Path:
-    """Writes JSON; the directory is made where it is missing, and never holds half a file. NaN is an error."""
+def write_json(value: Any, path: str | os.PathLike[str], *, allow_nan: bool = False) -> Path:
+    """
+    Writes JSON and returns the path; the directory is made where it is missing, and never holds half a file.
+
+    Args:
+        value, path: What, and where.
+        allow_nan: As in `json.dumps`, for the log of a run that failed.
+
+    Raises:
+        ValueError: where there is a NaN that is not allowed.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=allow_nan) + "\n"
     return _write(path, text.encode())
 
 

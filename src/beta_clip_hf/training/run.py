@@ -1,7 +1,6 @@
 """`beta-clip train`: a configuration, a model, rows; and in the output directory a checkpoint and what led to it."""
 
 import argparse
-import json
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
@@ -17,6 +16,7 @@ from ..data.collator import BetaCLIPDataCollator
 from ..data.readers import load_rows
 from ..data.scenes import SceneDataset
 from ..data.tokenizers import clip_tokenizer_from_bpe, train_clip_tokenizer
+from ..evaluation.results import write_json
 from ..modeling_beta_clip import BetaCLIPModel
 from ..processing_beta_clip import BetaCLIPProcessor
 from ..release.run_record import RESULTS_FILE, describe_run, write_config
@@ -264,7 +264,7 @@ def train_and_report(trainer: BetaCLIPTrainer, checkpoint: str | None = None) ->
     finally:
         log += trainer.state.log_history
         if trainer.is_world_process_zero():
-            write_json(output_dir / LOG_FILE, log)
+            write_json(log, output_dir / LOG_FILE, allow_nan=True)
     trainer.save_model()
     results = {
         "before": before,
@@ -275,7 +275,7 @@ def train_and_report(trainer: BetaCLIPTrainer, checkpoint: str | None = None) ->
         "run": describe_run(trainer),
     }
     if trainer.is_world_process_zero():
-        write_json(output_dir / RESULTS_FILE, results)
+        write_json(results, output_dir / RESULTS_FILE, allow_nan=True)
         _draw_curves(log, output_dir / CURVES_FILE)
         logger.info("the model, its log and results are in %s", output_dir)
     return results
@@ -310,14 +310,6 @@ def _draw_curves(log_history: list[dict[str, Any]], path: Path) -> None:
         plot_training_curves(log_history, path)
     except (ImportError, ValueError) as error:  # no matplotlib, or a run too short to have logged a loss
         logger.info("no curves are drawn: %s", error)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes `value` so that an interrupted write leaves the file as it was."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".tmp")
-    unfinished.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    unfinished.replace(path)
 
 
 __all__ = ["add_arguments", "build_trainer", "run", "train_and_report"]
