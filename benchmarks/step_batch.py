@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from beta_clip_hf import Granularity
-from beta_clip_hf.batch_plan_beta_clip import plan_batch
-from beta_clip_hf.packing_beta_clip import plan_texts, text_lengths
+from beta_clip_hf.model.batch_plan_beta_clip import plan_batch
+from beta_clip_hf.model.packing_beta_clip import plan_texts, text_lengths
 
 
 START, END, WORDS = 49406, 49407, 49000

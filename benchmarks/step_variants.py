@@ -14,9 +14,10 @@ from reference_step import last_vision_block, reference_loss
 from step_batch import END, Batch, halves
 from torch import Tensor
 
-from beta_clip_hf import BetaCLIPModel, Granularity, towers_beta_clip
-from beta_clip_hf.batch_plan_beta_clip import plan_batch
-from beta_clip_hf.packing_beta_clip import plan_texts, text_lengths
+from beta_clip_hf import BetaCLIPModel, Granularity
+from beta_clip_hf.model import towers_beta_clip
+from beta_clip_hf.model.batch_plan_beta_clip import plan_batch
+from beta_clip_hf.model.packing_beta_clip import plan_texts, text_lengths
 from beta_clip_hf.training.cached_gradients import CachedContrast
 from beta_clip_hf.training.recomputation import keep_linear_outputs
 

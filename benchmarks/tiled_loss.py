@@ -16,8 +16,8 @@ from report import OUTPUT, markdown_table, shown, spread, write_report
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from beta_clip_hf import loss_beta_clip
-from beta_clip_hf.loss_beta_clip import beta_cal_loss, clip_loss
+from beta_clip_hf.model import loss_beta_clip
+from beta_clip_hf.model.loss_beta_clip import beta_cal_loss, clip_loss
 
 
 WIDTH, TEXTS_PER_IMAGE = 512, 36

@@ -27,7 +27,8 @@ import torch.multiprocessing
 from report import OUTPUT, shown, spread, write_report
 from torch.nn.parallel import DistributedDataParallel
 
-from beta_clip_hf import BetaCLIPConfig, BetaCLIPModel, loss_beta_clip
+from beta_clip_hf import BetaCLIPConfig, BetaCLIPModel
+from beta_clip_hf.model import loss_beta_clip
 from beta_clip_hf.training.distributed import ProcessGather
 
 

@@ -36,12 +36,12 @@ BELOW = {
 }
 OUTSIDE_OF_CORE = {"torch", "transformers", "huggingface_hub", "ftfy"}
 # `forward` of a transformers model takes every tensor of the batch by name.
-MANY_PARAMETERS = {("modeling_beta_clip.py", "forward")}
+MANY_PARAMETERS = {("model/modeling_beta_clip.py", "forward")}
 
 
 def part_of(module: str) -> str:
     """The part of the package that a file belongs to: 'text/phrases.py' -> 'text', 'cli.py' -> 'cli'."""
-    if module.endswith("_beta_clip.py") and "/" not in module:
+    if module.split("/")[0].removesuffix(".py") == "model":
         return "core"
     return module.split("/")[0].removesuffix(".py")
 
@@ -112,13 +112,14 @@ def test_core_can_be_saved_to_the_hub() -> None:
     for module in core:
         for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and node.level:
-                assert node.level == 1 and f"{node.module}.py" in MODULES, f"{module}, line {node.lineno}"
+                assert node.level == 1 and f"model/{node.module}.py" in MODULES, f"{module}, line {node.lineno}"
         outside = {name.split(".")[0] for name, _ in imports_of(module)} - {"beta_clip_hf"}
         assert outside <= OUTSIDE_OF_CORE | sys.stdlib_module_names, module
 
 
 @pytest.mark.parametrize(
-    "module", ["loss_beta_clip.py", "tiled_beta_clip.py", "logit_tiles_beta_clip.py", "evaluation/metrics.py"]
+    "module",
+    ["model/loss_beta_clip.py", "model/tiled_beta_clip.py", "model/logit_tiles_beta_clip.py", "evaluation/metrics.py"],
 )
 def test_pure_functions_know_no_processes(module: str) -> None:
     assert not [name for name, _ in imports_of(module) if "distributed" in name]

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import AutoConfig, AutoModel, AutoModelForZeroShotImageClassification, AutoProcessor
 
-from .configuration_beta_clip import BetaCLIPConfig
-from .loss_beta_clip import beta_cal_loss, clip_loss, hard_negative_loss, region_loss
-from .modeling_beta_clip import BetaCLIPModel, BetaCLIPOutput, Granularity
-from .pooler_beta_clip import TextConditionedPooler
-from .processing_beta_clip import BetaCLIPProcessor
+from .model.configuration_beta_clip import BetaCLIPConfig
+from .model.loss_beta_clip import beta_cal_loss, clip_loss, hard_negative_loss, region_loss
+from .model.modeling_beta_clip import BetaCLIPModel, BetaCLIPOutput, Granularity
+from .model.pooler_beta_clip import TextConditionedPooler
+from .model.processing_beta_clip import BetaCLIPProcessor
 
 
 if TYPE_CHECKING:

@@ -17,12 +17,12 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from .boxes_beta_clip import box_in_view, cut_box, has_area, pixel_box, view_of_image
 from .data.rows import load_image
 from .evaluation.models import load_model, text_inputs
 from .evaluation.processes import default_device, own_device
 from .heat_maps import colour_bar, enlarged, highest_of, overlay
-from .modeling_beta_clip import BetaCLIPModel
+from .model.boxes_beta_clip import box_in_view, cut_box, has_area, pixel_box, view_of_image
+from .model.modeling_beta_clip import BetaCLIPModel
 from .pages import Picture, Section, write_page
 from .reports import Report, add_json_argument, reporting
 from .text.hierarchy import build_text_hierarchy

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from beta_clip_hf import BetaCLIPModel, loss_beta_clip
+from beta_clip_hf import BetaCLIPModel
+from beta_clip_hf.model import loss_beta_clip
 from beta_clip_hf.training.distributed import ProcessGather
 from ddp_helpers import run_processes
 

@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 import torch
 from PIL import Image
 
-from ..batch_plan_beta_clip import BatchPlan, plan_batch
-from ..boxes_beta_clip import Box, box_in_view, cut_box, pixel_box, seen_size, view_of_image, visible_share
-from ..objective_beta_clip import Granularity
-from ..packing_beta_clip import plan_texts, text_lengths
-from ..processing_beta_clip import BetaCLIPProcessor, clean_text
+from ..model.batch_plan_beta_clip import BatchPlan, plan_batch
+from ..model.boxes_beta_clip import Box, box_in_view, cut_box, pixel_box, seen_size, view_of_image, visible_share
+from ..model.objective_beta_clip import Granularity
+from ..model.packing_beta_clip import plan_texts, text_lengths
+from ..model.processing_beta_clip import BetaCLIPProcessor, clean_text
+from ..model.towers_beta_clip import joined_texts
 from ..text.phrases import PhraseExtractor
 from ..text.sentences import split_sentences
-from ..towers_beta_clip import joined_texts
 from .crop import crop_box, resized_part
 from .row_dataset import report_skip
 from .rows import Row, check_boxes_in_image, check_row, hierarchy_of, load_image, regions_of, row_id

@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import CLIPTokenizer
 
-from ..configuration_beta_clip import LONG_TEXT_POSITIONS
+from ..model.configuration_beta_clip import LONG_TEXT_POSITIONS
 
 
 START, END = "<|startoftext|>", "<|endoftext|>"

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from ..boxes_beta_clip import view_of_image
 from ..heat_maps import enlarged, highest_of, overlay, scale_colours
-from ..modeling_beta_clip import BetaCLIPModel
+from ..model.boxes_beta_clip import view_of_image
+from ..model.modeling_beta_clip import BetaCLIPModel
 from ..search.gallery import image_of, phrases_to_show
 from ..search.index import PhotoIndex
 from ..search.query import Hit, Query

@@ -18,10 +18,10 @@ from torch.nn.functional import normalize
 from torch.utils.data import DataLoader, Dataset
 from transformers.utils import logging
 
-from ..boxes_beta_clip import box_in_view, cut_box, pixel_box, view_of_image
 from ..data.rows import CAPTION_COLUMNS, Row, check_row, load_image
-from ..processing_beta_clip import squashed
-from ..regions_beta_clip import roi_align
+from ..model.boxes_beta_clip import box_in_view, cut_box, pixel_box, view_of_image
+from ..model.processing_beta_clip import squashed
+from ..model.regions_beta_clip import roi_align
 from .models import text_inputs
 from .results import Figure
 from .shards import Kept, Shards, joined, split

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import torch
 from transformers import AutoModel, AutoProcessor, BatchFeature, CLIPModel
 
-from ..checkpoints_beta_clip import is_fg_clip, weight_names
-from ..configuration_beta_clip import BetaCLIPConfig
-from ..modeling_beta_clip import BetaCLIPModel
-from ..processing_beta_clip import BetaCLIPProcessor
+from ..model.checkpoints_beta_clip import is_fg_clip, weight_names
+from ..model.configuration_beta_clip import BetaCLIPConfig
+from ..model.modeling_beta_clip import BetaCLIPModel
+from ..model.processing_beta_clip import BetaCLIPProcessor
 
 
 SIGLIP_TYPES = ("siglip", "siglip2")  # SigLIP 2 of one resolution is of the first type, NaFlex of the second

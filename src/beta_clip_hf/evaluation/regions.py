@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..boxes_beta_clip import Box, boxes_in_view
 from ..data.rows import Row
-from ..regions_beta_clip import roi_align
+from ..model.boxes_beta_clip import Box, boxes_in_view
+from ..model.regions_beta_clip import roi_align
 from .embedding import Embedder, ImageBatch
 from .metrics import chance_ranks, hits_at_k, match_ranks
 from .pointing import box_cells, centre_map, mass_inside_boxes, pointing_hits, sliding_windows, uniform_map

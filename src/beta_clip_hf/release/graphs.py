@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from ..data.scenes import SceneDataset
-from ..modeling_beta_clip import BetaCLIPModel
-from ..pooler_beta_clip import TextConditionedPooler, normalize
-from ..ragged_beta_clip import ImageSlots
-from ..regions_beta_clip import grid_boxes, roi_align
-from ..towers_beta_clip import CLIPTowers
+from ..model.modeling_beta_clip import BetaCLIPModel
+from ..model.pooler_beta_clip import TextConditionedPooler, normalize
+from ..model.ragged_beta_clip import ImageSlots
+from ..model.regions_beta_clip import grid_boxes, roi_align
+from ..model.towers_beta_clip import CLIPTowers
 
 
 # Shares of the sides; one ends beyond the image, none is empty: the cosine of nothing is none.

@@ -16,9 +16,9 @@ from torch.export import Dim, ExportedProgram
 
 from .. import __version__
 from ..evaluation.models import load_model
-from ..modeling_beta_clip import BetaCLIPModel
+from ..model.modeling_beta_clip import BetaCLIPModel
+from ..model.towers_beta_clip import TEXT_PATHS
 from ..reports import Report, add_json_argument, reporting
-from ..towers_beta_clip import TEXT_PATHS
 from .export import check_output
 from .graphs import Graph, RegionGraph, graphs_of
 

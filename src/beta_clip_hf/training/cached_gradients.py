@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..objective_beta_clip import FlatEmbeds, batch_objective
+from ..model.objective_beta_clip import FlatEmbeds, batch_objective
 
 
 # The embeddings of a batch that the losses differentiate, and the rows that the other tensors of a batch point to.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_utils import get_last_checkpoint
 
-from ..positions_beta_clip import KEPT_TEXT_POSITIONS
+from ..model.positions_beta_clip import KEPT_TEXT_POSITIONS
 from .arguments import BetaCLIPTrainingArguments
 from .recomputation import keep_linear_outputs
 

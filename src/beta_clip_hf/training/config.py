@@ -12,10 +12,10 @@ from typing import Any
 import yaml
 from transformers import CLIPTextConfig, CLIPVisionConfig
 
-from ..configuration_beta_clip import BetaCLIPConfig
 from ..data.collator import BetaCLIPDataCollator
 from ..data.readers import load_rows
 from ..data.scenes import SceneDataset
+from ..model.configuration_beta_clip import BetaCLIPConfig
 from .arguments import BetaCLIPTrainingArguments
 
 

@@ -11,14 +11,14 @@ import torch
 from transformers import AutoTokenizer, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
-from ..configuration_beta_clip import BetaCLIPConfig
 from ..data.collator import BetaCLIPDataCollator
 from ..data.readers import load_rows
 from ..data.scenes import SceneDataset
 from ..data.tokenizers import clip_tokenizer_from_bpe, train_clip_tokenizer
 from ..evaluation.results import write_json
-from ..modeling_beta_clip import BetaCLIPModel
-from ..processing_beta_clip import BetaCLIPProcessor
+from ..model.configuration_beta_clip import BetaCLIPConfig
+from ..model.modeling_beta_clip import BetaCLIPModel
+from ..model.processing_beta_clip import BetaCLIPProcessor
 from ..release.run_record import RESULTS_FILE, describe_run, write_config
 from ..reports import Report, add_json_argument, reporting
 from .arguments import BetaCLIPTrainingArguments

@@ -9,7 +9,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from beta_clip_hf import BetaCLIPConfig, BetaCLIPModel
-from beta_clip_hf.packing_beta_clip import pack_texts, plan_texts, text_lengths
+from beta_clip_hf.model.packing_beta_clip import pack_texts, plan_texts, text_lengths
 
 
 END = 513

@@ -4,7 +4,7 @@ from torch.nn import functional as F
 
 import reference
 from beta_clip_hf import BetaCLIPConfig, TextConditionedPooler
-from beta_clip_hf.modeling_beta_clip import BetaCLIPModel
+from beta_clip_hf.model.modeling_beta_clip import BetaCLIPModel
 
 
 IMAGE_INDEX = torch.tensor([0, 0, 0, 2, 2, 3])  # image 1 has no text

@@ -7,9 +7,10 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 
 import reference
-from beta_clip_hf import BetaCLIPModel, beta_cal_loss, pooler_beta_clip
-from beta_clip_hf.loss_beta_clip import text_conditioned_loss
-from beta_clip_hf.packing_beta_clip import plan_texts, text_lengths
+from beta_clip_hf import BetaCLIPModel, beta_cal_loss
+from beta_clip_hf.model import pooler_beta_clip
+from beta_clip_hf.model.loss_beta_clip import text_conditioned_loss
+from beta_clip_hf.model.packing_beta_clip import plan_texts, text_lengths
 from no_waits import DEVICES, no_waits
 from training.tiny_runs import TensorCollator, TensorRows
 

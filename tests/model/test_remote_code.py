@@ -6,7 +6,7 @@ from PIL import Image
 from transformers import pipeline
 
 from beta_clip_hf import BetaCLIPConfig, BetaCLIPModel, BetaCLIPProcessor
-from beta_clip_hf.remote_code_beta_clip import carrying_code
+from beta_clip_hf.model.remote_code_beta_clip import carrying_code
 from without_package import run_without_package
 
 

@@ -4,7 +4,7 @@ from transformers import AutoModel, CLIPModel
 
 import reference
 from beta_clip_hf import BetaCLIPConfig, BetaCLIPModel, beta_cal_loss, clip_loss
-from beta_clip_hf.positions_beta_clip import stretch_text_positions
+from beta_clip_hf.model.positions_beta_clip import stretch_text_positions
 
 
 POSITIONS = "text_model.embeddings.position_embedding.weight"

@@ -8,17 +8,11 @@ from accelerate.utils import send_to_device
 from torch.utils.data import DataLoader
 from torch.utils.data._utils.pin_memory import pin_memory
 
-from beta_clip_hf import (
-    BetaCLIPConfig,
-    BetaCLIPDataCollator,
-    BetaCLIPModel,
-    BetaCLIPProcessor,
-    SceneDataset,
-    loss_beta_clip,
-)
-from beta_clip_hf.batch_plan_beta_clip import BatchPlan, plan_batch
-from beta_clip_hf.packing_beta_clip import TextPacking, plan_texts
-from beta_clip_hf.ragged_beta_clip import ImageSlots, slots_by_image
+from beta_clip_hf import BetaCLIPConfig, BetaCLIPDataCollator, BetaCLIPModel, BetaCLIPProcessor, SceneDataset
+from beta_clip_hf.model import loss_beta_clip
+from beta_clip_hf.model.batch_plan_beta_clip import BatchPlan, plan_batch
+from beta_clip_hf.model.packing_beta_clip import TextPacking, plan_texts
+from beta_clip_hf.model.ragged_beta_clip import ImageSlots, slots_by_image
 from no_waits import DEVICES, no_waits
 
 

@@ -8,7 +8,7 @@ from transformers import CLIPImageProcessorPil
 from transformers.utils import is_torchvision_available
 
 from beta_clip_hf import BetaCLIPProcessor
-from beta_clip_hf.boxes_beta_clip import (
+from beta_clip_hf.model.boxes_beta_clip import (
     box_in_view,
     boxes_in_view,
     cut_box,

@@ -3,14 +3,8 @@ import torch
 from torch.nn import functional as F
 
 import reference
-from beta_clip_hf import (
-    beta_cal_loss,
-    clip_loss,
-    hard_negative_loss,
-    logit_tiles_beta_clip,
-    loss_beta_clip,
-    region_loss,
-)
+from beta_clip_hf import beta_cal_loss, clip_loss, hard_negative_loss, region_loss
+from beta_clip_hf.model import logit_tiles_beta_clip, loss_beta_clip
 
 
 IMAGE_INDEX = torch.tensor([0, 0, 0, 1, 2, 2, 3, 3, 3, 3])

@@ -41,7 +41,7 @@ def render_first_card(folder: Any, repo_id: str, token: Any = None) -> None:
         return
     try:
         # By name: in the code that a checkpoint brings there are the files beside this one, and no `release`.
-        release = import_module(".release.model_card", __package__)
+        release = import_module("..release.model_card", __package__)
     except ModuleNotFoundError:
         return
     tags = ModelCard.load(readme).data.tags

@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, CLIPModel
 
 from beta_clip_hf import BetaCLIPConfig, BetaCLIPModel
-from beta_clip_hf.checkpoints_beta_clip import from_fg_clip, is_fg_clip, read_weights, to_fg_clip, weight_names
-from beta_clip_hf.positions_beta_clip import stretch_text_positions
+from beta_clip_hf.model.checkpoints_beta_clip import from_fg_clip, is_fg_clip, read_weights, to_fg_clip, weight_names
+from beta_clip_hf.model.positions_beta_clip import stretch_text_positions
 
 
 CASES = ["fg_clip_grid4", "fg_clip_grid6"]

@@ -3,7 +3,7 @@ import torch
 from safetensors.torch import load_file
 
 import reference
-from beta_clip_hf.regions_beta_clip import grid_boxes, roi_align
+from beta_clip_hf.model.regions_beta_clip import grid_boxes, roi_align
 
 
 GRID = (3, 5)  # rows, columns

@@ -7,9 +7,10 @@ import torch
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from beta_clip_hf import beta_cal_loss, clip_loss, logit_tiles_beta_clip, loss_beta_clip, region_loss
-from beta_clip_hf.logit_tiles_beta_clip import tiles_of
-from beta_clip_hf.tiled_beta_clip import tiled_contrast, tiled_sigmoid
+from beta_clip_hf import beta_cal_loss, clip_loss, region_loss
+from beta_clip_hf.model import logit_tiles_beta_clip, loss_beta_clip
+from beta_clip_hf.model.logit_tiles_beta_clip import tiles_of
+from beta_clip_hf.model.tiled_beta_clip import tiled_contrast, tiled_sigmoid
 
 
 ROWS, WIDTH, SCALE = 13, 5, 1 / 0.07
