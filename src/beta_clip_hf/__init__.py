@@ -15,6 +15,7 @@ from .model.loss_beta_clip import beta_cal_loss, clip_loss, hard_negative_loss, 
 from .model.modeling_beta_clip import BetaCLIPModel, BetaCLIPOutput, Granularity
 from .model.pooler_beta_clip import TextConditionedPooler
 from .model.processing_beta_clip import BetaCLIPProcessor
+from .version import __version__ as __version__
 
 
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from .text.sentences import split_sentences
     from .training.arguments import BetaCLIPTrainingArguments
     from .training.trainer import BetaCLIPTrainer
-
-__version__ = "0.1.0"
 
 _HOME_OF_LAZY_NAMES = {
     "BetaCLIPDataCollator": ".data.collator",

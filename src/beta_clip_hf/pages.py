@@ -10,6 +10,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from .files import write_text
+
 
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -77,13 +79,9 @@ def write_page(
     Returns:
         `path`.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".part")
     body = "\n".join(_section(section, width) for section in sections)
     page = _PAGE.format(title=escape(title), summary=escape(summary), sections=body, width=width)
-    unfinished.write_text(page, encoding="utf-8")
-    return unfinished.replace(path)
+    return write_text(path, page)
 
 
 def data_uri(image: Image.Image, longest_side: int = 440) -> str:

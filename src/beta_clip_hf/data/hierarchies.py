@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from torch.utils.data import DataLoader, Dataset
 from transformers.utils import logging as transformers_logging
 
+from ..files import replacing, write_json
 from ..reports import Report, add_json_argument, reporting
 from ..text.hierarchy import rules_digest
 from ..text.phrases import KINDS, PhraseExtractor
@@ -242,28 +243,22 @@ def _write(path: Path, settings: dict[str, Any], blocks: _Blocks, processes: int
     interrupted = list(path.parent.glob(f".{path.name}.*"))
     if interrupted:
         logger.warning("%s was interrupted before and is built from its start", path)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     contents, rows, skipped, start = [], 0, 0, time.perf_counter()
-    try:
-        with (
-            open(unfinished, "wb") as file,
-            transformers_logging.tqdm(total=len(blocks.records), desc=path.name, unit=" rows") as progress,
-        ):
-            for block in blocks.read(processes):
-                for location, reason in block.skipped:
-                    report_skip(location, ValueError(reason), strict)
-                file.write(block.lines)
-                contents.append(block.content)
-                rows, skipped = rows + block.rows, skipped + len(block.skipped)
-                progress.update(block.rows + len(block.skipped))
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with (
+        replacing(path) as unfinished,
+        open(unfinished, "wb") as file,
+        transformers_logging.tqdm(total=len(blocks.records), desc=path.name, unit=" rows") as progress,
+    ):
+        for block in blocks.read(processes):
+            for location, reason in block.skipped:
+                report_skip(location, ValueError(reason), strict)
+            file.write(block.lines)
+            contents.append(block.content)
+            rows, skipped = rows + block.rows, skipped + len(block.skipped)
+            progress.update(block.rows + len(block.skipped))
     info = {"rows": rows, "skipped": skipped, "bytes": path.stat().st_size, "settings": settings}
     info["content"] = _joined_digest(contents)
-    _info(path).write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
+    write_json(info, _info(path))
     for left in interrupted:
         left.unlink(missing_ok=True)
     report_total(blocks.table.name, rows, skipped)

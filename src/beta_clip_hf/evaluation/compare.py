@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ..files import write_json
 from ..reports import Report, add_json_argument, reporting
 from .metrics import bootstrap_interval
 from .results import SCHEMA
@@ -254,8 +255,6 @@ def run(args: argparse.Namespace) -> Report:
     tasks = args.tasks and [name.strip() for name in args.tasks.split(",")]
     comparison = compare(args.a, args.b, tasks=tasks, seed=args.seed)
     if args.output is not None:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(comparison, indent=2, ensure_ascii=False, allow_nan=False)
-        args.output.write_text(text + "\n", encoding="utf-8")
+        write_json(comparison, args.output)
         logger.info("the differences are in %s", args.output)
     return Report(comparison, format_comparison(comparison))

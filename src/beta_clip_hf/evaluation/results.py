@@ -15,6 +15,8 @@ import transformers
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from ..files import write_bytes, write_json, write_text
+from ..version import __version__
 from .metrics import bootstrap_interval
 
 
@@ -86,8 +88,6 @@ def _without(value: Any) -> Any:
 
 def environment(device: torch.device) -> dict[str, str]:
     """Versions and hardware that the figures came from."""
-    from .. import __version__
-
     hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     return {
         "beta_clip_hf": __version__,
@@ -181,26 +181,8 @@ def write_results(results: Mapping[str, Any], output_dir: str | os.PathLike[str]
     never leaves half a file.
     """
     folder = Path(output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / "results.md", format_markdown(results).encode())
+    write_text(folder / "results.md", format_markdown(results))
     return write_json(results, folder / "results.json")
-
-
-def write_json(value: Any, path: str | os.PathLike[str], *, allow_nan: bool = False) -> Path:
-    """
-    Writes JSON and returns the path; the directory is made where it is missing, and never holds half a file.
-
-    Args:
-        value, path: What, and where.
-        allow_nan: As in `json.dumps`, for the log of a run that failed.
-
-    Raises:
-        ValueError: where there is a NaN that is not allowed.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=allow_nan) + "\n"
-    return _write(path, text.encode())
 
 
 def read_results(output_dir: str | os.PathLike[str]) -> dict[str, Any] | None:
@@ -229,15 +211,7 @@ def write_values(figures: Mapping[str, Figure], output_dir: str | os.PathLike[st
         for name, figure in figures.items()
         if figure.cluster_index_N is not None
     }
-    folder = Path(output_dir) / "values"
-    folder.mkdir(parents=True, exist_ok=True)
-    return _write(folder / f"{task}.safetensors", save(values | clusters))
-
-
-def _write(path: Path, content: bytes) -> Path:
-    unfinished = path.with_name(path.name + ".part")
-    unfinished.write_bytes(content)
-    return unfinished.replace(path)
+    return write_bytes(Path(output_dir) / "values" / f"{task}.safetensors", save(values | clusters))
 
 
 def _table_row(name: str, figure: Mapping[str, Any]) -> tuple[str, ...]:

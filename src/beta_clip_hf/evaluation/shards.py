@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..files import replacing
 from .processes import Processes
 
 
@@ -67,12 +67,9 @@ class Shards:
     def _save(self, name: str, number: int, kept: Kept) -> None:
         if self.folder is None:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self._path(name, number)
-        unfinished = path.with_suffix(f".part{os.getpid()}")
         metadata = {"names": json.dumps(list(kept))}  # in their order, which the format does not keep
-        save_file({key: tensor.contiguous() for key, tensor in kept.items()}, unfinished, metadata)
-        unfinished.replace(path)
+        with replacing(self._path(name, number)) as unfinished:
+            save_file({key: tensor.contiguous() for key, tensor in kept.items()}, unfinished, metadata)
 
 
 def _loaded(path: Path) -> Kept | None:

@@ -1,7 +1,6 @@
 """FG-CLIP's own layout to a directory of ours, and a model of ours back to their layout."""
 
 import argparse
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..files import write_json
 from ..model.checkpoints_beta_clip import FG_CLIP_SWITCHES, from_fg_clip, is_fg_clip, read_weights, to_fg_clip
 from ..model.configuration_beta_clip import CLIP_TEXT_POSITIONS, LONG_TEXT_POSITIONS, BetaCLIPConfig
 from ..model.modeling_beta_clip import BetaCLIPModel
@@ -107,7 +107,7 @@ def convert_back(source: str | Path, output_dir: str | Path, *, tokenizer: str |
     for tower in ("text_config", "vision_config"):
         their_config[tower].pop("dtype", None)  # told once, below
     their_config |= {"architectures": [THEIR_CLASS], "torch_dtype": str(model.dtype).removeprefix("torch.")}
-    (folder / "config.json").write_text(json.dumps(their_config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_json(their_config, folder / "config.json", sort_keys=True)
     if processor is not None:
         save_clip_processor(processor, folder, processor.tokenizer.model_max_length)
     return model

@@ -13,6 +13,7 @@ from typing import Any
 from huggingface_hub import HfApi
 from huggingface_hub.utils import validate_repo_id
 
+from ..files import write_json
 from ..model.configuration_beta_clip import BetaCLIPConfig
 from ..model.modeling_beta_clip import BetaCLIPModel
 from ..model.processing_beta_clip import BetaCLIPProcessor
@@ -135,7 +136,7 @@ def build_repository(folder: str | Path, target: str | Path, repo_id: str, **fie
         source = next((file for file in (folder / name, folder / "evaluation" / name) if file.is_file()), None)
         if source is not None and source.suffix == ".json":
             content = run.public(json.loads(source.read_text(encoding="utf-8")))
-            (target / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            write_json(content, target / name)
         elif source is not None:
             shutil.copyfile(source, target / name)
     card.save(target / "README.md")

@@ -1,7 +1,6 @@
 """A model as ONNX graphs or `torch.export` programs, for use without this package and transformers."""
 
 import argparse
-import json
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
@@ -14,11 +13,12 @@ import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
-from .. import __version__
 from ..evaluation.models import load_model
+from ..files import write_json
 from ..model.modeling_beta_clip import BetaCLIPModel
 from ..model.towers_beta_clip import TEXT_PATHS
 from ..reports import Report, add_json_argument, reporting
+from ..version import __version__
 from .export import check_output
 from .graphs import Graph, RegionGraph, graphs_of
 
@@ -92,7 +92,7 @@ def export_graphs(
             "agreement": agreement,
         }
     _save_tokenizer(processor.tokenizer, output / "tokenizer.json", about["text"]["max_length"])
-    (output / "export.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    write_json(about, output / "export.json")
     return about
 
 

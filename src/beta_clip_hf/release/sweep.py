@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from ..evaluation import suite
-from ..evaluation.results import write_json
+from ..files import write_json
 from ..visualize import COLOURS, FAINT, GRID, INK
 from .export import check_output
 from .interpolate import Pair, folders_of_alphas

@@ -1,0 +1,78 @@
+"""
+Writes files whole or not at all.
+
+A file is written beside its place under another name, flushed to the disk and renamed. A process that is killed, or a
+disk that is full, leaves the old file or the new one, never half of one.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """
+    Yields the path to write to. When the block ends, the file written there takes the place of `path`.
+
+    Args:
+        path: Where the file goes. Its directory is created if it is missing.
+
+    Yields:
+        A hidden path in the same directory. If the block raises, the file there is deleted.
+
+    Raises:
+        OSError: if the file cannot be written; the file that was there before is untouched.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The process id keeps two processes that write the same file from writing into each other's.
+    unfinished = path.with_name(f".{path.name}.part{os.getpid()}")
+    try:
+        yield unfinished
+        _flush(unfinished)
+        unfinished.replace(path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+
+
+def write_bytes(path: str | os.PathLike[str], content: bytes) -> Path:
+    """Writes bytes whole or not at all and returns the path, see [`replacing`]."""
+    with replacing(path) as unfinished:
+        unfinished.write_bytes(content)
+    return Path(path)
+
+
+def write_text(path: str | os.PathLike[str], content: str) -> Path:
+    """Writes text as UTF-8 whole or not at all and returns the path. Line ends are written as they are."""
+    return write_bytes(path, content.encode("utf-8"))
+
+
+def write_json(value: Any, path: str | os.PathLike[str], *, allow_nan: bool = False, sort_keys: bool = False) -> Path:
+    """
+    Writes a value as indented JSON whole or not at all and returns the path.
+
+    Args:
+        value: What JSON can hold.
+        path: Where the file goes.
+        allow_nan: Whether NaN and infinities are written, which strict readers of JSON refuse.
+        sort_keys: Whether the keys are sorted.
+
+    Raises:
+        ValueError: for a NaN or an infinity that is not allowed.
+    """
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=allow_nan, sort_keys=sort_keys)
+    return write_text(path, text + "\n")
+
+
+def _flush(path: Path) -> None:
+    """Waits until the content is on the disk: a rename can reach it before the content does."""
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
+
+
+__all__ = ["replacing", "write_bytes", "write_json", "write_text"]
