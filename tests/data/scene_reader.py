@@ -7,7 +7,7 @@ that fits the noun phrase, any relation that is not plainly wrong).
 import itertools
 import re
 
-from beta_clip_hf.data.scene_layout import Scene, SceneObject
+from beta_clip_hf.data.scenes.layout import Scene, SceneObject
 
 
 VALUES = {

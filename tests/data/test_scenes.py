@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader, Subset
 
-from beta_clip_hf.data.scene_drawing import COLOURS
-from beta_clip_hf.data.scene_layout import LEVELS, RELATIONS, Dice, Scene, sample_scene
 from beta_clip_hf.data.scenes import SceneDataset, scene_captions
+from beta_clip_hf.data.scenes.drawing import COLOURS
+from beta_clip_hf.data.scenes.layout import LEVELS, RELATIONS, Dice, Scene, sample_scene
 from data import scene_reader as reader
 
 

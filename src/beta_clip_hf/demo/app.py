@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers.utils import logging as transformers_logging
 
-from ..data.scene_layout import LEVELS
+from ..data.scenes.layout import LEVELS
 from ..evaluation.processes import default_device
 from .collection import DEFAULT_MODEL, open_collection
 from .limits import Limits, check_port

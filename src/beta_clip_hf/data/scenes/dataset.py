@@ -12,11 +12,11 @@ from typing import Any
 from PIL import Image
 from torch.utils.data import Dataset
 
-from .scene_captions import plan_caption, short_caption
-from .scene_drawing import draw
-from .scene_layout import LEVELS, Dice, Level, sample_scene
-from .scene_negatives import hard_negatives, regions
-from .scene_text import CaptionPlan
+from .captions import plan_caption, short_caption
+from .drawing import draw
+from .layout import LEVELS, Dice, Level, sample_scene
+from .negatives import hard_negatives, regions
+from .text import CaptionPlan
 
 
 class SceneDataset(Dataset[dict[str, Any]]):

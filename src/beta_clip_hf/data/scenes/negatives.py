@@ -6,9 +6,9 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
-from .scene_captions import Speaker
-from .scene_layout import ATTRIBUTES, PLACES, Dice, Level, Scene, SceneObject
-from .scene_text import CaptionPlan
+from .captions import Speaker
+from .layout import ATTRIBUTES, PLACES, Dice, Level, Scene, SceneObject
+from .text import CaptionPlan
 
 
 NUM_HARD_NEGATIVES = 4

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
-from .scene_shapes import HOLE_RADIUS, HOLLOW_SHAPES, covered_fraction
+from .shapes import HOLE_RADIUS, HOLLOW_SHAPES, covered_fraction
 
 
 CANVAS = 64.0

@@ -1,6 +1,6 @@
 """Sentences about a scene that know what they claim, so that they can be worded, reworded and checked.
 
-A caption is planned once (`scene_captions.plan_caption`) as sentences whose mentions point at objects. Worded with the
+A caption is planned once (`captions.plan_caption`) as sentences whose mentions point at objects. Worded with the
 scene's own objects it is the true caption; worded with `described` objects whose attributes were exchanged it is a hard
 negative in the same words, and `CaptionPlan.is_false` tells whether the scene really contradicts it.
 """
@@ -12,7 +12,7 @@ import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from .scene_layout import ATTRIBUTES, PLACES, RELATIONS, Scene, SceneObject, outside_zone
+from .layout import ATTRIBUTES, PLACES, RELATIONS, Scene, SceneObject, outside_zone
 
 
 SYNONYMS: dict[str, dict[str, tuple[str, str]]] = {

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .scene_layout import CANVAS, Scene, SceneObject
-from .scene_shapes import TEXTURES, Floats, Mask, shape_mask
+from .layout import CANVAS, Scene, SceneObject
+from .shapes import TEXTURES, Floats, Mask, shape_mask
 
 
 COLOURS = {

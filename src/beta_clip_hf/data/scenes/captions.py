@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .scene_layout import ATTRIBUTES, PLACES, RELATIONS, Dice, Level, Scene, SceneObject, zone_of
-from .scene_text import NUMBERS, CaptionPlan, Mention, Sentence
+from .layout import ATTRIBUTES, PLACES, RELATIONS, Dice, Level, Scene, SceneObject, zone_of
+from .text import NUMBERS, CaptionPlan, Mention, Sentence
 
 
 _LINKS: dict[str, tuple[str, ...]] = {
