@@ -29,11 +29,12 @@ from transformers.utils import logging
 
 from beta_clip_hf import SceneDataset
 from beta_clip_hf.evaluation.benchmarks import load_benchmark
-from beta_clip_hf.evaluation.embedding import Embedder
 from beta_clip_hf.evaluation.evaluator import measure
 from beta_clip_hf.evaluation.metrics import bootstrap_interval, embedding_scores, hits_at_k, retrieval_ranks
-from beta_clip_hf.evaluation.results import Figure, environment, figures_to_json, write_values
+from beta_clip_hf.evaluation.results import Figure, figures_to_json, write_values
 from beta_clip_hf.evaluation.shortlists import best_candidates, reranked
+from beta_clip_hf.inference.embedder import Embedder
+from beta_clip_hf.inference.identity import environment
 from beta_clip_hf.training.config import read_config
 from beta_clip_hf.training.run import build_trainer
 

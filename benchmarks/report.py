@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from beta_clip_hf.evaluation.results import environment
+from beta_clip_hf.inference.identity import environment
 
 
 OUTPUT = Path("runs/bench")

@@ -27,7 +27,7 @@ from beta_clip_hf.evaluation.metrics import (
     hits_at_k,
     retrieval_ranks,
 )
-from beta_clip_hf.evaluation.results import environment
+from beta_clip_hf.inference.identity import environment
 
 
 CAPTIONS, WIDTH = 5, 512

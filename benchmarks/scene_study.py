@@ -30,7 +30,7 @@ from beta_clip_hf import (
 from beta_clip_hf.data.scenes import scene_captions
 from beta_clip_hf.data.tokenizers import train_clip_tokenizer
 from beta_clip_hf.evaluation.evaluator import evaluate
-from beta_clip_hf.evaluation.results import environment
+from beta_clip_hf.inference.identity import environment
 
 
 VISION_TOWER = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4}

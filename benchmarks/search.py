@@ -24,7 +24,7 @@ import torch
 
 from beta_clip_hf import BetaCLIPConfig, BetaCLIPModel, BetaCLIPProcessor, SceneDataset
 from beta_clip_hf.data.tokenizers import train_clip_tokenizer
-from beta_clip_hf.evaluation.results import environment
+from beta_clip_hf.inference.identity import environment
 from beta_clip_hf.search import table as table_module
 from beta_clip_hf.search.index import PhotoIndex, load_embedder
 

@@ -11,9 +11,9 @@ import torch
 
 from beta_clip_hf.data.readers import load_rows
 from beta_clip_hf.evaluation.evaluator import evaluate
-from beta_clip_hf.evaluation.models import load_model
 from beta_clip_hf.evaluation.results import format_table
 from beta_clip_hf.files import write_json
+from beta_clip_hf.inference.models import load_model
 
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

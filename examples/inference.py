@@ -11,7 +11,7 @@ import torch
 from torch.nn.functional import normalize
 
 from beta_clip_hf.data.rows import load_image
-from beta_clip_hf.evaluation.models import load_model
+from beta_clip_hf.inference.models import load_model
 
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from .data.rows import load_image
-from .evaluation.models import load_model, text_inputs
-from .evaluation.processes import default_device, own_device
 from .heat_maps import colour_bar, enlarged, highest_of, overlay
+from .inference.models import load_model, text_inputs
+from .inference.processes import default_device, own_device
 from .model.boxes_beta_clip import box_in_view, cut_box, has_area, pixel_box, view_of_image
 from .model.modeling_beta_clip import BetaCLIPModel
 from .pages import Picture, Section, write_page

@@ -3,7 +3,6 @@ import torch
 from PIL import Image
 
 from beta_clip_hf import BetaCLIPModel, BetaCLIPProcessor
-from beta_clip_hf.evaluation.embedding import Embedder, run_probes
 from beta_clip_hf.evaluation.evaluator import evaluate
 from beta_clip_hf.evaluation.hard_negatives import (
     Choice,
@@ -12,6 +11,8 @@ from beta_clip_hf.evaluation.hard_negatives import (
     region_choices,
     text_choices,
 )
+from beta_clip_hf.evaluation.probes import run_probes
+from beta_clip_hf.inference.embedder import Embedder
 from evaluation.colours import ColourModel, ColourProcessor
 
 

@@ -3,9 +3,10 @@ import json
 import pytest
 from PIL import Image
 
-from beta_clip_hf.evaluation.embedding import Embedder, run_probes
 from beta_clip_hf.evaluation.pictures import draw_retrieval
+from beta_clip_hf.evaluation.probes import run_probes
 from beta_clip_hf.evaluation.retrieval import RetrievalProbe
+from beta_clip_hf.inference.embedder import Embedder
 from beta_clip_hf.visualize import plot_recall_curves
 from evaluation.colours import ColourModel, ColourProcessor
 

@@ -4,9 +4,10 @@ from PIL import Image, ImageDraw
 from transformers import CLIPModel
 
 from beta_clip_hf import BetaCLIPModel
-from beta_clip_hf.evaluation.embedding import Embedder, run_probes
 from beta_clip_hf.evaluation.evaluator import evaluate
+from beta_clip_hf.evaluation.probes import run_probes
 from beta_clip_hf.evaluation.regions import LocalisationProbe
+from beta_clip_hf.inference.embedder import Embedder
 from evaluation.colours import ColourModel, ColourProcessor
 from evaluation.naive_metrics import pointing_hit, raster
 

@@ -9,16 +9,17 @@ import torch
 from PIL import Image
 
 from beta_clip_hf import BetaCLIPProcessor
-from beta_clip_hf.evaluation import embedding
+from beta_clip_hf.evaluation import probes
+from beta_clip_hf.inference import embedder
 from evaluation.suite_helpers import command, results_of, tasks_of
 
 
 def test_an_evaluation_that_was_stopped_goes_on_and_ends_with_the_same_file(checkpoint, photos, tmp_path, monkeypatch):
-    monkeypatch.setattr(embedding, "IMAGES_PER_SHARD", 2)
+    monkeypatch.setattr(probes, "IMAGES_PER_SHARD", 2)
     arguments = ["--model", checkpoint, "--data", photos, "--tasks", "photos,scenes", "--limit", 5, "--batch-size", 1]
     command(*arguments, "--output", tmp_path / "whole")
     whole, read = tmp_path / "stopped", []
-    load_image = embedding.load_image
+    load_image = embedder.load_image
 
     def stops(image):
         read.append(image)
@@ -26,7 +27,7 @@ def test_an_evaluation_that_was_stopped_goes_on_and_ends_with_the_same_file(chec
             raise KeyboardInterrupt
         return load_image(image)
 
-    monkeypatch.setattr(embedding, "load_image", stops)
+    monkeypatch.setattr(embedder, "load_image", stops)
     with pytest.raises(KeyboardInterrupt):
         command(*arguments, "--output", whole)
     assert list(tasks_of(whole)) == ["photos"]
@@ -126,7 +127,7 @@ def test_tasks_of_earlier_runs_stay(checkpoint, photos, tmp_path, monkeypatch):
     def stops(image):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(embedding, "load_image", stops)
+    monkeypatch.setattr(embedder, "load_image", stops)
     with pytest.raises(KeyboardInterrupt):
         command(*arguments, "--tasks", "photos,scenes", "--seed", 1)
     assert tasks_of(tmp_path / "out") == tasks
@@ -161,8 +162,8 @@ def test_damaged_results_are_replaced(checkpoint, tmp_path, caplog, damaged):
 def test_a_damaged_shard_is_done_again_and_those_given_up_go(checkpoint, photos, tmp_path, monkeypatch, caplog):
     arguments = ["--model", checkpoint, "--data", photos, "--tasks", "photos", "--batch-size", 1, "--no-pictures"]
     command(*arguments, "--output", tmp_path / "whole")
-    monkeypatch.setattr(embedding, "IMAGES_PER_SHARD", 2)
-    load_image, read, output = embedding.load_image, [], tmp_path / "stopped"
+    monkeypatch.setattr(probes, "IMAGES_PER_SHARD", 2)
+    load_image, read, output = embedder.load_image, [], tmp_path / "stopped"
 
     def stops(image):
         read.append(image)
@@ -170,7 +171,7 @@ def test_a_damaged_shard_is_done_again_and_those_given_up_go(checkpoint, photos,
             raise KeyboardInterrupt
         return load_image(image)
 
-    monkeypatch.setattr(embedding, "load_image", stops)
+    monkeypatch.setattr(embedder, "load_image", stops)
     for seed in (1, 0):  # the first one is given up
         with pytest.raises(KeyboardInterrupt):
             command(*arguments, "--seed", seed, "--output", output)

@@ -3,11 +3,12 @@ import torch
 from PIL import Image
 
 from beta_clip_hf.evaluation import retrieval
-from beta_clip_hf.evaluation.embedding import Embedder, read_texts, run_probes
 from beta_clip_hf.evaluation.metrics import MatchRanks, hits_at_k, match_ranks, recall_at_k
+from beta_clip_hf.evaluation.probes import run_probes
 from beta_clip_hf.evaluation.retrieval import RetrievalEvaluator, RetrievalProbe, cross_fitted, first_copies
-from beta_clip_hf.evaluation.shards import Shards
 from beta_clip_hf.evaluation.shortlists import best_candidates, reranked
+from beta_clip_hf.inference.embedder import Embedder, read_texts
+from beta_clip_hf.inference.shards import Shards
 from evaluation import naive_metrics
 from evaluation.colours import ColourModel, ColourProcessor
 

@@ -7,11 +7,12 @@ from safetensors.torch import load_file
 from transformers import CLIPModel
 
 from beta_clip_hf import BetaCLIPModel, SceneDataset
-from beta_clip_hf.evaluation import embedding, retrieval
+from beta_clip_hf.evaluation import probes, retrieval
 from beta_clip_hf.evaluation.benchmarks import BENCHMARKS, load_benchmark
 from beta_clip_hf.evaluation.evaluator import evaluate
 from beta_clip_hf.evaluation.protocols import protocol_of
-from beta_clip_hf.evaluation.results import model_hash
+from beta_clip_hf.inference import embedder
+from beta_clip_hf.inference.identity import model_hash
 from ddp_helpers import run_processes
 from evaluation.suite_helpers import command, results_of, tasks_of
 
@@ -146,7 +147,7 @@ def test_the_protocol_knows_task_and_dtype(checkpoint, tmp_path):
 
 def in_small_pieces():
     """Many shards, and shortlists in a second pass over the images."""
-    embedding.IMAGES_PER_SHARD = embedding.TEXTS_PER_SHARD = 2
+    probes.IMAGES_PER_SHARD = embedder.TEXTS_PER_SHARD = 2
     retrieval.MOST_PAIRS, retrieval.RERANKED = 0, (2, 4)
 
 
@@ -157,8 +158,8 @@ def evaluate_in_a_process(rank, arguments):
 
 def test_three_processes_give_the_same_figures_as_one(checkpoint, photos, tmp_path, monkeypatch):
     for module, name in (
-        (embedding, "IMAGES_PER_SHARD"),
-        (embedding, "TEXTS_PER_SHARD"),
+        (probes, "IMAGES_PER_SHARD"),
+        (embedder, "TEXTS_PER_SHARD"),
         (retrieval, "MOST_PAIRS"),
         (retrieval, "RERANKED"),
     ):

@@ -3,9 +3,9 @@ import torch
 from PIL import Image, ImageDraw
 
 from beta_clip_hf import BetaCLIPProcessor
-from beta_clip_hf.evaluation.embedding import Embedder
 from beta_clip_hf.evaluation.evaluator import evaluate
 from beta_clip_hf.evaluation.zero_shot import Classes, class_embeds
+from beta_clip_hf.inference.embedder import Embedder
 from evaluation.colours import ColourModel, ColourProcessor
 from evaluation.naive_metrics import recall_at_k
 

@@ -12,7 +12,7 @@ from safetensors.torch import load
 
 from beta_clip_hf import BetaCLIPModel, BetaCLIPTrainer, BetaCLIPTrainingArguments, SceneDataset
 from beta_clip_hf.data.readers import load_rows
-from beta_clip_hf.evaluation.results import environment
+from beta_clip_hf.inference.identity import environment
 from beta_clip_hf.release import hub
 from beta_clip_hf.release.model_card import render_card
 from beta_clip_hf.release.run_record import hub_ids

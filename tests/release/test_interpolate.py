@@ -9,7 +9,7 @@ from transformers import CLIPModel
 
 from beta_clip_hf import BetaCLIPConfig, BetaCLIPModel, BetaCLIPProcessor
 from beta_clip_hf.cli import main
-from beta_clip_hf.evaluation.results import model_hash
+from beta_clip_hf.inference.identity import model_hash
 from beta_clip_hf.model.checkpoints_beta_clip import to_fg_clip
 from beta_clip_hf.model.positions_beta_clip import stretch_text_positions
 from beta_clip_hf.release.interpolate import interpolate, mix

@@ -15,7 +15,7 @@ from transformers import CLIPModel
 
 from beta_clip_hf import BetaCLIPModel, BetaCLIPProcessor
 from beta_clip_hf.cli import main
-from beta_clip_hf.evaluation.models import load_model
+from beta_clip_hf.inference.models import load_model
 from beta_clip_hf.release import onnx as release_onnx
 from beta_clip_hf.release.graphs import graphs_of
 from beta_clip_hf.release.onnx import export_graphs, run_graph, write_graph

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..data.rows import Row
-from .embedding import Embedder, Measured, Probe, read_texts, run_probes
+from ..inference.embedder import Embedder, read_texts
 from .hard_negatives import HardNegativeProbe, caption_choices, region_choices, text_choices
 from .metrics import DEFAULT_KS
+from .probes import Measured, Probe, run_probes
 from .regions import LocalisationProbe, located_phrases
 from .results import figures_to_json
 from .retrieval import TEXT_SETS, retrieval_probes

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from ..data.rows import Row
-from .embedding import Embedder, ImageBatch
+from ..inference.embedder import Embedder, ImageBatch
+from ..inference.shards import Kept
 from .metrics import hard_negative_hits
 from .results import Figure, mean_figure
-from .shards import Kept
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from ..data.rows import Row
-from .embedding import Embedder, ImageBatch, read_texts, run_probes
+from ..inference.embedder import Embedder, ImageBatch, read_texts
+from ..inference.shards import Kept
 from .metrics import (
     DEFAULT_KS,
     DistinctEmbeddings,
@@ -28,8 +29,8 @@ from .metrics import (
     hits_at_k,
     retrieval_ranks,
 )
+from .probes import run_probes
 from .results import Figure, mean_figure
-from .shards import Kept
 from .shortlists import Shortlists, ShortlistScores, best_candidates, reranked
 
 

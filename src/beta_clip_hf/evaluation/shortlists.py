@@ -9,9 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .embedding import Embedder, ImageBatch
+from ..inference.embedder import Embedder, ImageBatch
+from ..inference.shards import Kept
 from .metrics import SCORES_AT_A_TIME, DistinctEmbeddings, MatchRanks, ScoreFunction, parts_of
-from .shards import Kept
 
 
 class Shortlists(NamedTuple):

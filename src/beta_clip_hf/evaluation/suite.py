@@ -17,28 +17,18 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from ..data.rows import Row
+from ..inference.embedder import Embedder
+from ..inference.identity import config_hash, environment, image_digest, model_hash
+from ..inference.models import load_model
+from ..inference.processes import Processes, default_device, launched_processes, own_device
+from ..inference.shards import Shards
 from ..reports import Report, add_json_argument, reporting
 from .benchmarks import BENCHMARKS, Benchmark, Reading, find_benchmark, format_benchmarks, load_benchmark
-from .embedding import Embedder, image_digest
 from .evaluator import measure
-from .models import load_model
 from .pictures import draw_retrieval
-from .processes import Processes, default_device, launched_processes, own_device
 from .protocols import Protocol, protocol_of
-from .results import (
-    SCHEMA,
-    Figure,
-    config_hash,
-    environment,
-    figures_to_json,
-    format_table,
-    model_hash,
-    read_results,
-    write_results,
-    write_values,
-)
+from .results import SCHEMA, Figure, figures_to_json, format_table, read_results, write_results, write_values
 from .retrieval import TEXT_SETS
-from .shards import Shards
 from .zero_shot import PLAIN_TEMPLATES, Classes
 
 

@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ..data.rows import Row
-from .embedding import Embedder, ImageBatch
+from ..inference.embedder import Embedder, ImageBatch
+from ..inference.shards import Kept
 from .metrics import MatchRanks, chance_ranks, hits_at_k, match_ranks
 from .results import Figure, mean_figure
-from .shards import Kept
 
 
 KS = (1, 5)

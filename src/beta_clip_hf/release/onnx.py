@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
-from ..evaluation.models import load_model
 from ..files import write_json
+from ..inference.models import load_model
 from ..model.modeling_beta_clip import BetaCLIPModel
 from ..model.towers_beta_clip import TEXT_PATHS
 from ..reports import Report, add_json_argument, reporting

@@ -15,8 +15,8 @@ from huggingface_hub.utils import validate_repo_id
 
 from ..data.collator import BetaCLIPDataCollator
 from ..data.scenes import SceneDataset
-from ..evaluation.results import environment
 from ..files import write_json
+from ..inference.identity import environment
 
 
 CONFIG_FILE, RESULTS_FILE = "train_config.json", "train_results.json"

@@ -14,8 +14,8 @@ from typing import Any
 from PIL import Image
 
 from ..data.rows import load_image
-from ..evaluation.processes import default_device
 from ..heat_maps import colour_bar, highest_of, overlay
+from ..inference.processes import default_device
 from ..model.boxes_beta_clip import view_of_image
 from ..pages import Picture, Section, write_page
 from ..reports import Report, add_json_argument, reporting

@@ -17,11 +17,11 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from ..data.readers import FORMATS
-from ..evaluation.embedding import Embedder, ImageBatch
-from ..evaluation.models import load_model
-from ..evaluation.processes import Processes, default_device, launched_processes, own_device
-from ..evaluation.results import model_hash
-from ..evaluation.shards import Shards, split
+from ..inference.embedder import Embedder, ImageBatch
+from ..inference.identity import model_hash
+from ..inference.models import load_model
+from ..inference.processes import Processes, default_device, launched_processes, own_device
+from ..inference.shards import Shards, split
 from ..reports import Report, add_json_argument, reporting
 from .query import Hit, Query, embed_query
 from .rerank import add_conditioned_scores

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..evaluation.embedding import Embedder
+from ..inference.embedder import Embedder
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..evaluation.embedding import Embedder
-from ..evaluation.shards import split
+from ..inference.embedder import Embedder
+from ..inference.shards import split
 from .query import EmbeddedQuery, Hit
 from .sources import PhotoFolder, ReadablePhotos
 from .table import ImageTable

@@ -2,7 +2,7 @@ import pytest
 import torch
 from PIL import Image
 
-from beta_clip_hf.evaluation.embedding import Embedder
+from beta_clip_hf.inference.embedder import Embedder
 
 
 TEXTS = ["a dog", "a very long description of two dogs and their ball", "a cat", "a dog", "cats"] * 3

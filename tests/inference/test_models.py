@@ -27,9 +27,9 @@ from transformers import (
 )
 
 from beta_clip_hf import BetaCLIPConfig, BetaCLIPModel, BetaCLIPProcessor
-from beta_clip_hf.evaluation.embedding import Embedder
 from beta_clip_hf.evaluation.evaluator import evaluate
-from beta_clip_hf.evaluation.models import load_model, text_inputs
+from beta_clip_hf.inference.embedder import Embedder
+from beta_clip_hf.inference.models import load_model, text_inputs
 from beta_clip_hf.release.convert_fg_clip import convert_back
 from beta_clip_hf.release.export import export_clip
 from conftest import TINY_TEXT, TINY_VISION

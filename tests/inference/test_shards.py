@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from beta_clip_hf.evaluation.processes import Processes
-from beta_clip_hf.evaluation.shards import Shards, joined, split
+from beta_clip_hf.inference.processes import Processes
+from beta_clip_hf.inference.shards import Shards, joined, split
 from ddp_helpers import run_processes
 
 

@@ -1,16 +1,14 @@
 """
-One pass over the images of a data set. Probes take from it what they measure, so that no image is encoded twice and
-no patch feature is kept longer than its batch.
+Encodes the images and the texts of a data set batch by batch, without gradients.
 
 Letters: B images, T texts, P patches, D projection width.
 """
 
 import hashlib
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,15 +20,14 @@ from ..data.rows import CAPTION_COLUMNS, Row, check_row, load_image
 from ..model.boxes_beta_clip import box_in_view, cut_box, pixel_box, view_of_image
 from ..model.processing_beta_clip import squashed
 from ..model.regions_beta_clip import roi_align
+from .identity import image_digest
 from .models import text_inputs
-from .results import Figure
-from .shards import Kept, Shards, joined, split
+from .shards import Kept, Shards, split
 
 
 logger = logging.get_logger(__name__)
 
-IMAGES_PER_SHARD = 256  # what a stop can cost
-TEXTS_PER_SHARD = 4096
+TEXTS_PER_SHARD = 4096  # what a stop can cost
 
 
 @dataclass(frozen=True)
@@ -51,39 +48,6 @@ class ImageBatch:
     """Rows and columns of patches, P in all."""
     digests: list[bytes]
     """SHA-256 of each image file, or of the pixels of an image that comes from no file."""
-
-
-class Probe(Protocol):
-    """
-    Something that is measured in one pass over the images. What it keeps of each batch are plain tensors, which are
-    joined in the order of the images, whichever process has read them, and are all that its figures are made of.
-    """
-
-    name: str
-    """First part of its figures' names."""
-
-    def measure(self, batch: ImageBatch) -> Kept:
-        """What to keep of a batch: the same names for every batch, any number of rows."""
-
-    def figures(self, kept: Kept) -> dict[str, Figure]:
-        """The figures by name, of what was kept of all batches."""
-
-    def counts(self, kept: Kept) -> dict[str, int]:
-        """How many of what was measured, by name."""
-
-
-@runtime_checkable
-class TwoPassProbe(Probe, Protocol):
-    """
-    A probe that may go over the images once more, to measure what depends on what all of them have given. What it keeps
-    then is added to what it kept before.
-    """
-
-    def plan(self, kept: Kept) -> Kept | None:
-        """What the second pass needs, of what the first has kept of all batches; `None` for no second pass."""
-
-    def second_pass(self, plan: Kept) -> Callable[[ImageBatch], Kept]:
-        """What to keep of each batch in the second pass, under names that the first has not used."""
 
 
 class Embedder:
@@ -267,74 +231,7 @@ class Embedder:
 
 def read_texts(rows: Sequence[Row]) -> list[Row]:
     """The checked rows without their images, which need not stay in memory."""
-    return [_without_image(rows[index]) for index in range(len(rows))]
-
-
-class Measured(NamedTuple):
-    """What one pass over the images has given; the same in every process."""
-
-    figures: dict[str, Figure]
-    counts: dict[str, int]
-    data_hash: str
-    """SHA-256 over all images, in order."""
-    reports: dict[str, dict[str, Any]]
-    """Of the probes that have one, by their name: what a picture needs. JSON."""
-
-
-def run_probes(embedder: Embedder, rows: Sequence[Row], probes: Sequence[Probe]) -> Measured:
-    """
-    One pass over the images for all probes, and a second one for those that want it, shared between processes and
-    resumed as `embedder.shards` says. A batch holds the same images in any number of processes, so that the figures are
-    the same too.
-    """
-    processes = embedder.shards.processes
-    kept = _one_pass(embedder, rows, "images", lambda batch: _measured(probes, batch))
-    plans = {}
-    if processes.rank == 0:
-        of_two = [(place, probe) for place, probe in enumerate(probes) if isinstance(probe, TwoPassProbe)]
-        plans = {place: plan for place, probe in of_two if (plan := probe.plan(_of_probe(kept, place))) is not None}
-    plans = processes.broadcast(plans)
-    if plans:
-        again = {place: probes[place].second_pass(plan) for place, plan in plans.items()}
-        kept |= _one_pass(embedder, rows, "again", lambda batch: _named({i: of(batch) for i, of in again.items()}))
-    result = None
-    if processes.rank == 0:
-        of_probes = [(probe, _of_probe(kept, place)) for place, probe in enumerate(probes)]
-        result = Measured(
-            {name: figure for probe, of_probe in of_probes for name, figure in probe.figures(of_probe).items()},
-            {name: number for probe, of_probe in of_probes for name, number in probe.counts(of_probe).items()},
-            hashlib.sha256(kept["digests"].numpy().tobytes()).hexdigest(),
-            {probe.name: probe.report(of_probe) for probe, of_probe in of_probes if hasattr(probe, "report")},
-        )
-    return processes.broadcast(result)
-
-
-def _one_pass(embedder: Embedder, rows: Sequence[Row], name: str, measure: Callable[[ImageBatch], Kept]) -> Kept:
-    """What is measured of all batches, joined, in the first process."""
-    shards = split(range(len(rows)), IMAGES_PER_SHARD)
-
-    def work(numbers: Sequence[int]) -> Iterator[Kept]:
-        batches = [split(shards[number], embedder.batch_size) for number in numbers]
-        encoded = embedder.images(rows, [batch for of_shard in batches for batch in of_shard])
-        for of_shard in batches:
-            yield joined([measure(next(encoded)) for _ in of_shard])
-        next(encoded, None)  # ends the progress bar
-
-    return embedder.shards.run(name, len(shards), work)
-
-
-def _measured(probes: Sequence[Probe], batch: ImageBatch) -> Kept:
-    digests = torch.frombuffer(bytearray(b"".join(batch.digests)), dtype=torch.uint8)
-    return {"digests": digests} | _named({place: probe.measure(batch) for place, probe in enumerate(probes)})
-
-
-def _named(of_places: dict[int, Kept]) -> Kept:
-    """What probes keep, under the place of each."""
-    return {f"{place}/{name}": tensor.cpu() for place, kept in of_places.items() for name, tensor in kept.items()}
-
-
-def _of_probe(kept: Kept, place: int) -> Kept:
-    return {name.partition("/")[2]: tensor for name, tensor in kept.items() if name.startswith(f"{place}/")}
+    return [without_image(rows[index]) for index in range(len(rows))]
 
 
 class _Numbered(Dataset):
@@ -358,19 +255,7 @@ class _ReadImages:
         images = [load_image(row["image"]) for row in rows]
         digests = [image_digest(row["image"]) for row in rows]
         inputs = dict(self.image_processor(images, return_tensors="pt"))
-        return list(numbers), [_without_image(row) for row in rows], [one.size for one in images], digests, inputs
-
-
-def image_digest(image: Any) -> bytes:
-    """SHA-256 of an image that could be read: of its file, or of its pixels where there is none."""
-    if isinstance(image, dict):
-        image = image.get("bytes") or image["path"]
-    if isinstance(image, (str, os.PathLike)):
-        with open(image, "rb") as file:
-            return hashlib.file_digest(file, "sha256").digest()
-    if not isinstance(image, bytes):
-        image = f"{image.mode} {image.size} ".encode() + image.tobytes()
-    return hashlib.sha256(image).digest()
+        return list(numbers), [without_image(row) for row in rows], [one.size for one in images], digests, inputs
 
 
 def _width(config: Any) -> int:
@@ -378,7 +263,8 @@ def _width(config: Any) -> int:
     return getattr(config, "projection_dim", None) or config.text_config.projection_size
 
 
-def _without_image(row: Row) -> Row:
+def without_image(row: Row) -> Row:
+    """A row, checked if it has a caption, without its image."""
     # The rows of a benchmark need not have a caption.
     row = check_row(row) if any(name in row for name in CAPTION_COLUMNS) else row
     return {name: value for name, value in row.items() if name != "image"}
