@@ -9,7 +9,7 @@ import sys
 import torch
 
 from beta_clip_hf import BetaCLIPModel, BetaCLIPProcessor
-from beta_clip_hf.show import look
+from beta_clip_hf.inference.look import look
 from beta_clip_hf.visualize import plot_region_scores
 
 

@@ -19,14 +19,12 @@ BELOW = {
     "core": {"core"},
     "text": {"text", "core"},
     "data": {"data", "text", "core", "reports"},
-    "visualize": {"visualize", "heat_maps"},
-    "heat_maps": set(),
-    "pages": set(),
+    "visualize": {"visualize", "inference", "data", "text", "core"},
     "reports": set(),
     "doctor": {"reports"},
     "completion": {"cli"},
     "inference": {"inference", "data", "text", "core"},
-    "evaluation": {"evaluation", "inference", "visualize", "pages", "data", "text", "core", "reports"},
+    "evaluation": {"evaluation", "inference", "visualize", "data", "text", "core", "reports"},
     "training": {
         "inference",
         "training",
@@ -39,7 +37,7 @@ BELOW = {
         "core",
         "reports",
     },
-    "release": {"inference", "release", "evaluation", "visualize", "pages", "data", "text", "core", "reports"},
+    "release": {"inference", "release", "evaluation", "visualize", "data", "text", "core", "reports"},
     "search": {
         "inference",
         "search",
@@ -52,8 +50,8 @@ BELOW = {
         "core",
         "reports",
     },
-    "show": {"inference", "reports", "evaluation", "visualize", "heat_maps", "pages", "data", "text", "core"},
-    "demo": {"inference", "demo", "show", "search", "evaluation", "heat_maps", "data", "core"},
+    "show": {"inference", "reports", "evaluation", "visualize", "data", "text", "core"},
+    "demo": {"inference", "demo", "show", "search", "evaluation", "data", "core"},
     "errors": set(),
     "cli": {"errors"},  # its commands are imported by name when they are chosen
 }

@@ -13,8 +13,8 @@ from safetensors.torch import load, load_file
 from transformers import CLIPModel
 
 from beta_clip_hf import BetaCLIPModel, BetaCLIPProcessor, SceneDataset
+from beta_clip_hf.inference.look import look
 from beta_clip_hf.release import onnx as release_onnx
-from beta_clip_hf.show import look
 from release.hub_server import HubServer
 
 

@@ -13,8 +13,9 @@ from torch.nn.functional import normalize
 
 from beta_clip_hf import BetaCLIPModel, BetaCLIPProcessor
 from beta_clip_hf.cli import main
-from beta_clip_hf.heat_maps import enlarged, highest_of, overlay
-from beta_clip_hf.show import CAPTION, SENTENCE, ShownText, look, split_texts, write_look
+from beta_clip_hf.inference.look import CAPTION, SENTENCE, ShownText, look, split_texts
+from beta_clip_hf.visualize.heat_maps import enlarged, highest_of, overlay
+from beta_clip_hf.visualize.look import write_look
 
 
 pytest.importorskip("matplotlib")
@@ -163,7 +164,7 @@ def test_a_page_holds_a_map_for_each_text_and_escapes_it(folder, tiny_processor,
 
 
 def test_more_texts_than_a_figure_holds(tiny_model, tiny_processor, photo, tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr("beta_clip_hf.show.MOST_ON_PNG", 2)
+    monkeypatch.setattr("beta_clip_hf.visualize.look.MOST_ON_PNG", 2)
     texts = [ShownText(f"text {number}", group=number) for number in range(5)]
     seen = look(tiny_model, tiny_processor, photo, texts)
     (path,) = write_look(tmp_path / "many.png", seen, texts)

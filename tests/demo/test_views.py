@@ -7,8 +7,8 @@ import torch
 from PIL import Image, ImageChops
 
 from beta_clip_hf.demo import views
-from beta_clip_hf.heat_maps import highest_of, overlay
 from beta_clip_hf.search.query import Hit
+from beta_clip_hf.visualize.heat_maps import highest_of, overlay
 
 
 CAPTION = "A red circle is above a blue square. The square is large."

@@ -13,14 +13,14 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from ..heat_maps import enlarged, highest_of, overlay, scale_colours
+from ..inference.look import CAPTION, PHRASE, SENTENCE, Look, ShownText, look, split_texts
 from ..model.boxes_beta_clip import view_of_image
 from ..model.modeling_beta_clip import BetaCLIPModel
 from ..search.gallery import image_of, phrases_to_show
 from ..search.index import PhotoIndex
 from ..search.query import Hit, Query
 from ..search.rerank import attention_maps
-from ..show import CAPTION, PHRASE, SENTENCE, Look, ShownText, look, split_texts
+from ..visualize.heat_maps import enlarged, highest_of, overlay, scale_colours
 
 
 MOST_PHRASES = 40  # of a caption

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ..data.rows import Row, load_image
-from ..pages import Picture, Section, write_page
 from ..visualize import plot_recall_curves
+from ..visualize.pages import Picture, Section, write_page
 
 
 logger = logging.getLogger(__name__)

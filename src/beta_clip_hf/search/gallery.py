@@ -14,12 +14,12 @@ from typing import Any
 from PIL import Image
 
 from ..data.rows import load_image
-from ..heat_maps import colour_bar, highest_of, overlay
 from ..inference.processes import default_device
 from ..model.boxes_beta_clip import view_of_image
-from ..pages import Picture, Section, write_page
 from ..reports import Report, add_json_argument, reporting
 from ..text.phrases import PhraseExtractor
+from ..visualize.heat_maps import colour_bar, highest_of, overlay
+from ..visualize.pages import Picture, Section, write_page
 from .index import PhotoIndex, load_embedder
 from .query import Hit, Query, parse_weighted
 from .rerank import attention_maps

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..heat_maps import enlarged, highest_of, overlay, scale_colours
+from .heat_maps import enlarged, highest_of, overlay, scale_colours
 from .style import FAINT, INK, draw_box, font_families, new_figure, save, wrapped
 
 

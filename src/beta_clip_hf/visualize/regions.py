@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from ..heat_maps import enlarged
+from .heat_maps import enlarged
 from .style import COLOURS, FAINT, GRID, INK, draw_box, font_families, new_figure, save, wrapped
 
 

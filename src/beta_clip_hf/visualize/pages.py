@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from .files import write_text
+from ..files import write_text
 
 
 _PAGE = """<!doctype html>

@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 
 from PIL import Image
 
-from beta_clip_hf.pages import Picture, Section, data_uri, write_page
+from beta_clip_hf.visualize.pages import Picture, Section, data_uri, write_page
 
 
 class Reader(HTMLParser):

@@ -9,7 +9,6 @@ import torch
 from PIL import Image
 
 from beta_clip_hf import visualize
-from beta_clip_hf.heat_maps import enlarged, highest_of, overlay
 from beta_clip_hf.visualize import (
     attention,
     plot_phrase_attention,
@@ -18,6 +17,7 @@ from beta_clip_hf.visualize import (
     plot_training_curves,
     style,
 )
+from beta_clip_hf.visualize.heat_maps import enlarged, highest_of, overlay
 
 
 pytest.importorskip("matplotlib")

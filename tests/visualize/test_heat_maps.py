@@ -3,7 +3,7 @@ import torch
 from matplotlib import colormaps
 from PIL import Image
 
-from beta_clip_hf.heat_maps import colour_bar, enlarged, highest_of, overlay
+from beta_clip_hf.visualize.heat_maps import colour_bar, enlarged, highest_of, overlay
 
 
 def is_grey(pixel):
