@@ -106,7 +106,7 @@ class RunFiles:
 
     @property
     def record(self) -> Mapping[str, Any]:
-        """What the Trainer has said of the run, see [`~release.run_record.describe_run`]."""
+        """What the Trainer has said of the run, see `describe_run` in `training/run_record.py`."""
         return self.trained.get("run") or {}
 
     @property

@@ -19,7 +19,7 @@ from ..files import write_json
 from ..model.configuration_beta_clip import BetaCLIPConfig
 from ..model.modeling_beta_clip import BetaCLIPModel
 from ..model.processing_beta_clip import BetaCLIPProcessor
-from ..release.run_record import RESULTS_FILE, describe_run, write_config
+from .run_record import RESULTS_FILE, describe_run, write_config
 from ..reports import Report, add_json_argument, reporting
 from .arguments import BetaCLIPTrainingArguments
 from .config import COLLATOR_KEYS, read_config

@@ -300,7 +300,7 @@ class BetaCLIPTrainer(Trainer):
             kwargs: for the card: `license`, `language`, `tags`, `model_name`, … of [`~release.model_card.CardFields`].
         """
         from ..release.hub import push
-        from ..release.run_record import record_run
+        from .run_record import record_run
 
         self.save_model(_internal_call=True)
         if not self.is_world_process_zero():
