@@ -114,11 +114,11 @@ def test_wheel(tmp_path: Path) -> None:
     modules = {path.relative_to(SOURCE).as_posix() for path in SOURCE.rglob("*.py")}
     assert names >= modules | {"beta_clip_hf/py.typed"}
     assert {name.split("/")[0] for name in names} == {
-        "beta_clip_command.py",
+        "beta_clip_cli",
         "beta_clip_hf",
         metadata_name.split("/")[0],
     }
-    assert "beta-clip = beta_clip_command:main" in entry_points
+    assert "beta-clip = beta_clip_cli.main:main" in entry_points
     assert f"Version: {__version__}\n" in metadata and "Requires-Python: >=3.11\n" in metadata
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from beta_clip_hf import BetaCLIPModel, BetaCLIPProcessor, cli
+from beta_clip_cli import main as cli
+from beta_clip_hf import BetaCLIPModel, BetaCLIPProcessor
 
 
 PROJECT = Path(__file__).resolve().parent.parent

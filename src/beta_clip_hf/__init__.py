@@ -6,10 +6,12 @@ need text tools, data sets or the Trainer are looked up when they are first used
 """
 
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transformers import AutoConfig, AutoModel, AutoModelForZeroShotImageClassification, AutoProcessor
 
+from .model import remote_code_beta_clip
 from .model.configuration_beta_clip import BetaCLIPConfig
 from .model.loss_beta_clip import beta_cal_loss, clip_loss, hard_negative_loss, region_loss
 from .model.modeling_beta_clip import BetaCLIPModel, BetaCLIPOutput, Granularity
@@ -42,6 +44,16 @@ AutoConfig.register(BetaCLIPConfig.model_type, BetaCLIPConfig)
 AutoModel.register(BetaCLIPConfig, BetaCLIPModel)
 AutoModelForZeroShotImageClassification.register(BetaCLIPConfig, BetaCLIPModel)
 AutoProcessor.register(BetaCLIPConfig, BetaCLIPProcessor)
+
+
+def _write_card(folder: Path, repo_id: str, tags: Any) -> None:
+    """Writes the card of the model in a folder. The core cannot import the code for it, which lies above it."""
+    from .release.model_card import render_card
+
+    render_card(folder, repo_id, tags=tags).save(folder / "README.md")
+
+
+remote_code_beta_clip.write_card = _write_card
 
 
 def __getattr__(name: str) -> Any:

@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
+from beta_clip_cli.main import main
 from beta_clip_hf import BetaCLIPDataCollator, PhraseExtractor
-from beta_clip_hf.cli import main
 from beta_clip_hf.data import hierarchies
 from beta_clip_hf.data.hierarchies import build_hierarchies
 from beta_clip_hf.data.readers import load_rows

@@ -9,7 +9,7 @@ import yaml
 from packaging.requirements import Requirement
 from PIL import Image
 
-from beta_clip_hf import cli
+from beta_clip_cli import main as cli
 from beta_clip_hf.demo import app
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from beta_clip_hf import cli
+from beta_clip_cli import main as cli
 from beta_clip_hf.evaluation.compare import compare, format_comparison
 from beta_clip_hf.evaluation.metrics import bootstrap_interval
 from evaluation import naive_metrics as naive

@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
+from beta_clip_cli.main import main
 from beta_clip_hf import BetaCLIPModel, BetaCLIPProcessor
-from beta_clip_hf.cli import main
 from beta_clip_hf.release.convert_b_clip import convert_b_clip
 
 

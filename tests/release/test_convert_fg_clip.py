@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import CLIPImageProcessorPil, CLIPProcessor
 
+from beta_clip_cli.main import main
 from beta_clip_hf import BetaCLIPConfig, BetaCLIPModel, BetaCLIPProcessor
-from beta_clip_hf.cli import main
 from beta_clip_hf.data.tokenizers import clip_tokenizer_from_bpe
 from beta_clip_hf.release.convert_fg_clip import convert_back, convert_fg_clip
 

@@ -15,8 +15,8 @@ from beta_clip_hf.data.readers import load_rows
 from beta_clip_hf.inference.identity import environment
 from beta_clip_hf.release import hub
 from beta_clip_hf.release.model_card import render_card
-from beta_clip_hf.training.run_record import hub_ids
 from beta_clip_hf.training.run import build_trainer, train_and_report
+from beta_clip_hf.training.run_record import hub_ids
 from release.hub_server import HubServer
 from without_package import run_without_package
 

@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 from transformers import CLIPModel
 
+from beta_clip_cli.main import main
 from beta_clip_hf import BetaCLIPConfig, BetaCLIPModel, BetaCLIPProcessor
-from beta_clip_hf.cli import main
 from beta_clip_hf.inference.identity import model_hash
 from beta_clip_hf.model.checkpoints_beta_clip import to_fg_clip
 from beta_clip_hf.model.positions_beta_clip import stretch_text_positions

@@ -12,7 +12,8 @@ import yaml
 from huggingface_hub import ModelCard
 from PIL import Image
 
-from beta_clip_hf import BetaCLIPModel, BetaCLIPProcessor, cli
+from beta_clip_cli import main as cli
+from beta_clip_hf import BetaCLIPModel, BetaCLIPProcessor
 from beta_clip_hf.release.model_card import PAPERS, SOFTWARE
 from beta_clip_hf.training.config import read_config
 from beta_clip_hf.training.run import configuration

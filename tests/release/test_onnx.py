@@ -13,8 +13,8 @@ from tokenizers import Tokenizer
 from torch.nn import functional as F
 from transformers import CLIPModel
 
+from beta_clip_cli.main import main
 from beta_clip_hf import BetaCLIPModel, BetaCLIPProcessor
-from beta_clip_hf.cli import main
 from beta_clip_hf.inference.models import load_model
 from beta_clip_hf.release import onnx as release_onnx
 from beta_clip_hf.release.graphs import graphs_of

@@ -4,7 +4,7 @@ import os
 import pytest
 import torch
 
-from beta_clip_hf import cli
+from beta_clip_cli import main as cli
 from beta_clip_hf.data.rows import load_image
 from beta_clip_hf.search.gallery import phrases_to_show, write_gallery
 from beta_clip_hf.search.index import PhotoIndex

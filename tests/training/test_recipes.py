@@ -6,8 +6,8 @@ import math
 import pytest
 import torch
 
+from beta_clip_cli.main import main
 from beta_clip_hf import BetaCLIPConfig, BetaCLIPModel, BetaCLIPProcessor
-from beta_clip_hf.cli import main
 
 
 GLOBAL = {"clip_loss", "short_clip_loss"}

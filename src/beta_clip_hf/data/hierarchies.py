@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 from torch.utils.data import DataLoader, Dataset
 from transformers.utils import logging as transformers_logging
 
+from beta_clip_cli.reports import Report, add_json_argument, reporting
+
 from ..files import replacing, write_json
-from ..reports import Report, add_json_argument, reporting
 from ..text.hierarchy import rules_digest
 from ..text.phrases import KINDS, PhraseExtractor
 from .json_files import found_shards, shard_name

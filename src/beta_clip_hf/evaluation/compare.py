@@ -19,8 +19,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from beta_clip_cli.reports import Report, add_json_argument, reporting
+
 from ..files import write_json
-from ..reports import Report, add_json_argument, reporting
 from .metrics import bootstrap_interval
 from .results import SCHEMA
 

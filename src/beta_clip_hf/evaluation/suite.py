@@ -16,13 +16,14 @@ from typing import Any
 import torch
 from transformers.utils import logging as transformers_logging
 
+from beta_clip_cli.reports import Report, add_json_argument, reporting
+
 from ..data.rows import Row
 from ..inference.embedder import Embedder
 from ..inference.identity import config_hash, environment, image_digest, model_hash
 from ..inference.models import load_model
 from ..inference.processes import Processes, default_device, launched_processes, own_device
 from ..inference.shards import Shards
-from ..reports import Report, add_json_argument, reporting
 from .benchmarks import BENCHMARKS, Benchmark, Reading, find_benchmark, format_benchmarks, load_benchmark
 from .evaluator import measure
 from .pictures import draw_retrieval

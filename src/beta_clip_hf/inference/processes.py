@@ -60,13 +60,17 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def own_device(name: str) -> torch.device:
+def own_device(name: str | None = None) -> torch.device:
     """
-    The device of this process: of several, each has its own for "cuda".
+    Returns the device of this process. With several processes "cuda" is another GPU in each.
+
+    Args:
+        name: A device of torch, for example "cpu" or "cuda:1"; `None` takes CUDA if it is available.
 
     Raises:
         ValueError: where torch does not know the device, or cannot use it.
     """
+    name = default_device() if name is None else name
     try:
         device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if name == "cuda" else name)
         torch.empty(1, device=device)

@@ -1,12 +1,16 @@
 """Checkpoints that bring their own code, and load with `trust_remote_code=True` where this package is not installed."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi, ModelCard
+
+
+# Writes README.md, the card of the model in a folder: `write_card(folder, repo_id, tags)`. The package sets it when it
+# is imported. The code that a checkpoint brings along has nothing that could write a card, and leaves it at `None`.
+write_card: Callable[[Path, str, Any], None] | None = None
 
 
 @contextmanager
@@ -39,13 +43,8 @@ def render_first_card(folder: Any, repo_id: str, token: Any = None) -> None:
     if not (folder / "config.json").exists():
         readme.unlink()
         return
-    try:
-        # By name: in the code that a checkpoint brings there are the files beside this one, and no `release`.
-        release = import_module("..release.model_card", __package__)
-    except ModuleNotFoundError:
-        return
-    tags = ModelCard.load(readme).data.tags
-    release.render_card(folder, repo_id, tags=tags).save(readme)
+    if write_card is not None:
+        write_card(folder, repo_id, ModelCard.load(readme).data.tags)
 
 
 __all__ = ["carrying_code", "render_first_card"]

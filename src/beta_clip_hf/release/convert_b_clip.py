@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from beta_clip_cli.reports import Report, add_json_argument, reporting
+
 from ..model.configuration_beta_clip import BetaCLIPConfig
 from ..model.modeling_beta_clip import BetaCLIPModel
 from ..model.positions_beta_clip import KEPT_TEXT_POSITIONS
 from ..model.processing_beta_clip import BetaCLIPProcessor
-from ..reports import Report, add_json_argument, reporting
 from .export import describe_output
 
 

@@ -9,12 +9,13 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
+from beta_clip_cli.reports import Report, add_json_argument, reporting
+
 from ..files import write_json
 from ..model.checkpoints_beta_clip import FG_CLIP_SWITCHES, from_fg_clip, is_fg_clip, read_weights, to_fg_clip
 from ..model.configuration_beta_clip import CLIP_TEXT_POSITIONS, LONG_TEXT_POSITIONS, BetaCLIPConfig
 from ..model.modeling_beta_clip import BetaCLIPModel
 from ..model.processing_beta_clip import BetaCLIPProcessor
-from ..reports import Report, add_json_argument, reporting
 from .export import check_output, clip_config, describe_output, load_model, load_processor, save_clip_processor
 
 

@@ -13,12 +13,13 @@ from typing import Any
 from huggingface_hub import HfApi
 from huggingface_hub.utils import validate_repo_id
 
+from beta_clip_cli.reports import Report, add_json_argument, reporting
+
 from ..files import write_json
 from ..model.configuration_beta_clip import BetaCLIPConfig
 from ..model.modeling_beta_clip import BetaCLIPModel
 from ..model.processing_beta_clip import BetaCLIPProcessor
 from ..model.remote_code_beta_clip import carrying_code
-from ..reports import Report, add_json_argument, reporting
 from .model_card import UNKNOWN_LICENCE, RunFiles, render_card
 
 

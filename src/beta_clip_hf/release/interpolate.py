@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 from transformers import CLIPModel
 
+from beta_clip_cli.reports import Report, add_json_argument, reporting
+
 from ..model.checkpoints_beta_clip import is_fg_clip, weight_names
 from ..model.configuration_beta_clip import CLIP_TEXT_POSITIONS, BetaCLIPConfig
 from ..model.modeling_beta_clip import BetaCLIPModel
-from ..reports import Report, add_json_argument, reporting
 from .export import check_output, load_model, load_processor
 
 

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
+from beta_clip_cli.reports import Report, add_json_argument, reporting
+
 from ..files import write_json
 from ..inference.models import load_model
 from ..model.modeling_beta_clip import BetaCLIPModel
 from ..model.towers_beta_clip import TEXT_PATHS
-from ..reports import Report, add_json_argument, reporting
 from ..version import __version__
 from .export import check_output
 from .graphs import Graph, RegionGraph, graphs_of

@@ -13,10 +13,11 @@ from typing import Any
 
 from PIL import Image
 
+from beta_clip_cli.reports import Report, add_json_argument, reporting
+
 from ..data.rows import load_image
 from ..inference.processes import default_device
 from ..model.boxes_beta_clip import view_of_image
-from ..reports import Report, add_json_argument, reporting
 from ..text.phrases import PhraseExtractor
 from ..visualize.heat_maps import colour_bar, highest_of, overlay
 from ..visualize.pages import Picture, Section, write_page

@@ -16,13 +16,14 @@ import numpy as np
 import torch
 from transformers.utils import logging as transformers_logging
 
+from beta_clip_cli.reports import Report, add_json_argument, reporting
+
 from ..data.readers import FORMATS
 from ..inference.embedder import Embedder, ImageBatch
 from ..inference.identity import model_hash
 from ..inference.models import load_model
 from ..inference.processes import Processes, default_device, launched_processes, own_device
 from ..inference.shards import Shards, split
-from ..reports import Report, add_json_argument, reporting
 from .query import Hit, Query, embed_query
 from .rerank import add_conditioned_scores
 from .sources import Changes, Photos, ReadablePhotos, find_changes, open_photos, updated_records

@@ -11,6 +11,8 @@ import torch
 from transformers import AutoTokenizer, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
+from beta_clip_cli.reports import Report, add_json_argument, reporting
+
 from ..data.collator import BetaCLIPDataCollator
 from ..data.readers import load_rows
 from ..data.scenes import SceneDataset
@@ -19,10 +21,9 @@ from ..files import write_json
 from ..model.configuration_beta_clip import BetaCLIPConfig
 from ..model.modeling_beta_clip import BetaCLIPModel
 from ..model.processing_beta_clip import BetaCLIPProcessor
-from .run_record import RESULTS_FILE, describe_run, write_config
-from ..reports import Report, add_json_argument, reporting
 from .arguments import BetaCLIPTrainingArguments
 from .config import COLLATOR_KEYS, read_config
+from .run_record import RESULTS_FILE, describe_run, write_config
 from .trainer import BetaCLIPTrainer
 
 

@@ -4,9 +4,13 @@ import logging
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from ..data.rows import load_image
-from ..inference.look import PHRASE, Look, ShownText
+from ..inference.look import PHRASE, Look, ShownText, look, split_texts
+from ..inference.models import load_model
+from ..inference.processes import own_device
+from ..model.modeling_beta_clip import BetaCLIPModel
 from .attention import plot_phrase_attention
 from .heat_maps import colour_bar, enlarged, highest_of, overlay
 from .pages import Picture, Section, write_page
@@ -17,6 +21,74 @@ logger = logging.getLogger(__name__)
 
 MOST_ON_PNG = 31  # heat maps: with the image, eight rows of four
 SUFFIXES = (".png", ".html")
+
+
+class ShownImage(NamedTuple):
+    """What [`show_image`] has drawn, and what the model saw."""
+
+    paths: list[Path]
+    """The files that were written."""
+    look: Look
+    texts: list[ShownText]
+
+
+def show_image(
+    model: str,
+    image: str | Path,
+    texts: Sequence[str],
+    output: str | Path,
+    *,
+    head: int | None = None,
+    most_phrases: int = 12,
+    boxes: Sequence[Sequence[float]] = (),
+    box_format: str = "xyxy_pixels",
+    device: str | None = None,
+) -> ShownImage:
+    """
+    Loads a model, asks it where each phrase of some texts looks in an image, and draws the answer.
+
+    Args:
+        model: Directory or Hub id of a β-CLIP or FG-CLIP.
+        image: Path of the image.
+        texts: Captions of any length, or phrases.
+        output: The .png or .html to write.
+        head: Head of the pooler to draw; `None` draws the mean of all heads.
+        most_phrases: Largest number of phrases to take from each text; 0 does not split texts.
+        boxes: Regions of the image to score.
+        box_format: "xyxy_pixels", "xywh_pixels" or "xyxy_normalized".
+        device: Where to run; `None` takes CUDA if it is available.
+
+    Raises:
+        ValueError: if an argument is out of range, or the model cannot answer: it has no trained pooler, or has not
+            learnt regions although there are boxes.
+        OSError: if the model or the image cannot be read.
+    """
+    output = Path(output)
+    # What is wrong with the arguments is reported before the model is loaded.
+    check_suffix(output)
+    if most_phrases < 0:
+        raise ValueError(f"phrases must be 0 or more, but is {most_phrases}")
+    shown_texts = split_texts(texts, most_phrases=most_phrases)
+    picture = load_image(image)
+    loaded = load_model(model, own_device(device))
+    _check_model(loaded.model, model, has_boxes=len(boxes) > 0)
+    seen = look(loaded.model, loaded.processor, picture, shown_texts, boxes=boxes, box_format=box_format)
+    paths = write_look(output, seen, shown_texts, head=head, title=Path(image).name)
+    return ShownImage(paths, seen, shown_texts)
+
+
+def _check_model(model: Any, name: str, has_boxes: bool) -> None:
+    """Raises `ValueError` for a model that has not learnt what is to be shown."""
+    if not isinstance(model, BetaCLIPModel):
+        raise ValueError(f"model must be a β-CLIP or FG-CLIP, but {name} is a {type(model).__name__}")
+    if has_boxes and not model.config.use_regions:
+        raise ValueError(
+            f"model must have learnt regions for --box, but {name} has not: train it with "
+            "examples/configs/beta_fg.yaml, or take an FG-CLIP"
+        )
+    if not has_boxes and model.pooler is None:
+        remedy = "score regions with --box" if model.config.use_regions else "train it with beta-clip train"
+        raise ValueError(f"model must have a trained pooler to show where texts look, but {name} has none: {remedy}")
 
 
 def write_look(

@@ -13,11 +13,12 @@ from types import ModuleType
 
 import pytest
 
-from beta_clip_hf import __version__, cli
-from beta_clip_hf.errors import sentence_of
+from beta_clip_cli import main as cli
+from beta_clip_cli.errors import sentence_of
+from beta_clip_hf import __version__
 
 
-COMMAND = [sys.executable, "-c", "import sys; from beta_clip_command import main; sys.exit(main())"]
+COMMAND = [sys.executable, "-c", "import sys; from beta_clip_cli.main import main; sys.exit(main())"]
 SECTIONS = {"positional arguments", "options", "sweep options", "commands", "kinds", "example"}
 METAVARS = {
     "MODEL", "BASE", "TUNED", "DATA", "DIR", "FILE", "INDEX", "A", "B", "N", "X", "NAME", "NAMES", "TEXT", "SQL",
@@ -56,7 +57,7 @@ def fake(monkeypatch):
     imported = []
 
     def install(error: BaseException | None = None) -> list[str]:
-        def import_module(name: str, package: str) -> ModuleType:
+        def import_module(name: str) -> ModuleType:
             imported.append(name)
             return FakeCommand(error)
 
@@ -85,7 +86,7 @@ def test_a_command_runs_and_gives_its_exit_code(fake) -> None:
     imported = fake()
     assert cli.main(["train", "--steps", "7"]) == 7
     assert cli.main(["convert", "b-clip"]) == 1
-    assert imported == [".training.run", ".release.convert_b_clip"]
+    assert imported == [cli.COMMANDS[0].module, cli.find_command(["convert", "b-clip"]).module]
 
 
 @pytest.mark.parametrize("argv", [["--help"], ["--version"], ["convert", "--help"]])
@@ -238,7 +239,7 @@ def test_a_full_disk_under_the_output() -> None:
 @pytest.mark.parametrize("words", [["--help"], ["--version"], ["export", "--help"], ["doctor", "--help"], ["trian"]])
 def test_help_comes_up_without_torch(words: list[str]) -> None:
     code = (
-        "import sys; from beta_clip_command import main\n"
+        "import sys; from beta_clip_cli.main import main\n"
         "try:\n    main()\n"
         "finally:\n    assert not {'torch', 'transformers'} & set(sys.modules)\n"
     )
@@ -246,14 +247,14 @@ def test_help_comes_up_without_torch(words: list[str]) -> None:
     assert "AssertionError" not in done.stderr and done.returncode == (2 if words == ["trian"] else 0)
 
 
-def test_a_command_has_the_whole_package() -> None:
-    """What the entry point put off is done before a command is imported: the Auto classes know the model."""
+def test_the_package_is_whole_after_a_light_command() -> None:
+    """A command that needs no model leaves the package as it is: it can be imported, and run with `-m`."""
     code = (
-        "import sys; sys.argv = ['beta-clip', 'compare', '--help']\n"
-        "from beta_clip_command import main\n"
+        "import sys; sys.argv = ['beta-clip', 'doctor', '--help']\n"
+        "from beta_clip_cli.main import main\n"
         "try:\n    main()\nexcept SystemExit:\n    pass\n"
-        "import beta_clip_hf, runpy\nfrom transformers import AutoConfig\n"
-        "print(type(AutoConfig.for_model('beta_clip')) is beta_clip_hf.BetaCLIPConfig, beta_clip_hf.__version__)\n"
+        "import runpy\nfrom beta_clip_hf import BetaCLIPConfig, __version__\nfrom transformers import AutoConfig\n"
+        "print(type(AutoConfig.for_model('beta_clip')) is BetaCLIPConfig, __version__)\n"
         "sys.argv = ['-m', '--version']\n"
         "runpy.run_module('beta_clip_hf', run_name='__main__')"  # python -m beta_clip_hf
     )

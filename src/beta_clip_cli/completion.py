@@ -4,7 +4,8 @@ import argparse
 import logging
 import sys
 
-from .cli import COMMANDS, MODELS, Command, build_parser, parsers_of
+from .commands import COMMANDS, MODELS, Command
+from .main import build_parser, parsers_of
 
 
 logger = logging.getLogger(__name__)

@@ -1,9 +1,7 @@
 """
 The command line: `beta-clip COMMAND …`.
 
-A command is a module with `add_arguments(parser)` and `run(args) -> int` (the exit code; see [`reporting`]). It is
-imported when it is chosen, so that the help of one command needs nothing that another one depends on. See
-docs/command_line.md.
+The module of a command is imported when the command is chosen. docs/command_line.md describes the commands.
 """
 
 import argparse
@@ -15,135 +13,14 @@ import traceback
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, NamedTuple
+from typing import Any
 
+from .commands import COMMANDS, GROUPS, MODELS, Command
 from .errors import sentence_of
 
 
-class Command(NamedTuple):
-    """One command: its words on the command line, where it lives, and what its help says."""
-
-    words: tuple[str, ...]
-    module: str
-    summary: str
-    example: str
-    is_light: bool = False
-    """Whether it works without what the package imports: torch and transformers."""
-
-
-COMMANDS = (
-    Command(
-        ("train",),
-        ".training.run",
-        "Train or fine-tune a model on your images and captions.",
-        "beta-clip train --config examples/configs/beta_clip_ce.yaml --model openai/clip-vit-base-patch16 "
-        "--train-data photos.jsonl --output-dir runs/photos",
-    ),
-    Command(
-        ("evaluate",),
-        ".evaluation.suite",
-        "Measure a model: retrieval, hard negatives, where phrases point.",
-        "beta-clip evaluate --model runs/photos --tasks photos --data photos.jsonl --output runs/photos/evaluation",
-    ),
-    Command(
-        ("hierarchy",),
-        ".data.hierarchies",
-        "Build the sentences and phrases of all captions once, for training to take as they are.",
-        "beta-clip hierarchy photos.jsonl --output photos_hierarchy --shard 0/4",
-    ),
-    Command(
-        ("compare",),
-        ".evaluation.compare",
-        "Compare two results on the same data: paired differences with intervals.",
-        "beta-clip compare runs/before/evaluation/results.json runs/photos/evaluation/results.json",
-    ),
-    Command(
-        ("convert", "b-clip"),
-        ".release.convert_b_clip",
-        "Turn a checkpoint of the β-CLIP authors into a model directory.",
-        "beta-clip convert b-clip checkpoint.pt converted --tokenizer openai/clip-vit-base-patch16",
-    ),
-    Command(
-        ("convert", "fg-clip"),
-        ".release.convert_fg_clip",
-        "Turn a checkpoint of FG-CLIP into a model directory, or one back.",
-        "beta-clip convert fg-clip qihoo360/fg-clip-base converted",
-    ),
-    Command(
-        ("export", "clip"),
-        ".release.export",
-        "Write a model as a plain CLIPModel, for programs without this package.",
-        "beta-clip export clip runs/photos exported",
-    ),
-    Command(
-        ("export", "onnx"),
-        ".release.onnx",
-        "Write a model as ONNX graphs or torch.export programs, for use without transformers.",
-        "beta-clip export onnx runs/photos exported --dtype float16",
-    ),
-    Command(
-        ("interpolate",),
-        ".release.interpolate",
-        "Mix the weights of a model with those that it was fine-tuned from, against forgetting.",
-        "beta-clip interpolate openai/clip-vit-base-patch16 runs/photos runs/mixed --alpha 0 0.25 0.5 0.75 1 "
-        "--tasks photos --data photos.jsonl",
-    ),
-    Command(
-        ("index",),
-        ".search.index",
-        "Embed a collection of photos for search, or bring what was embedded up to date.",
-        "beta-clip index photos/ --out photos.index --model runs/photos",
-    ),
-    Command(
-        ("search",),
-        ".search.gallery",
-        "Search an indexed collection by texts and images.",
-        'beta-clip search photos.index "a dog in a red coat on a beach" --top 20 --rerank 200 --html found.html',
-    ),
-    Command(
-        ("show",),
-        ".show",
-        "Draw where each phrase of a text looks in a picture, and score its regions.",
-        'beta-clip show --model runs/photos --image photo.jpg --text "A dog in a red coat. Dunes are behind it."',
-    ),
-    Command(
-        ("demo",),
-        ".demo.app",
-        "Show a model in the browser: search, where each phrase looks, two captions compared.",
-        "beta-clip demo --photos photos/ --model runs/photos",
-    ),
-    Command(
-        ("push",),
-        ".release.hub",
-        "Upload a model to the Hub with its processor, code, results and model card.",
-        "beta-clip push runs/photos my-name/photos --license cc-by-nc-4.0",
-    ),
-    Command(
-        ("doctor",),
-        ".doctor",
-        "Say what is installed, what is missing, and what the hardware can do.",
-        "beta-clip doctor --json",
-        is_light=True,
-    ),
-    Command(
-        ("completion",),
-        ".completion",
-        "Write a script by which a shell completes the words of this command line.",
-        'eval "$(beta-clip completion bash)"',
-        is_light=True,
-    ),
-)
-# The commands that have commands of their own.
-GROUPS = {
-    "convert": "Turn a checkpoint of another program into a model directory.",
-    "export": "Write a model for other programs.",
-}
-
 # Exit codes, beside 0 and argparse's 2: as in sysexits.h, and 128 with the number of the signal.
 ERROR, FAULT, INTERRUPTED, OUTPUT_CLOSED = 1, 70, 130, 141
-
-
-MODELS = ("MODEL", "BASE", "TUNED")  # what stands for a model in the help
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -160,7 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     logging.basicConfig(format="%(message)s")
-    logging.getLogger(__package__).setLevel(logging.INFO)
+    for package in ("beta_clip_hf", __package__):
+        logging.getLogger(package).setLevel(logging.INFO)
     models: list[str] = []
     try:
         try:
@@ -217,28 +95,20 @@ def build_parser(*chosen: Command | None) -> argparse.ArgumentParser:
         page = _page(command.summary, command.example)
         subparser = groups[group].add_parser(name, help=command.summary, **page)
         if command in chosen:
-            if not command.is_light:
-                _import_package()
-            module = import_module(command.module, __package__)
+            module = import_module(command.module)
             module.add_arguments(subparser)
             subparser.set_defaults(run=module.run)
     return parser
 
 
 def _version() -> str:
-    """Of the installed package, which is found without importing it; or of its source, where it is not installed."""
+    """The version of the installed package, read without importing it; or of its source, if it is not installed."""
     try:
         return version("beta-clip-hf")
     except PackageNotFoundError:
-        _import_package()
-        return sys.modules[__package__].__version__
+        from beta_clip_hf.version import __version__
 
-
-def _import_package() -> None:
-    """Runs the package's `__init__`, which `beta_clip_command` has put off."""
-    package = sys.modules[__package__]
-    if not hasattr(package, "__version__") and package.__spec__ and package.__spec__.loader:
-        package.__spec__.loader.exec_module(package)
+        return __version__
 
 
 def parsers_of(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from beta_clip_hf import cli
+from beta_clip_cli import main as cli
 
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "command_line.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "command_line.md"
 ROWS = re.findall(r"^\| `([a-z -]+)` \| (.*) \|$", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)
 # The keys of a document are in backticks; after a colon come those of what is in it.
 KEYS = {

@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 
-from beta_clip_hf import doctor
+from beta_clip_cli import doctor
 
 
 def report(capsys, *words):
@@ -105,7 +105,7 @@ def test_it_works_before_the_package_is_imported():
     """Where torch is broken, the package cannot be imported, and this command has to say so."""
     code = (
         "import sys; sys.modules['torch'] = None; sys.argv = ['beta-clip', 'doctor']\n"
-        "from beta_clip_command import main\nprint(main())"
+        "from beta_clip_cli.main import main\nprint(main())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "1" and "torch cannot be imported" in done.stdout

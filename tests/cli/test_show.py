@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from torch.nn.functional import normalize
 
+from beta_clip_cli.main import main
 from beta_clip_hf import BetaCLIPModel, BetaCLIPProcessor
-from beta_clip_hf.cli import main
 from beta_clip_hf.inference.look import CAPTION, SENTENCE, ShownText, look, split_texts
 from beta_clip_hf.visualize.heat_maps import enlarged, highest_of, overlay
 from beta_clip_hf.visualize.look import write_look

@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from beta_clip_hf import cli, completion
+from beta_clip_cli import completion
+from beta_clip_cli import main as cli
 
 
 pytest.importorskip("shtab")

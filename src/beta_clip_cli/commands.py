@@ -1,0 +1,131 @@
+"""
+The commands of `beta-clip`.
+
+A command is a module of this package with `add_arguments(parser)` and `run(args) -> int`, which returns the exit code.
+It imports the library inside of `run`, so that its help appears without the seconds that importing torch takes.
+"""
+
+from typing import NamedTuple
+
+
+MODELS = ("MODEL", "BASE", "TUNED")  # metavars of arguments that name a model
+
+
+class Command(NamedTuple):
+    """One command: its words on the command line, its module, and what its help says."""
+
+    words: tuple[str, ...]
+    """Its words on the command line: ("convert", "b-clip")."""
+    summary: str
+    example: str
+    home: str = ""
+    """The module, while the command still stands in the library."""
+
+    @property
+    def module(self) -> str:
+        """The module of the command: `beta_clip_cli.convert_b_clip`."""
+        return self.home or f"{__package__}.{'_'.join(self.words).replace('-', '_')}"
+
+
+COMMANDS = (
+    Command(
+        ("train",),
+        "Train or fine-tune a model on your images and captions.",
+        "beta-clip train --config examples/configs/beta_clip_ce.yaml --model openai/clip-vit-base-patch16 "
+        "--train-data photos.jsonl --output-dir runs/photos",
+        home="beta_clip_hf.training.run",
+    ),
+    Command(
+        ("evaluate",),
+        "Measure a model: retrieval, hard negatives, where phrases point.",
+        "beta-clip evaluate --model runs/photos --tasks photos --data photos.jsonl --output runs/photos/evaluation",
+        home="beta_clip_hf.evaluation.suite",
+    ),
+    Command(
+        ("hierarchy",),
+        "Build the sentences and phrases of all captions once, for training to take as they are.",
+        "beta-clip hierarchy photos.jsonl --output photos_hierarchy --shard 0/4",
+        home="beta_clip_hf.data.hierarchies",
+    ),
+    Command(
+        ("compare",),
+        "Compare two results on the same data: paired differences with intervals.",
+        "beta-clip compare runs/before/evaluation/results.json runs/photos/evaluation/results.json",
+        home="beta_clip_hf.evaluation.compare",
+    ),
+    Command(
+        ("convert", "b-clip"),
+        "Turn a checkpoint of the β-CLIP authors into a model directory.",
+        "beta-clip convert b-clip checkpoint.pt converted --tokenizer openai/clip-vit-base-patch16",
+        home="beta_clip_hf.release.convert_b_clip",
+    ),
+    Command(
+        ("convert", "fg-clip"),
+        "Turn a checkpoint of FG-CLIP into a model directory, or one back.",
+        "beta-clip convert fg-clip qihoo360/fg-clip-base converted",
+        home="beta_clip_hf.release.convert_fg_clip",
+    ),
+    Command(
+        ("export", "clip"),
+        "Write a model as a plain CLIPModel, for programs without this package.",
+        "beta-clip export clip runs/photos exported",
+        home="beta_clip_hf.release.export",
+    ),
+    Command(
+        ("export", "onnx"),
+        "Write a model as ONNX graphs or torch.export programs, for use without transformers.",
+        "beta-clip export onnx runs/photos exported --dtype float16",
+        home="beta_clip_hf.release.onnx",
+    ),
+    Command(
+        ("interpolate",),
+        "Mix the weights of a model with those that it was fine-tuned from, against forgetting.",
+        "beta-clip interpolate openai/clip-vit-base-patch16 runs/photos runs/mixed --alpha 0 0.25 0.5 0.75 1 "
+        "--tasks photos --data photos.jsonl",
+        home="beta_clip_hf.release.interpolate",
+    ),
+    Command(
+        ("index",),
+        "Embed a collection of photos for search, or bring what was embedded up to date.",
+        "beta-clip index photos/ --out photos.index --model runs/photos",
+        home="beta_clip_hf.search.index",
+    ),
+    Command(
+        ("search",),
+        "Search an indexed collection by texts and images.",
+        'beta-clip search photos.index "a dog in a red coat on a beach" --top 20 --rerank 200 --html found.html',
+        home="beta_clip_hf.search.gallery",
+    ),
+    Command(
+        ("show",),
+        "Draw where each phrase of a text looks in a picture, and score its regions.",
+        'beta-clip show --model runs/photos --image photo.jpg --text "A dog in a red coat. Dunes are behind it."',
+    ),
+    Command(
+        ("demo",),
+        "Show a model in the browser: search, where each phrase looks, two captions compared.",
+        "beta-clip demo --photos photos/ --model runs/photos",
+        home="beta_clip_hf.demo.app",
+    ),
+    Command(
+        ("push",),
+        "Upload a model to the Hub with its processor, code, results and model card.",
+        "beta-clip push runs/photos my-name/photos --license cc-by-nc-4.0",
+        home="beta_clip_hf.release.hub",
+    ),
+    Command(
+        ("doctor",),
+        "Say what is installed, what is missing, and what the hardware can do.",
+        "beta-clip doctor --json",
+    ),
+    Command(
+        ("completion",),
+        "Write a script by which a shell completes the words of this command line.",
+        'eval "$(beta-clip completion bash)"',
+    ),
+)
+# The commands that have commands of their own.
+GROUPS = {
+    "convert": "Turn a checkpoint of another program into a model directory.",
+    "export": "Write a model for other programs.",
+}
