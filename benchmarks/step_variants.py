@@ -53,9 +53,9 @@ def parts_off(model: BetaCLIPModel, batch: Batch) -> dict[str, Step]:
     """The package's step with one part off at a time."""
     without = {
         "texts padded in two groups": partial(_padded_groups, model, batch.ours),
-        "all of the last text block": partial(patch.object, towers_beta_clip, "_ends_only_block", _whole_text_block),
+        "all of the last text block": partial(patch.object, towers_beta_clip, "ends_only_block", _whole_text_block),
         "all queries of the last vision block": partial(
-            patch.object, towers_beta_clip, "_value_only_block", last_vision_block
+            patch.object, towers_beta_clip, "value_only_block", last_vision_block
         ),
         "keys and values once per text": partial(patch.object, model.pooler, "forward", _pooled_text_by_text(model)),
         "eager attention": partial(_eager, model),
@@ -127,7 +127,7 @@ def _autocast(model: BetaCLIPModel) -> torch.autocast:
 
 def _padded_groups(model: BetaCLIPModel, ours: dict[str, Any]) -> Any:
     """Captions and sentences padded to the longest of them, phrases to the longest phrase; no text is left out."""
-    encode, groups = model._encode_texts, []
+    encode, groups = model.encode_texts, []
     is_phrase_T = ours["granularity"].cpu() == Granularity.PHRASE
     for texts in ((~is_phrase_T).nonzero()[:, 0], is_phrase_T.nonzero()[:, 0]):
         ids_NL = ours["input_ids"].cpu()[texts]
@@ -138,7 +138,7 @@ def _padded_groups(model: BetaCLIPModel, ours: dict[str, Any]) -> Any:
     def padded(ids_TL: Tensor, is_long_T: Tensor | None, packing: Any) -> Tensor:
         return torch.cat([encode(ids_TL[texts], None, plan) for texts, plan in groups])[order_T]
 
-    return patch.object(model, "_encode_texts", padded)
+    return patch.object(model, "encode_texts", padded)
 
 
 def _whole_text_block(layer: Any, hidden_states: Tensor, last_T: Tensor, **inputs: Any) -> Tensor:

@@ -370,10 +370,10 @@ def test_the_plan_of_a_batch_changes_nothing(tiny_clip_dir, tiny_tokenizer, two_
     def refuse(*args, **kwargs):
         raise AssertionError("the model makes a plan of its own")
 
-    model._plan_texts = model._plan_batch = refuse
+    model.plan_texts = model._plan_batch = refuse
     found = model(**batch)
     torch.testing.assert_close(found.loss, expected.loss)
     assert found.losses.keys() >= {"clip_loss", "beta_cal_loss", "region_loss", "hard_negative_loss"}
-    del model._plan_texts, model._plan_batch
+    del model.plan_texts, model._plan_batch
     model.config.region_loss_weight = 0  # fewer texts than were planned: the model plans again
     assert "region_loss" not in model(**batch).losses

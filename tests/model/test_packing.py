@@ -69,7 +69,7 @@ def sharpened(tiny_config, two_paths=False, **text_options):
 def one_by_one(model, ids, is_long):
     """The slow twin: each text alone, cut at its end, by CLIP's own way."""
     features = []
-    for text, length in enumerate(model._lengths(ids).tolist()):
+    for text, length in enumerate(model.text_lengths(ids).tolist()):
         path = None if model.long_text_projection is None else "long" if is_long[text] else "short"
         features.append(model.get_text_features(ids[text : text + 1, :length], path=path).pooler_output)
     return torch.cat(features)
@@ -200,7 +200,7 @@ def test_features_and_gradients_are_those_of_one_text_at_a_time(model, implement
     expected_gradients = gradients(model, expected)
     for options in (None, {"one_text_per_row": True}, {"capacity": 64, "row_multiple": 8}):
         plan = None if options is None else planned(ids, IS_LONG, **options)
-        found = model._encode_texts(ids, IS_LONG, plan)
+        found = model.encode_texts(ids, IS_LONG, plan)
         assert found.dtype == dtype and found.shape == (len(LENGTHS), 32)
         assert (found - expected).abs().max() <= tolerance * max(1.0, expected.abs().max().item())
         assert torch.equal(found[list(COPIES)], found[list(COPIES.values())])
@@ -211,15 +211,15 @@ def test_features_and_gradients_are_those_of_one_text_at_a_time(model, implement
 def test_neither_neighbours_nor_what_follows_the_end_have_influence(model, implementation):
     model.set_attn_implementation(implementation)
     ids = texts(LENGTHS, copies=COPIES)
-    features = model._encode_texts(ids, IS_LONG)
+    features = model.encode_texts(ids, IS_LONG)
     noisy = torch.nn.functional.pad(ids, (0, 9), value=END)
     for text, length in enumerate(LENGTHS):
         noisy[text, length:] = 7
-    assert torch.equal(model._encode_texts(noisy, IS_LONG), features)
+    assert torch.equal(model.encode_texts(noisy, IS_LONG), features)
     for text in (0, 4, 11):
         perturbed = ids.clone()
         perturbed[text, 1 : LENGTHS[text] - 1] = torch.randint(0, 500, (LENGTHS[text] - 2,))
-        changed = (model._encode_texts(perturbed, IS_LONG) - features).abs().amax(dim=1)
+        changed = (model.encode_texts(perturbed, IS_LONG) - features).abs().amax(dim=1)
         assert changed[text] > 1e-2
         changed[text] = 0
         assert not changed.any()  # a masked neighbour weighs exp(-inf): its tokens add exact zeros
@@ -230,8 +230,8 @@ def test_both_conventions_for_the_end_of_a_text_agree(tiny_config):
     for text, length in enumerate(LENGTHS):
         ids[text, length:] = END
     modern, legacy = (sharpened(tiny_config, eos_token_id=eos) for eos in (END, 2))  # 2: the largest id is pooled
-    features = modern._encode_texts(ids)
-    assert torch.equal(legacy._encode_texts(ids), features)
+    features = modern.encode_texts(ids)
+    assert torch.equal(legacy.encode_texts(ids), features)
     torch.testing.assert_close(features, one_by_one(legacy, ids, IS_LONG), rtol=0, atol=1e-5)
     assert text_lengths(ids, END).tolist() == text_lengths(ids, 2).tolist() == LENGTHS
 
@@ -239,12 +239,12 @@ def test_both_conventions_for_the_end_of_a_text_agree(tiny_config):
 def test_gradient_checkpointing_changes_nothing(model):
     ids, rows = texts(LENGTHS, copies=COPIES), []
     model.train()
-    expected = gradients(model, model._encode_texts(ids, IS_LONG))
+    expected = gradients(model, model.encode_texts(ids, IS_LONG))
     last = model.text_model.encoder.layers[-1]
     last.mlp.register_forward_pre_hook(lambda mlp, inputs: rows.append(inputs[0].shape[:-1].numel()))
     for reentrant in (False, True):
         model.gradient_checkpointing_enable({"use_reentrant": reentrant})
-        found = gradients(model, model._encode_texts(ids, IS_LONG))
+        found = gradients(model, model.encode_texts(ids, IS_LONG))
         assert all(torch.equal(found[name], gradient) for name, gradient in expected.items())
     assert rows == [len(LENGTHS)] * 4  # the last block as well, of which only the ends of the texts go on
 
@@ -257,7 +257,7 @@ def test_half_precision_is_that_of_one_text_at_a_time(tiny_model, implementation
     if how == "weights":
         tiny_model.bfloat16()
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=how == "autocast"):
-        found, expected = tiny_model._encode_texts(ids), one_by_one(tiny_model, ids, IS_LONG)
+        found, expected = tiny_model.encode_texts(ids), one_by_one(tiny_model, ids, IS_LONG)
     assert found.dtype == expected.dtype == torch.bfloat16
     torch.testing.assert_close(found, expected, rtol=0.02, atol=0.02)
     assert expected.abs().mean() > 0.1
@@ -266,20 +266,20 @@ def test_half_precision_is_that_of_one_text_at_a_time(tiny_model, implementation
 
 def test_no_texts_have_no_features(model):
     for plan in (None, planned(texts([5])[:0], capacity=16), planned(texts([5])[:0])):
-        features = model._encode_texts(texts([5])[:0], IS_LONG[:0], plan)
+        features = model.encode_texts(texts([5])[:0], IS_LONG[:0], plan)
         assert features.shape == (0, 32) and features.requires_grad
 
 
 def test_texts_that_are_too_long_and_plans_of_other_texts_are_refused(tiny_config):
     two, one = sharpened(tiny_config, two_paths=True), sharpened(tiny_config)
-    one._encode_texts(texts([248, 5]))
+    one.encode_texts(texts([248, 5]))
     with pytest.raises(ValueError, match="a text must have at most 248 tokens, but has 249"):
-        one._encode_texts(texts([249, 5]))
-    two._encode_texts(texts([248, 77]), torch.tensor([True, False]))
+        one.encode_texts(texts([249, 5]))
+    two.encode_texts(texts([248, 77]), torch.tensor([True, False]))
     with pytest.raises(ValueError, match="a text on the short path must have at most 77 tokens, but has 78"):
-        two._encode_texts(texts([248, 78]), torch.tensor([True, False]))
+        two.encode_texts(texts([248, 78]), torch.tensor([True, False]))
     with pytest.raises(ValueError, match="packing must be of 2 texts, but is of 3"):
-        one._encode_texts(texts([4, 5]), packing=planned(texts([4, 5, 6])))
+        one.encode_texts(texts([4, 5]), packing=planned(texts([4, 5, 6])))
 
 
 # The plan on its way to the model
@@ -292,11 +292,11 @@ def test_with_a_plan_nothing_is_waited_for(model, implementation):
     ids = texts(LENGTHS, copies=COPIES)
     for options in ({}, {"capacity": 64, "row_multiple": 4}, {"one_text_per_row": True}):
         plan = planned(ids, IS_LONG, **options)  # it is moved where the texts are
-        features = model._encode_texts(ids.to("meta"), IS_LONG.to("meta"), plan)
+        features = model.encode_texts(ids.to("meta"), IS_LONG.to("meta"), plan)
         features.sum().backward()
         assert features.device.type == "meta" and features.shape == (len(LENGTHS), 32)
     with pytest.raises(RuntimeError, match="meta"):
-        model._encode_texts(ids.to("meta"), IS_LONG.to("meta"))
+        model.encode_texts(ids.to("meta"), IS_LONG.to("meta"))
 
 
 def test_shapes_of_buckets_are_compiled_once(tiny_model):
@@ -314,10 +314,10 @@ def test_shapes_of_buckets_are_compiled_once(tiny_model):
 
     def block_alone(counter):
         first.compile(backend=counter, dynamic=False)
-        return lambda ids, plan: tiny_model._encode_texts(ids, packing=plan)
+        return lambda ids, plan: tiny_model.encode_texts(ids, packing=plan)
 
     def everything(counter):
-        encode = torch.compile(tiny_model._encode_texts, backend=counter, fullgraph=True)
+        encode = torch.compile(tiny_model.encode_texts, backend=counter, fullgraph=True)
         return lambda ids, plan: encode(ids, None, plan)
 
     bucket = {"capacity": 256, "row_multiple": 8}
@@ -350,12 +350,12 @@ def test_flash_attention_gets_the_stretches_of_the_rows(model, monkeypatch):
     monkeypatch.setattr(modeling_flash_attention_utils, "_flash_varlen_fn", varlen_attention)
     monkeypatch.setattr(modeling_flash_attention_utils, "_process_flash_kwargs_fn", process)
     ids = texts(LENGTHS, copies=COPIES)
-    expected = model._encode_texts(ids, IS_LONG)
+    expected = model.encode_texts(ids, IS_LONG)
     expected_gradients, rows = gradients(model, expected), []
     model.text_model.config._attn_implementation = "flash_attention_2"
     model.text_model.encoder.layers[0].register_forward_pre_hook(lambda layer, inputs: rows.append(len(inputs[0])))
     for options in ({}, {"capacity": 64, "row_multiple": 4}):
-        found = model._encode_texts(ids, IS_LONG, planned(ids, IS_LONG, **options))
+        found = model.encode_texts(ids, IS_LONG, planned(ids, IS_LONG, **options))
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
         assert_same_gradients(gradients(model, found), expected_gradients, 1e-5)
     assert rows == [1, 1]  # as transformers wants it: all stretches in one row
@@ -369,16 +369,16 @@ def test_attention_that_makes_no_masks_gets_one_text_per_row(model, monkeypatch)
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
 
     ids = texts(LENGTHS, copies=COPIES)
-    expected, plan = model._encode_texts(ids, IS_LONG), planned(ids, IS_LONG)
+    expected, plan = model.encode_texts(ids, IS_LONG), planned(ids, IS_LONG)
     monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._global_mapping, "ours", attention)
     model.text_model.config._attn_implementation = "ours"
     for given in (None, plan):  # a plan of packed rows is not used
-        torch.testing.assert_close(model._encode_texts(ids, IS_LONG, given), expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(model.encode_texts(ids, IS_LONG, given), expected, rtol=1e-5, atol=1e-5)
     assert masks == [None] * 4
 
     # Where transformers makes its masks, as for flex attention, it makes those of the plan.
     masks.clear()
     monkeypatch.setitem(ALL_MASK_ATTENTION_FUNCTIONS._global_mapping, "ours", sdpa_mask)
-    torch.testing.assert_close(model._encode_texts(ids, IS_LONG, plan), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(model.encode_texts(ids, IS_LONG, plan), expected, rtol=1e-5, atol=1e-5)
     of_text = (plan.text_RC >= 0)[:, None, :, None].expand_as(plan.mask())
     assert torch.equal(masks[0][of_text], plan.mask()[of_text])

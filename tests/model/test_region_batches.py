@@ -173,11 +173,11 @@ def test_the_model_knows_texts_by_their_tokens_up_to_the_end(model, batch):
     ids = texts([5, 40, 7, 5, 6], seed=1)
     ids[3, :5] = ids[0, :5]  # the same text, with other noise behind its end
     batch["region_input_ids"] = ids
-    keys = model._text_ids(ids).tolist()
+    keys = model.hash_texts(ids).tolist()
     assert keys[3] == keys[0] and len(set(keys)) == 4
-    assert model._text_ids(ids[[0, 3], :9]).tolist() == [keys[0], keys[3]]  # whatever the padding
+    assert model.hash_texts(ids[[0, 3], :9]).tolist() == [keys[0], keys[3]]  # whatever the padding
     assert (
-        len(set(model._text_ids(ids[0, torch.tensor([[0, 1, 2, 3, 4], [0, 2, 1, 3, 4]])]).tolist())) == 2
+        len(set(model.hash_texts(ids[0, torch.tensor([[0, 1, 2, 3, 4], [0, 2, 1, 3, 4]])]).tolist())) == 2
     )  # order counts
     as_negatives = model(**batch).losses["region_loss"].item()
     model.config.mask_identical_region_texts = True

@@ -124,7 +124,7 @@ def test_value_and_gradients_are_those_of_one_pair_at_a_time(model, batch, kind,
     monkeypatch.setattr(pooler_beta_clip, "_pairs_at_a_time", lambda *_: 20)  # several blocks
     if not packed:
         plan = plan_texts(batch["input_ids"], text_lengths(batch["input_ids"], 513), one_text_per_row=True)
-        monkeypatch.setattr(model, "_plan_texts", lambda *_: plan)
+        monkeypatch.setattr(model, "plan_texts", lambda *_: plan)
     outputs = model(**batch)
     found = torch.autograd.grad(0.7 * outputs.losses["text_conditioned_loss"], model.parameters(), allow_unused=True)
     slow = slow_loss(model, batch, kind)

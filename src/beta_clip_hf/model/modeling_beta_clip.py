@@ -184,7 +184,7 @@ class BetaCLIPModel(BetaCLIPPreTrainedModel):
         plan = plan.to(ids.device, non_blocking=True)
         # A plan that counts texts which no loss asks for does not pack these.
         packing = plan.packing if len(plan.packing.last_T) == len(ids) else None
-        text_TD, region_text_RD, hard_text_ND = normalize(self._encode_texts(ids, is_long, packing)).split(counts)
+        text_TD, region_text_RD, hard_text_ND = normalize(self.encode_texts(ids, is_long, packing)).split(counts)
         rows = (plan.caption_B, plan.short_S, plan.aligned_A)
         embeds = FlatEmbeds(normalize(image_features_BD), text_TD, image_index, *rows)
         if self.pooler is not None:
@@ -196,7 +196,7 @@ class BetaCLIPModel(BetaCLIPPreTrainedModel):
             regions.slots = plan.region_slots
             embeds.region_RD = normalize(self._region_features(pixel_values, patch_features_BPD, regions))
             if texts[1] is not None:
-                embeds.region_text_RD, embeds.region_text_id_R = region_text_RD, self._text_ids(texts[1])
+                embeds.region_text_RD, embeds.region_text_id_R = region_text_RD, self.hash_texts(texts[1])
             if texts[2] is not None:
                 embeds.hard_text_ND, embeds.hard_region_index_N = hard_text_ND, regions.hard_region_index
         return embeds
@@ -213,7 +213,7 @@ class BetaCLIPModel(BetaCLIPPreTrainedModel):
     ) -> BatchPlan:
         """A plan made here and now: a batch that comes without one waits for a GPU here, and nowhere else."""
         return plan_batch(
-            self._plan_texts(input_ids, is_long),
+            self.plan_texts(input_ids, is_long),
             image_index.cpu(),
             num_images,
             granularity_T=None if granularity is None else granularity.cpu(),
@@ -260,10 +260,10 @@ class BetaCLIPModel(BetaCLIPPreTrainedModel):
             ValueError: if a model with one path is given another than `None`, one with two an unknown name, or a text
                 has more tokens than its path has positions.
         """
-        is_long = self._is_long(path)
+        is_long = self.is_long_path(path)
         if self.long_text_projection is None:
             return super().get_text_features(input_ids, attention_mask, position_ids, **kwargs)
-        return self._features_of_path(input_ids, attention_mask, position_ids, is_long, **kwargs)
+        return self.path_text_features(input_ids, attention_mask, position_ids, is_long, **kwargs)
 
     def get_patch_features(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False) -> Tensor:
         r"""
@@ -364,8 +364,8 @@ class BetaCLIPModel(BetaCLIPPreTrainedModel):
             patch_features = self.get_patch_features(pixel_values)
         if text_embeds is None:
             assert input_ids is not None
-            is_long = torch.full(input_ids.shape[:1], self._is_long(path), device=input_ids.device)
-            text_embeds = self._encode_texts(input_ids, is_long)
+            is_long = torch.full(input_ids.shape[:1], self.is_long_path(path), device=input_ids.device)
+            text_embeds = self.encode_texts(input_ids, is_long)
         index = index_or_pairs(image_index, len(patch_features), len(text_embeds), "texts", text_embeds.device)
         pooled_TD, attentions_THP = pooler(text_embeds, patch_features, index, output_attentions)
         return (normalize(pooled_TD), attentions_THP) if output_attentions else normalize(pooled_TD)

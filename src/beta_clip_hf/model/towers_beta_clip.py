@@ -78,11 +78,11 @@ class CLIPTowers(CLIPModel):
         hidden_states = vision.pre_layrnorm(hidden_states)
         for layer in vision.encoder.layers[:-1]:
             hidden_states = layer(hidden_states, None)
-        hidden_states = _as_layer(vision.encoder.layers[-1], _value_only_block, hidden_states)
+        hidden_states = _as_layer(vision.encoder.layers[-1], value_only_block, hidden_states)
         features = self.visual_projection(vision.post_layernorm(hidden_states))
         return features[:, 0], features[:, 1:]
 
-    def _is_long(self, path: str | None) -> bool:
+    def is_long_path(self, path: str | None) -> bool:
         """Whether a path is the long one; `None` is the only path, or the short one of two.
 
         Raises:
@@ -95,7 +95,7 @@ class CLIPTowers(CLIPModel):
         return path == "long"
 
     @can_return_tuple
-    def _features_of_path(
+    def path_text_features(
         self,
         input_ids_TL: Tensor,
         attention_mask: Tensor | None,
@@ -107,7 +107,7 @@ class CLIPTowers(CLIPModel):
         short_rows, long_rows = self._path_rows()
         length = min(input_ids_TL.shape[1], long_rows if is_long else short_rows)
         if input_ids_TL.shape[1] > length:
-            self._check_lengths(self._lengths(input_ids_TL).tolist(), [is_long] * len(input_ids_TL))
+            self._check_lengths(self.text_lengths(input_ids_TL).tolist(), [is_long] * len(input_ids_TL))
         if position_ids is None:
             position_ids = torch.arange(length, device=input_ids_TL.device)[None]
         outputs = self.text_model(
@@ -120,7 +120,7 @@ class CLIPTowers(CLIPModel):
         outputs.pooler_output = projection(outputs.pooler_output)
         return outputs
 
-    def _encode_texts(
+    def encode_texts(
         self, input_ids_TL: Tensor, is_long_T: Tensor | None = None, packing: TextPacking | None = None
     ) -> Tensor:
         """
@@ -157,7 +157,7 @@ class CLIPTowers(CLIPModel):
         """The text model's hidden states `(T, W)` at the last token of each text, after the last layer norm."""
         model = self.text_model
         if packing is None or not (self._can_pack() or packing.has_one_text_per_row):
-            packing = self._plan_texts(input_ids_TL, is_long_T)
+            packing = self.plan_texts(input_ids_TL, is_long_T)
         packing = packing.to(input_ids_TL.device, non_blocking=True)
         text_RC, position_RC = packing.text_RC, packing.position_RC
         ids_RC = input_ids_TL[text_RC, position_RC]
@@ -169,7 +169,7 @@ class CLIPTowers(CLIPModel):
         for layer in model.encoder.layers[:-1]:
             hidden_states = layer(hidden_states, **inputs)
         last = model.encoder.layers[-1]
-        return model.final_layer_norm(_as_layer(last, _ends_only_block, hidden_states, last_T=packing.last_T, **inputs))
+        return model.final_layer_norm(_as_layer(last, ends_only_block, hidden_states, last_T=packing.last_T, **inputs))
 
     def _encoder_inputs(self, embeds_RCW: Tensor, packing: TextPacking) -> tuple[Tensor, dict[str, Any]]:
         """What goes into the first block, and the arguments by which no text of a row sees another in any of them,
@@ -199,10 +199,10 @@ class CLIPTowers(CLIPModel):
         return is_flash_attention_requested(config) or config._attn_implementation in ALL_MASK_ATTENTION_FUNCTIONS
 
     @torch.compiler.disable
-    def _plan_texts(self, input_ids_TL: Tensor, is_long_T: Tensor | None) -> TextPacking:
+    def plan_texts(self, input_ids_TL: Tensor, is_long_T: Tensor | None) -> TextPacking:
         """A plan made here and now: texts that come without one wait for a GPU here, and nowhere else."""
         ids_TL, is_long_T = input_ids_TL.cpu(), None if is_long_T is None else is_long_T.cpu()
-        lengths_T = self._lengths(ids_TL)
+        lengths_T = self.text_lengths(ids_TL)
         is_long = [False] * len(ids_TL) if is_long_T is None else is_long_T.tolist()
         self._check_lengths(lengths_T.tolist(), is_long)
         return plan_texts(ids_TL, lengths_T, is_long_T, one_text_per_row=not self._can_pack())
@@ -221,14 +221,14 @@ class CLIPTowers(CLIPModel):
                 where = "" if self.long_text_projection is None else f" on the {TEXT_PATHS[one]} path"
                 raise ValueError(f"a text{where} must have at most {rows[one]} tokens, but has {length}")
 
-    def _lengths(self, input_ids_TL: Tensor) -> Tensor:
+    def text_lengths(self, input_ids_TL: Tensor) -> Tensor:
         return text_lengths(input_ids_TL, self.text_model.eos_token_id)
 
-    def _text_ids(self, input_ids_TL: Tensor) -> Tensor:
+    def hash_texts(self, input_ids_TL: Tensor) -> Tensor:
         """A number `(T,)` int64 for each text, equal for equal texts: a polynomial of its tokens modulo 2^64."""
         place_L = torch.arange(input_ids_TL.shape[1], device=input_ids_TL.device)
         factor_L = torch.full_like(place_L, 6364136223846793005).cumprod(0)
-        return ((input_ids_TL + 1) * factor_L * (place_L < self._lengths(input_ids_TL)[:, None])).sum(dim=1)
+        return ((input_ids_TL + 1) * factor_L * (place_L < self.text_lengths(input_ids_TL)[:, None])).sum(dim=1)
 
 
 def joined_texts(texts: list[Tensor | None]) -> tuple[Tensor, list[int]]:
@@ -246,14 +246,14 @@ def _as_layer(layer: CLIPEncoderLayer, block: Any, hidden_states: Tensor, **kwar
     return block(layer, hidden_states, **kwargs)
 
 
-def _ends_only_block(layer: CLIPEncoderLayer, hidden_states: Tensor, last_T: Tensor, **inputs: Any) -> Tensor:
+def ends_only_block(layer: CLIPEncoderLayer, hidden_states: Tensor, last_T: Tensor, **inputs: Any) -> Tensor:
     """The last text block `(T, W)`: what follows attention is computed for the texts' ends alone, which are pooled."""
     attended, _ = layer.self_attn(layer.layer_norm1(hidden_states), **inputs)
     ends_TW = (hidden_states + attended).flatten(0, 1)[last_T]
     return ends_TW + layer.mlp(layer.layer_norm2(ends_TW))
 
 
-def _value_only_block(layer: CLIPEncoderLayer, hidden_states: Tensor) -> Tensor:
+def value_only_block(layer: CLIPEncoderLayer, hidden_states: Tensor) -> Tensor:
     """The last vision block: CLS attends as in CLIP, patches keep their own values. Only CLS has a query."""
     attention = layer.self_attn
     normed = layer.layer_norm1(hidden_states)
