@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from transformers import AutoConfig, AutoModel, AutoModelForZeroShotImageClassification, AutoProcessor
 
 from .model import remote_code_beta_clip
-from .model.configuration_beta_clip import BetaCLIPConfig
+from .model.configuration_beta_clip import BetaCLIPConfig, Granularity
 from .model.loss_beta_clip import beta_cal_loss, clip_loss, hard_negative_loss, region_loss
-from .model.modeling_beta_clip import BetaCLIPModel, BetaCLIPOutput, Granularity
+from .model.modeling_beta_clip import BetaCLIPModel, BetaCLIPOutput
 from .model.pooler_beta_clip import TextConditionedPooler
 from .model.processing_beta_clip import BetaCLIPProcessor
 from .version import __version__ as __version__

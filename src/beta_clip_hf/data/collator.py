@@ -11,7 +11,7 @@ from PIL import Image
 
 from ..model.batch_plan_beta_clip import BatchPlan, plan_batch
 from ..model.boxes_beta_clip import Box, box_in_view, cut_box, pixel_box, seen_size, view_of_image, visible_share
-from ..model.objective_beta_clip import Granularity
+from ..model.configuration_beta_clip import Granularity
 from ..model.packing_beta_clip import plan_texts, text_lengths
 from ..model.processing_beta_clip import BetaCLIPProcessor, clean_text
 from ..model.towers_beta_clip import joined_texts

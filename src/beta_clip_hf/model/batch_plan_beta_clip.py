@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .objective_beta_clip import Granularity
+from .configuration_beta_clip import Granularity
 from .packing_beta_clip import TextPacking
 from .ragged_beta_clip import ImageSlots, Planned, slots_by_image
 

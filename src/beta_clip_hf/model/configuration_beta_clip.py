@@ -1,5 +1,6 @@
 """Configuration of β-CLIP and FG-CLIP: CLIP's own, plus the pooler, a second text path, regions and the losses."""
 
+from enum import IntEnum
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -9,6 +10,10 @@ from transformers import CLIPConfig
 ALIGNMENT_LOSSES = ("ce", "bce")
 CLIP_TEXT_POSITIONS = 77
 LONG_TEXT_POSITIONS = 248
+# Names of the two text paths of a model with `use_long_text_path`; a bool "is long" is a place in this tuple.
+TEXT_PATHS = ("short", "long")
+# Keyword arguments of `from_pretrained` that say where to read from, and not what to make of it.
+HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 LOSS_PARTS = (
     "clip_loss",
     "short_clip_loss",
@@ -17,6 +22,15 @@ LOSS_PARTS = (
     "region_loss",
     "hard_negative_loss",
 )
+
+
+class Granularity(IntEnum):
+    """The kind of a text in a flat batch. β-CAL runs over the first three kinds."""
+
+    CAPTION = 0
+    SENTENCE = 1
+    PHRASE = 2
+    SHORT_CAPTION = 3
 
 
 @strict
@@ -130,4 +144,4 @@ class BetaCLIPConfig(CLIPConfig):
                 raise ValueError(f"{part}_weight must not be negative, but is {getattr(self, f'{part}_weight')}")
 
 
-__all__ = ["BetaCLIPConfig"]
+__all__ = ["HUB_ARGUMENTS", "TEXT_PATHS", "BetaCLIPConfig", "Granularity"]

@@ -15,7 +15,8 @@ from transformers.models.clip.modeling_clip import CLIPOutput
 from transformers.utils.generic import can_return_tuple
 
 from .batch_plan_beta_clip import BatchPlan, plan_batch
-from .objective_beta_clip import FlatEmbeds, Granularity, batch_objective, multiplier
+from .configuration_beta_clip import Granularity
+from .objective_beta_clip import FlatEmbeds, batch_objective, multiplier
 from .pooler_beta_clip import TextConditionedPooler, normalize
 from .pretrained_beta_clip import BetaCLIPPreTrainedModel
 from .ragged_beta_clip import index_or_pairs
@@ -393,4 +394,4 @@ class BetaCLIPModel(BetaCLIPPreTrainedModel):
         return self.pooler
 
 
-__all__ = ["BetaCLIPModel", "BetaCLIPOutput", "Granularity"]
+__all__ = ["BetaCLIPModel", "BetaCLIPOutput"]

@@ -6,22 +6,12 @@ D projection width.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .loss_beta_clip import beta_cal_loss, clip_loss, hard_negative_loss, region_loss, text_conditioned_loss
-
-
-class Granularity(IntEnum):
-    """What kind of text a row of a flat batch is; β-CAL runs over the first three."""
-
-    CAPTION = 0
-    SENTENCE = 1
-    PHRASE = 2
-    SHORT_CAPTION = 3
 
 
 @dataclass
@@ -190,4 +180,4 @@ def multiplier(logit_scale: Tensor) -> Tensor:
     return logit_scale.to(torch.promote_types(logit_scale.dtype, torch.float32)).exp()
 
 
-__all__ = ["FlatEmbeds", "Granularity", "batch_losses", "batch_objective", "multiplier"]
+__all__ = ["FlatEmbeds", "batch_losses", "batch_objective", "multiplier"]

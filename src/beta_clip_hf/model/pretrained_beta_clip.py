@@ -8,14 +8,11 @@ from torch import nn
 from transformers import initialization as init
 
 from .checkpoints_beta_clip import FG_CLIP_SWITCHES, LONG_TABLE, from_fg_clip, is_fg_clip, read_weights, weight_names
-from .configuration_beta_clip import CLIP_TEXT_POSITIONS, BetaCLIPConfig
+from .configuration_beta_clip import CLIP_TEXT_POSITIONS, HUB_ARGUMENTS, BetaCLIPConfig
 from .pooler_beta_clip import TextConditionedPooler
 from .positions_beta_clip import stretch_text_positions
 from .remote_code_beta_clip import carrying_code, render_first_card
 from .towers_beta_clip import CLIPTowers, TwoPathTextEmbeddings
-
-
-HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 
 
 class BetaCLIPPreTrainedModel(CLIPTowers):
@@ -120,4 +117,4 @@ class BetaCLIPPreTrainedModel(CLIPTowers):
             init.normal_(module.weight, std=self.text_embed_dim**-0.5 * self.config.initializer_factor)
 
 
-__all__ = ["HUB_ARGUMENTS", "BetaCLIPPreTrainedModel"]
+__all__ = ["BetaCLIPPreTrainedModel"]

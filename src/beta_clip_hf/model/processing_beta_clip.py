@@ -18,11 +18,8 @@ from transformers.image_utils import get_image_size, is_pil_image, make_flat_lis
 from transformers.utils import is_torchvision_available
 
 from .boxes_beta_clip import Box, box_in_view, cut_box, pixel_box, seen_size, view_of_image
-from .configuration_beta_clip import CLIP_TEXT_POSITIONS, LONG_TEXT_POSITIONS
-from .modeling_beta_clip import Granularity
-from .pretrained_beta_clip import HUB_ARGUMENTS
+from .configuration_beta_clip import CLIP_TEXT_POSITIONS, HUB_ARGUMENTS, LONG_TEXT_POSITIONS, TEXT_PATHS, Granularity
 from .remote_code_beta_clip import carrying_code, render_first_card
-from .towers_beta_clip import TEXT_PATHS
 
 
 # What decides where a pixel lands: a call with boxes takes these from the image processor alone.

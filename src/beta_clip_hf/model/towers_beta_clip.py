@@ -15,10 +15,8 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, create_caus
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer, CLIPTextEmbeddings
 from transformers.utils.generic import can_return_tuple, is_flash_attention_requested
 
+from .configuration_beta_clip import TEXT_PATHS
 from .packing_beta_clip import TextPacking, plan_texts, text_lengths
-
-
-TEXT_PATHS = ("short", "long")
 
 
 class TwoPathTextEmbeddings(CLIPTextEmbeddings):

@@ -12,10 +12,9 @@ from transformers import CLIPConfig, CLIPModel, CLIPProcessor, PreTrainedModel
 from beta_clip_cli.reports import Report, add_json_argument, reporting
 
 from ..model.checkpoints_beta_clip import LONG_TABLE
-from ..model.configuration_beta_clip import LONG_TEXT_POSITIONS, BetaCLIPConfig
+from ..model.configuration_beta_clip import LONG_TEXT_POSITIONS, TEXT_PATHS, BetaCLIPConfig
 from ..model.modeling_beta_clip import BetaCLIPModel
 from ..model.processing_beta_clip import BetaCLIPProcessor
-from ..model.towers_beta_clip import TEXT_PATHS
 
 
 logger = logging.getLogger(__name__)

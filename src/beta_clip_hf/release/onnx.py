@@ -17,8 +17,8 @@ from beta_clip_cli.reports import Report, add_json_argument, reporting
 
 from ..files import write_json
 from ..inference.models import load_model
+from ..model.configuration_beta_clip import TEXT_PATHS
 from ..model.modeling_beta_clip import BetaCLIPModel
-from ..model.towers_beta_clip import TEXT_PATHS
 from ..version import __version__
 from .export import check_output
 from .graphs import Graph, RegionGraph, graphs_of

@@ -17,7 +17,7 @@ from transformers.trainer_utils import speed_metrics
 
 from ..data.collator import BetaCLIPDataCollator
 from ..data.row_dataset import RowStream
-from ..model.modeling_beta_clip import Granularity
+from ..model.configuration_beta_clip import Granularity
 from .arguments import BetaCLIPTrainingArguments
 from .cached_gradients import CachedContrast
 from .callbacks import CheckpointedTowers, NonFiniteGuard, ParameterBounds, SamplingEpoch
