@@ -1,4 +1,4 @@
-"""How the parameters move: transformers' `TrainingArguments` with β-CLIP's recipe as defaults."""
+"""Training arguments: transformers' `TrainingArguments` with β-CLIP's recipe as defaults."""
 
 import logging
 from dataclasses import dataclass, field
@@ -13,122 +13,173 @@ logger = logging.getLogger(__name__)
 
 BEST_METRIC = "t2i_r1"
 CHECKPOINTING = ("none", "selective", "full")
+LEARNING_RATES = ("learning_rate", "learning_rate_end", "pooler_learning_rate", "pooler_learning_rate_end")
 
 
-def _knob(default: Any, help: str) -> Any:
-    return field(default=default, metadata={"help": help})
+def _option(default: Any, help_text: str) -> Any:
+    """Declares a field with the help text that transformers' argument parser shows."""
+    return field(default=default, metadata={"help": help_text})
 
 
 @dataclass
 class BetaCLIPTrainingArguments(TrainingArguments):
     r"""
-    [`~transformers.TrainingArguments`] plus what β-CLIP's recipe needs; all of its fields may be given as usual.
+    Holds the arguments of a training run: those of [`~transformers.TrainingArguments`] and those of β-CLIP's recipe.
 
     New fields:
 
-    - `learning_rate_end`: where the cosine of the towers ends (they start at `learning_rate`).
-    - `pooler_learning_rate`, `pooler_learning_rate_end`: the same for the pooler, which is new and has no warm-up.
-    - `freeze_text_positions`: keep the first 20 text positions bit for bit, as the paper does after the stretch. Leave
-      it off for a model from scratch, whose positions are still random.
-    - `logit_scale_max`: after each optimiser step both logit scales are clamped, so that their exp is in [1, this];
-      0 is off.
-    - `contrastive_batch_size`: images of one contrast over all processes; 0 takes those of one forward pass. A larger
-      contrast is computed in micro-batches of `per_device_train_batch_size` images, twice each, with the gradient of
-      the one large batch (see [`CachedContrast`]). It is the batch of one optimiser step, whatever
-      `gradient_accumulation_steps` says.
-    - `vision_checkpointing`, `text_checkpointing`: what the backward pass computes again of the blocks of a tower,
-      instead of keeping it: "none"; "selective", all but the linear layers (see [`keep_linear_outputs`]); or "full".
-      The `gradient_checkpointing` of `TrainingArguments` is "full" for both.
-    - `gather_across_processes`: whether the losses see the texts of all processes (with the exact gradient of the one
-      large batch) or only those of their own.
+    - `learning_rate_end`: the learning rate of the towers after the last step. They start at `learning_rate` and
+      follow a cosine.
+    - `pooler_learning_rate`, `pooler_learning_rate_end`: both rates of the pooler. It is new and has no warm-up.
+    - `freeze_text_positions`: keeps the first 20 text positions bit for bit, as the paper does after it stretches the
+      table. Leave it off for a model from scratch, whose positions are still random.
+    - `logit_scale_max`: after each optimiser step both logit scales are clamped, so that their exp lies in
+      [1, `logit_scale_max`]. 0 switches the clamp off.
+    - `contrastive_batch_size`: the number of images that are contrasted with each other, over all processes. 0 takes
+      the images of one forward pass. A larger contrast is computed in micro-batches of `per_device_train_batch_size`
+      images, twice each, with the gradient of the one large batch (see [`CachedContrast`]). It is the batch of one
+      optimiser step, whatever `gradient_accumulation_steps` says.
+    - `vision_checkpointing`, `text_checkpointing`: which activations of a tower the backward pass computes again
+      instead of keeping them. "none" keeps all of them, "selective" keeps the outputs of linear layers (see
+      [`keep_linear_outputs`]), "full" keeps the inputs of blocks only. The `gradient_checkpointing` of
+      `TrainingArguments` means "full" for both towers.
+    - `gather_across_processes`: whether the losses see the texts of all processes, with the exact gradient of the one
+      large batch, or only the texts of their own process.
 
-    Defaults that differ from `TrainingArguments`, for the recipe: AdamW betas (0.9, 0.98), weight decay 0.01, rates
-    1e-5 → 1e-7 and 1e-3 → 1e-4, 10 epochs, `warmup_steps=0.001` (a share of all steps: 0.01 epoch of 10), 64 images
-    per device, no gradient clipping; bf16 where a GPU has it. And for flat texts: `remove_unused_columns=False`,
-    `ddp_find_unused_parameters=True` (not every batch has all parts of the loss) unless checkpointing is reentrant,
-    `dataloader_drop_last=True` (equal batches on all processes), `logging_nan_inf_filter=False` (the filter waits for
-    the device at every step; the Trainer here has a guard of its own), `dispatch_batches=False` (a dispatcher would cut
-    the flat texts as if they were images).
+    Defaults of the recipe that differ from `TrainingArguments`: AdamW betas (0.9, 0.98), weight decay 0.01, learning
+    rates 1e-5 → 1e-7 and 1e-3 → 1e-4, 10 epochs, `warmup_steps=0.001` (a share of all steps: 0.01 epoch of 10),
+    64 images per device, no gradient clipping, and bf16 where a GPU has it.
+
+    Defaults that flat texts need:
+
+    - `remove_unused_columns=False`: the collator needs whole rows.
+    - `ddp_find_unused_parameters=True`, unless checkpointing is reentrant: not every batch has all parts of the loss.
+    - `dataloader_drop_last=True`: all processes get batches of the same size.
+    - `logging_nan_inf_filter=False`: the filter waits for the device at every step, and [`BetaCLIPTrainer`] has a
+      guard of its own.
+    - `dispatch_batches=False`: a dispatcher would split the flat texts as if they were images.
 
     Raises:
+        ImportError: if accelerate is not installed.
         ValueError: if a rate is negative, `logit_scale_max` is below 1, the schedule is not a cosine, a kind of
-            checkpointing is unknown, `contrastive_batch_size` is no multiple of the images of one forward pass, or
+            checkpointing is unknown, `contrastive_batch_size` is not a multiple of the images of one forward pass, or
             `remove_unused_columns` or `dispatch_batches` is switched on.
 
     Source: arXiv 2512.12678, training details, and the authors' release.
     """
 
-    learning_rate: float = _knob(1e-5, "Initial learning rate of the two towers.")
-    learning_rate_end: float = _knob(1e-7, "Learning rate of the towers after the last step.")
-    pooler_learning_rate: float = _knob(1e-3, "Initial learning rate of the pooler.")
-    pooler_learning_rate_end: float = _knob(1e-4, "Learning rate of the pooler after the last step.")
-    freeze_text_positions: bool = _knob(False, "Keep the first 20 text positions exactly as they are.")
-    logit_scale_max: float = _knob(100.0, "Upper bound of both exp(logit_scale), after each step; 0 switches it off.")
-    gather_across_processes: bool = _knob(True, "Losses over the texts of all processes instead of each its own.")
+    learning_rate: float = _option(1e-5, "Initial learning rate of the two towers.")
+    learning_rate_end: float = _option(1e-7, "Learning rate of the towers after the last step.")
+    pooler_learning_rate: float = _option(1e-3, "Initial learning rate of the pooler.")
+    pooler_learning_rate_end: float = _option(1e-4, "Learning rate of the pooler after the last step.")
+    freeze_text_positions: bool = _option(False, "Keep the first 20 text positions exactly as they are.")
+    logit_scale_max: float = _option(100.0, "Upper bound of both exp(logit_scale), after each step; 0 switches it off.")
+    gather_across_processes: bool = _option(True, "Compute the losses over the texts of all processes.")
 
-    contrastive_batch_size: int = _knob(0, "Images of one contrast over all processes; 0: of one forward pass.")
-    vision_checkpointing: str = _knob("none", "What the backward pass recomputes: 'none', 'selective' or 'full'.")
-    text_checkpointing: str = _knob("none", "The same for the text tower.")
+    contrastive_batch_size: int = _option(
+        0, "Number of images that are contrasted with each other, over all processes; 0: those of one forward pass."
+    )
+    vision_checkpointing: str = _option(
+        "none", "What the backward pass recomputes in the vision tower: 'none', 'selective' or 'full'."
+    )
+    text_checkpointing: str = _option(
+        "none", "What the backward pass recomputes in the text tower: 'none', 'selective' or 'full'."
+    )
 
-    lr_scheduler_type: str = _knob("cosine", "Always the cosine; equal initial and end rates make it a constant.")
-    warmup_steps: float = _knob(0.001, "Warm-up of the towers: a number of steps or, below 1, a share of all.")
-    weight_decay: float = _knob(0.01, "Weight decay of matrices; biases, norms and scalars have none.")
-    adam_beta2: float = _knob(0.98, "Second beta of AdamW.")
-    max_grad_norm: float = _knob(0.0, "Clip the gradient to this norm; 0 does not clip, as the recipe.")
-    num_train_epochs: float = _knob(10.0, "Number of epochs.")
-    per_device_train_batch_size: int = _knob(64, "Images per device and forward pass.")
-    per_device_eval_batch_size: int = _knob(64, "Images per device and forward pass in an evaluation.")
-    bf16: bool | None = _knob(None, "bfloat16 autocast; by default where a GPU has it.")
-    logging_steps: float = _knob(10, "Log every so many steps.")
-    logging_nan_inf_filter: bool = _knob(False, "Must stay off: it waits for the device at each step.")
-    dataloader_drop_last: bool = _knob(True, "Drop the last batch of an epoch where it is not full.")
-    remove_unused_columns: bool = _knob(False, "Must stay off: rows hold images and texts, not model inputs.")
+    lr_scheduler_type: str = _option("cosine", "Always the cosine; equal initial and end rates make it a constant.")
+    warmup_steps: float = _option(0.001, "Warm-up of the towers: a number of steps or, below 1, a share of all steps.")
+    weight_decay: float = _option(0.01, "Weight decay of matrices; biases, norms and scalars have none.")
+    adam_beta2: float = _option(0.98, "Second beta of AdamW.")
+    max_grad_norm: float = _option(0.0, "Clip the gradient to this norm; 0 does not clip, as in the recipe.")
+    num_train_epochs: float = _option(10.0, "Number of epochs.")
+    per_device_train_batch_size: int = _option(64, "Images per device and forward pass.")
+    per_device_eval_batch_size: int = _option(64, "Images per device and forward pass in an evaluation.")
+    bf16: bool | None = _option(None, "bfloat16 autocast; by default where a GPU has it.")
+    logging_steps: float = _option(10, "Number of steps between two log records.")
+    logging_nan_inf_filter: bool = _option(False, "Must stay off: it waits for the device at each step.")
+    dataloader_drop_last: bool = _option(True, "Drop the last batch of an epoch if it is not full.")
+    remove_unused_columns: bool = _option(False, "Must stay off: rows hold images and texts, not model inputs.")
 
     def __post_init__(self) -> None:
         if not is_accelerate_available():
             raise ImportError('Training needs accelerate: pip install "beta-clip-hf[train]"')
-        for name in ("learning_rate", "learning_rate_end", "pooler_learning_rate", "pooler_learning_rate_end"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, but is {getattr(self, name)}")
+        self._check_rates()
+        self._check_schedule()
+        self._check_columns()
+        self._check_contrast()
+        self._check_checkpointing()
+        self._choose_precision()
+        self._choose_best_metric()
+        # Pinned memory speeds up copies to a device. Without a device it only causes a warning.
+        self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()
+        super().__post_init__()
+        self._set_up_loading()
+        self._set_up_ddp()
+        if self.contrastive_batch_size:
+            self._accumulate_one_contrast()
+
+    def _check_rates(self) -> None:
+        for name in LEARNING_RATES:
+            rate = getattr(self, name)
+            if rate < 0:
+                raise ValueError(f"{name} must not be negative, but is {rate}")
         if self.logit_scale_max != 0 and self.logit_scale_max < 1:
-            raise ValueError(f"logit_scale_max must be at least 1, or 0 for none, but is {self.logit_scale_max}")
-        if str(getattr(self.lr_scheduler_type, "value", self.lr_scheduler_type)) != "cosine":
+            raise ValueError(f"logit_scale_max must be at least 1, or 0 for no limit, but is {self.logit_scale_max}")
+
+    def _check_schedule(self) -> None:
+        # transformers also takes a member of its enumeration, whose value is the name.
+        name = getattr(self.lr_scheduler_type, "value", self.lr_scheduler_type)
+        if str(name) != "cosine":
             raise ValueError(
                 f"lr_scheduler_type must be 'cosine', but is {self.lr_scheduler_type!r}; "
                 "for a constant rate set learning_rate_end to learning_rate (and the same for the pooler)"
             )
+
+    def _check_columns(self) -> None:
         if self.remove_unused_columns:
-            raise ValueError("remove_unused_columns must be False (the collator needs the rows whole), but is True")
+            raise ValueError("remove_unused_columns must be False (the collator needs whole rows), but is True")
+
+    def _check_contrast(self) -> None:
         size: Any = self.contrastive_batch_size
+        # A bool is an int to Python, but not a number of images.
         if type(size) is not int or size < 0:
             raise ValueError(f"contrastive_batch_size must be an integer of at least 0, but is {size!r}")
+
+    def _check_checkpointing(self) -> None:
         for name in ("vision_checkpointing", "text_checkpointing"):
-            if getattr(self, name) not in CHECKPOINTING:
-                raise ValueError(f"{name} must be one of {CHECKPOINTING}, but is {getattr(self, name)!r}")
+            kind = getattr(self, name)
+            if kind not in CHECKPOINTING:
+                raise ValueError(f"{name} must be one of {CHECKPOINTING}, but is {kind!r}")
+
+    def _choose_precision(self) -> None:
         if self.bf16 is None:
-            gpu_has_it = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-            self.bf16 = gpu_has_it and not (self.use_cpu or self.fp16)
-        # Without this TrainingArguments takes it that a GPU has to do it.
-        self.use_cpu = self.use_cpu or bool(self.bf16 and not torch.accelerator.is_available())
-        if self.metric_for_best_model is None and (self.load_best_model_at_end or self.save_strategy == "best"):
+            has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+            self.bf16 = has_bf16 and not (self.use_cpu or self.fp16)
+        # TrainingArguments refuses bf16 without a GPU unless it is told that the CPU does the work.
+        if self.bf16 and not torch.accelerator.is_available():
+            self.use_cpu = True
+
+    def _choose_best_metric(self) -> None:
+        needs_metric = self.load_best_model_at_end or self.save_strategy == "best"
+        if needs_metric and self.metric_for_best_model is None:
             self.metric_for_best_model = BEST_METRIC
-        # Pinning serves copies to a device; without one it only warns.
-        self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()
-        super().__post_init__()
+
+    def _set_up_loading(self) -> None:
         if self.accelerator_config.dispatch_batches:
-            raise ValueError("dispatch_batches must not be True (it would cut flat texts as if images), but is")
+            raise ValueError("dispatch_batches must not be True (it would split flat texts like images), but is True")
         self.accelerator_config.dispatch_batches = False
         self.accelerator_config.non_blocking |= self.dataloader_pin_memory
-        # Left out, transformers would take False with any checkpointing; only the reentrant one, no longer its default,
-        # cannot bear it.
-        is_reentrant = (self.gradient_checkpointing_kwargs or {}).get("use_reentrant", False)
+
+    def _set_up_ddp(self) -> None:
+        # Without a value, transformers switches the search off under any kind of checkpointing. Only the reentrant
+        # kind, which is no longer its default, cannot work with the search.
+        checkpointing = self.gradient_checkpointing_kwargs or {}
+        is_reentrant = checkpointing.get("use_reentrant", False)
         if self.ddp_find_unused_parameters is None and not is_reentrant:
             self.ddp_find_unused_parameters = True
-        if self.contrastive_batch_size:
-            self._accumulate_one_contrast()
 
     def _accumulate_one_contrast(self) -> None:
-        """The micro-batches of one contrast are those that the Trainer accumulates for one optimiser step."""
+        """Makes the Trainer accumulate the micro-batches of one contrast into one optimiser step."""
         images = self.per_device_train_batch_size * self.world_size
         if self.contrastive_batch_size % images:
             raise ValueError(
@@ -137,7 +188,8 @@ class BetaCLIPTrainingArguments(TrainingArguments):
                 f"but is {self.contrastive_batch_size}"
             )
         micro_batches = self.contrastive_batch_size // images
-        if self.gradient_accumulation_steps not in (1, micro_batches) and self.process_index == 0:
+        is_overridden = self.gradient_accumulation_steps not in (1, micro_batches)
+        if is_overridden and self.process_index == 0:
             logger.warning(
                 "gradient_accumulation_steps is now %d, the micro-batches of one contrast, and no longer %d",
                 micro_batches,
@@ -147,31 +199,36 @@ class BetaCLIPTrainingArguments(TrainingArguments):
 
     def check_epoch(self, num_rows: int) -> None:
         """
-        Whether an epoch of so many rows, over all processes, fills a batch and a contrast; an incomplete last contrast
-        is a warning.
+        Checks that an epoch fills at least one batch and one contrast. An incomplete last contrast is a warning.
+
+        Args:
+            num_rows: The number of training rows of all processes.
 
         Raises:
-            ValueError: if it does not.
+            ValueError: if the rows fill no batch or no contrast.
         """
         images = self.train_batch_size * self.world_size
-        if num_rows < (images if self.dataloader_drop_last else 1):
+        least = images if self.dataloader_drop_last else 1
+        if num_rows < least:
             raise ValueError(
                 f"train_dataset must fill one batch of {images} rows over all processes, but has {num_rows}; "
                 "use a smaller per_device_train_batch_size"
             )
-        if not self.contrastive_batch_size:
-            return
-        usable = num_rows - num_rows % images if self.dataloader_drop_last else num_rows
-        if usable < self.contrastive_batch_size:
+        if self.contrastive_batch_size:
+            dropped = num_rows % images if self.dataloader_drop_last else 0
+            self._check_contrasts_of_epoch(num_rows, usable_rows=num_rows - dropped)
+
+    def _check_contrasts_of_epoch(self, num_rows: int, usable_rows: int) -> None:
+        if usable_rows < self.contrastive_batch_size:
             raise ValueError(
                 f"train_dataset must fill one contrast of {self.contrastive_batch_size} rows, but has {num_rows}; "
                 "use a smaller contrastive_batch_size"
             )
-        rest = usable % self.contrastive_batch_size
+        rest = usable_rows % self.contrastive_batch_size
         if rest and self.process_index == 0:
             logger.warning(
-                "the last contrast of each epoch has %d images instead of contrastive_batch_size=%d, as train_dataset "
-                "has %d rows",
+                "the last contrast of each epoch has %d images instead of contrastive_batch_size=%d, because "
+                "train_dataset has %d rows",
                 rest,
                 self.contrastive_batch_size,
                 num_rows,

@@ -1,4 +1,4 @@
-"""What happens around the steps: bounds on parameters, checkpointing, the sampling epoch, the guard against NaN."""
+"""Trainer callbacks: bounds on parameters, checkpointing of the towers, the sampling epoch, the guard against NaN."""
 
 import logging
 import math
@@ -18,7 +18,7 @@ from .recomputation import keep_linear_outputs
 
 logger = logging.getLogger(__name__)
 
-# The stretched table: of a model with two text paths that of the long one.
+# The position table that was stretched. In a model with two text paths it is the table of the long path.
 STRETCHED_POSITIONS = (
     "text_model.embeddings.long_position_embedding.weight",
     "text_model.embeddings.position_embedding.weight",
@@ -27,12 +27,14 @@ STRETCHED_POSITIONS = (
 
 class ParameterBounds(TrainerCallback):
     r"""
-    After each optimiser step: logit scales back into [0, ln `logit_scale_max`], frozen text positions back to what they
-    were.
+    Keeps parameters within their bounds after each optimiser step.
 
-    Freezing acts twice. A hook zeroes the gradient of the frozen rows, so that they have no share in the gradient norm
-    and no moments in the optimiser; and the rows are written back after the step, because weight decay, or any other
-    optimiser, moves a row whose gradient is zero.
+    Logit scales are clamped to [0, ln `logit_scale_max`]. Frozen text positions get back the values that they had when
+    the training began.
+
+    Freezing acts twice. A hook zeroes the gradient of the frozen rows, so that they add nothing to the gradient norm
+    and have no moments in the optimiser. The rows are also written back after the step, because weight decay and some
+    optimisers move a row whose gradient is zero.
     """
 
     def __init__(self) -> None:
@@ -49,17 +51,21 @@ class ParameterBounds(TrainerCallback):
         model: nn.Module,
         **kwargs: Any,
     ) -> None:
+        """Finds the logit scales and, if they are frozen, copies the first text positions."""
         parameters = dict(model.named_parameters())
         self.logit_scales = [parameters[name] for name in parameters if name.endswith("logit_scale")]
         if args.freeze_text_positions:
-            self.table = table = next(parameters[name] for name in STRETCHED_POSITIONS if name in parameters)
+            table = next(parameters[name] for name in STRETCHED_POSITIONS if name in parameters)
+            self.table = table
             self.frozen_rows = table.detach()[:KEPT_TEXT_POSITIONS].clone()
-            self.hook = table.register_hook(_without_frozen_rows) if table.requires_grad else None
+            if table.requires_grad:
+                self.hook = table.register_hook(_without_frozen_rows)
 
     @torch.no_grad()
     def on_optimizer_step(
         self, args: BetaCLIPTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        """Clamps the logit scales and writes the frozen rows back."""
         if args.logit_scale_max:
             for logit_scale in self.logit_scales:
                 logit_scale.clamp_(0, math.log(args.logit_scale_max))
@@ -69,19 +75,23 @@ class ParameterBounds(TrainerCallback):
     def on_train_end(
         self, args: BetaCLIPTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        """Removes the gradient hook and forgets the table."""
         if self.hook is not None:
             self.hook.remove()
-        self.table = self.frozen_rows = self.hook = None
+        self.hook = None
+        self.table = None
+        self.frozen_rows = None
 
 
 def _without_frozen_rows(gradient: Tensor) -> Tensor:
+    # A hook must not change the gradient in place: autograd may still use it elsewhere.
     gradient = gradient.clone()
     gradient[:KEPT_TEXT_POSITIONS] = 0
     return gradient
 
 
 class CheckpointedTowers(TrainerCallback):
-    """Before the first step: gradient checkpointing in the towers whose arguments say so."""
+    """Switches gradient checkpointing on before the first step, in the towers whose arguments ask for it."""
 
     def on_train_begin(
         self,
@@ -91,16 +101,25 @@ class CheckpointedTowers(TrainerCallback):
         model: nn.Module,
         **kwargs: Any,
     ) -> None:
-        for name, kind in (("vision_model", args.vision_checkpointing), ("text_model", args.text_checkpointing)):
-            if kind != "none":
-                tower: Any = model.get_submodule(name)
-                # The second name is the older one.
-                enable = getattr(tower, "activation_checkpointing_enable", None) or tower.gradient_checkpointing_enable
-                enable({"use_reentrant": False} | ({"context_fn": keep_linear_outputs} if kind == "selective" else {}))
+        """Switches the checkpointing of both towers."""
+        _checkpoint_tower(model.get_submodule("vision_model"), args.vision_checkpointing)
+        _checkpoint_tower(model.get_submodule("text_model"), args.text_checkpointing)
+
+
+def _checkpoint_tower(tower: Any, kind: str) -> None:
+    if kind == "none":
+        return
+    # The reentrant kind does not take a context function, and DDP's search for unused parameters fails with it.
+    settings: dict[str, Any] = {"use_reentrant": False}
+    if kind == "selective":
+        settings["context_fn"] = keep_linear_outputs
+    # transformers has renamed the method; its older releases know the second name only.
+    enable = getattr(tower, "activation_checkpointing_enable", None) or tower.gradient_checkpointing_enable
+    enable(settings)
 
 
 class SamplingEpoch(TrainerCallback):
-    """Tells the collator which epoch it samples for, a resumed one too, and reports at the end what it had to skip."""
+    """Tells the collator the number of each epoch, also in a resumed run, and reports the rows that it skipped."""
 
     def __init__(self, collator: Any) -> None:
         self.collator = collator
@@ -108,12 +127,14 @@ class SamplingEpoch(TrainerCallback):
     def on_epoch_begin(
         self, args: BetaCLIPTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        """Sets the epoch of the collator, from which it draws its random texts and crops."""
         if hasattr(self.collator, "set_epoch"):
             self.collator.set_epoch(int(state.epoch or 0))
 
     def on_train_end(
         self, args: BetaCLIPTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        """Warns of skipped rows."""
         skipped = int(getattr(self.collator, "skipped", 0))
         if skipped:
             logger.warning("%d rows could not be used in training and were skipped; each is in the log", skipped)
@@ -121,11 +142,11 @@ class SamplingEpoch(TrainerCallback):
 
 class NonFiniteGuard(TrainerCallback):
     r"""
-    Stops a run whose loss or weights are no longer finite, before anything is logged, evaluated or saved.
+    Stops a run whose loss or weights are not finite, before anything is logged, evaluated or saved.
 
-    [`watch`] only ORs into a flag on the device. The flag is read, agreed on by all processes, where the Trainer is
-    about to log, evaluate or save: there the device is waited for in any case. Weights are looked at as well before a
-    save, so that a gradient that overflowed under a finite loss does not reach a checkpoint.
+    [`watch`] only updates a flag on the device. The flag is read, and agreed on by all processes, when the Trainer is
+    about to log, evaluate or save: these wait for the device in any case. Before a save the weights are checked too,
+    so that a gradient that overflowed under a finite loss does not reach a checkpoint.
 
     Raises:
         FloatingPointError: with the range of steps in which it happened and the last good checkpoint.
@@ -138,39 +159,61 @@ class NonFiniteGuard(TrainerCallback):
 
     @torch.no_grad()
     def watch(self, loss: Tensor) -> None:
-        """Remember whether a loss was NaN or infinite, without a wait for the device."""
+        """Remembers whether a loss was NaN or infinite, without waiting for the device."""
         bad = ~loss.detach().isfinite()
         self.bad = bad if self.bad is None else self.bad | bad
 
     def check(self, args: BetaCLIPTrainingArguments, state: TrainerState, model: nn.Module, weights: bool) -> None:
-        """Raise if any process has seen something that is not finite since the last check. Collective."""
-        device = next(model.parameters()).device
-        bad = torch.zeros((), dtype=torch.bool, device=device) if self.bad is None else self.bad
-        if weights:
-            with torch.no_grad():
-                bad = bad | ~torch.stack([parameter.isfinite().all() for parameter in model.parameters()]).all()
-        bad_anywhere = bad.float()
-        if args.world_size > 1:
-            dist.all_reduce(bad_anywhere, op=dist.ReduceOp.MAX)
-        if not bad_anywhere.item():
-            self.bad, self.last_good_step = None, state.global_step
+        """
+        Raises if any process has seen a value that is not finite since the last check. All processes must call it.
+
+        Args:
+            args, state, model: Those of the Trainer.
+            weights: Whether the weights are checked as well as the losses.
+
+        Raises:
+            FloatingPointError: if a loss or a weight of any process is NaN or infinite.
+        """
+        if not self._is_bad_anywhere(args, model, weights):
+            self.bad = None
+            self.last_good_step = state.global_step
             return
-        last = self.last_checkpoint
-        kept = f"the last good checkpoint is {last}" if last else "no checkpoint was saved"
+        kept = "no checkpoint was saved"
+        if self.last_checkpoint:
+            kept = f"the last good checkpoint is {self.last_checkpoint}"
         raise FloatingPointError(
             f"the loss and the weights must be finite, but are not since one of the steps {self.last_good_step + 1} to "
             f"{state.global_step}; training stops, {kept}. A lower learning rate, or bf16 instead of fp16, often helps."
         )
 
+    @torch.no_grad()
+    def _is_bad_anywhere(self, args: BetaCLIPTrainingArguments, model: nn.Module, weights: bool) -> bool:
+        device = next(model.parameters()).device
+        bad = self.bad
+        if bad is None:
+            bad = torch.zeros((), dtype=torch.bool, device=device)
+        if weights:
+            finite = torch.stack([parameter.isfinite().all() for parameter in model.parameters()])
+            bad = bad | ~finite.all()
+        # Not every backend reduces booleans.
+        bad_anywhere = bad.float()
+        if args.world_size > 1:
+            dist.all_reduce(bad_anywhere, op=dist.ReduceOp.MAX)
+        return bool(bad_anywhere.item())
+
     def on_train_begin(
         self, args: BetaCLIPTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self.bad, self.last_good_step = None, state.global_step
-        self.last_checkpoint = get_last_checkpoint(args.output_dir) if state.global_step else None
+        """Starts from the step that the run begins with, and from its checkpoint if it is a resumed run."""
+        self.bad = None
+        self.last_good_step = state.global_step
+        is_resumed = state.global_step > 0
+        self.last_checkpoint = get_last_checkpoint(args.output_dir) if is_resumed else None
 
     def on_save(
         self, args: BetaCLIPTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        """Remembers the checkpoint that was just saved."""
         self.last_checkpoint = str(Path(args.output_dir, f"checkpoint-{state.global_step}"))
 
     def on_step_end(
@@ -181,9 +224,10 @@ class NonFiniteGuard(TrainerCallback):
         model: nn.Module,
         **kwargs: Any,
     ) -> None:
-        saves = control.should_save or control.should_evaluate
-        if control.should_log or saves:
-            self.check(args, state, model, weights=saves)
+        """Checks the losses before a log record, and the weights too before an evaluation or a save."""
+        uses_weights = control.should_save or control.should_evaluate
+        if control.should_log or uses_weights:
+            self.check(args, state, model, weights=uses_weights)
 
     def on_epoch_end(
         self,
@@ -193,6 +237,7 @@ class NonFiniteGuard(TrainerCallback):
         model: nn.Module,
         **kwargs: Any,
     ) -> None:
+        """Checks as [`on_step_end`] does: logs, evaluations and saves may be due once an epoch."""
         self.on_step_end(args, state, control, model)
 
     def on_train_end(
@@ -203,6 +248,7 @@ class NonFiniteGuard(TrainerCallback):
         model: nn.Module,
         **kwargs: Any,
     ) -> None:
+        """Checks losses and weights before the final model is saved."""
         self.check(args, state, model, weights=True)
 
 

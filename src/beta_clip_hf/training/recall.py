@@ -1,7 +1,4 @@
-"""Recall among pairs: the retrieval of an evaluation during training.
-
-Letters: N pairs, D projection width.
-"""
+"""Recall of pairs: the retrieval metric of evaluations during training."""
 
 import torch
 from torch import Tensor
@@ -9,16 +6,30 @@ from torch import Tensor
 from ..evaluation.metrics import DEFAULT_KS, MatchRanks, hits_at_k, match_ranks
 
 
-RANKED_AT_A_TIME = 1024  # queries, so that the scores of 50,000 images need 200 MB and not 10 GB
+# Queries that are ranked together. With this many, the scores of 50,000 images need 200 MB instead of 10 GB.
+RANKED_AT_A_TIME = 1024
 
 
-def recall_of_pairs(queries_ND: Tensor, candidates_ND: Tensor) -> dict[int, float]:
-    """Recall at 1, 5 and 10 where query i belongs to candidate i, without the whole score matrix at once."""
-    target_N = torch.arange(len(queries_ND), device=queries_ND.device)
-    parts = [
-        match_ranks(rows @ candidates_ND.T, targets)
-        for rows, targets in zip(queries_ND.split(RANKED_AT_A_TIME), target_N.split(RANKED_AT_A_TIME), strict=True)
-    ]
+def recall_of_pairs(queries_ID: Tensor, gallery_ID: Tensor) -> dict[int, float]:
+    """
+    Computes recall at 1, 5 and 10 of pairs: query i belongs to gallery item i.
+
+    The whole score matrix is never in memory at once.
+
+    Args:
+        queries_ID: Normalised embeddings of the queries, (I, D).
+        gallery_ID: Normalised embeddings of the gallery items, (I, D).
+
+    Returns:
+        The recall in [0, 1] by k.
+    """
+    target_I = torch.arange(len(queries_ID), device=queries_ID.device)
+    query_blocks = queries_ID.split(RANKED_AT_A_TIME)
+    target_blocks = target_I.split(RANKED_AT_A_TIME)
+    parts = []
+    for block_QD, target_Q in zip(query_blocks, target_blocks, strict=True):
+        scores_QG = block_QD @ gallery_ID.T
+        parts.append(match_ranks(scores_QG, target_Q))
     ranks = MatchRanks(*(torch.cat(fields).cpu() for fields in zip(*parts, strict=True)))
     return {k: hits_at_k(ranks, k).mean().item() for k in DEFAULT_KS}
 
