@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from test_modeling import END, texts
 from torch.nn import functional as F
 
 import reference
 from beta_clip_hf import BetaCLIPConfig, BetaCLIPModel, hard_negative_loss, region_loss
+from model.test_modeling import END, texts
 
 
 SCALE = 1 / 0.07

@@ -7,7 +7,6 @@ from itertools import accumulate
 import pytest
 import torch
 import torch.distributed as dist
-from test_tiled import LargestTensor, assert_close
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
@@ -15,6 +14,7 @@ from beta_clip_hf import BetaCLIPConfig, beta_cal_loss, clip_loss, region_loss
 from beta_clip_hf.model import logit_tiles_beta_clip, loss_beta_clip
 from beta_clip_hf.training.distributed import ProcessGather
 from ddp_helpers import run_processes
+from model.test_tiled import LargestTensor, assert_close
 from training.tiny_runs import TensorCollator, TensorRows, accumulated_gradients, new_model
 
 
