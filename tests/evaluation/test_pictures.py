@@ -21,8 +21,8 @@ def test_curves_and_the_worst_texts_are_drawn(tmp_path):
     worst = report["misses"][0]
     assert (worst["text"], worst["image"], worst["first"][0]) == ("red", 2, 0) and worst["rank"] == 2.5
     assert json.loads(json.dumps(report)) == report
-    assert dict(map(tuple, report["curves"]["long/cls/text_to_image"]))[1] == pytest.approx(2 / 3)
-    assert dict(map(tuple, report["curves"]["long/chance/text_to_image"]))[2] == pytest.approx(2 / 3)
+    assert dict(map(tuple, report["curves"]["text_to_image"]["long/cls"]))[1] == pytest.approx(2 / 3)
+    assert dict(map(tuple, report["curves"]["text_to_image"]["long/chance"]))[2] == pytest.approx(2 / 3)
     pages = draw_retrieval({"long": report, "other": {}}, rows, tmp_path / "pictures", "colours")
     assert [page.name for page in pages] == ["colours-long-misses.html", "colours-long-recall.png"]
     html = pages[0].read_text(encoding="utf-8")

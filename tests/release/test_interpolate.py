@@ -13,7 +13,7 @@ from beta_clip_hf.inference.identity import model_hash
 from beta_clip_hf.model.checkpoints_beta_clip import to_fg_clip
 from beta_clip_hf.model.positions_beta_clip import stretch_text_positions
 from beta_clip_hf.release.interpolate import interpolate, mix
-from beta_clip_hf.release.sweep import format_sweep, plot_sweep
+from beta_clip_hf.release.sweep import draw_sweep, format_sweep
 
 
 TABLE = "text_model.embeddings.position_embedding.weight"
@@ -320,7 +320,7 @@ def test_the_picture_has_a_panel_for_each_kind_and_a_curve_for_each_figure(tmp_p
 
     made, initialise = [], Figure.__init__
     monkeypatch.setattr(Figure, "__init__", lambda self, *a, **k: (made.append(self), initialise(self, *a, **k))[1])
-    assert plot_sweep(SWEEP, tmp_path / "sweep.png") == tmp_path / "sweep.png"
+    assert draw_sweep(SWEEP, tmp_path / "sweep.png") == tmp_path / "sweep.png"
     panels = {axes.get_title(loc="left"): axes for axes in made[0].axes}
     assert list(panels) == ["photos: long", "photos: phrases"]
     curves = {
@@ -332,7 +332,7 @@ def test_the_picture_has_a_panel_for_each_kind_and_a_curve_for_each_figure(tmp_p
     assert (low, high) == (pytest.approx(18), pytest.approx(62))
     assert curves["CLS text to image R@1"] == ([0, 0.5, 1], pytest.approx([20, 40, 60]))
     with pytest.raises(ValueError, match="figures must have one that ends in"):
-        plot_sweep({"alphas": [{"alpha": 0, "tasks": {"photos": {"figures": {}}}}]}, tmp_path / "none.png")
+        draw_sweep({"alphas": [{"alpha": 0, "tasks": {"photos": {"figures": {}}}}]}, tmp_path / "none.png")
 
 
 def test_a_missing_matplotlib_is_told_before_any_work(tiny_clip_dir, tuned_dir, photos, tmp_path, monkeypatch, capsys):

@@ -12,6 +12,7 @@ from beta_clip_hf import visualize
 from beta_clip_hf.visualize import (
     attention,
     plot_phrase_attention,
+    plot_recall_curves,
     plot_region_choices,
     plot_region_scores,
     plot_training_curves,
@@ -48,16 +49,6 @@ def panels_of(figures):
     return [axes.get_title(loc="left") for axes in figures[0].axes]
 
 
-@pytest.fixture
-def figures(monkeypatch):
-    """The figures that are made, to look into."""
-    from matplotlib.figure import Figure
-
-    made, initialise = [], Figure.__init__
-    monkeypatch.setattr(Figure, "__init__", lambda self, *a, **k: (made.append(self), initialise(self, *a, **k))[1])
-    return made
-
-
 def read(path):
     image = Image.open(path)
     assert image.format == "PNG" and image.width > 300
@@ -84,8 +75,24 @@ def test_curves_have_a_panel_for_each_kind_of_number(tmp_path, figures):
 def test_a_panel_without_data_is_left_out(tmp_path, figures):
     plot_training_curves([{"step": 1, "loss": 1.0}], tmp_path / "curves.png")
     assert panels_of(figures) == ["Training loss"]
-    with pytest.raises(ValueError, match=r"a loss, .* to draw, but the run has logged none \(one shorter than"):
+    with pytest.raises(ValueError, match=r"a loss, .* to draw, but the run has logged none \(a run shorter than"):
         plot_training_curves([{"step": 1, "grad_norm": 1.0}], tmp_path / "curves.png")
+
+
+def test_recall_has_a_panel_for_each_direction(tmp_path, figures):
+    curves = {
+        "text_to_image": {"long/cls": [(1, 0.5), (5, 0.8)], "long/chance": [(1, 0.1), (5, 0.5)]},
+        "image_to_text": {"long/cls": [(1, 0.6), (5, 0.9)]},
+    }
+    assert read(plot_recall_curves(curves, tmp_path / "recall.png"))
+    to_image, to_text = figures[0].axes
+    assert panels_of(figures) == ["text to image, R@k in %", "image to text, R@k in %"]
+    assert {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in to_image.lines} == {
+        "long/cls": ([1, 5], [50, 80]),
+        "long/chance": ([1, 5], [10, 50]),
+    }
+    assert to_image.get_ylim() == to_text.get_ylim() == (0, pytest.approx(94.5))  # one scale
+    assert to_image.lines[1].get_color() == style.FAINT
 
 
 def test_the_heat_is_drawn_where_the_map_is_hot_and_the_box_around_it(tmp_path, figures):

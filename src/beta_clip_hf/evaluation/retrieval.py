@@ -179,17 +179,16 @@ class RetrievalProbe:
 
     def report(self, kept: Kept) -> dict[str, Any]:
         """
-        `curves`: R@k over k by name of the score and way; and `misses`: the texts whose images `cls` puts furthest
-        behind, each with the places of its `image` and of the `first` ones found, and its `rank`.
+        `curves`: R@k over k by direction and by label of the score, such as "long/cls"; and `misses`: the texts whose
+        images `cls` puts furthest behind, each with the places of its `image` and of the `first` ones found, and its
+        `rank`.
         """
         by_cls = self._by_cls(kept)
-        ways = [
-            (f"{self.name}/{score}/{way}", of_way)
-            for score, ranks in self._all_ranks(kept).items()
-            for way, of_way in ranks._asdict().items()
-        ]
-        ways += [(f"{self.name}/chance/{way}", of_way) for way, of_way in self._chance()._asdict().items()]
-        curves = {name: [[k, float(hits_at_k(of_way, k).mean())] for k in CURVE] for name, of_way in ways}
+        curves: dict[str, dict[str, list[list[float]]]] = {}
+        for score, ranks in {**self._all_ranks(kept), "chance": self._chance()}.items():
+            for direction, direction_ranks in ranks._asdict().items():
+                points = [[k, float(hits_at_k(direction_ranks, k).mean())] for k in CURVE]
+                curves.setdefault(direction, {})[f"{self.name}/{score}"] = points
         ranks_T = expected_ranks(self._ranks(by_cls, len(kept["image_embeds"])).text_to_image)
         worst = ranks_T.argsort(descending=True, stable=True)[:WORST].tolist()
         first = {t: by_cls(slice(None), slice(t, t + 1))[:, 0] for t in worst}

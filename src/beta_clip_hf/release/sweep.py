@@ -4,7 +4,7 @@ import argparse
 import io
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,7 +12,9 @@ from typing import Any
 
 from ..evaluation import suite
 from ..files import write_json
-from ..visualize import COLOURS, FAINT, GRID, INK
+from ..visualize.style import require_matplotlib
+from ..visualize.sweeps import SweepCurve, plot_sweep
+from ..visualize.tables import format_table
 from .export import check_output
 from .interpolate import Pair, folders_of_alphas
 
@@ -39,7 +41,7 @@ def sweep(args: argparse.Namespace) -> dict[str, Any]:
         ValueError: as [`interpolate`] and `beta-clip evaluate` do.
         ImportError: without matplotlib, before any work is done.
     """
-    _import_matplotlib()
+    require_matplotlib()
     output, alphas = Path(args.output), sorted(args.alpha)
     folders = folders_of_alphas(output, alphas)
     for folder in folders:
@@ -56,7 +58,7 @@ def sweep(args: argparse.Namespace) -> dict[str, Any]:
         del results["model"]["name"]  # of a directory that may be gone
         summary["alphas"].append({"alpha": alpha} | {name: results[name] for name in ("model", "tasks")})
         write_json(summary, output / "sweep.json")
-    picture = plot_sweep(summary, output / "sweep.png")
+    picture = draw_sweep(summary, output / "sweep.png")
     logger.info("all figures are in %s, the curves in %s", output / "sweep.json", picture)
     return summary
 
@@ -64,78 +66,42 @@ def sweep(args: argparse.Namespace) -> dict[str, Any]:
 def format_sweep(summary: Mapping[str, Any]) -> str:
     """The headline figures of a sweep as a plain-text table: a row for each, a column for each alpha, in per cent."""
     alphas = [f"{one['alpha']:g}" for one in summary["alphas"]]
-    rows = [["", "chance", *alphas]]
+    rows = []
     for (task, name), figures in _headlines(summary).items():
         cells = [figures[0]["chance"], *(figure["value"] for figure in figures)]
         rows.append([f"{task}: {name}", *("" if cell is None else f"{100 * cell:.1f}" for cell in cells)])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(
-            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        )
-        for row in rows
-    ]
-    return "\n".join(["per cent by alpha (0: base, 1: tuned)", *(line.rstrip() for line in lines)])
+    table = format_table(["", "chance", *alphas], rows)
+    return f"per cent by alpha (0: base, 1: tuned)\n{table}"
 
 
-def plot_sweep(summary: Mapping[str, Any], path: str | Path) -> Path:
+def draw_sweep(summary: Mapping[str, Any], path: str | Path) -> Path:
     """
-    The headline figures over alpha with their 95 % intervals, a panel for each kind of figure of each task.
+    Draws the headline metrics over alpha with their 95 % intervals: one panel for each kind of metric of each task.
 
     Args:
-        summary: see [`sweep`].
-        path: where the PNG goes.
+        summary: What [`sweep`] returns.
+        path: PNG to write.
 
     Returns:
         `path`.
 
     Raises:
-        ValueError: where no figure is one of the headlines.
-        ImportError: without matplotlib.
+        ValueError: if no metric is one of the headlines.
+        ImportError: if matplotlib is not installed.
     """
-    figure_class, canvas_class = _import_matplotlib()
-    panels: dict[tuple[str, str], dict[str, Any]] = {}
+    panels: dict[str, list[SweepCurve]] = {}
     for (task, name), figures in _headlines(summary).items():
         kind, _, rest = name.partition("/")
-        panels.setdefault((task, kind), {})[rest] = figures
+        curve = SweepCurve(
+            label=_label(rest),
+            values=[figure["value"] for figure in figures],
+            lows=[figure["low"] for figure in figures],
+            highs=[figure["high"] for figure in figures],
+        )
+        panels.setdefault(f"{task}: {kind.replace('_', ' ')}", []).append(curve)
     if not panels:
         raise ValueError(f"figures must have one that ends in one of {HEADLINES}, but have not")
-    columns = min(len(panels), 3)
-    rows = -(-len(panels) // columns)
-    picture = figure_class(figsize=(4.8 * columns, 4.4 * rows), layout="constrained", dpi=150)
-    picture.get_layout_engine().set(w_pad=0.1, h_pad=0.12)  # inches
-    picture.supxlabel("shaded: 95 % interval", x=0.99, ha="right", fontsize=9, color=FAINT)
-    canvas_class(picture)
-    alphas = [one["alpha"] for one in summary["alphas"]]
-    tiles = picture.subplots(rows, columns, squeeze=False).flat
-    for axes in tiles[len(panels) :]:
-        axes.set_axis_off()
-    for axes, ((task, kind), curves) in zip(tiles, panels.items(), strict=False):
-        axes.set_title(f"{task}: {kind.replace('_', ' ')}", loc="left", color=INK, fontsize=11, fontweight="bold")
-        _draw(axes, alphas, curves)
-    picture.savefig(path, facecolor="white")
-    return Path(path)
-
-
-def _draw(axes: Any, alphas: Sequence[float], curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-    for index, (name, figures) in enumerate(curves.items()):
-        colour, style = COLOURS[index % len(COLOURS)], "-" if index < len(COLOURS) else "--"
-        values = [100 * figure["value"] for figure in figures]
-        axes.plot(alphas, values, style, color=colour, linewidth=1.8, marker="o", markersize=4, label=_label(name))
-        low, high = ([100 * figure[end] for figure in figures] for end in ("low", "high"))
-        axes.fill_between(alphas, low, high, color=colour, alpha=0.08, linewidth=0)
-    axes.set_xlabel("α  (0: base, 1: tuned)", color=FAINT)
-    axes.set_xticks(alphas, [f"{alpha:g}" for alpha in alphas])
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g} %")
-    axes.tick_params(colors=FAINT, labelsize=9, length=0)
-    axes.grid(axis="y", color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    for side, spine in axes.spines.items():
-        spine.set_visible(side == "bottom")
-        spine.set_color(FAINT)
-    # Under the panel: inside, a legend of many curves would lie on some of them.
-    place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.18), "ncols": 1}
-    axes.legend(frameon=False, fontsize=9, labelcolor=INK, handlelength=2.6, **place)
+    return plot_sweep([result["alpha"] for result in summary["alphas"]], panels, path)
 
 
 def _evaluate(args: argparse.Namespace, model: Any, output: Path) -> dict[str, Any]:
@@ -158,12 +124,3 @@ def _headlines(summary: Mapping[str, Any]) -> dict[tuple[str, str], list[dict[st
 
 def _label(name: str) -> str:
     return name.replace("/", " ").replace("_", " ").replace("cls", "CLS")
-
-
-def _import_matplotlib() -> tuple[Any, Any]:
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError('Pictures need matplotlib: pip install "beta-clip-hf[eval]"') from error
-    return Figure, FigureCanvasAgg

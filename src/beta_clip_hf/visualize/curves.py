@@ -1,11 +1,12 @@
-"""Curves: losses, recall and learning rates over a run; recall over k."""
+"""Curves of a run: losses, recall and learning rates over the steps. Curves of an evaluation: recall over k."""
 
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from .style import BLUE, COLOURS, DASHES, FAINT, GRID, INK, VERMILION, new_figure, save
+from .style import BLUE, FAINT, INK, VERMILION, line_style, new_figure, save, set_panel_title, tidy_panel
 
 
 LOSS_LABELS = {
@@ -15,151 +16,159 @@ LOSS_LABELS = {
     "beta_cal_loss": "β-CAL loss",
 }
 RECALL_DIRECTIONS = {"i2t": "image to text", "t2i": "text to image"}
+_RECALL_DASHES = {"1": "-", "5": "--", "10": ":"}
+# The Trainer's log is flat: it puts the name of an evaluation set into the key, as in `eval_photos_i2t_r10`.
+_RECALL_KEY = re.compile(r"eval_(?:(?P<data>.+)_)?(?P<direction>i2t|t2i)_r(?P<k>\d+)")
+_FEW_POINTS = 12
+
+
+class _Curve(NamedTuple):
+    """The values of one logged number."""
+
+    steps: list[float]
+    values: list[float]
+
+
+class _Panel(NamedTuple):
+    """Curves that share a panel, and the function that draws them."""
+
+    draw: Callable[[Any, Mapping[str, _Curve]], None]
+    curves: dict[str, _Curve]
 
 
 def plot_training_curves(log_history: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> Path:
     """
-    Losses, recall and learning rates over the steps of a run; a panel without data is left out.
+    Draws losses, recall and learning rates over the steps of a run. A panel without data is left out.
 
     Args:
         log_history: The Trainer's `state.log_history`: records with `step` and any of `loss`, `*_loss`, `eval_*_r1`
             (R@k in [0, 1]) and `*learning_rate`.
-        path: Where the PNG goes; its directory is made.
+        path: PNG to write; its directory is created if it is missing.
 
     Returns:
         `path`.
 
     Raises:
-        ValueError: where no record has anything to draw.
-        ImportError: without matplotlib.
+        ValueError: if no record has anything to draw.
+        ImportError: if matplotlib is not installed.
     """
-    curves = _curves(log_history)
-    losses = {name: curve for name, curve in curves.items() if name == "loss" or _is_loss_part(name)}
-    recalls = {name: curve for name, curve in curves.items() if _is_recall(name)}
-    rates = {name: curve for name, curve in curves.items() if name.endswith("learning_rate")}
+    curves = _curves_of_log(log_history)
     panels = [
-        (draw, group)
-        for draw, group in ((_draw_losses, losses), (_draw_recalls, recalls), (_draw_rates, rates))
-        if group
+        _Panel(_draw_losses, {key: curve for key, curve in curves.items() if _is_training_loss(key)}),
+        _Panel(_draw_recalls, {key: curve for key, curve in curves.items() if _RECALL_KEY.fullmatch(key)}),
+        _Panel(_draw_rates, {key: curve for key, curve in curves.items() if key.endswith("learning_rate")}),
     ]
+    panels = [panel for panel in panels if panel.curves]
     if not panels:
         raise ValueError(
-            "there must be a loss, a recall or a learning rate to draw, but the run has logged none (one shorter than "
-            "logging_steps logs none)"
+            "there must be a loss, a recall or a learning rate to draw, but the run has logged none (a run shorter "
+            "than logging_steps logs none)"
         )
     figure = new_figure(4.6 * len(panels), 4.2)
-    for axes, (draw, group) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        draw(axes, group)
-        _clean(axes)
+    tiles = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, panel in zip(tiles, panels, strict=True):
+        panel.draw(axes, panel.curves)
+        axes.margins(x=0.02)
+        tidy_panel(axes, "step", legend_columns=2)
     return save(figure, path)
 
 
-def plot_recall_curves(curves: Mapping[str, Sequence[tuple[int, float]]], path: str | os.PathLike[str]) -> Path:
+def plot_recall_curves(
+    curves: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]], path: str | os.PathLike[str]
+) -> Path:
     """
-    R@k over k, a panel for each way.
+    Draws R@k over k, in one panel per direction.
 
     Args:
-        curves: By name, as `long/cls/text_to_image`, whose last word is the way: pairs of k and recall in [0, 1]. That
-            of `chance` is thin and grey.
-        path: Where the PNG goes; its directory is made.
+        curves: For each direction, such as "text_to_image", the curves by their label, such as "long/cls". A curve is
+            pairs of k and recall in [0, 1]. A curve whose label ends in "chance" is thin and grey.
+        path: PNG to write; its directory is created if it is missing.
 
     Returns:
         `path`.
 
     Raises:
-        ValueError: without curves.
-        ImportError: without matplotlib.
+        ValueError: if there is no curve.
+        ImportError: if matplotlib is not installed.
     """
-    ways = list(dict.fromkeys(name.rpartition("/")[2] for name in curves))
-    if not ways:
-        raise ValueError("curves must be at least one, but there is none")
-    figure = new_figure(4.6 * len(ways), 4.2)
-    highest = max(100 * recall for curve in curves.values() for _, recall in curve)
-    for axes, way in zip(figure.subplots(1, len(ways), squeeze=False)[0], ways, strict=True):
-        of_way = {name.rpartition("/")[0]: curve for name, curve in curves.items() if name.rpartition("/")[2] == way}
-        for (name, curve), colour, dashes in zip(of_way.items(), _cycle(COLOURS), _cycle(DASHES), strict=False):
-            ks, recalls = zip(*curve, strict=True)
-            style = {"color": FAINT, "linewidth": 1} if name.endswith("chance") else {"color": colour, "ls": dashes}
-            axes.plot(ks, [100 * recall for recall in recalls], label=name, **style)
-        axes.set(xscale="log", ylim=(0, 1.05 * highest), title=f"{way.replace('_', ' ')}, R@k in %")
+    if not any(curves.values()):
+        raise ValueError("curves must hold at least one curve, but hold none")
+    figure = new_figure(4.6 * len(curves), 4.2)
+    highest = 0.0
+    tiles = figure.subplots(1, len(curves), squeeze=False)[0]
+    for axes, (direction, panel_curves) in zip(tiles, curves.items(), strict=True):
+        for index, (label, points) in enumerate(panel_curves.items()):
+            ks = [k for k, _ in points]
+            percents = [100 * recall for _, recall in points]
+            highest = max(highest, *percents)
+            is_chance = label.endswith("chance")
+            style = {"color": FAINT, "linewidth": 1} if is_chance else line_style(index)
+            axes.plot(ks, percents, label=label, **style)
+        set_panel_title(axes, f"{direction.replace('_', ' ')}, R@k in %")
+    for axes in tiles:
+        axes.set(xscale="log", ylim=(0, 1.05 * highest))
         axes.set_xticks([1, 5, 10, 100], ["1", "5", "10", "100"])
-        _clean(axes)
-        axes.set_xlabel("k")
+        axes.margins(x=0.02)
+        tidy_panel(axes, "k", legend_columns=2)
     return save(figure, path)
 
 
-def _draw_losses(axes: Any, curves: Mapping[str, Any]) -> None:
-    _title(axes, "Training loss")
-    for colour, dashes, (name, (steps, values)) in zip(_cycle(COLOURS), _cycle(DASHES), curves.items(), strict=False):
-        label = LOSS_LABELS.get(name, name.replace("_", " "))
-        style = {"color": INK, "ls": "-"} if name == "loss" else {"color": colour, "ls": dashes}
-        axes.plot(steps, values, linewidth=1.6, label=label, **style, **_dots(steps))
+def _draw_losses(axes: Any, curves: Mapping[str, _Curve]) -> None:
+    """The total in the colour of the text, its parts in the colours of curves."""
+    set_panel_title(axes, "Training loss")
+    for index, (key, curve) in enumerate(curves.items()):
+        label = LOSS_LABELS.get(key, key.replace("_", " "))
+        style = {"color": INK, "linestyle": "-"} if key == "loss" else line_style(index)
+        axes.plot(curve.steps, curve.values, linewidth=1.6, label=label, **style, **_markers(curve))
 
 
-def _draw_recalls(axes: Any, curves: Mapping[str, Any]) -> None:
-    _title(axes, "Recall on the evaluation set")
-    for name, (steps, values) in curves.items():
-        *words, direction, k = name.removeprefix("eval_").split("_")
-        colour = BLUE if direction == "i2t" else VERMILION
-        style = {"r1": "-", "r5": "--", "r10": ":"}.get(k, "-.")
-        label = " ".join([*words, RECALL_DIRECTIONS[direction], f"R@{k[1:]}"])
-        axes.plot(steps, [100 * v for v in values], style, color=colour, linewidth=1.6, label=label, **_dots(steps))
+def _draw_recalls(axes: Any, curves: Mapping[str, _Curve]) -> None:
+    """The colour tells the direction, the dashes tell k."""
+    set_panel_title(axes, "Recall on the evaluation set")
+    for key, curve in curves.items():
+        words = _RECALL_KEY.fullmatch(key)
+        assert words is not None
+        data = f"{words['data'].replace('_', ' ')} " if words["data"] else ""
+        label = f"{data}{RECALL_DIRECTIONS[words['direction']]} R@{words['k']}"
+        colour = BLUE if words["direction"] == "i2t" else VERMILION
+        dashes = _RECALL_DASHES.get(words["k"], "-.")
+        percents = [100 * recall for recall in curve.values]
+        axes.plot(curve.steps, percents, dashes, color=colour, linewidth=1.6, label=label, **_markers(curve))
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g} %")
 
 
-def _draw_rates(axes: Any, curves: Mapping[str, Any]) -> None:
-    _title(axes, "Learning rate")
-    for colour, dashes, (name, (steps, values)) in zip(_cycle(COLOURS), _cycle(DASHES), curves.items(), strict=False):
-        label = name.removesuffix("learning_rate").strip("_").replace("_", " ") or "towers"
-        positive = [value if value > 0 else float("nan") for value in values]  # a warm-up starts at 0
-        axes.plot(steps, positive, color=colour, ls=dashes, linewidth=1.6, label=label, **_dots(steps))
+def _draw_rates(axes: Any, curves: Mapping[str, _Curve]) -> None:
+    """The learning rate of each parameter group, on a logarithmic axis."""
+    set_panel_title(axes, "Learning rate")
+    for index, (key, curve) in enumerate(curves.items()):
+        label = key.removesuffix("learning_rate").strip("_").replace("_", " ") or "towers"
+        # A warm-up starts at 0, which a logarithmic axis does not have.
+        positive = [value if value > 0 else float("nan") for value in curve.values]
+        axes.plot(curve.steps, positive, linewidth=1.6, label=label, **line_style(index), **_markers(curve))
     axes.set_yscale("log")
 
 
-def _curves(log_history: Sequence[Mapping[str, Any]]) -> dict[str, tuple[list[float], list[float]]]:
-    """By name, the steps at which a number was logged and its values."""
-    curves: dict[str, tuple[list[float], list[float]]] = {}
+def _curves_of_log(log_history: Sequence[Mapping[str, Any]]) -> dict[str, _Curve]:
+    """The steps and values of each number in a Trainer's log, by its key."""
+    curves: dict[str, _Curve] = {}
     for record in log_history:
-        for name, value in record.items():
-            if name != "step" and isinstance(value, int | float) and "step" in record:
-                steps, values = curves.setdefault(name, ([], []))
-                steps.append(record["step"])
-                values.append(value)
+        if "step" not in record:
+            continue
+        for key, value in record.items():
+            if key != "step" and isinstance(value, int | float):
+                curve = curves.setdefault(key, _Curve([], []))
+                curve.steps.append(record["step"])
+                curve.values.append(value)
     return curves
 
 
-def _is_loss_part(name: str) -> bool:
-    return name.endswith("_loss") and not name.startswith(("eval_", "train_"))
+def _is_training_loss(key: str) -> bool:
+    """Whether a key of the log is the loss or one of its parts. `train_loss` is the mean of the whole run."""
+    is_part = key.endswith("_loss") and not key.startswith(("eval_", "train_"))
+    return key == "loss" or is_part
 
 
-def _is_recall(name: str) -> bool:
-    *_, direction, k = ("", *name.split("_"))
-    return name.startswith("eval_") and direction in RECALL_DIRECTIONS and k[:1] == "r" and k[1:].isdigit()
-
-
-def _title(axes: Any, text: str) -> None:
-    axes.set_title(text, loc="left", color=INK, fontsize=11, fontweight="bold")
-
-
-def _clean(axes: Any) -> None:
-    axes.set_xlabel("step", color=FAINT)
-    axes.tick_params(colors=FAINT, labelsize=9, length=0, which="both")
-    axes.grid(axis="y", color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.margins(x=0.02)
-    for side, spine in axes.spines.items():
-        spine.set_visible(side == "bottom")
-        spine.set_color(FAINT)
-    # Under the panel: inside, a legend of many curves would lie on some of them.
-    place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.18), "ncols": 2}
-    axes.legend(frameon=False, fontsize=9, labelcolor=INK, handlelength=2.6, **place)
-
-
-def _cycle(colours: Sequence[str]) -> Any:
-    return (colours[index % len(colours)] for index in range(10**6))
-
-
-def _dots(steps: Sequence[float]) -> dict[str, Any]:
-    """Markers where there are so few points that a line alone would hide them."""
-    return {"marker": "o", "markersize": 3.5} if len(steps) <= 12 else {}
+def _markers(curve: _Curve) -> dict[str, Any]:
+    """Dots for a curve of so few points that its line alone would hide them."""
+    return {"marker": "o", "markersize": 3.5} if len(curve.steps) <= _FEW_POINTS else {}
