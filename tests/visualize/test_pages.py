@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 
 from PIL import Image
 
-from beta_clip_hf.visualize.pages import Picture, Section, data_uri, write_page
+from beta_clip_hf.visualize.pages import Picture, Section, figure_html, jpeg_uri, png_uri, write_page
 
 
 class Reader(HTMLParser):
@@ -42,7 +42,7 @@ def test_texts_are_shown_as_they_are_and_pictures_are_inside(tmp_path):
 
 def test_large_pictures_are_stored_small():
     image = Image.new("RGB", (3000, 1500), "blue")
-    stored = Image.open(io.BytesIO(base64.b64decode(data_uri(image, 400).partition(",")[2])))
+    stored = Image.open(io.BytesIO(base64.b64decode(jpeg_uri(image, 400).partition(",")[2])))
     assert stored.size == (400, 200) and image.size == (3000, 1500)
 
 
@@ -53,3 +53,20 @@ def test_a_wide_picture_keeps_its_size_and_a_section_needs_no_text(tmp_path):
     assert ("figure", "marked wide") in page.tags and "two\nlines" in page.text
     assert Image.open(io.BytesIO(base64.b64decode(page.images[0].partition(",")[2]))).size == (1500, 300)
     assert [tag for tag, kind in page.tags if tag == "p"] == ["p"]  # the summary
+
+
+def test_a_png_has_every_pixel_as_it_is():
+    image = Image.new("RGB", (500, 3), "blue")
+    image.putpixel((499, 2), (1, 2, 3))
+    kind, _, content = png_uri(image).partition(",")
+    assert kind == "data:image/png;base64"
+    assert Image.open(io.BytesIO(base64.b64decode(content))).tobytes() == image.tobytes()
+
+
+def test_a_figure_escapes_its_caption_and_its_alternative_text():
+    figure = figure_html("data:,", 'a "b" <i>', alt='c "d" <i>', classes=["heat", "wide"])
+    page = Reader()
+    page.feed(figure)
+    assert page.tags == [("figure", "heat wide"), ("img", None), ("figcaption", None)] and page.text == 'a "b" <i>'
+    assert 'alt="c &quot;d&quot; &lt;i&gt;"' in figure
+    assert figure_html("data:,", "a").startswith('<figure><img src="data:," alt="a">')

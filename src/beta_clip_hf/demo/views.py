@@ -5,8 +5,6 @@ which every text is escaped.
 Letters: T texts; Y, X rows and columns of patches.
 """
 
-import base64
-import io
 from collections.abc import Sequence
 from html import escape
 from typing import Any, NamedTuple
@@ -21,6 +19,7 @@ from ..search.index import PhotoIndex
 from ..search.query import Hit, Query
 from ..search.rerank import attention_maps
 from ..visualize.heat_maps import enlarged, highest_of, overlay, scale_colours
+from ..visualize.pages import figure_html, png_uri
 
 
 MOST_PHRASES = 40  # of a caption
@@ -148,7 +147,7 @@ def hit_html(index: PhotoIndex, found: Found, place: int) -> str:
     caption = str(hit.columns.get("caption", ""))
     title = f"<h3>Result {place + 1}</h3>" + (f"<p>{escape(caption)}</p>" if caption else "")
     title += note_html("Choose another image above to see it here.") if len(found.hits) > 1 else ""
-    whole = figure_html(shown_size(image), caption or f"Result {place + 1}", "the image")
+    whole = figure_html(png_uri(shown_size(image)), "the image", alt=caption or f"Result {place + 1}")
     if not embedder.has_pooler:
         return title + _row([whole]) + note_html(NO_POOLER)
     maps = attention_maps([hit.image], embedder.texts(found.phrases), index.table, embedder)
@@ -156,7 +155,7 @@ def hit_html(index: PhotoIndex, found: Found, place: int) -> str:
     maps_TYX = maps[hit.image]
     highest = highest_of(*maps_TYX)
     figures = [
-        figure_html(overlay(view, heat_YX, highest), f"Where “{phrase}” looks", phrase)
+        figure_html(png_uri(overlay(view, heat_YX, highest)), phrase, alt=f"Where “{phrase}” looks")
         for phrase, heat_YX in zip(found.phrases, maps_TYX, strict=True)
     ]
     return title + _row([whole, *figures]) + scale_html(highest)
@@ -181,10 +180,10 @@ def place_of(choice: str) -> int:
 def text_html(seen: Seen, place: int, head: int | None = None) -> str:
     """The heat map of one text beside the image, its scores, and the colour scale."""
     text = seen.texts[place].text
-    plain = figure_html(seen.view(), "The image as the model sees it", "what the model sees")
+    plain = figure_html(png_uri(seen.view()), "what the model sees", alt="The image as the model sees it")
     if seen.look.attention_THYX is None:
         return _row([plain]) + note_html(NO_POOLER) + note_html(_scores(seen, place))
-    heat = figure_html(seen.heat_map(place, head), f"Where “{text}” looks", text, kind="heat")
+    heat = figure_html(png_uri(seen.heat_map(place, head)), text, alt=f"Where “{text}” looks", classes=["heat"])
     return _row([plain, heat]) + scale_html(seen.highest(head)) + note_html(_scores(seen, place))
 
 
@@ -205,7 +204,11 @@ def comparison_html(compared: Comparison, head: int | None = None) -> str:
     ends = {"A": (2, 2 + compared.of_first), "B": (2 + compared.of_first, len(seen.texts))}
     for name, (start, end) in ends.items():
         figures = [
-            figure_html(seen.heat_map(place, head), f"Where “{seen.texts[place].text}” looks", seen.texts[place].text)
+            figure_html(
+                png_uri(seen.heat_map(place, head)),
+                seen.texts[place].text,
+                alt=f"Where “{seen.texts[place].text}” looks",
+            )
             for place in range(start, end)
         ]
         if figures:
@@ -228,18 +231,12 @@ def verdict_of(pairs: Sequence[tuple[float, float]]) -> str:
     return f"C{winners[0][1:]} fits better{', by both scores' if len(winners) > 1 else ''}."
 
 
-def figure_html(image: Image.Image, alt: str, caption: str, kind: str = "") -> str:
-    """A picture inside the page, pixel for pixel, with its alternative text and its caption."""
-    picture = f'<img src="{_png_uri(image)}" alt="{escape(alt)}">'
-    return f'<figure class="{kind}">{picture}<figcaption>{escape(caption)}</figcaption></figure>'
-
-
 def scale_html(highest: float) -> str:
     """The colour scale of the heat maps, in multiples of uniform attention."""
     row = scale_colours(256).round().byte()[None]
     bar = Image.fromarray(row.expand(16, 256, 3).contiguous().numpy(), "RGB")
     return (
-        f'<div class="scale"><span>1 × uniform</span><img src="{_png_uri(bar)}" '
+        f'<div class="scale"><span>1 × uniform</span><img src="{png_uri(bar)}" '
         f'alt="Colour scale: grey to dark blue to yellow, from 1 to {highest:.3g} times uniform attention">'
         f"<span>{highest:.3g} × uniform</span></div>"
     )
@@ -283,12 +280,6 @@ def _score_row(name: str, first: float, second: float) -> str:
 
 def _winner(first: float, second: float) -> str:
     return "A" if first > second else "B" if second > first else ""
-
-
-def _png_uri(image: Image.Image) -> str:
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def _folded(text: str) -> str:

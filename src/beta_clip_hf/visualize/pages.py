@@ -1,4 +1,8 @@
-"""Self-contained HTML pages of pictures and texts: one file without scripts that opens anywhere, without a network."""
+"""
+Self-contained HTML pages of pictures and texts.
+
+A page is one file without scripts. It opens in any browser, and needs no network.
+"""
 
 import base64
 import io
@@ -39,20 +43,22 @@ figcaption {{ font-size: .85rem; overflow-wrap: anywhere; padding-top: .3rem; wh
 </html>
 """
 
-
-WIDE = 2000  # pixels at most of a wide picture
+WIDE_SIDE = 2000
+"""Largest side in pixels of a picture that takes the whole width of the page."""
+STORED_PER_SHOWN = 2
+"""Stored pixels per shown pixel of other pictures, for screens with small pixels."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture and what stands below it."""
+    """A picture with the text below it."""
 
     image: Image.Image
     caption: str = ""
     is_marked: bool = False
-    """Whether it has a frame, and its caption is bold: the one that is meant."""
+    """Whether the picture is emphasised by a frame and a bold caption."""
     is_wide: bool = False
-    """Whether it takes the whole width of the page: a figure with text in it."""
+    """Whether the picture takes the whole width of the page, as a figure with text in it needs."""
 
 
 @dataclass(frozen=True)
@@ -62,47 +68,79 @@ class Section:
     text: str
     pictures: Sequence[Picture] = field(default=())
     note: str = ""
+    """Small text between the two."""
 
 
 def write_page(
     path: str | os.PathLike[str], title: str, sections: Iterable[Section], *, summary: str = "", width: int = 220
 ) -> Path:
     """
-    Writes a page; its directory is made, and never holds half of one.
+    Writes a page. Every text is shown as it is: HTML in a text is not interpreted.
 
     Args:
-        path: Where it goes.
-        title, summary: Its head. All texts are shown as they are: what looks like HTML in them is not.
-        sections: One below the other.
-        width: Of each picture in pixels; pictures are stored at twice that at most, as JPEG.
+        path: HTML file to write; its directory is created if it is missing.
+        title: Heading of the page.
+        sections: Sections of the page, from top to bottom.
+        summary: Text below the heading.
+        width: Shown width of each picture in pixels. Pictures are stored at twice that width at most, as JPEG.
 
     Returns:
         `path`.
     """
-    body = "\n".join(_section(section, width) for section in sections)
+    body = "\n".join(_section_html(section, width) for section in sections)
     page = _PAGE.format(title=escape(title), summary=escape(summary), sections=body, width=width)
     return write_text(path, page)
 
 
-def data_uri(image: Image.Image, longest_side: int = 440) -> str:
-    """The image as a JPEG inside a link, scaled down to a longest side in pixels where it is larger."""
+def jpeg_uri(image: Image.Image, longest_side: int = 440) -> str:
+    """Encodes an image as a JPEG inside a link; an image with a longer side in pixels is scaled down."""
+    # Saving needs RGB, and `convert` makes the copy that `thumbnail` may change.
     image = image.convert("RGB")
     image.thumbnail((longest_side, longest_side))
+    return _data_uri(image, "JPEG", quality=85)
+
+
+def png_uri(image: Image.Image) -> str:
+    """Encodes an image as a PNG inside a link, pixel for pixel."""
+    return _data_uri(image, "PNG")
+
+
+def _data_uri(image: Image.Image, image_format: str, **options: int) -> str:
     buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=85)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    image.save(buffer, image_format, **options)
+    return f"data:image/{image_format.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def _section(section: Section, width: int) -> str:
-    pictures = "\n".join(_figure(picture, width) for picture in section.pictures)
-    note = f'<p class="note">{escape(section.note)}</p>\n' if section.note else ""
+def figure_html(uri: str, caption: str, *, alt: str | None = None, classes: Sequence[str] = ()) -> str:
+    """
+    Formats a picture with its caption as an HTML figure. Both texts are escaped.
+
+    Args:
+        uri: Address of the picture, as from [`jpeg_uri`] or [`png_uri`].
+        caption: Text below the picture.
+        alt: Text in place of the picture for readers who do not see it; by default the caption.
+        classes: CSS classes of the figure.
+
+    >>> figure_html("a.png", "2 < 3", classes=["heat"])
+    '<figure class="heat"><img src="a.png" alt="2 &lt; 3"><figcaption>2 &lt; 3</figcaption></figure>'
+    """
+    opening = f'<figure class="{" ".join(classes)}">' if classes else "<figure>"
+    alt_text = escape(caption if alt is None else alt)
+    return f'{opening}<img src="{uri}" alt="{alt_text}"><figcaption>{escape(caption)}</figcaption></figure>'
+
+
+def _section_html(section: Section, width: int) -> str:
     text = f"<p>{escape(section.text)}</p>\n" if section.text else ""
+    note = f'<p class="note">{escape(section.note)}</p>\n' if section.note else ""
+    pictures = "\n".join(_picture_html(picture, width) for picture in section.pictures)
     return f'<section>\n{text}{note}<div class="row">\n{pictures}\n</div>\n</section>'
 
 
-def _figure(picture: Picture, width: int) -> str:
-    kinds = " ".join(name for name, has in (("marked", picture.is_marked), ("wide", picture.is_wide)) if has)
-    opening = f'<figure class="{kinds}">' if kinds else "<figure>"
-    uri = data_uri(picture.image, WIDE if picture.is_wide else 2 * width)
-    caption = escape(picture.caption)
-    return f'{opening}<img src="{uri}" alt="{caption}"><figcaption>{caption}</figcaption></figure>'
+def _picture_html(picture: Picture, width: int) -> str:
+    classes = []
+    if picture.is_marked:
+        classes.append("marked")
+    if picture.is_wide:
+        classes.append("wide")
+    longest_side = WIDE_SIDE if picture.is_wide else STORED_PER_SHOWN * width
+    return figure_html(jpeg_uri(picture.image, longest_side), picture.caption, classes=classes)
