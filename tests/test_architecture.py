@@ -42,8 +42,6 @@ MOVING = {
         "release/interpolate",
         "release/onnx",
         "release/sweep",
-        "search/gallery",
-        "search/index",
         "training/run",
     )
 }

@@ -88,13 +88,11 @@ COMMANDS = (
         ("index",),
         "Embed a collection of photos for search, or bring what was embedded up to date.",
         "beta-clip index photos/ --out photos.index --model runs/photos",
-        home="beta_clip_hf.search.index",
     ),
     Command(
         ("search",),
         "Search an indexed collection by texts and images.",
         'beta-clip search photos.index "a dog in a red coat on a beach" --top 20 --rerank 200 --html found.html',
-        home="beta_clip_hf.search.gallery",
     ),
     Command(
         ("show",),

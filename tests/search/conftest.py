@@ -28,10 +28,20 @@ def photos(tmp_path) -> Path:
     (folder / "below").mkdir(parents=True)
     (folder / ".thumbnails").mkdir()
     for number, colour in enumerate(COLOURS):
-        place = folder / "below" if number == 5 else folder
+        subfolder = folder / "below" if number == 5 else folder
         image = Image.new("RGB", (40, 60) if number % 2 else (60, 40), colour)
         image.paste("orange", (0, 0, 8 + 4 * number, 20))
-        image.save(place / f"{number}.png")
+        image.save(subfolder / f"{number}.png")
     Image.new("RGB", (8, 8)).save(folder / ".thumbnails" / "0.png")
     (folder / "notes.txt").write_text("no photo")
     return folder
+
+
+@pytest.fixture
+def index(tmp_path, embedder, photos):
+    """An index of the six photos."""
+    from beta_clip_hf.search.index import PhotoIndex
+
+    index = PhotoIndex.create(tmp_path / "photos.index", embedder)
+    index.add(photos)
+    return index

@@ -15,7 +15,8 @@ from PIL import Image
 from ..data.scenes import SceneDataset
 from ..search.gallery import image_of
 from ..search.index import PhotoIndex, load_embedder
-from ..search.table import ImageTable, exists
+from ..search.schema import exists
+from ..search.table import ImageTable
 
 
 logger = logging.getLogger(__name__)

@@ -1,61 +1,136 @@
-"""
-`beta-clip search`: a query on the command line; what is found as a table, as JSON, or as a page of pictures with a heat
-map for each phrase.
-"""
+"""Search results as text, as records, and as a page of pictures with a heat map for each phrase."""
 
-import argparse
 import io
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
-
-from beta_clip_cli.reports import Report, add_json_argument, reporting
+from torch import Tensor
 
 from ..data.rows import load_image
-from ..inference.processes import default_device
 from ..model.boxes_beta_clip import view_of_image
 from ..text.phrases import PhraseExtractor
 from ..visualize.heat_maps import colour_bar, highest_of, overlay
 from ..visualize.pages import Picture, Section, write_page
 from .index import PhotoIndex, load_embedder
-from .query import Hit, Query, parse_weighted
+from .query import Hit, Query
 from .rerank import attention_maps
 from .table import ImageTable
 
 
 logger = logging.getLogger(__name__)
 
-MOST_PHRASES = 5  # of a description on a page
-SHOWN_SIDE = 640  # pixels: what is drawn on need not be larger
+# A page shows this many phrases of a description.
+MOST_PHRASES = 5
+# Pictures on a page are not larger, so the image under a heat map need not be either. In pixels.
+SHOWN_SIDE = 640
+# The table of hits shows this many characters of a caption.
+_CAPTION_LENGTH = 60
+
+
+def search_index(
+    path: str | os.PathLike[str],
+    query: Query,
+    *,
+    where: str | None = None,
+    top: int = 20,
+    rerank: int = 0,
+    exact: bool = False,
+    page: str | os.PathLike[str] | None = None,
+    model: str | None = None,
+    device: str | None = None,
+) -> list[Hit]:
+    """
+    Searches the index under a path, and writes a page of pictures if one is asked for.
+
+    Args:
+        path: The directory or URI of the index.
+        query: The query.
+        where, top, rerank, exact: See [`PhotoIndex.search`].
+        page: The file of the page, see [`write_gallery`]. By default none is written.
+        model: Where the model of the index is now, if it was moved.
+        device: See [`load_embedder`].
+
+    Returns:
+        The images that fit best, best first; an empty list if no image meets the condition.
+
+    Raises:
+        ValueError: see [`PhotoIndex.open`] and [`PhotoIndex.search`].
+        ImportError: without LanceDB, or without matplotlib for a page with heat maps.
+    """
+    info = ImageTable.open(path).info
+    embedder = load_embedder(model or info["model"], device=device, dtype=info["dtype"])
+    index = PhotoIndex.open(path, embedder)
+    hits = index.search(query, where=where, top=top, rerank=rerank, exact=exact)
+    if page is not None:
+        write_gallery(page, hits, index, title_of(query), phrases_to_show(query))
+        logger.info("the page is %s", page)
+    return hits
+
+
+def format_hits(hits: Sequence[Hit]) -> str:
+    """Formats hits as a plain-text table: rank, score, path, and the beginning of the caption."""
+    if not hits:
+        return "nothing was found"
+    width = max(len(hit.image) for hit in hits)
+    lines = [f"rank   score  {'image':<{width}}".rstrip()]
+    for rank, hit in enumerate(hits, 1):
+        caption = " ".join(str(hit.columns.get("caption", "")).split())
+        if len(caption) > _CAPTION_LENGTH:
+            caption = caption[: _CAPTION_LENGTH - 1] + "…"
+        lines.append(f"{rank:>4}  {hit.score:>6.3f}  {hit.image:<{width}}  {caption}".rstrip())
+    return "\n".join(lines)
+
+
+def hit_records(hits: Sequence[Hit]) -> list[dict[str, Any]]:
+    """Returns hits as dicts that JSON can hold, each with its rank from 1."""
+    records = []
+    for rank, hit in enumerate(hits, 1):
+        record = {
+            "rank": rank,
+            "image": hit.image,
+            "score": hit.score,
+            "similarity": hit.similarity,
+            "conditioned": hit.conditioned,
+            "columns": dict(hit.columns),
+        }
+        records.append(record)
+    return records
 
 
 def phrases_to_show(query: Query) -> list[tuple[str, float]]:
-    """The phrases whose heat maps a page shows, with their weights: those of the query, else noun phrases of its
-    description, else all of it."""
+    """
+    Returns the phrases whose heat maps a page shows, with their weights: the phrases of the query, else the first noun
+    phrases of its description, else the whole description.
+    """
     if query.phrases or query.text is None:
         return list(query.phrases)
-    return [(text, 1.0) for text in PhraseExtractor(kinds=("noun",))(query.text)[:MOST_PHRASES] or [query.text]]
+    noun_phrases = PhraseExtractor(kinds=("noun",))(query.text)
+    texts = noun_phrases[:MOST_PHRASES] or [query.text]
+    return [(text, 1.0) for text in texts]
 
 
 def with_weight(part: str, weight: float) -> str:
     """
-    A part of a query as a page names it.
+    Formats a part of a query with its weight.
 
     >>> with_weight("a dog", 1), with_weight("a hat", 2), with_weight("the sea", -1.5)
     ('a dog', 'a hat ×2', 'not: the sea (−1.5)')
     """
     if weight < 0:
         return f"not: {part} (−{-weight:g})"
-    return part if weight == 1 else f"{part} ×{weight:g}"
+    if weight == 1:
+        return part
+    return f"{part} ×{weight:g}"
 
 
 def title_of(query: Query) -> str:
-    """All parts of a query, with their weights."""
-    return "; ".join(with_weight(str(part), weight) for part, weight in (*query.weighted_texts(), *query.images))
+    """Formats all parts of a query with their weights, as the title of a page."""
+    parts = [*query.weighted_texts(), *query.images]
+    return "; ".join(with_weight(str(part), weight) for part, weight in parts)
 
 
 def write_gallery(
@@ -66,49 +141,76 @@ def write_gallery(
     phrases: Sequence[tuple[str, float]] = (),
 ) -> Path:
     """
-    Writes a self-contained HTML page: a row for each hit with its image and, for each phrase, where the model looks.
+    Writes a self-contained HTML page: each hit with its image and, for each phrase, where the model looks.
 
     Args:
-        path: Where it goes.
-        hits: As found.
-        index: Where they were found.
-        title: What was asked.
-        phrases: Texts whose heat maps are drawn, on one colour scale, with the weights that are written below them. A
-            model without a trained pooler has none.
+        path: The file to write.
+        hits: The images that were found.
+        index: The index in which they were found.
+        title: The title of the page.
+        phrases: Texts whose heat maps are drawn on one colour scale, with the weights that are written below them. A
+            model without a trained pooler has no heat maps.
 
     Returns:
         `path`.
 
     Raises:
-        ImportError: without matplotlib, where heat maps are to be drawn.
+        ImportError: without matplotlib, if there are heat maps to draw.
     """
-    embedder, maps = index.embedder, {}
+    embedder = index.embedder
+    maps: Mapping[str, Tensor] = {}
     if phrases and embedder.has_pooler:
-        texts = embedder.texts([text for text, _ in phrases])
-        maps = attention_maps([hit.image for hit in hits], texts, index.table, embedder)
-    highest = highest_of(*(heat for of_image in maps.values() for heat in of_image))
+        text_embeds_TD = embedder.texts([text for text, _ in phrases])
+        maps = attention_maps([hit.image for hit in hits], text_embeds_TD, index.table, embedder)
+    # One scale for all heat maps makes them comparable.
+    all_maps: list[Tensor] = []
+    for maps_TYX in maps.values():
+        all_maps.extend(maps_TYX)
+    highest = highest_of(*all_maps)
+
     sections = []
-    for rank, hit in enumerate(hits, 1):
-        image = image_of(hit.image, index.table)
-        text = f"{rank}. {hit.score:.3f}  {hit.image}"
-        pictures = [] if image is None else [Picture(image, "whole image")]
-        if image is not None and hit.image in maps:
-            view = image.crop(view_of_image(image.size, embedder.image_processor))
-            of_phrases = zip(phrases, maps[hit.image], strict=True)
-            pictures += [Picture(overlay(view, heat, highest), with_weight(*phrase)) for phrase, heat in of_phrases]
-        note = "the image can no longer be opened" if image is None else str(hit.columns.get("caption", ""))
-        sections.append(Section(text, pictures, note))
-    summary = "By the similarity of embeddings." if not any(hit.conditioned for hit in hits) else (
-        "By text-conditioned scores."
-    )  # fmt: skip
     if maps:
         legend = "grey where the model looks no more than evenly; one scale for all."
-        sections.insert(0, Section(f"Where each phrase looks: {legend}", [Picture(colour_bar(highest), "attention")]))
+        scale = Picture(colour_bar(highest), "attention")
+        sections.append(Section(f"Where each phrase looks: {legend}", [scale]))
+    for rank, hit in enumerate(hits, 1):
+        sections.append(_hit_section(rank, hit, index, phrases, maps.get(hit.image), highest))
+    if any(hit.conditioned for hit in hits):
+        summary = "By text-conditioned scores."
+    else:
+        summary = "By the similarity of embeddings."
     return write_page(path, title, sections, summary=summary)
 
 
+def _hit_section(
+    rank: int,
+    hit: Hit,
+    index: PhotoIndex,
+    phrases: Sequence[tuple[str, float]],
+    maps_TYX: Tensor | None,
+    highest: float,
+) -> Section:
+    """Returns the part of the page that shows a hit; `maps_TYX` holds a map for each phrase."""
+    text = f"{rank}. {hit.score:.3f}  {hit.image}"
+    image = image_of(hit.image, index.table)
+    if image is None:
+        return Section(text, [], "the image can no longer be opened")
+    pictures = [Picture(image, "whole image")]
+    if maps_TYX is not None:
+        # The model sees what its processor does not crop away, and the map covers only that.
+        view = image.crop(view_of_image(image.size, index.embedder.image_processor))
+        for (phrase, weight), map_YX in zip(phrases, maps_TYX, strict=True):
+            pictures.append(Picture(overlay(view, map_YX, highest), with_weight(phrase, weight)))
+    return Section(text, pictures, str(hit.columns.get("caption", "")))
+
+
 def image_of(key: str, table: ImageTable) -> Image.Image | None:
-    """The image, at most `SHOWN_SIDE` large: of its file, or the preview of one that comes from none."""
+    """
+    Returns the image of a key, scaled down to `SHOWN_SIDE` pixels at most.
+
+    It comes from the image's file, or from the preview of an image without a file. `None` means that it cannot be
+    opened any more.
+    """
     try:
         if os.path.isfile(key):
             image = load_image(key)
@@ -121,58 +223,3 @@ def image_of(key: str, table: ImageTable) -> Image.Image | None:
         return None
     image.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
     return image
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `beta-clip search`."""
-    parser.add_argument("index", metavar="INDEX", help="what beta-clip index has made")
-    parser.add_argument("text", metavar="TEXT", nargs="?", help="a description, of any length")
-    weighted = "with a weight behind a colon, negative for what is not wanted; may be given several times"
-    parser.add_argument(
-        "--phrase", metavar="TEXT", action="append", default=[], help=f"a text, {weighted}: 'a red hat:2'"
-    )
-    parser.add_argument("--image", metavar="FILE", action="append", default=[], help=f"an image file, {weighted}")
-    parser.add_argument(
-        "--where", metavar="SQL", help="condition on the columns: \"width > 300 AND caption LIKE '%%dog%%'\""
-    )
-    parser.add_argument("--top", metavar="N", type=int, default=20, help="how many images")
-    parser.add_argument(
-        "--rerank", metavar="N", type=int, default=0, help="order so many of the best anew, by how each text sees them"
-    )
-    parser.add_argument("--exact", action="store_true", help="compare with every image of a large index, too")
-    parser.add_argument("--html", metavar="FILE", help="also write a page of pictures with heat maps")
-    parser.add_argument("--model", metavar="MODEL", help="where the model of the index is now, if it was moved")
-    parser.add_argument("--device", metavar="DEVICE", default=default_device(), help="cpu, cuda, cuda:1 or another")
-    add_json_argument(parser)
-
-
-@reporting
-def run(args: argparse.Namespace) -> Report:
-    """Searches; the report is what is found, and the exit code 0 also where that is nothing."""
-    query = Query(args.text, list(map(parse_weighted, args.phrase)), list(map(parse_weighted, args.image)))
-    info = ImageTable.open(args.index).info
-    embedder = load_embedder(args.model or info["model"], device=args.device, dtype=info["dtype"])
-    index = PhotoIndex.open(args.index, embedder)
-    hits = index.search(query, where=args.where, top=args.top, rerank=args.rerank, exact=args.exact)
-    if args.html:
-        page = write_gallery(args.html, hits, index, title_of(query), phrases_to_show(query))
-        logger.info("the page is %s", page)
-    return Report([_record(rank, hit) for rank, hit in enumerate(hits, 1)], format_hits(hits))
-
-
-def format_hits(hits: Sequence[Hit]) -> str:
-    """A plain-text table: rank, score, path, and the beginning of the caption."""
-    if not hits:
-        return "nothing was found"
-    width = max(len(hit.image) for hit in hits)
-    lines = []
-    for rank, hit in enumerate(hits, 1):
-        caption = " ".join(str(hit.columns.get("caption", "")).split())
-        caption = caption if len(caption) <= 60 else caption[:59] + "…"
-        lines.append(f"{rank:>4}  {hit.score:>6.3f}  {hit.image:<{width}}  {caption}".rstrip())
-    return "\n".join([f"rank   score  {'image':<{width}}".rstrip(), *lines])
-
-
-def _record(rank: int, hit: Hit) -> dict[str, Any]:
-    scores = {"score": hit.score, "similarity": hit.similarity, "conditioned": hit.conditioned}
-    return {"rank": rank, "image": hit.image, **scores, "columns": dict(hit.columns)}

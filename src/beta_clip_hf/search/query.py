@@ -1,11 +1,9 @@
 """
-What is searched for: a description, phrases and images with weights.
+Queries: a description, phrases and images with weights.
 
-Weights are of scores. By embeddings, that is the same as a weighted sum of embeddings: all are of length 1, and the sum
-of w·⟨query, image⟩ is ⟨sum of w·query, image⟩; so one search of the index serves any query. A text-conditioned score is
-not linear in the text: there each text scores for itself, and the weighted sum is of the scores.
-
-Letters: T texts, D projection width.
+A weight belongs to a score. Embeddings have length 1, so the weighted sum of cosines Σ w·⟨part, image⟩ equals
+⟨Σ w·part, image⟩, and one search of the index answers any query. A text-conditioned score is not linear in the text:
+each text is scored by itself, and the weighted sum is taken over the scores.
 """
 
 import math
@@ -20,18 +18,22 @@ from torch import Tensor
 from ..inference.embedder import Embedder
 
 
+# Columns of a table row that a hit does not repeat, beside those that begin with "file_".
+_INTERNAL_COLUMNS = ("image", "vector", "row_sha256")
+
+
 @dataclass(frozen=True)
 class Query:
     """
-    A query: at least one of its parts.
+    A query of texts and images, with at least one part.
 
     Args:
-        text: A description, of any length; its weight is 1.
-        phrases: Texts with weights. A negative weight is for what is not wanted.
-        images: Images (paths, PIL images, bytes) with weights.
+        text: A description of any length, with weight 1.
+        phrases: Texts with weights. A negative weight stands for something unwanted.
+        images: Images (paths, PIL images or bytes) with weights.
 
     Raises:
-        ValueError: where there is no part, a text is blank, or a weight is 0 or not finite.
+        ValueError: if there is no part, a text is blank, or a weight is 0 or not finite.
     """
 
     text: str | None = None
@@ -50,91 +52,112 @@ class Query:
                 raise ValueError(f"the weight of a part must be a number other than 0, but is {weight}")
 
     def weighted_texts(self) -> list[tuple[str, float]]:
-        """The description and the phrases."""
-        return [*([] if self.text is None else [(self.text, 1.0)]), *self.phrases]
+        """Returns the description and the phrases, each with its weight."""
+        if self.text is None:
+            return list(self.phrases)
+        return [(self.text, 1.0), *self.phrases]
 
 
 @dataclass
 class Hit:
-    """An image that was found."""
+    """An image that a search has found."""
 
     image: str
-    """Path of its file; "SOURCE#ID" where it comes from none."""
+    """The path of the image file, or "SOURCE#ID" for an image without a file."""
     similarity: float
-    """The mean of the cosines of the query's parts with the image's embedding, by their weights."""
+    """The weighted mean of the cosines between the parts of the query and the image."""
     conditioned: float | None = None
-    """The same with text-conditioned scores of the texts, for what was re-ranked."""
+    """The weighted mean of the text-conditioned scores; `None` if the image was not re-ranked."""
     columns: Mapping[str, Any] = field(default_factory=dict)
-    """What the index knows else of it: caption, width, height, the columns of its row."""
+    """The columns of the index for this image: caption, width, height, and those of its row."""
     vector_D: np.ndarray | None = field(default=None, repr=False, compare=False)
-    """(D,) its embedding, normalised."""
+    """(D,) the normalised embedding of the image."""
 
     @property
     def score(self) -> float:
-        """What it is ranked by."""
-        return self.similarity if self.conditioned is None else self.conditioned
+        """The score that ranks the image: `conditioned` if it is known, else `similarity`."""
+        if self.conditioned is None:
+            return self.similarity
+        return self.conditioned
 
 
 @dataclass(frozen=True)
 class EmbeddedQuery:
-    """A query as embeddings."""
+    """The embeddings of a query."""
 
     text_embeds_TD: Tensor
-    """(T, D), normalised, on the model's device."""
+    """(T, D), normalised, on the model's device. The other tensors are on the CPU."""
     weights_T: Tensor
-    """(T,), on the CPU, as is all else."""
+    """(T,) the weights of the texts."""
     image_part_D: Tensor
-    """(D,) the weighted sum of the embeddings of its images."""
+    """(D,) the weighted sum of the embeddings of the query's images."""
     total_weight: float
     """The sum of the absolute weights."""
 
     @property
     def vector_D(self) -> Tensor:
-        """(D,) the weighted sum of all its embeddings."""
+        """(D,) the weighted sum of all embeddings of the query."""
         return self.weights_T @ self.text_embeds_TD.cpu() + self.image_part_D
 
     def hit(self, row: Mapping[str, Any]) -> Hit:
-        """An image as [`ImageTable.nearest`] gives it, with its score."""
+        """
+        Scores an image by its embedding.
+
+        Args:
+            row: A row that [`ImageTable.nearest`] returns.
+        """
         vector_D = row["vector"]
         similarity = float(self.vector_D.numpy() @ vector_D) / self.total_weight
-        columns = {
-            name: value
-            for name, value in row.items()
-            if name not in ("image", "vector", "row_sha256") and not name.startswith("file_") and value is not None
-        }
+        columns = {}
+        for name, value in row.items():
+            is_internal = name in _INTERNAL_COLUMNS or name.startswith("file_")
+            if value is not None and not is_internal:
+                columns[name] = value
         return Hit(row["image"], similarity, columns=columns, vector_D=vector_D)
 
 
 def embed_query(query: Query, embedder: Embedder) -> EmbeddedQuery:
     """
-    Encodes the parts of a query. A model with a path for long texts takes it for the description, not for phrases.
+    Encodes the parts of a query. A model with a path for long texts encodes the description on it, the phrases not.
 
     Raises:
-        ValueError: where an image cannot be read, or the parts cancel out.
+        ValueError: if an image cannot be read, or the parts cancel out.
     """
-    parts = [embedder.texts([query.text], whole_captions=True)] if query.text is not None else []
-    text_embeds_TD = torch.cat([*parts, embedder.texts([text for text, _ in query.phrases])])
+    phrase_embeds_TD = embedder.texts([phrase for phrase, _ in query.phrases])
+    if query.text is None:
+        text_embeds_TD = phrase_embeds_TD
+    else:
+        description_1D = embedder.texts([query.text], whole_captions=True)
+        text_embeds_TD = torch.cat([description_1D, phrase_embeds_TD])
+
     image_part_D = torch.zeros(text_embeds_TD.shape[1])
     for image, weight in query.images:
         batch = next(iter(embedder.images([{"image": image}])))
         image_part_D += weight * batch.image_embeds_BD[0].cpu()
-    weights = [weight for _, weight in query.weighted_texts()]
-    total = sum(map(abs, [*weights, *(weight for _, weight in query.images)]))
-    embedded = EmbeddedQuery(text_embeds_TD, torch.tensor(weights, dtype=torch.float32), image_part_D, total)
-    if embedded.vector_D.norm() < 1e-4 * total:
+
+    text_weights = [weight for _, weight in query.weighted_texts()]
+    image_weights = [weight for _, weight in query.images]
+    total_weight = sum(map(abs, text_weights + image_weights))
+    weights_T = torch.tensor(text_weights, dtype=torch.float32)
+    embedded = EmbeddedQuery(text_embeds_TD, weights_T, image_part_D, total_weight)
+    # The cosine distance of the index is undefined for a vector of length 0.
+    if embedded.vector_D.norm() < 1e-4 * total_weight:
         raise ValueError("the parts of a query must not cancel out, but do: change a weight")
     return embedded
 
 
 def parse_weighted(text: str) -> tuple[str, float]:
     """
-    A text or a path with a weight behind its last colon; 1 without one.
+    Splits a text or a path from the weight after its last colon. The weight is 1 if there is none.
 
     >>> parse_weighted("a red hat:2"), parse_weighted("a dog"), parse_weighted("C:/photo.jpg:-0.5")
     (('a red hat', 2.0), ('a dog', 1.0), ('C:/photo.jpg', -0.5))
     """
     before, colon, weight = text.rpartition(":")
+    if not colon:
+        return text, 1.0
     try:
-        return (before, float(weight)) if colon else (text, 1.0)
+        return before, float(weight)
     except ValueError:
+        # The colon belongs to the text: "at 12 o'clock: a dog", "C:/photo.jpg".
         return text, 1.0

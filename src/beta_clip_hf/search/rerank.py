@@ -1,8 +1,7 @@
 """
-A shortlist as each text sees it: text-conditioned scores and attention, of patch features that the index keeps, or that
-are computed from the image files again.
+Re-ranking of a shortlist by text-conditioned scores, and the attention of each text.
 
-Letters: B images, T texts, P patches, D projection width; H, W rows and columns of patches.
+Both need the patch features of the images, which the index keeps or which are computed again from the image files.
 """
 
 import logging
@@ -24,101 +23,122 @@ logger = logging.getLogger(__name__)
 
 
 class Patches(NamedTuple):
-    """Patch features of some images."""
+    """The patch features of a batch of images."""
 
     images: list[str]
+    """B keys of images."""
     features_BPD: Tensor
+    """(B, P, D), on the model's device and in its dtype."""
     grid: tuple[int, int]
-    """Rows and columns, P in all."""
+    """Rows and columns of patches, P in all."""
 
 
 def add_conditioned_scores(hits: Sequence[Hit], query: EmbeddedQuery, table: ImageTable, embedder: Embedder) -> None:
     """
-    Sets `conditioned` of the hits whose patch features are at hand; the others keep their similarity, and a warning
-    says how many. Images of a query count with their cosine: they have no text to look with.
+    Sets `conditioned` of each hit whose patch features are available. The others keep their similarity, and a warning
+    tells how many. Images of the query count with their cosine, because they have no text that could attend.
 
     Raises:
-        ValueError: where the query has no text, the model no pooler, or no hit has patch features.
+        ValueError: if the query has no text, the model no pooler, or no hit has patch features.
     """
-    if not len(query.text_embeds_TD):
+    num_texts = len(query.text_embeds_TD)
+    if num_texts == 0:
         raise ValueError("rerank must be 0 for a query without texts, which have to look at the images, but is not")
     if not embedder.has_pooler:
         raise ValueError(f"rerank must be 0 for {table.info['model']}, which has no trained pooler, but is not")
-    of_image = {hit.image: hit for hit in hits}
-    done = 0
-    for patches in read_patches(list(of_image), table, embedder):
-        places_B1, places_T = torch.arange(len(patches.images))[:, None], torch.arange(len(query.text_embeds_TD))
+    device = embedder.model.device
+    hits_by_image = {hit.image: hit for hit in hits}
+    num_scored = 0
+    for patches in read_patches(list(hits_by_image), table, embedder):
+        # The two indices broadcast: each image of the batch is paired with each text.
+        image_index_B1 = torch.arange(len(patches.images), device=device)[:, None]
+        text_index_T = torch.arange(num_texts, device=device)
         with torch.no_grad():
             scores_BT = embedder.model.score_candidates(
-                patches.features_BPD,
-                query.text_embeds_TD,
-                places_B1.to(embedder.model.device),
-                places_T.to(embedder.model.device),
+                patches.features_BPD, query.text_embeds_TD, image_index_B1, text_index_T
             )
-        for image, score in zip(patches.images, (scores_BT.float().cpu() @ query.weights_T).tolist(), strict=True):
-            hit = of_image[image]
-            hit.conditioned = (score + float(query.image_part_D.numpy() @ hit.vector_D)) / query.total_weight
-            done += 1
-    _check_done(done, len(hits))
+        text_part_B = scores_BT.float().cpu() @ query.weights_T
+        for image, text_part in zip(patches.images, text_part_B.tolist(), strict=True):
+            hit = hits_by_image[image]
+            image_part = float(query.image_part_D.numpy() @ hit.vector_D)
+            hit.conditioned = (text_part + image_part) / query.total_weight
+            num_scored += 1
+    _check_scored(num_scored, len(hits))
 
 
 def attention_maps(
     images: Sequence[str], text_embeds_TD: Tensor, table: ImageTable, embedder: Embedder
 ) -> dict[str, Tensor]:
     """
-    Where each text looks: (T, H, W) float32 on the CPU by image, the mean over the pooler's heads. Images without patch
-    features are left out.
+    Returns where each text looks in each image, as the mean over the heads of the pooler.
+
+    Args:
+        images: Keys of images in the table.
+        text_embeds_TD: (T, D) embeddings of the texts, on the model's device.
+        table: The table that may hold the patch features.
+        embedder: The embedder that computes them otherwise.
+
+    Returns:
+        (T, Y, X) float32 on the CPU by image. Images without patch features are left out.
 
     Raises:
-        ValueError: where the model has no pooler.
+        ValueError: if the model has no pooler.
     """
     if not embedder.has_pooler:
         raise ValueError(f"{table.info['model']} must have a trained pooler for heat maps, but has none")
     maps: dict[str, Tensor] = {}
-    count = len(text_embeds_TD)
+    num_texts = len(text_embeds_TD)
     for patches in read_patches(images, table, embedder):
-        image_index = torch.arange(len(patches.images)).repeat_interleave(count).to(embedder.model.device)
+        num_images = len(patches.images)
+        image_index = torch.arange(num_images).repeat_interleave(num_texts)
         with torch.no_grad():
             _, attention = embedder.model.get_text_conditioned_image_features(
                 patch_features=patches.features_BPD,
-                text_embeds=text_embeds_TD.repeat(len(patches.images), 1),
-                image_index=image_index,
+                text_embeds=text_embeds_TD.repeat(num_images, 1),
+                image_index=image_index.to(embedder.model.device),
                 output_attentions=True,
             )
-        heat = attention.float().mean(dim=1).cpu().view(len(patches.images), count, *patches.grid)
-        maps |= dict(zip(patches.images, heat, strict=True))
+        mean_over_heads = attention.float().mean(dim=1).cpu()
+        maps_BTYX = mean_over_heads.view(num_images, num_texts, *patches.grid)
+        maps.update(zip(patches.images, maps_BTYX, strict=True))
     return maps
 
 
 def read_patches(images: Sequence[str], table: ImageTable, embedder: Embedder) -> Iterator[Patches]:
-    """Patch features of images, batch by batch, on the model's device and in its dtype; those that there are."""
+    """Yields the patch features of images batch by batch. Images without patch features are left out."""
     if not table.stores_patches:
-        yield from _computed(images, embedder)
+        yield from _compute_patches(images, embedder)
         return
-    for some in split(images, embedder.batch_size):
-        found = table.patches(some)
-        keys = [image for image in some if image in found]
-        if keys:
-            features_BPD = torch.from_numpy(np.stack([found[key][0] for key in keys]))
-            rows = found[keys[0]][1]
-            features_BPD = features_BPD.to(embedder.model.device, embedder.model.dtype)
-            yield Patches(keys, features_BPD, (rows, features_BPD.shape[1] // rows))
+    for batch_keys in split(images, embedder.batch_size):
+        stored = table.patches(batch_keys)
+        keys = [key for key in batch_keys if key in stored]
+        if not keys:
+            continue
+        features_BPD = torch.from_numpy(np.stack([stored[key].features_PD for key in keys]))
+        # The table holds float16, whatever the dtype of the model.
+        features_BPD = features_BPD.to(embedder.model.device, embedder.model.dtype)
+        rows = stored[keys[0]].rows
+        yield Patches(keys, features_BPD, (rows, features_BPD.shape[1] // rows))
 
 
-def _computed(images: Sequence[str], embedder: Embedder) -> Iterator[Patches]:
-    for batch in embedder.images(ReadablePhotos(PhotoFolder("."), images)):
-        good = [place for place, row in enumerate(batch.rows) if "error" not in row]
-        if good:
-            keys = [batch.rows[place]["record"]["image"] for place in good]
-            yield Patches(keys, batch.patch_features_BPD[good], batch.grid)
+def _compute_patches(images: Sequence[str], embedder: Embedder) -> Iterator[Patches]:
+    # The folder itself is not listed: only the given files are read.
+    photos = ReadablePhotos(PhotoFolder("."), images)
+    for batch in embedder.images(photos):
+        readable = [index for index, row in enumerate(batch.rows) if "error" not in row]
+        if readable:
+            keys = [batch.rows[index]["record"]["image"] for index in readable]
+            yield Patches(keys, batch.patch_features_BPD[readable], batch.grid)
 
 
-def _check_done(done: int, count: int) -> None:
-    if done < count:
+def _check_scored(num_scored: int, num_hits: int) -> None:
+    if num_scored < num_hits:
         logger.warning(
-            "%d of %d images could not be opened again: they stay behind those re-ranked", count - done, count
+            "%d of %d images could not be opened again: they stay behind those re-ranked",
+            num_hits - num_scored,
+            num_hits,
         )
-    if count and not done:
+    if num_hits and not num_scored:
         raise ValueError(
             "rerank must be 0 where no image can be opened again, but is not: index the photos with --store-patches"
         )

@@ -1,61 +1,59 @@
-"""
-The LanceDB tables of an index: images and their embeddings; patch features, where they are kept; files that could not
-be read.
-
-Letters: N images, D projection width, P patches, Q queries.
-"""
+"""[`ImageTable`]: reads, writes and searches the tables of an index."""
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..inference.shards import split
+from .schema import HEAVY_COLUMNS, IMAGES, INFO, PATCHES, SCHEMA, UNREADABLE, Stored, connect, create_tables, exists
 
-IMAGES, PATCHES, UNREADABLE = "images", "patches", "unreadable"
-INFO = b"beta_clip_hf"  # where the schema keeps what the index remembers
-SCHEMA = 1
-# Below so many images each query is compared with all of them: that is quick enough, and nothing is missed.
+
+# With fewer images, each query is compared with all of them: that is fast enough and misses nothing.
 EXACT_BELOW = 20_000
-# Of the √N partitions so many are looked at, and so many times more candidates than asked for are compared with their
-# embeddings as they are, not rounded to 8 bits. `benchmarks/search.py` measures the recall.
-PROBES, REFINE = 40, 5
+# A query looks into this many of the √G partitions.
+PROBES = 40
+# It fetches this many times more candidates than it returns, and compares them with their embeddings as they are, not
+# rounded to 8 bits. `benchmarks/search.py` measures the recall of both numbers.
+REFINE = 5
+# A filter that names all keys at once would be slow to parse.
 KEYS_PER_FILTER = 500
-# Earlier versions stay so long, for who reads them just now.
+# Earlier versions stay this long, for searches that are reading them.
 KEPT = timedelta(hours=1)
 
 
-class Stored(NamedTuple):
-    """What an index knows of an image, but for its embedding."""
+class StoredPatches(NamedTuple):
+    """The patch features of an image."""
 
-    file_source: str
-    file_bytes: int | None
-    file_modified_ns: int | None
-    file_sha256: str
-    row_sha256: str
-
-
-# Not of the user's rows. `image` is the key: the path of a file, or "SOURCE#ID" for an image that comes from no file.
-OWN_COLUMNS = ("image", "width", "height", *Stored._fields, "vector", "preview")
+    features_PD: np.ndarray
+    """(P, D) float16."""
+    rows: int
+    """Rows of patches; P is a multiple of it."""
 
 
 class ImageTable:
     """
     The tables under a path, or under the URI of an object store (`s3://bucket/photos`).
 
-    Several processes may append at once: each batch is a fragment of its own, committed as a whole or not at all.
+    Several processes may append at once: each batch is a fragment by itself, committed as a whole or not at all.
 
     Args:
-        path: Of the index.
-        database: The LanceDB connection.
+        path: The directory or URI of the index.
+        database: The LanceDB connection to it.
+
+    Raises:
+        ValueError: if the table belongs to another program, or to another version of the schema.
     """
 
     def __init__(self, path: str | os.PathLike[str], database: Any) -> None:
-        self.path, self._database = str(path), database
-        self._images, self._unreadable = database.open_table(IMAGES), database.open_table(UNREADABLE)
+        self.path = str(path)
+        self._database = database
+        self._images = database.open_table(IMAGES)
+        self._unreadable = database.open_table(UNREADABLE)
         schema = self._images.schema
         if INFO not in (schema.metadata or {}):
             raise ValueError(f"{self.path} must be an index of beta-clip, but is another LanceDB table")
@@ -70,53 +68,33 @@ class ImageTable:
         cls, path: str | os.PathLike[str], embedding_size: int, info: Mapping[str, Any], *, store_patches: bool = False
     ) -> "ImageTable":
         """
-        Makes the tables, without images.
+        Creates the tables, without images.
 
         Args:
-            path: A directory, made where missing, or a URI.
+            path: A directory, created if it is missing, or a URI.
             embedding_size: D.
-            info: What the index is to remember; JSON.
+            info: What the index remembers, as JSON can hold it.
             store_patches: Whether patch features are kept, 2·P·D bytes for each image.
 
         Raises:
-            ValueError: where there is an index already.
+            ValueError: if there is an index already.
             ImportError: without LanceDB.
         """
-        database = _connect(path)
-        import pyarrow as pa
-
-        present = _table_names(database)
-        if IMAGES in present:
-            raise ValueError(f"{path} must not hold an index yet, but does: open it")
-        fields = [
-            pa.field("image", pa.string()),
-            pa.field("caption", pa.string()),
-            pa.field("width", pa.int32()),
-            pa.field("height", pa.int32()),
-            pa.field("file_source", pa.string()),
-            pa.field("file_bytes", pa.int64()),
-            pa.field("file_modified_ns", pa.int64()),
-            pa.field("file_sha256", pa.string()),
-            pa.field("row_sha256", pa.string()),
-            pa.field("vector", pa.list_(pa.float32(), embedding_size)),
-            pa.field("preview", pa.binary()),
-        ]
-        texts = [pa.field(name, pa.string()) for name in ("image", "file_sha256", "file_source", "error")]
-        if store_patches:
-            of_patches = [*texts[:2], pa.field("patches", pa.binary()), pa.field("patch_rows", pa.int32())]
-            _make_empty(database, PATCHES, pa.schema(of_patches), present)
-        _make_empty(database, UNREADABLE, pa.schema([texts[0], *texts[2:]]), present)
-        # Last: an index is there when its images are.
-        metadata = {INFO: json.dumps({"schema": SCHEMA, "stores_patches": store_patches, **info}).encode()}
-        database.create_table(IMAGES, schema=pa.schema(fields, metadata=metadata))
+        database = create_tables(path, embedding_size, info, store_patches=store_patches)
         return cls(path, database)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> "ImageTable":
-        """Raises `ValueError` where there is no index, `ImportError` without LanceDB."""
+        """
+        Opens the tables of an index.
+
+        Raises:
+            ValueError: if there is no index.
+            ImportError: without LanceDB.
+        """
         if not exists(path):
             raise ValueError(f"{path} must be an index, but holds none: make one with beta-clip index PHOTOS --out …")
-        return cls(path, _connect(path))
+        return cls(path, connect(path))
 
     def __len__(self) -> int:
         return self._images.count_rows()
@@ -128,71 +106,87 @@ class ImageTable:
 
     @property
     def columns(self) -> dict[str, str]:
-        """The columns that a filter may name, and their types."""
-        return {field.name: str(field.type) for field in self._images.schema if field.name not in _HEAVY}
+        """The columns that a filter may name, with their types."""
+        fields = [field for field in self._images.schema if field.name not in HEAVY_COLUMNS]
+        return {field.name: str(field.type) for field in fields}
 
     def known(self) -> dict[str, Stored]:
-        """All images by key."""
-        columns = self._images.search().select(["image", *Stored._fields]).to_arrow()
-        values = [columns[name].to_pylist() for name in ("image", *Stored._fields)]
-        return {key: Stored(*stored) for key, *stored in zip(*values, strict=True)}
+        """Returns what is stored about all images, by key."""
+        names = ["image", *Stored._fields]
+        columns = self._images.search().select(names).to_arrow()
+        values = [columns[name].to_pylist() for name in names]
+        return {key: Stored(*fields) for key, *fields in zip(*values, strict=True)}
 
     def add_columns(self, types: Mapping[str, str], source: str) -> None:
         """
-        Makes sure that there are columns for the values of rows.
+        Makes sure that the table has columns for the values of rows.
 
         Args:
-            types: By name one of "bool", "int64", "double", "string".
-            source: Of the rows, for the message.
+            types: One of "bool", "int64", "double" and "string" by name of the column.
+            source: The name of the source, for the message.
 
         Raises:
-            ValueError: where the index has such a column, of a type that the new values do not fit.
+            ValueError: if a column of that name has a type that the new values do not fit.
         """
         import pyarrow as pa
 
         present = self.columns
-        for name, kind in types.items():
-            fits = {kind, "string", *(("double",) if kind == "int64" else ())}
-            if name in present and present[name] not in fits:
-                raise ValueError(f"column {name!r} must be {present[name]}, as in the index, but is {kind} in {source}")
-        new = [pa.field(name, pa.type_for_alias(kind)) for name, kind in types.items() if name not in present]
-        if new:
-            self._images.add_columns(pa.schema(new))
+        new_fields = []
+        for name, value_type in types.items():
+            if name not in present:
+                new_fields.append(pa.field(name, pa.type_for_alias(value_type)))
+                continue
+            # Every value can be written as a string, and a whole number as a double.
+            fits = present[name] in (value_type, "string") or (value_type, present[name]) == ("int64", "double")
+            if not fits:
+                raise ValueError(
+                    f"column {name!r} must be {present[name]}, as in the index, but is {value_type} in {source}"
+                )
+        if new_fields:
+            self._images.add_columns(pa.schema(new_fields))
 
     def append(
-        self, records: Sequence[Mapping[str, Any]], vectors_ND: np.ndarray, patches: Sequence[Mapping[str, Any]] = ()
+        self, records: Sequence[Mapping[str, Any]], vectors_GD: np.ndarray, patches: Sequence[Mapping[str, Any]] = ()
     ) -> None:
-        """Adds images as one fragment: their columns, their embeddings (N, D) float32, and `patches` (float16 in bytes)
-        with `patch_rows` where they are kept."""
+        """
+        Adds images as one fragment.
+
+        Args:
+            records: The columns of each image.
+            vectors_GD: (G, D) float32, their embeddings.
+            patches: For each image `patches` (the bytes of float16 features) and `patch_rows`, if the table keeps them.
+        """
         import pyarrow as pa
 
-        if self._patches is not None:  # before the images: one that is there has its patches
-            keys = [{name: record[name] for name in ("image", "file_sha256")} for record in records]
-            rows = [key | dict(of_image) for key, of_image in zip(keys, patches, strict=True)]
+        # Patches come before the images: an image in the table always has its patches.
+        if self._patches is not None:
+            rows = []
+            for record, image_patches in zip(records, patches, strict=True):
+                rows.append({"image": record["image"], "file_sha256": record["file_sha256"], **image_patches})
             self._patches.add(pa.Table.from_pylist(rows, schema=self._patches.schema))
-        vectors = pa.array(np.ascontiguousarray(vectors_ND, dtype=np.float32).reshape(-1))
-        lists = pa.FixedSizeListArray.from_arrays(vectors, self.embedding_size)
-        self._images.add(self._arrow(records).append_column("vector", lists))
+        numbers = pa.array(np.ascontiguousarray(vectors_GD, dtype=np.float32).reshape(-1))
+        vectors = pa.FixedSizeListArray.from_arrays(numbers, self.embedding_size)
+        self._images.add(self._to_arrow(records).append_column("vector", vectors))
 
     def update(self, records: Sequence[Mapping[str, Any]]) -> None:
-        """Replaces columns of images that are there; their embeddings stay. All records have the same columns."""
+        """Replaces columns of stored images and keeps their embeddings. All records must have the same columns."""
         if records:
-            self._images.merge_insert("image").when_matched_update_all().execute(self._arrow(records))
+            self._images.merge_insert("image").when_matched_update_all().execute(self._to_arrow(records))
 
     def delete(self, keys: Sequence[str]) -> None:
         """Removes images."""
-        for some in _in_pieces(keys):
-            self._images.delete(_is_one_of(some))
+        for batch_keys in split(keys, KEYS_PER_FILTER):
+            self._images.delete(_key_filter(batch_keys))
             if self._patches is not None:
-                self._patches.delete(_is_one_of(some))
+                self._patches.delete(_key_filter(batch_keys))
 
     def unreadable(self) -> list[tuple[str, str]]:
-        """Key and error of each image that could not be read."""
+        """Returns key and error of each image that could not be read."""
         rows = self._unreadable.to_arrow().to_pylist()
         return sorted((row["image"], row["error"]) for row in rows)
 
     def forget_unreadable(self, source: str) -> None:
-        """Those of a source are to be tried again."""
+        """Removes the unreadable images of a source from the list, so that they are tried again."""
         self._unreadable.delete(f"file_source = {_quoted(source)}")
 
     def add_unreadable(self, source: str, errors: Sequence[tuple[str, str]]) -> None:
@@ -202,46 +196,53 @@ class ImageTable:
 
     def finish(self) -> None:
         """
-        Joins small fragments, removes what was deleted, and brings the vector index up to date: none below
-        `EXACT_BELOW` images; a new one where the collection has doubled since it was trained. Patch features stay as
-        they were written: they are too many to be copied.
+        Joins small fragments, removes deleted images from the disk, and updates the vector index.
+
+        There is no vector index below `EXACT_BELOW` images. It is trained again once the collection has doubled. Patch
+        features stay as they were written, because copying them would take too long.
         """
         self._images.optimize(cleanup_older_than=KEPT)
         self._unreadable.optimize(cleanup_older_than=KEPT)
-        count = len(self)
-        if count < EXACT_BELOW:
+        num_images = len(self)
+        if num_images < EXACT_BELOW:
             return
-        partitions = round(count**0.5)
-        present = self._images.list_indices()
-        trained_on = int(present[0].name.rpartition("_")[2]) if present else 0
-        if count >= 2 * trained_on:
-            from lancedb.index import IvfSq
+        old_indices = self._images.list_indices()
+        # The name of a vector index ends in the number of images that it was trained on.
+        trained_on = int(old_indices[0].name.rpartition("_")[2]) if old_indices else 0
+        if num_images < 2 * trained_on:
+            return
+        from lancedb.index import IvfSq
 
-            config = IvfSq(distance_type="cosine", num_partitions=partitions)
-            self._images.create_index("vector", config=config, name=f"vector_{count}")
-            for old in present:
-                self._images.drop_index(old.name)
+        config = IvfSq(distance_type="cosine", num_partitions=round(num_images**0.5))
+        # The new index is there before the old one goes: a search that runs meanwhile always has one.
+        self._images.create_index("vector", config=config, name=f"vector_{num_images}")
+        for old_index in old_indices:
+            self._images.drop_index(old_index.name)
 
     @property
     def has_vector_index(self) -> bool:
-        """Whether queries are answered by an index, and not by comparing with every image."""
+        """Whether a vector index answers queries. Otherwise a query is compared with every image."""
         return bool(self._images.list_indices())
 
     def nearest(
         self, vector_D: np.ndarray, count: int, *, where: str | None = None, exact: bool = False, probes: int = PROBES
     ) -> list[dict[str, Any]]:
         """
-        The images that are most like a vector, best first, as dicts of all columns but the heavy ones, with `vector`.
+        Returns the images that are most similar to a vector, best first.
 
         Args:
-            vector_D: (D,), of any length but 0.
-            count: How many, at most.
-            where: SQL condition on the columns; applied before the search, so that `count` are found if there are.
-            exact: Whether to compare with every image even where there is an index.
-            probes: Partitions of the index to look at, more where the condition leaves too few.
+            vector_D: (D,), of any length except 0.
+            count: The largest number of images.
+            where: SQL condition on the columns. It is applied before the search, so that `count` images are found if
+                that many meet it.
+            exact: Whether to compare with every image even if there is a vector index.
+            probes: Partitions of the vector index to look into. More are used if the condition leaves too few images.
+
+        Returns:
+            Dicts of all columns except the heavy ones, with the embedding as `vector`.
 
         Raises:
-            ValueError: where the condition is not understood.
+            ValueError: if the condition is not valid.
         """
         query = self._images.search(vector_D, vector_column_name="vector").distance_type("cosine")
         query = query.select([*self.columns, "vector", "_distance"]).limit(count)
@@ -250,55 +251,61 @@ class ImageTable:
         if exact:
             query = query.bypass_vector_index()
         else:
+            # 0 means no upper limit: a strict condition may need every partition.
             query = query.minimum_nprobes(probes).maximum_nprobes(0).refine_factor(REFINE)
-        with _readable_errors(where, self.columns):
-            found = query.to_arrow()
-        vectors = found["vector"].combine_chunks().flatten().to_numpy().reshape(-1, self.embedding_size)
-        rows = found.drop_columns(["vector", "_distance"]).to_pylist()
+        with _explained_filter_errors(where, self.columns):
+            result = query.to_arrow()
+        vectors = result["vector"].combine_chunks().flatten().to_numpy().reshape(-1, self.embedding_size)
+        rows = result.drop_columns(["vector", "_distance"]).to_pylist()
         return [{**row, "vector": vector} for row, vector in zip(rows, vectors, strict=True)]
 
     def recall(self, queries_QD: np.ndarray, top: int = 20, probes: int = PROBES) -> float:
-        """The share of the `top` images of exact search that are also found with the index; a mean over queries."""
+        """Returns the share of the `top` images of exact search that the vector index finds; a mean over queries."""
         shares = []
         for query_D in queries_QD:
             exact = {row["image"] for row in self.nearest(query_D, top, exact=True)}
-            found = {row["image"] for row in self.nearest(query_D, top, probes=probes)}
-            shares.append(len(exact & found) / max(1, len(exact)))
+            approximate = {row["image"] for row in self.nearest(query_D, top, probes=probes)}
+            shares.append(len(exact & approximate) / max(1, len(exact)))
         return float(np.mean(shares))
 
     def some(self, column: str, count: int) -> list[Any]:
-        """Up to `count` values of a column that are there, of any images."""
-        found = self._images.search().where(f"`{column}` IS NOT NULL").select([column]).limit(count).to_arrow()
-        return found[column].to_pylist()
+        """Returns up to `count` values of a column, from any images that have one."""
+        query = self._images.search().where(f"`{column}` IS NOT NULL").select([column]).limit(count)
+        return query.to_arrow()[column].to_pylist()
 
     def fetch(self, keys: Sequence[str], columns: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """Columns of images by key; those that are not there are left out."""
-        found: dict[str, dict[str, Any]] = {}
-        for some in _in_pieces(keys):
-            rows = self._images.search().where(_is_one_of(some)).select(["image", *columns]).to_arrow().to_pylist()
-            found |= {row.pop("image"): row for row in rows}
-        return found
+        """Returns columns of images by key. Images that are not in the table are left out."""
+        rows_by_key: dict[str, dict[str, Any]] = {}
+        for batch_keys in split(keys, KEYS_PER_FILTER):
+            query = self._images.search().where(_key_filter(batch_keys)).select(["image", *columns])
+            for row in query.to_arrow().to_pylist():
+                rows_by_key[row.pop("image")] = row
+        return rows_by_key
 
-    def patches(self, keys: Sequence[str]) -> dict[str, tuple[np.ndarray, int]]:
-        """Patch features (P, D) float16 and the number of rows of patches, of images by key."""
+    def patches(self, keys: Sequence[str]) -> dict[str, StoredPatches]:
+        """Returns the patch features of images by key. The table must keep them."""
         assert self._patches is not None
-        content = self.fetch(keys, ["file_sha256"])
-        found = {}
-        for some in _in_pieces(keys):
-            for row in self._patches.search().where(_is_one_of(some)).to_arrow().to_pylist():
-                # A run that was stopped may have left those of another content.
-                if content.get(row["image"], {}).get("file_sha256") == row["file_sha256"]:
-                    features_PD = np.frombuffer(row["patches"], np.float16).reshape(-1, self.embedding_size)
-                    found[row["image"]] = features_PD, row["patch_rows"]
-        return found
+        contents = self.fetch(keys, ["file_sha256"])
+        patches_by_key = {}
+        for batch_keys in split(keys, KEYS_PER_FILTER):
+            for row in self._patches.search().where(_key_filter(batch_keys)).to_arrow().to_pylist():
+                # A run that was stopped may have left patches of an earlier or later content.
+                content = contents.get(row["image"], {})
+                if content.get("file_sha256") != row["file_sha256"]:
+                    continue
+                features_PD = np.frombuffer(row["patches"], np.float16).reshape(-1, self.embedding_size)
+                patches_by_key[row["image"]] = StoredPatches(features_PD, row["patch_rows"])
+        return patches_by_key
 
-    def _arrow(self, records: Sequence[Mapping[str, Any]]) -> Any:
+    def _to_arrow(self, records: Sequence[Mapping[str, Any]]) -> Any:
+        """Converts records to an Arrow table; a value that a record lacks is null."""
         import pyarrow as pa
 
         names = set().union(*records)
-        fields = [field for field in self._images.schema if field.name in names]
         columns = {}
-        for field in fields:
+        for field in self._images.schema:
+            if field.name not in names:
+                continue
             values = [record.get(field.name) for record in records]
             if field.type == pa.string():
                 values = [None if value is None else str(value) for value in values]
@@ -306,34 +313,9 @@ class ImageTable:
         return pa.table(columns)
 
 
-def exists(path: str | os.PathLike[str]) -> bool:
-    """Whether an index is there. Raises `ImportError` without LanceDB."""
-    return ("://" in str(path) or os.path.isdir(path)) and IMAGES in _table_names(_connect(path))
-
-
-_HEAVY = ("vector", "preview")
-
-
-def _connect(path: str | os.PathLike[str]) -> Any:
-    try:
-        import lancedb
-    except ImportError as error:
-        raise ImportError('An index needs LanceDB: pip install "beta-clip-hf[search]"') from error
-    # Each read sees what other processes have written.
-    return lancedb.connect(str(path), read_consistency_interval=timedelta(0))
-
-
-def _make_empty(database: Any, name: str, schema: Any, present: Iterable[str]) -> None:
-    """A table that an earlier try may have left."""
-    database.create_table(name, schema=schema, mode="overwrite" if name in present else "create")
-
-
-def _table_names(database: Any) -> Iterable[str]:
-    return database.list_tables().tables
-
-
 @contextmanager
-def _readable_errors(where: str | None, columns: Mapping[str, str]) -> Any:
+def _explained_filter_errors(where: str | None, columns: Mapping[str, str]) -> Iterator[None]:
+    """Adds the condition and the columns that it may name to an error of LanceDB."""
     try:
         yield
     except (ValueError, RuntimeError) as error:
@@ -344,13 +326,10 @@ def _readable_errors(where: str | None, columns: Mapping[str, str]) -> Any:
         ) from None
 
 
-def _in_pieces(keys: Sequence[str]) -> Iterable[Sequence[str]]:
-    return (keys[first : first + KEYS_PER_FILTER] for first in range(0, len(keys), KEYS_PER_FILTER))
-
-
-def _is_one_of(keys: Sequence[str]) -> str:
+def _key_filter(keys: Sequence[str]) -> str:
     return f"image IN ({', '.join(map(_quoted, keys))})"
 
 
 def _quoted(text: str) -> str:
+    """Returns a text as an SQL string."""
     return "'" + text.replace("'", "''") + "'"

@@ -1,0 +1,89 @@
+"""`beta-clip index`: embeds a collection of photos for search, or brings an index up to date."""
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from .reports import Report, add_json_argument, reporting
+
+
+# These repeat names of the library, which the help needs without importing torch.
+FORMATS = ("rows", "jsonl", "json", "csv", "hf", "imagefolder", "webdataset", "finehard", "coco")
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `beta-clip index`."""
+    parser.add_argument(
+        "photos", metavar="DATA", help="folder of photos, JSONL file, or another source of rows with images"
+    )
+    parser.add_argument(
+        "--out", metavar="DIR", required=True, help="index to make or update: a directory, or a URI of object storage"
+    )
+    parser.add_argument(
+        "--model", metavar="MODEL", help="directory or Hub id of the model (default: that of the index)"
+    )
+    parser.add_argument(
+        "--store-patches", action="store_true", help="keep patch features in the index, which makes --rerank fast"
+    )
+    parser.add_argument("--format", choices=FORMATS, help="format of the data set, if it cannot be guessed")
+    parser.add_argument("--split", metavar="NAME", default="train", help="which split of a data set to read")
+    parser.add_argument(
+        "--image-root",
+        metavar="DIR",
+        help="directory of relative image paths (default: beside their file)",
+    )
+    parser.add_argument("--batch-size", metavar="N", type=int, default=32, help="number of images to encode at a time")
+    parser.add_argument("--num-workers", metavar="N", type=int, default=0, help="number of processes that read images")
+    parser.add_argument(
+        "--device", metavar="DEVICE", help="where to run, for example cpu, cuda or cuda:1 (default: cuda if available)"
+    )
+    parser.add_argument(
+        "--dtype", choices=DTYPES, help="precision of the model (default: that of the index, float32 for a new one)"
+    )
+    add_json_argument(parser)
+
+
+@reporting
+def run(args: argparse.Namespace) -> Report:
+    """Makes or updates the index. The report counts what has changed; unreadable images are listed, and no error."""
+    import torch
+
+    from beta_clip_hf.search.build import IndexSettings, build_index
+
+    if args.num_workers:
+        # LanceDB runs threads, which a forked process would lack.
+        torch.multiprocessing.set_start_method("spawn", force=True)
+    settings = IndexSettings(
+        model=args.model,
+        store_patches=args.store_patches,
+        format=args.format,
+        split=args.split,
+        image_root=args.image_root,
+        device=args.device,
+        dtype=args.dtype,
+        batch_size=args.batch_size,
+        num_workers=args.num_workers,
+    )
+    built = build_index(args.photos, args.out, settings)
+    if built is None:
+        # Of several processes only the first one reports.
+        return Report(None)
+    document: dict[str, Any] = {"index": built.path, "images": built.num_images, **asdict(built.added)}
+    if built.recall is not None:
+        document["recall"] = built.recall
+        document["recall_of"] = built.recall_queries
+    return Report(document, _format(document))
+
+
+def _format(document: Mapping[str, Any]) -> str:
+    """The report for people: a line for each unreadable image, then the numbers."""
+    lines = [f"unreadable: {location}: {reason}" for location, reason in document["unreadable"].items()]
+    counts = [f"{document[name]} {name}" for name in ("new", "changed", "updated", "deleted", "unchanged")]
+    counts.append(f"{len(document['unreadable'])} unreadable")
+    lines.append(f"{document['index']}: {document['images']} images ({', '.join(counts)})")
+    if "recall" in document:
+        comparison = f"of the vector index against exact search, of {document['recall_of']}"
+        lines.append(f"recall@20 {comparison}: {document['recall']:.3f}")
+    return "\n".join(lines)

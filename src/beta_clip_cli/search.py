@@ -1,0 +1,54 @@
+"""`beta-clip search`: searches an indexed collection by texts and images."""
+
+import argparse
+
+from .reports import Report, add_json_argument, reporting
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `beta-clip search`."""
+    parser.add_argument("index", metavar="INDEX", help="index that beta-clip index has made")
+    parser.add_argument("text", metavar="TEXT", nargs="?", help="description of any length")
+    weighted = "with a weight after a colon, negative for something unwanted; may be given several times"
+    parser.add_argument("--phrase", metavar="TEXT", action="append", default=[], help=f"text {weighted}: 'a red hat:2'")
+    parser.add_argument("--image", metavar="FILE", action="append", default=[], help=f"image file {weighted}")
+    parser.add_argument(
+        "--where", metavar="SQL", help="condition on the columns: \"width > 300 AND caption LIKE '%%dog%%'\""
+    )
+    parser.add_argument("--top", metavar="N", type=int, default=20, help="largest number of images to return")
+    parser.add_argument(
+        "--rerank",
+        metavar="N",
+        type=int,
+        default=0,
+        help="number of best images to order again by how each text sees them; 0 for none",
+    )
+    parser.add_argument("--exact", action="store_true", help="compare with every image, even of a large index")
+    parser.add_argument("--html", metavar="FILE", help="page of pictures with heat maps to write as well")
+    parser.add_argument("--model", metavar="MODEL", help="where the model of the index is now, if it was moved")
+    parser.add_argument(
+        "--device", metavar="DEVICE", help="where to run, for example cpu, cuda or cuda:1 (default: cuda if available)"
+    )
+    add_json_argument(parser)
+
+
+@reporting
+def run(args: argparse.Namespace) -> Report:
+    """Searches. The report holds the images; the exit code is 0 even if there are none."""
+    from beta_clip_hf.search.gallery import format_hits, hit_records, search_index
+    from beta_clip_hf.search.query import Query, parse_weighted
+
+    phrases = [parse_weighted(word) for word in args.phrase]
+    images = [parse_weighted(word) for word in args.image]
+    hits = search_index(
+        args.index,
+        Query(args.text, phrases, images),
+        where=args.where,
+        top=args.top,
+        rerank=args.rerank,
+        exact=args.exact,
+        page=args.html or None,
+        model=args.model,
+        device=args.device,
+    )
+    return Report(hit_records(hits), format_hits(hits))

@@ -1,0 +1,122 @@
+"""Making an index of photos, or bringing one up to date, in one process or several."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers.utils import logging as transformers_logging
+
+from ..inference.embedder import Embedder
+from ..inference.processes import Processes, launched_processes
+from .index import Added, PhotoIndex, load_embedder
+from .schema import exists
+from .sources import open_photos
+from .table import ImageTable
+
+
+@dataclass(frozen=True)
+class IndexSettings:
+    """
+    The settings of [`build_index`].
+
+    Args:
+        model: Directory or Hub id. By default the model of the index; a new index needs one.
+        store_patches: Whether a new index keeps patch features, for re-ranking without opening images again.
+        format, split, image_root: See [`load_rows`].
+        device: See [`load_embedder`].
+        dtype: The dtype of the model; by default that of the index, and float32 for a new one.
+        batch_size, num_workers: See [`Embedder`].
+    """
+
+    model: str | None = None
+    store_patches: bool = False
+    format: str | None = None
+    split: str = "train"
+    image_root: str | Path | None = None
+    device: str | None = None
+    dtype: str | None = None
+    batch_size: int = 32
+    num_workers: int = 0
+
+
+@dataclass(frozen=True)
+class BuiltIndex:
+    """An index that is up to date."""
+
+    path: str
+    num_images: int
+    """Images in the index, those of other sources included."""
+    added: Added
+    """What has changed."""
+    recall: float | None = None
+    """The recall of the vector index; `None` if there is none, or if no image was encoded."""
+    recall_queries: str | None = None
+    """What the queries of the recall were, for example "100 captions"."""
+
+
+def build_index(photos: Any, path: str | os.PathLike[str], settings: IndexSettings | None = None) -> BuiltIndex | None:
+    """
+    Makes an index of photos, or brings it up to date with them. Images that cannot be read are listed, not raised.
+
+    Several processes that a launcher has started share the work.
+
+    Args:
+        photos: The source, see [`open_photos`].
+        path: The directory or URI of the index.
+        settings: The settings; by default those of an index that exists.
+
+    Returns:
+        What was done in the first process, `None` in the others.
+
+    Raises:
+        ValueError: if the source has nothing to index, or a setting does not fit the index.
+        ImportError: without LanceDB.
+    """
+    settings = settings or IndexSettings()
+    with launched_processes():
+        processes = Processes()
+        if processes.rank:
+            transformers_logging.disable_progress_bar()
+        is_new = processes.broadcast(not exists(path) if processes.rank == 0 else None)
+        if is_new and not settings.model:
+            raise ValueError("model must be given for a new index, but is not: see beta-clip index --help")
+        source = open_photos(photos, format=settings.format, split=settings.split, image_root=settings.image_root)
+        # This raises where there is no photo, before an empty index is made.
+        source.keys()
+        index = _create(path, settings) if is_new else _open(path, settings)
+        added = index.add(source)
+        recall, recall_queries = None, None
+        if index.table.has_vector_index and added.new + added.changed:
+            recall, recall_queries = index.recall()
+        built = BuiltIndex(index.table.path, len(index), added, recall, recall_queries)
+    return built if processes.rank == 0 else None
+
+
+def _create(path: str | os.PathLike[str], settings: IndexSettings) -> PhotoIndex:
+    assert settings.model is not None
+    embedder = _load(settings.model, settings.dtype or "float32", settings)
+    name = settings.model
+    # A search may start in another directory.
+    if os.path.isdir(name):
+        name = os.path.abspath(name)
+    return PhotoIndex.create(path, embedder, model_name=name, store_patches=settings.store_patches)
+
+
+def _open(path: str | os.PathLike[str], settings: IndexSettings) -> PhotoIndex:
+    info = ImageTable.open(path).info
+    embedder = _load(settings.model or info["model"], settings.dtype or info["dtype"], settings)
+    index = PhotoIndex.open(path, embedder)
+    if settings.store_patches and not index.table.stores_patches:
+        raise ValueError("store_patches must be chosen when an index is made, but this one is there without")
+    return index
+
+
+def _load(model: str, dtype: str, settings: IndexSettings) -> Embedder:
+    return load_embedder(
+        model,
+        device=settings.device,
+        dtype=dtype,
+        batch_size=settings.batch_size,
+        num_workers=settings.num_workers,
+    )

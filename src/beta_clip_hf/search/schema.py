@@ -1,0 +1,114 @@
+"""The LanceDB tables of an index: their names, their columns, and how they are created."""
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+
+# The names of the tables: images with their embeddings; patch features, if they are kept; files that could not be read.
+IMAGES, PATCHES, UNREADABLE = "images", "patches", "unreadable"
+# The key under which the schema of the images keeps what the index remembers, as JSON.
+INFO = b"beta_clip_hf"
+SCHEMA = 1
+
+
+class Stored(NamedTuple):
+    """What an index knows about an image, apart from its embedding."""
+
+    file_source: str
+    """The name of the source that has brought the image."""
+    file_bytes: int | None
+    file_modified_ns: int | None
+    file_sha256: str
+    row_sha256: str
+    """A hash of the columns of its row; "" for an image without a row."""
+
+
+# The columns that rows of users do not have. `image` is the key: the path of a file, or "SOURCE#ID" for an image
+# without a file.
+OWN_COLUMNS = ("image", "width", "height", *Stored._fields, "vector", "preview")
+# Columns that are read only where they are needed.
+HEAVY_COLUMNS = ("vector", "preview")
+
+
+def exists(path: str | os.PathLike[str]) -> bool:
+    """
+    Tells whether there is an index under a path.
+
+    Raises:
+        ImportError: without LanceDB.
+    """
+    # Connecting to a missing directory would create it.
+    may_exist = "://" in str(path) or os.path.isdir(path)
+    return may_exist and IMAGES in _table_names(connect(path))
+
+
+def connect(path: str | os.PathLike[str]) -> Any:
+    """
+    Connects to the database under a path, whose directory is created if it is missing.
+
+    Raises:
+        ImportError: without LanceDB.
+    """
+    try:
+        import lancedb
+    except ImportError as error:
+        raise ImportError('An index needs LanceDB: pip install "beta-clip-hf[search]"') from error
+    # With an interval of 0 each read sees what other processes have written.
+    return lancedb.connect(str(path), read_consistency_interval=timedelta(0))
+
+
+def create_tables(
+    path: str | os.PathLike[str], embedding_size: int, info: Mapping[str, Any], *, store_patches: bool
+) -> Any:
+    """
+    Creates the tables of an index and returns the connection to them. See [`ImageTable.create`].
+
+    Raises:
+        ValueError: if there is an index already.
+        ImportError: without LanceDB.
+    """
+    database = connect(path)
+    # pyarrow comes with LanceDB.
+    import pyarrow as pa
+
+    present = _table_names(database)
+    if IMAGES in present:
+        raise ValueError(f"{path} must not hold an index yet, but does: open it")
+    key = pa.field("image", pa.string())
+    source = pa.field("file_source", pa.string())
+    content = pa.field("file_sha256", pa.string())
+    if store_patches:
+        patch_fields = [key, content, pa.field("patches", pa.binary()), pa.field("patch_rows", pa.int32())]
+        _create_empty(database, PATCHES, pa.schema(patch_fields), present)
+    unreadable_fields = [key, source, pa.field("error", pa.string())]
+    _create_empty(database, UNREADABLE, pa.schema(unreadable_fields), present)
+    image_fields = [
+        key,
+        pa.field("caption", pa.string()),
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        source,
+        pa.field("file_bytes", pa.int64()),
+        pa.field("file_modified_ns", pa.int64()),
+        content,
+        pa.field("row_sha256", pa.string()),
+        pa.field("vector", pa.list_(pa.float32(), embedding_size)),
+        pa.field("preview", pa.binary()),
+    ]
+    # The images come last: an index exists once its images do.
+    metadata = {INFO: json.dumps({"schema": SCHEMA, "stores_patches": store_patches, **info}).encode()}
+    database.create_table(IMAGES, schema=pa.schema(image_fields, metadata=metadata))
+    return database
+
+
+def _create_empty(database: Any, name: str, schema: Any, present: Iterable[str]) -> None:
+    # An earlier try that was stopped may have left the table.
+    mode = "overwrite" if name in present else "create"
+    database.create_table(name, schema=schema, mode=mode)
+
+
+def _table_names(database: Any) -> Iterable[str]:
+    return database.list_tables().tables
