@@ -34,7 +34,6 @@ MOVING = {
         "data/hierarchies",
         "demo/app",
         "evaluation/compare",
-        "evaluation/suite",
         "release/convert_b_clip",
         "release/convert_fg_clip",
         "release/export",

@@ -39,7 +39,6 @@ COMMANDS = (
         ("evaluate",),
         "Measure a model: retrieval, hard negatives, where phrases point.",
         "beta-clip evaluate --model runs/photos --tasks photos --data photos.jsonl --output runs/photos/evaluation",
-        home="beta_clip_hf.evaluation.suite",
     ),
     Command(
         ("hierarchy",),

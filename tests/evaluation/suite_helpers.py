@@ -3,7 +3,7 @@
 import argparse
 import json
 
-from beta_clip_hf.evaluation.suite import add_arguments, run
+from beta_clip_cli.evaluate import add_arguments, run
 
 
 def command(*words):

@@ -1,14 +1,17 @@
-"""`beta-clip evaluate`: a model, some tasks, and one results.json that says all that is needed to read its figures."""
+"""
+Evaluates a model on tasks and writes results.json, which holds all that is needed to read its figures.
 
-import argparse
+`beta-clip evaluate` calls [`evaluate_tasks`]. To measure the rows of any data set, without files, see `evaluator.py`.
+"""
+
 import hashlib
 import json
 import logging
 import os
 import shutil
-import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,224 +19,312 @@ from typing import Any
 import torch
 from transformers.utils import logging as transformers_logging
 
-from beta_clip_cli.reports import Report, add_json_argument, reporting
-
 from ..data.rows import Row
 from ..inference.embedder import Embedder
 from ..inference.identity import config_hash, environment, image_digest, model_hash
 from ..inference.models import load_model
-from ..inference.processes import Processes, default_device, launched_processes, own_device
+from ..inference.processes import Processes, launched_processes, own_device
 from ..inference.shards import Shards
-from .benchmarks import BENCHMARKS, Benchmark, Reading, find_benchmark, format_benchmarks, load_benchmark
+from .benchmarks import BENCHMARKS, Part, Reading, find_benchmark, load_benchmark
 from .evaluator import measure
 from .pictures import draw_retrieval
+from .probes import Measured
 from .protocols import Protocol, protocol_of
-from .results import SCHEMA, Figure, figures_to_json, format_table, read_results, write_results, write_values
+from .results import SCHEMA, Figure, figures_to_json, read_results, write_results, write_values
 from .retrieval import TEXT_SETS
 from .zero_shot import PLAIN_TEMPLATES, Classes
 
 
 logger = logging.getLogger(__name__)
 
-# Tasks of long captions, and those beside which they are reported: a model may win the first and lose the second.
+# Tasks of long captions are reported together with those of short captions: a model may gain on the long ones what it
+# loses on the short ones.
 LONG_TASKS = ("urban1k", "sharegpt4v_1k", "dci", "long_dci", "docci", "iiw")
 SHORT_TASKS = ("coco", "flickr30k")
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `beta-clip evaluate`."""
-    parser.add_argument("--model", metavar="MODEL", help="directory or Hub id: β-CLIP, FG-CLIP, CLIP, SigLIP, SigLIP 2")
-    parser.add_argument("--tasks", metavar="NAMES", help=f"one or several of {','.join(BENCHMARKS)}")
-    parser.add_argument(
-        "--data", metavar="DATA", help="folder or file of the data, or a folder that has one named like each task"
-    )
-    parser.add_argument("--output", metavar="DIR", help="for results.json, results.md, values and pictures")
-    parser.add_argument("--list-tasks", action="store_true", help="say what each task is and needs, and stop")
-    parser.add_argument("--batch-size", metavar="N", type=int, default=32, help="images, and texts, at a time")
-    parser.add_argument("--num-workers", metavar="N", type=int, default=0, help="processes that read images")
-    parser.add_argument("--device", metavar="DEVICE", default=default_device(), help="cpu, cuda, cuda:1 or another")
-    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"], help="of the model")
-    parser.add_argument("--allow-subset", action="store_true", help="measure what is there of a task; results say so")
-    parser.add_argument("--limit", metavar="N", type=int, help="the first images only; the results say so")
-    parser.add_argument("--seed", metavar="N", type=int, default=0, help="of the bootstrap intervals")
-    parser.add_argument("--no-pictures", action="store_true", help="leave out the recall curves and the galleries")
-    parser.add_argument("--no-conditioned", action="store_true", help="leave out the text-conditioned pooler")
-    add_json_argument(parser)
+TaskListener = Callable[[str, Mapping[str, Any]], None]
+"""Called with the name of a task and its result, as in results.json, when the task is finished."""
 
 
-@reporting
-def run(args: argparse.Namespace) -> Report:
-    """Evaluates, writes the tables as they come, and results.json to `args.output`: that is the report."""
-    if args.list_tasks:
-        return Report([_described(benchmark) for benchmark in BENCHMARKS.values()], format_benchmarks())
-    for name in ("model", "tasks", "output"):
-        if not getattr(args, name):
-            raise ValueError(f"{name} must be given, but is not: see beta-clip evaluate --help")
-    if args.limit is not None and args.limit < 1:
-        raise ValueError(f"limit must be at least 1, but is {args.limit}")
-    device = own_device(args.device)
-    names = chosen_tasks(args)
-    # What is missing, or cannot be written, is said before a model is loaded. Scenes are drawn in the model's size.
-    settings = {"data": args.data, "allow_subset": args.allow_subset}
-    readings = {name: load_benchmark(name, **settings) for name in names if BENCHMARKS[name].read is not None}
-    for name in beside_long_captions(names, args.data):
-        try:
-            readings[name] = load_benchmark(name, **settings)
-        except ValueError as error:  # nobody has asked for it
-            logger.warning("short captions of %s are left out: %s", name, error)
-        else:
-            names.append(name)
-    Path(args.output).mkdir(parents=True, exist_ok=True)
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """
+    Settings of an evaluation: which model, which tasks, how, and where the results go.
+
+    Args:
+        model: Directory or Hub id of a β-CLIP, FG-CLIP, CLIP, SigLIP or another CLIP-like model.
+        tasks: Names of the tasks, keys of `BENCHMARKS`.
+        output: Directory for results.json, results.md, values and pictures. Finished tasks in it are kept.
+        data: Folder or file of the data, or a folder that holds one named like each task. Generated tasks need none.
+        batch_size: Number of images, and of texts, that are encoded at a time.
+        num_workers: Number of processes that read images; 0 reads them in this process.
+        device: Device to run on; `None` takes CUDA if it is available.
+        dtype: Precision of the model: "float32", "bfloat16" or "float16".
+        allow_subset: Whether an incomplete benchmark is measured, and marked so, instead of refused.
+        limit: Number of images to measure of each task, the first ones; `None` measures all.
+        seed: Seed of the bootstrap intervals.
+        pictures: Whether to draw recall curves and pages of the texts that miss their images.
+        conditioned: Whether to measure the text-conditioned pooler, if the model has a trained one.
+    """
+
+    model: str
+    tasks: Sequence[str]
+    output: str | os.PathLike[str]
+    data: str | os.PathLike[str] | None = None
+    batch_size: int = 32
+    num_workers: int = 0
+    device: str | None = None
+    dtype: str = "float32"
+    allow_subset: bool = False
+    limit: int | None = None
+    seed: int = 0
+    pictures: bool = True
+    conditioned: bool = True
+
+
+def evaluate_tasks(settings: EvaluationSettings, on_result: TaskListener | None = None) -> dict[str, Any] | None:
+    """
+    Evaluates a model on tasks and writes results.json after each of them.
+
+    Several processes, started by torchrun, share the work. Each of them calls this function; the first one reads and
+    writes the files.
+
+    Args:
+        settings: What to evaluate and how.
+        on_result: Called in the first process after each task.
+
+    Returns:
+        What results.json holds; `None` in all processes but the first.
+
+    Raises:
+        ValueError: if a setting is wrong, or data of a task is missing. Nothing is loaded or written then.
+    """
+    if settings.limit is not None and settings.limit < 1:
+        raise ValueError(f"limit must be at least 1, but is {settings.limit}")
+    device = own_device(settings.device)
+    check_tasks(settings.tasks)
+    # Missing data, and an output that cannot be written, are reported before a model is loaded.
+    readings = _read_tasks(settings)
+    Path(settings.output).mkdir(parents=True, exist_ok=True)
     with launched_processes():
-        evaluation = _Run(args, device)
-        evaluation.tasks(names, readings)
-    return Report(evaluation.results if evaluation.is_first else None)
+        evaluation = _Evaluation(settings, device)
+        evaluation.run(readings, on_result)
+    return evaluation.results if evaluation.is_first else None
 
 
-class _Run:
-    """One model on its tasks. Every process of several has one; the first one reads and writes the results."""
+def check_tasks(names: Sequence[str]) -> None:
+    """
+    Checks that all names are those of tasks.
 
-    def __init__(self, args: argparse.Namespace, device: torch.device) -> None:
-        self.args, self.processes = args, Processes()
+    Raises:
+        ValueError: if one is not.
+    """
+    for name in names:
+        if name not in BENCHMARKS:
+            raise ValueError(f"tasks must be of {', '.join(BENCHMARKS)}, but one is {name!r}")
+
+
+def describe_tasks() -> list[dict[str, str]]:
+    """Returns what there is to know of each task, as strings: id, title, kind, source, licence, size and so on."""
+    fields = ("id", "title", "kind", "source", "licence", "size", "layout", "protocol")
+    return [{field: getattr(benchmark, field) for field in fields} for benchmark in BENCHMARKS.values()]
+
+
+def _read_tasks(settings: EvaluationSettings) -> dict[str, Reading | None]:
+    """
+    Reads the annotations of all tasks, in the order in which they are measured.
+
+    The value is `None` for generated tasks: their images are drawn in the size of the model, once it is loaded.
+    """
+    readings: dict[str, Reading | None] = {}
+    data = None if settings.data is None else Path(settings.data)
+    for name in settings.tasks:
+        if BENCHMARKS[name].read is None:
+            readings[name] = None
+        else:
+            readings[name] = load_benchmark(name, data, allow_subset=settings.allow_subset)
+    for name in _short_tasks_beside(settings.tasks, data):
+        try:
+            readings[name] = load_benchmark(name, data, allow_subset=settings.allow_subset)
+        except ValueError as error:
+            # Nobody has asked for this task, so a part of its data is no reason to stop.
+            logger.warning("short captions of %s are left out: %s", name, error)
+    return readings
+
+
+def _short_tasks_beside(names: Sequence[str], data: Path | None) -> list[str]:
+    """Returns the tasks of short captions to report beside those of long captions, as far as their data is there."""
+    has_long, has_short = set(names) & set(LONG_TASKS), set(names) & set(SHORT_TASKS)
+    if data is None or not has_long or has_short:
+        return []
+    return [name for name in SHORT_TASKS if find_benchmark(name, data)]
+
+
+class _Evaluation:
+    """One model on its tasks. Each of several processes has one; the first process reads and writes the results."""
+
+    def __init__(self, settings: EvaluationSettings, device: torch.device) -> None:
+        self.settings = settings
+        self.output = Path(settings.output)
+        self.processes = Processes()
         self.is_first = self.processes.rank == 0
         if not self.is_first:
             transformers_logging.disable_progress_bar()
-        self.loaded = load_model(args.model, device, getattr(torch, args.dtype))
-        if not self.loaded.has_trained_pooler and not args.no_conditioned and self.is_first:
-            logger.warning("%s has no trained pooler: there are no text-conditioned figures", args.model)
+        self.loaded = load_model(settings.model, device, getattr(torch, settings.dtype))
+        self.conditioned = settings.conditioned and self.loaded.has_trained_pooler
+        if settings.conditioned and not self.conditioned and self.is_first:
+            logger.warning("%s has no trained pooler: there are no text-conditioned figures", settings.model)
         model = self.loaded.model
         self.results: dict[str, Any] = {
             "schema": SCHEMA,
             "model": {
-                "name": args.model,
+                "name": settings.model,
                 "sha256": model_hash(model),
                 "config_sha256": config_hash(model, self.loaded.processor),
                 "parameters": sum(parameter.numel() for parameter in model.parameters()),
             },
             "environment": environment(device),
-            "settings": {name: getattr(args, name) for name in ("data", "batch_size", "dtype", "limit", "seed")},
+            "settings": {
+                "data": None if settings.data is None else str(settings.data),
+                "batch_size": settings.batch_size,
+                "dtype": settings.dtype,
+                "limit": settings.limit,
+                "seed": settings.seed,
+            },
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "tasks": {},
         }
 
-    def tasks(self, names: Sequence[str], readings: dict[str, Reading]) -> None:
-        """All tasks, one after the other; results.json is written after each."""
-        self.results["tasks"] = self.processes.broadcast(self._finished() if self.is_first else None)
-        for name in names:
-            reading = readings.get(name) or load_benchmark(name, image_size=self.loaded.image_size)
+    def run(self, readings: Mapping[str, Reading | None], on_result: TaskListener | None) -> None:
+        """Measures one task after the other, and writes results.json after each."""
+        self.results["tasks"] = self.processes.broadcast(self._finished_tasks() if self.is_first else None)
+        for name, reading in readings.items():
+            if reading is None:
+                reading = load_benchmark(name, image_size=self.loaded.image_size)
             key = self._key(name, reading)
             result = self.results["tasks"].get(name, {})
             is_finished = result.get("key") == key and self._has_files(name, result)
+            # Files may look different to other processes, so the first one decides.
             if not self.processes.broadcast(is_finished):
-                result = self._measured(name, reading, key)
+                result = self._measure_task(name, reading, key)
             elif self.is_first:
                 logger.info("%s is finished: its results are kept", name)
             self.results["tasks"][name] = result
             if self.is_first:
-                path = write_results(self.results, self.args.output)
-                sys.stdout.write(format_table(name, result) + "\n\n")
+                path = write_results(self.results, self.output)
+                if on_result is not None:
+                    on_result(name, result)
         if self.is_first:
             logger.info("results are in %s", path)
 
-    def _has_files(self, name: str, result: dict[str, Any]) -> bool:
-        """Whether what stands beside results.json is there, as far as it is wanted."""
-        output = Path(self.args.output)
-        files = [f"values/{name}.safetensors", *(result["pictures"] or ())]
-        wanted = result["pictures"] is not None or self.args.no_pictures
-        return wanted and all((output / file).is_file() for file in files)
+    def _finished_tasks(self) -> dict[str, Any]:
+        """Returns the tasks that earlier runs have finished with this very model."""
+        earlier = read_results(self.output)
+        if earlier is None:
+            return {}
+        for name in ("sha256", "config_sha256"):
+            if earlier["model"][name] != self.results["model"][name]:
+                logger.info("%s holds results of another model: they are replaced", self.output)
+                return {}
+        return earlier["tasks"]
 
-    def _measured(self, name: str, reading: Reading, key: str) -> dict[str, Any]:
-        start, protocol = time.perf_counter(), protocol_of(name, self.args.dtype)
-        folder = Path(self.args.output) / "unfinished" / f"{name}-{key[:16]}"
+    def _key(self, name: str, reading: Reading) -> str:
+        """Returns a hash of everything that changes the result of a task. No image is decoded for it."""
+        settings, model = self.settings, self.results["model"]
+        parts: list[Any] = [
+            model["sha256"],
+            model["config_sha256"],
+            self.results["environment"],
+            protocol_of(name, settings.dtype).hash,
+            settings.seed,
+            settings.limit,
+            self.conditioned,
+            reading.key,
+        ]
+        for part in reading.parts:
+            parts.extend(_image_stamps(part.rows))
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    def _has_files(self, name: str, result: Mapping[str, Any]) -> bool:
+        """Whether the files that belong to a result are still there: its values and, if they are wanted, pictures."""
+        pictures = result["pictures"]
+        if pictures is None and self.settings.pictures:
+            return False
+        files = [f"values/{name}.safetensors", *(pictures or ())]
+        return all((self.output / file).is_file() for file in files)
+
+    def _measure_task(self, name: str, reading: Reading, key: str) -> dict[str, Any]:
+        """Measures a task and returns its record for results.json."""
+        start = time.perf_counter()
+        protocol = protocol_of(name, self.settings.dtype)
+        # A run that was stopped finds its shards here again. The key tells apart all that changes them.
+        folder = self.output / "unfinished" / f"{name}-{key[:16]}"
         figures: dict[str, Figure] = {}
         counts: dict[str, int] = {}
         pictures: list[Path] = []
         data_hash = hashlib.sha256()
         for part in reading.parts:
-            embedder = Embedder(
-                self.loaded.model,
-                self.loaded.processor,
-                batch_size=self.args.batch_size,
-                num_workers=self.args.num_workers,
-                squash=protocol.squash or part.squash,
-                shards=Shards(folder / (part.name or "all"), self.processes),
-            )
-            conditioned = self.loaded.has_trained_pooler and not self.args.no_conditioned
-            rows = _first(part.rows, self.args.limit)
-            text_sets = ("short",) if name in SHORT_TASKS else TEXT_SETS
-            classes = Classes(part.class_names, part.templates or PLAIN_TEMPLATES) if part.class_names else None
-            settings = {"text_sets": text_sets, "classes": classes, "conditioned": conditioned, "seed": self.args.seed}
-            measured = measure(embedder, rows, **settings)
+            rows = _first_rows(part.rows, self.settings.limit)
+            measured = self._measure_part(name, part, rows, protocol, folder)
             prefix = f"{part.name}/" if part.name else ""
             figures |= {f"{prefix}{figure}": value for figure, value in measured.figures.items()}
-            counts |= {f"{prefix}{what}": number for what, number in measured.counts.items()}
+            counts |= {f"{prefix}{count}": number for count, number in measured.counts.items()}
             data_hash.update(measured.data_hash.encode())
-            if self.is_first and not self.args.no_pictures:
-                of_part = f"{name}-{part.name}" if part.name else name
-                pictures += draw_retrieval(measured.reports, rows, Path(self.args.output) / "pictures", of_part)
+            if self.is_first and self.settings.pictures:
+                stem = f"{name}-{part.name}" if part.name else name
+                pictures += draw_retrieval(measured.reports, rows, self.output / "pictures", stem)
         if self.is_first:
-            write_values(figures, self.args.output, name)
-            for unfinished in folder.parent.glob(f"{name}-*"):  # this one, and what was given up
-                shutil.rmtree(unfinished)
-            if not os.listdir(folder.parent):
-                folder.parent.rmdir()
+            write_values(figures, self.output, name)
+            _remove_unfinished(folder.parent, name)
+        picture_names = [path.relative_to(self.output).as_posix() for path in pictures]
         return {
-            "protocol": _marked(protocol, reading, self.args.limit),
+            "protocol": _marked_name(protocol, reading, self.settings.limit),
             "protocol_hash": protocol.hash,
             "rules": protocol.rules,
-            "subset": reading.is_subset or self.args.limit is not None,
+            "subset": reading.is_subset or self.settings.limit is not None,
             "figures": figures_to_json(figures),
             "counts": counts,
             "data_hash": data_hash.hexdigest(),
             "key": key,
-            "pictures": None
-            if self.args.no_pictures
-            else [path.relative_to(self.args.output).as_posix() for path in pictures],
+            "pictures": picture_names if self.settings.pictures else None,
             "environment": self.results["environment"],
             "settings": self.results["settings"],
             "seconds": round(time.perf_counter() - start, 1),
         }
 
-    def _finished(self) -> dict[str, Any]:
-        """All tasks that earlier runs have finished with this very model."""
-        earlier = read_results(self.args.output)
-        if earlier is None:
-            return {}
-        hashes = [[one["model"][name] for name in ("sha256", "config_sha256")] for one in (earlier, self.results)]
-        if hashes[0] != hashes[1]:
-            logger.info("%s holds results of another model: they are replaced", self.args.output)
-            return {}
-        return earlier["tasks"]
-
-    def _key(self, name: str, reading: Reading) -> str:
-        """Tells apart all that changes the results of a task, without reading an image."""
-        args, model = self.args, self.results["model"]
-        parts = [model["sha256"], model["config_sha256"], self.results["environment"]]
-        parts += [protocol_of(name, args.dtype).hash, args.seed, args.limit]
-        parts += [self.loaded.has_trained_pooler and not args.no_conditioned, reading.key]
-        parts += [stamp for part in reading.parts for stamp in _stamps(part.rows)]
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
-def chosen_tasks(args: argparse.Namespace) -> list[str]:
-    """The tasks asked for."""
-    names = list(dict.fromkeys(name.strip() for name in args.tasks.split(",") if name.strip()))
-    for name in names or [args.tasks]:
-        if name not in BENCHMARKS:
-            raise ValueError(f"tasks must be of {', '.join(BENCHMARKS)}, but one is {name!r}")
-    return names
+    def _measure_part(self, name: str, part: Part, rows: Sequence[Row], protocol: Protocol, folder: Path) -> Measured:
+        """Measures the rows of one part of a task."""
+        embedder = Embedder(
+            self.loaded.model,
+            self.loaded.processor,
+            batch_size=self.settings.batch_size,
+            num_workers=self.settings.num_workers,
+            squash=protocol.squash or part.squash,
+            shards=Shards(folder / (part.name or "all"), self.processes),
+        )
+        classes = None
+        if part.class_names:
+            classes = Classes(part.class_names, part.templates or PLAIN_TEMPLATES)
+        return measure(
+            embedder,
+            rows,
+            text_sets=("short",) if name in SHORT_TASKS else TEXT_SETS,
+            classes=classes,
+            conditioned=self.conditioned,
+            seed=self.settings.seed,
+        )
 
 
-def beside_long_captions(names: Sequence[str], data: str | None) -> list[str]:
-    """The tasks of short captions that long ones are reported with, where there is some of their data."""
-    if data is None or not set(names) & set(LONG_TASKS) or set(names) & set(SHORT_TASKS):
-        return []
-    return [name for name in SHORT_TASKS if find_benchmark(name, data)]
+def _image_stamps(rows: Sequence[Row]) -> Iterator[str]:
+    """
+    Yields for each image a string that changes when the image is replaced.
 
-
-def _stamps(rows: Sequence[Row]) -> Iterator[str]:
-    """What tells that an image was replaced: size and time of a file, else its content; nothing of generated images."""
-    for row in rows if isinstance(rows, list) else ():
+    It is size and time of a file, else a hash of the content. Generated images (no list of rows) have none: the key of
+    their reading holds their seed.
+    """
+    if not isinstance(rows, list):
+        return
+    for row in rows:
         if isinstance(row["image"], str):
             stat = os.stat(row["image"])
             yield f"{stat.st_size} {stat.st_mtime_ns}"
@@ -241,16 +332,26 @@ def _stamps(rows: Sequence[Row]) -> Iterator[str]:
             yield image_digest(row["image"]).hex()
 
 
-def _described(benchmark: Benchmark) -> dict[str, str]:
-    names = ("id", "title", "kind", "source", "licence", "size", "layout", "protocol")
-    return {name: getattr(benchmark, name) for name in names}
+def _first_rows(rows: Any, limit: int | None) -> Any:
+    """Returns the first `limit` rows, read when they are used; all of them if it is `None`."""
+    if limit is None:
+        return rows
+    return torch.utils.data.Subset(rows, range(min(limit, len(rows))))
 
 
-def _marked(protocol: Protocol, reading: Reading, limit: int | None) -> str:
-    """The name of the protocol, with a mark where only a part of the data was measured."""
-    name = f"{protocol.name} ({reading.subset_note})" if reading.is_subset else protocol.name
-    return name if limit is None else f"{name} (first {limit})"
+def _marked_name(protocol: Protocol, reading: Reading, limit: int | None) -> str:
+    """Returns the name of the protocol, with a mark if only a part of the data was measured."""
+    name = protocol.name
+    if reading.is_subset:
+        name = f"{name} ({reading.subset_note})"
+    if limit is not None:
+        name = f"{name} (first {limit})"
+    return name
 
 
-def _first(rows: Any, limit: int | None) -> Any:
-    return rows if limit is None else torch.utils.data.Subset(rows, range(min(limit, len(rows))))
+def _remove_unfinished(folder: Path, task: str) -> None:
+    """Removes the shards of a finished task, also those that an earlier run with other settings left."""
+    for unfinished in folder.glob(f"{task}-*"):
+        shutil.rmtree(unfinished)
+    if not os.listdir(folder):
+        folder.rmdir()

@@ -150,20 +150,9 @@ def _check_same_architecture(
             raise ValueError(f"{name} of the base must be {shapes[1]} as the tuned model's, but is {shapes[0]}")
 
 
-class _WithoutModel:
-    """Takes the arguments of `beta-clip evaluate`, but for those that a sweep has no use for or has of its own."""
-
-    def __init__(self, group: Any) -> None:
-        self.group = group
-
-    def add_argument(self, name: str, **options: Any) -> None:
-        if name not in ("--model", "--output", "--list-tasks", "--json"):
-            self.group.add_argument(name, **options | {"required": False})
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `beta-clip interpolate`."""
-    from ..evaluation import suite
+    from beta_clip_cli.evaluate import add_evaluation_arguments
 
     parser.add_argument("base", metavar="BASE", help="directory or Hub id of what the training started from")
     parser.add_argument("tuned", metavar="TUNED", help="directory or Hub id of the trained model")
@@ -176,7 +165,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--discard", action="store_true", help="keep the figures of a sweep only, not its models")
     add_json_argument(parser)
     group = parser.add_argument_group("sweep options", "with --tasks each model is evaluated, as by beta-clip evaluate")
-    suite.add_arguments(_WithoutModel(group))  # type: ignore[arg-type]
+    add_evaluation_arguments(group)
 
 
 @reporting
@@ -187,10 +176,12 @@ def run(args: argparse.Namespace) -> Report:
     if args.discard and not args.tasks:
         raise ValueError("discard must come with tasks, as nothing else would be left, but there are none")
     if args.tasks:
-        from ..evaluation.suite import chosen_tasks
+        from beta_clip_cli.evaluate import task_names
+
+        from ..evaluation.suite import check_tasks
         from .sweep import format_sweep, sweep
 
-        chosen_tasks(args)  # an unknown one is said before a model is written
+        check_tasks(task_names(args.tasks))  # an unknown one is said before a model is written
         summary = sweep(args)
         return Report({"output": args.output, **summary}, format_sweep(summary))
     folders = [Path(args.output)] if len(args.alpha) == 1 else folders_of_alphas(args.output, args.alpha)

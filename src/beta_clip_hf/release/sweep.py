@@ -1,16 +1,16 @@
 """What interpolation gains and loses: each alpha evaluated, as sweep.json, a table and a picture."""
 
 import argparse
-import io
-import json
 import logging
 from collections.abc import Mapping
-from contextlib import nullcontext, redirect_stdout
+from contextlib import nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ..evaluation import suite
+from beta_clip_cli.evaluate import evaluation_settings, task_names
+
+from ..evaluation.suite import EvaluationSettings, evaluate_tasks
 from ..files import write_json
 from ..visualize.style import require_matplotlib
 from ..visualize.sweeps import SweepCurve, plot_sweep
@@ -105,11 +105,14 @@ def draw_sweep(summary: Mapping[str, Any], path: str | Path) -> Path:
 
 
 def _evaluate(args: argparse.Namespace, model: Any, output: Path) -> dict[str, Any]:
-    """What `beta-clip evaluate` writes for one model. Its tables are left to results.json: there is one for each."""
-    arguments = argparse.Namespace(**vars(args) | {"model": str(model), "output": str(output), "list_tasks": False})
-    with redirect_stdout(io.StringIO()):
-        suite.run(arguments)
-    return json.loads((output / "results.json").read_text(encoding="utf-8"))
+    """Evaluates one model and returns what its results.json holds."""
+    settings = EvaluationSettings(
+        model=str(model), tasks=task_names(args.tasks), output=output, **evaluation_settings(args)
+    )
+    results = evaluate_tasks(settings)
+    # Only the first of several processes has results. A sweep runs in one process.
+    assert results is not None
+    return results
 
 
 def _headlines(summary: Mapping[str, Any]) -> dict[tuple[str, str], list[dict[str, Any]]]:

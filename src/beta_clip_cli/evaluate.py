@@ -1,0 +1,127 @@
+"""`beta-clip evaluate`: measures a model on tasks."""
+
+import argparse
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from .reports import Report, add_json_argument, reporting
+
+
+# The help names the tasks without importing the library; a test holds them equal to those of the library.
+TASKS = (
+    "urban1k",
+    "sharegpt4v_1k",
+    "dci",
+    "long_dci",
+    "docci",
+    "iiw",
+    "coco",
+    "flickr30k",
+    "fg_ovd",
+    "imagenet",
+    "coco_boxes",
+    "lvis_boxes",
+    "sugarcrepe",
+    "valse",
+    "phrases",
+    "photos",
+    "scenes",
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `beta-clip evaluate`."""
+    parser.add_argument(
+        "--model", metavar="MODEL", help="directory or Hub id of a β-CLIP, FG-CLIP, CLIP, SigLIP or SigLIP 2"
+    )
+    parser.add_argument(
+        "--output", metavar="DIR", help="directory to write results.json, results.md, values and pictures to"
+    )
+    parser.add_argument("--list-tasks", action="store_true", help="list what each task is and needs, then stop")
+    add_evaluation_arguments(parser)
+    add_json_argument(parser)
+
+
+def add_evaluation_arguments(parser: Any) -> None:
+    """
+    Adds the arguments that say how to evaluate, which `beta-clip interpolate` has too.
+
+    Args:
+        parser: A parser or a group of its arguments.
+    """
+    parser.add_argument(
+        "--tasks", metavar="NAMES", help=f"tasks to measure, separated by commas: any of {', '.join(TASKS)}"
+    )
+    parser.add_argument(
+        "--data",
+        metavar="DATA",
+        help="folder or file of the data, or a folder that holds one named like each task",
+    )
+    parser.add_argument(
+        "--batch-size", metavar="N", type=int, default=32, help="number of images, and of texts, to encode at a time"
+    )
+    parser.add_argument("--num-workers", metavar="N", type=int, default=0, help="number of processes that read images")
+    parser.add_argument(
+        "--device", metavar="DEVICE", help="where to run, for example cpu, cuda or cuda:1 (default: cuda if available)"
+    )
+    parser.add_argument(
+        "--dtype", default="float32", choices=["float32", "bfloat16", "float16"], help="precision of the model"
+    )
+    parser.add_argument(
+        "--allow-subset", action="store_true", help="measure an incomplete benchmark, and mark its results so"
+    )
+    parser.add_argument(
+        "--limit", metavar="N", type=int, help="number of images to measure, the first ones; the results are marked so"
+    )
+    parser.add_argument("--seed", metavar="N", type=int, default=0, help="seed of the bootstrap intervals")
+    parser.add_argument("--no-pictures", action="store_true", help="draw no recall curves and no pages of misses")
+    parser.add_argument("--no-conditioned", action="store_true", help="do not measure the text-conditioned pooler")
+
+
+@reporting
+def run(args: argparse.Namespace) -> Report:
+    """Evaluates a model. The tables appear as the tasks are finished; the report is results.json."""
+    if not args.list_tasks:
+        for name in ("model", "tasks", "output"):
+            if not getattr(args, name):
+                raise ValueError(f"{name} must be given, but is not: see beta-clip evaluate --help")
+
+    from beta_clip_hf.evaluation.benchmarks import format_benchmarks
+    from beta_clip_hf.evaluation.results import format_table
+    from beta_clip_hf.evaluation.suite import EvaluationSettings, describe_tasks, evaluate_tasks
+
+    if args.list_tasks:
+        return Report(describe_tasks(), format_benchmarks())
+
+    def show_table(task: str, result: Mapping[str, Any]) -> None:
+        sys.stdout.write(format_table(task, result) + "\n\n")
+
+    settings = EvaluationSettings(
+        model=args.model, tasks=task_names(args.tasks), output=args.output, **evaluation_settings(args)
+    )
+    return Report(evaluate_tasks(settings, show_table))
+
+
+def task_names(words: str) -> list[str]:
+    """Returns the names between the commas of `--tasks`, each once."""
+    names = [name.strip() for name in words.split(",")]
+    distinct = list(dict.fromkeys(name for name in names if name))
+    # A list without a name is refused as an unknown task, not taken for no task.
+    return distinct or [words]
+
+
+def evaluation_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """Returns the fields of `EvaluationSettings` that [`add_evaluation_arguments`] has added."""
+    return {
+        "data": args.data,
+        "batch_size": args.batch_size,
+        "num_workers": args.num_workers,
+        "device": args.device,
+        "dtype": args.dtype,
+        "allow_subset": args.allow_subset,
+        "limit": args.limit,
+        "seed": args.seed,
+        "pictures": not args.no_pictures,
+        "conditioned": not args.no_conditioned,
+    }
