@@ -25,8 +25,10 @@ from report import OUTPUT, markdown_table, shown, spread, write_report
 
 from beta_clip_hf import BetaCLIPDataCollator, BetaCLIPProcessor
 from beta_clip_hf.data.crop import crop_box, resized_part
+from beta_clip_hf.data.images import load_image
 from beta_clip_hf.data.readers import load_rows
-from beta_clip_hf.data.rows import check_row, hierarchy_of, load_image
+from beta_clip_hf.data.row_texts import hierarchy_of
+from beta_clip_hf.data.rows import check_row
 from beta_clip_hf.data.scenes import scene_captions
 from beta_clip_hf.data.tokenizers import clip_tokenizer_from_bpe, train_clip_tokenizer
 

@@ -10,7 +10,7 @@ import sys
 import torch
 from torch.nn.functional import normalize
 
-from beta_clip_hf.data.rows import load_image
+from beta_clip_hf.data.images import load_image
 from beta_clip_hf.inference.models import load_model
 
 

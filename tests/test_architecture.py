@@ -31,7 +31,6 @@ SIDEWAYS = {("release", "evaluation"), ("__main__", COMMAND_LINE)}
 MOVING = {
     f"{LIBRARY}/{name}.py"
     for name in (
-        "data/hierarchies",
         "demo/app",
         "evaluation/compare",
         "release/convert_b_clip",

@@ -44,7 +44,6 @@ COMMANDS = (
         ("hierarchy",),
         "Build the sentences and phrases of all captions once, for training to take as they are.",
         "beta-clip hierarchy photos.jsonl --output photos_hierarchy --shard 0/4",
-        home="beta_clip_hf.data.hierarchies",
     ),
     Command(
         ("compare",),

@@ -1,4 +1,4 @@
-"""`beta-clip hierarchy`: the same rows with their texts, in shards that are whole, once."""
+"""Hierarchies of a source: the same rows with their texts, in shards that are whole, built once."""
 
 import json
 import logging
@@ -11,12 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
-from beta_clip_cli.main import main
 from beta_clip_hf import BetaCLIPDataCollator, PhraseExtractor
 from beta_clip_hf.data import hierarchies
 from beta_clip_hf.data.hierarchies import build_hierarchies
 from beta_clip_hf.data.readers import load_rows
-from beta_clip_hf.data.rows import hierarchy_of, regions_of
+from beta_clip_hf.data.regions import regions_of
+from beta_clip_hf.data.row_texts import hierarchy_of
 from beta_clip_hf.text.rule_tagger import tag_by_rules
 
 
@@ -62,7 +62,7 @@ def source(tmp_path) -> Path:
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch) -> None:
-    monkeypatch.setattr(hierarchies, "_BLOCK", 2)
+    monkeypatch.setattr(hierarchies, "BLOCK_ROWS", 2)
 
 
 def write(path: Path, records: list[dict]) -> None:
@@ -71,7 +71,7 @@ def write(path: Path, records: list[dict]) -> None:
 
 
 def build(source, output, **options) -> Path:
-    return build_hierarchies(source, output, **{"num_proc": 1, **options})
+    return build_hierarchies(source, output, **{"num_proc": 1, **options}).path
 
 
 def test_the_rows_stay_what_they_are_and_bring_their_texts(source, tmp_path) -> None:
@@ -264,19 +264,3 @@ def test_shards_of_one_number_and_all_of_them(source, tmp_path) -> None:
     assert len(load_rows(output)) == ROWS
     with pytest.raises(ValueError, match=r"output must have no list\.jsonl"):
         build(source, source.parent, split="list")
-
-
-def test_the_command(source, tmp_path, capsys) -> None:
-    words = ["hierarchy", str(source), "--output", str(tmp_path / "built"), "--num-proc", "1"]
-    for part in range(2):
-        assert main([*words, "--shard", f"{part}/2", "--kinds", "noun"]) == 0
-    assert load_rows(tmp_path / "built")[0]["phrases"] == ["A black dog", "the grass"]
-    for wrong, message in (
-        (["--shard", "2/2"], "shard must be i/n with 0 <= i < n, but is 2/2"),
-        (["--shard", "one"], "--shard must be I/N, as in 0/4, but is 'one'"),
-        (["--columns", "text"], "--columns must be THEIRS=OURS, each once"),
-        (["--num-proc", "0"], "num_proc must be at least 1, but is 0"),
-    ):
-        assert main([*words, *wrong]) == 1
-        assert message in capsys.readouterr().err
-    assert main(["hierarchy", "absent-*.tar", "--output", str(tmp_path / "built")]) == 1

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from beta_clip_hf.data.images import load_image
 from beta_clip_hf.data.readers import RowDataset, RowStream, load_rows
-from beta_clip_hf.data.rows import load_image
 
 
 @pytest.fixture

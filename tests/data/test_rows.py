@@ -7,17 +7,11 @@ import pytest
 from PIL import Image
 
 from beta_clip_hf import PhraseExtractor
-from beta_clip_hf.data.rows import (
-    check_boxes_in_image,
-    check_columns,
-    check_image_file,
-    check_row,
-    hierarchy_of,
-    load_image,
-    regions_of,
-    rename_columns,
-    row_id,
-)
+from beta_clip_hf.data.columns import check_columns, rename_columns
+from beta_clip_hf.data.images import check_image_file, load_image
+from beta_clip_hf.data.regions import check_boxes_in_image, regions_of
+from beta_clip_hf.data.row_texts import hierarchy_of
+from beta_clip_hf.data.rows import check_row, row_id
 
 
 BUILT = {"sentences": ["A cat."], "phrases": ["A cat"], "phrase_sentences": [0], "phrase_kinds": ["noun"]}
@@ -102,7 +96,7 @@ def test_rename_columns_lets_the_old_owner_of_a_name_go():
         ({"regions": [{"text": "cat", "box": [0, 0, float("inf"), 1]}]}, "regions[0].box must be"),
         ({"regions": [{"text": "cat", "box": [0, float("-inf"), 1, 1]}]}, "regions[0].box must be"),
         ({"regions": [{"text": "cat", "box": ["a", "b", "c", "d"]}]}, "regions[0].box must be"),
-        ({"box_format": "xywh"}, "box_format must be one of ('xyxy_pixels', 'xyxy_normalized'), but is 'xywh'"),
+        ({"box_format": "xywh"}, "box_format must be one of ('xyxy_normalized', 'xyxy_pixels'), but is 'xywh'"),
         (
             {"caption": None, "conversations": [{"from": "human", "value": "?"}]},
             'conversations must have a turn from "gpt"',

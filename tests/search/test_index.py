@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from beta_clip_hf.data.rows import load_image
+from beta_clip_hf.data.images import load_image
 from beta_clip_hf.search import index as index_module
 from beta_clip_hf.search import sources
 from beta_clip_hf.search.index import PhotoIndex, load_embedder

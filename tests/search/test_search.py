@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from beta_clip_hf.data.rows import load_image
+from beta_clip_hf.data.images import load_image
 from beta_clip_hf.search.index import PhotoIndex
 from beta_clip_hf.search.query import Query
 from beta_clip_hf.search.rerank import attention_maps

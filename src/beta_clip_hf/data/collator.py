@@ -18,8 +18,11 @@ from ..model.towers_beta_clip import joined_texts
 from ..text.phrases import PhraseExtractor
 from ..text.sentences import split_sentences
 from .crop import crop_box, resized_part
-from .row_dataset import report_skip
-from .rows import Row, check_boxes_in_image, check_row, hierarchy_of, load_image, regions_of, row_id
+from .images import load_image
+from .regions import check_boxes_in_image, regions_of
+from .row_counts import report_skip
+from .row_texts import hierarchy_of
+from .rows import Row, check_row, row_id
 from .workers import SharedCount, SharedEpoch
 
 

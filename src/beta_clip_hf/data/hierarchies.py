@@ -1,12 +1,12 @@
-"""`beta-clip hierarchy`: the sentences and phrases of all captions of a source, built once and kept with the rows."""
+"""Builds the sentences and phrases of all captions of a source once, and keeps them with the rows."""
 
-import argparse
 import hashlib
 import json
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -15,72 +15,39 @@ from typing import Any, NamedTuple
 from torch.utils.data import DataLoader, Dataset
 from transformers.utils import logging as transformers_logging
 
-from beta_clip_cli.reports import Report, add_json_argument, reporting
-
 from ..files import replacing, write_json
 from ..text.hierarchy import rules_digest
-from ..text.phrases import KINDS, PhraseExtractor
-from .json_files import found_shards, shard_name
-from .readers import FORMATS, open_table
+from ..text.phrases import PhraseExtractor
+from .formats.split_files import Shard, find_shards
+from .readers import open_table
 from .records import Table
-from .row_dataset import COLUMNS_FROM, RowReader, report_skip, report_total
-from .rows import Row, hierarchy_of
+from .row_counts import RowCounts
+from .row_reader import COLUMNS_FROM, RowReader
+from .row_texts import hierarchy_of
+from .rows import Row
 
 
 logger = logging.getLogger(__name__)
 
-_BLOCK = 256  # records that a worker reads, and answers for, at once
-_READ_ALONE = 50_000  # rows: processes take longer to start than these to be read
+# A worker reads so many records, and answers for them, at once.
+BLOCK_ROWS = 256
+# Fewer rows are digested by one process: more processes take longer to start than to read them.
+_ROWS_FOR_ONE_PROCESS = 50_000
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `beta-clip hierarchy`."""
-    parser.add_argument(
-        "data", metavar="DATA", nargs="+", help="rows whose images are files: a file, glob, directory or Hub id"
-    )
-    parser.add_argument("--output", metavar="DIR", required=True, help="for SPLIT-00000-of-00001.jsonl")
-    parser.add_argument("--shard", default="0/1", metavar="I/N", help="build one part only: 0/N, 1/N … N-1/N")
-    parser.add_argument("--num-proc", metavar="N", type=int, help="number of processes (default: one per core)")
-    parser.add_argument("--format", choices=FORMATS, help="of the source, where it cannot be found out")
-    parser.add_argument("--split", metavar="NAME", default="train", help="of a directory or a Hub data set")
-    parser.add_argument("--image-root", metavar="DIR", help="where relative paths start (default: beside their file)")
-    parser.add_argument("--columns", nargs="+", default=[], metavar="THEIRS=OURS", help="rename, as in text=caption")
-    parser.add_argument("--tagger", default="rules", choices=("rules", "nltk", "textblob"), help="of parts of speech")
-    parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS, help="kinds of phrases")
-    parser.add_argument("--strict", action="store_true", help="a row that cannot be used is an error, and not skipped")
-    add_json_argument(parser)
+@dataclass(frozen=True)
+class BuiltShard:
+    """A file of rows with their sentences and phrases."""
 
-
-@reporting
-def run(args: argparse.Namespace) -> Report:
-    """
-    Builds one shard, unless it is there already; the report is what it holds.
-
-    Raises:
-        ValueError: for values that cannot be.
-    """
-    part, _, parts = args.shard.partition("/")
-    if not (part.isdecimal() and parts.isdecimal()):
-        raise ValueError(f"--shard must be I/N, as in 0/4, but is {args.shard!r}")
-    columns = dict(word.split("=", 1) for word in args.columns if "=" in word)
-    if len(columns) < len(args.columns):
-        raise ValueError(f"--columns must be THEIRS=OURS, each once, but is {args.columns}")
-    path = build_hierarchies(
-        args.data[0] if len(args.data) == 1 else args.data,
-        args.output,
-        shard=(int(part), int(parts)),
-        num_proc=args.num_proc,
-        extractor=PhraseExtractor(args.tagger, kinds=args.kinds),
-        strict=args.strict,
-        format=args.format,
-        image_root=args.image_root,
-        columns=columns,
-        split=args.split,
-    )
-    info = json.loads(_info(path).read_text(encoding="utf-8"))
-    if info["skipped"] and not info["rows"]:
-        raise ValueError(f"{args.data[0]} must have a row that can be used, but all {info['skipped']} were skipped")
-    return Report({"output": str(path), **{name: info[name] for name in ("rows", "skipped", "bytes", "settings")}})
+    path: Path
+    rows: int
+    """Number of rows in it."""
+    skipped: int
+    """Number of records that could not be used."""
+    bytes: int
+    """Size of the file."""
+    settings: dict[str, Any]
+    """Text rules, tagger and kinds that the phrases were made with."""
 
 
 def build_hierarchies(
@@ -95,85 +62,93 @@ def build_hierarchies(
     image_root: str | Path | None = None,
     columns: Mapping[str, str] | None = None,
     split: str = "train",
-) -> Path:
+) -> BuiltShard:
     """Writes the rows of a source with `sentences`, `phrases`, `phrase_sentences` and `phrase_kinds` as JSON Lines.
-    `load_rows(output)` reads them, and training takes them as they are.
 
-    Rows keep their order, columns and ids, so that the same texts are drawn of them as of the source. Sentences and
-    phrases that a row brings along are kept. Image paths become relative to `output`.
+    `load_rows(output)` reads them, and training takes them as they are. Rows keep their order, columns and ids, so
+    training draws the same texts of them as of the source. Sentences and phrases that a row brings along are kept.
+    Image paths become relative to `output`.
 
-    What a shard was built from is written beside it, last of all (`SHARD.info.json`). Where that says the same rows and
-    settings, nothing is built. An unfinished shard has a name of its own that nothing reads; what was interrupted is
+    What a shard was built from is written beside it, last of all (`SHARD.info.json`). If that names the same rows and
+    settings, nothing is built. An unfinished shard has a name of its own that nothing reads; an interrupted one is
     built from its start.
 
     Args:
-        source: As `format`, `image_root`, `columns` and `split` one of [`load_rows`]. Its rows can be read by index,
-            and their images are files, which are not looked at.
-        output: Directory.
-        shard: `(i, n)`: the i-th of n parts, counted from 0, of consecutive records; together they are the whole.
+        source: What [`load_rows`] takes, together with `format`, `image_root`, `columns` and `split`. Its rows can be
+            read by index, and their images are files, which are not looked at.
+        output: Directory of the shards.
+        shard: Pair `(i, n)` for the i-th of n parts, counted from 0. Parts are consecutive records; together they are
+            all of them.
         num_proc: Number of processes; by default one per core.
-        extractor: `PhraseExtractor()` by default. What a function as its tagger does is not known: then all is built.
-        strict: Whether a row that cannot be used is an error; else it is skipped, logged and counted.
+        extractor: Finds the phrases; `PhraseExtractor()` by default. If its tagger is a function of your own, a later
+            process cannot tell that it is the same one, and builds everything again.
+        strict: Whether a row that cannot be used is an error. By default it is skipped, logged and counted.
 
     Returns:
-        The path of the shard.
+        The shard, built now or before.
 
     Raises:
-        ValueError: as `load_rows`; for a shard out of range; where images are not files, or `output` has rows of that
-            split that are not of these shards.
+        ValueError: as `load_rows`; if the shard is out of range, if images are not files, or if `output` has rows of
+            that split that do not belong to these shards.
     """
-    part, parts = shard
-    if not 0 <= part < parts:
-        raise ValueError(f"shard must be i/n with 0 <= i < n, but is {part}/{parts}")
+    place = Shard(*shard)
+    if not 0 <= place.part < place.parts:
+        raise ValueError(f"shard must be i/n with 0 <= i < n, but is {place.part}/{place.parts}")
     if num_proc is not None and num_proc < 1:
         raise ValueError(f"num_proc must be at least 1, but is {num_proc}")
-    output, extractor = Path(output), extractor or PhraseExtractor()
-    _check_neighbours(output, split, parts)
+    output = Path(output)
+    extractor = extractor or PhraseExtractor()
+    _check_neighbours(output, split, place.parts)
     table, reader = open_table(source, format=format, image_root=image_root, columns=columns, split=split)
     reader.check_columns((record for _, record in islice(table.scan(), COLUMNS_FROM)), table.name)
-    records = range(part * len(table) // parts, (part + 1) * len(table) // parts)
-    blocks = _Blocks(table, reader, records, output, extractor)
+    blocks = _Blocks(table, reader, _records_of(place, len(table)), output, extractor)
     blocks.check_image()
-    path = output / shard_name(split, part, parts)
+    path = output / place.file_name(split)
     processes = num_proc or os.cpu_count() or 1
     settings = {"rules": rules_digest(), "tagger": str(extractor.tagger), "kinds": list(extractor.kinds)}
-    if _is_built(path, settings, blocks, processes):
+    built = _read_built(path, settings, blocks, processes)
+    if built is not None:
         logger.info("%s is there already, from the same rows and settings", path)
-    else:
-        _write(path, settings, blocks, processes, strict)
-    return path
+        return built
+    return _write(path, settings, blocks, processes, strict)
 
 
-class _NoFileError(ValueError):
-    """The image is no file."""
+class _NotAFileError(ValueError):
+    """Says that an image is not a file of its own."""
 
 
 class _Block(NamedTuple):
     """What a worker makes of some records."""
 
-    content: bytes  # digest of the rows
+    content: bytes
+    """Digest of the rows."""
     lines: bytes = b""
     rows: int = 0
     skipped: tuple[tuple[str, str], ...] = ()
+    """Where each skipped record is, and why it was skipped."""
 
 
 class _Blocks(Dataset[_Block]):
-    """The records of a shard, block by block; without an extractor only their digests are made."""
+    """The records of a shard, block by block. Without an extractor only their digests are made."""
 
     def __init__(
         self, table: Table, reader: RowReader, records: range, output: Path, extractor: PhraseExtractor | None
     ) -> None:
-        self.table, self.records = table, records
-        self._reader, self._output, self._extractor = reader, str(output), extractor
+        self.table = table
+        self.records = records
+        self._reader = reader
+        self._output = str(output)
+        self._extractor = extractor
 
     def __len__(self) -> int:
-        return -(-len(self.records) // _BLOCK)
+        # Rounded up.
+        return -(-len(self.records) // BLOCK_ROWS)
 
     def __getitem__(self, number: int) -> _Block:
         content = hashlib.sha256()
         lines: list[bytes] = []
-        skipped = []
-        for index in self.records[number * _BLOCK : (number + 1) * _BLOCK]:
+        skipped: list[tuple[str, str]] = []
+        for index in self.records[number * BLOCK_ROWS : (number + 1) * BLOCK_ROWS]:
             location = self.table.location(index)
             try:
                 row = self._row(index, location)
@@ -186,65 +161,87 @@ class _Blocks(Dataset[_Block]):
         return _Block(content.digest(), b"".join(lines), len(lines), tuple(skipped))
 
     def digest(self, processes: int) -> str:
-        """Of all rows of the shard, and of what is wrong with those that cannot be used."""
-        unread = _Blocks(self.table, self._reader, self.records, Path(self._output), None)
-        alone = len(self.records) <= _READ_ALONE
-        return _joined_digest(block.content for block in unread.read(1 if alone else processes))
+        """Digests all rows of the shard, and what is wrong with those that cannot be used."""
+        without_extractor = _Blocks(self.table, self._reader, self.records, Path(self._output), None)
+        if len(self.records) <= _ROWS_FOR_ONE_PROCESS:
+            processes = 1
+        return _joined_digest(block.content for block in without_extractor.read(processes))
 
     def read(self, processes: int) -> Iterator[_Block]:
-        """All blocks in order, made by so many processes."""
+        """Yields all blocks in order, made by so many processes."""
         workers = min(processes, len(self)) if processes > 1 else 0
-        yield from DataLoader(self, batch_size=None, num_workers=workers, collate_fn=_as_it_is)
+        yield from DataLoader(self, batch_size=None, num_workers=workers, collate_fn=_unchanged)
+
+    def check_image(self) -> None:
+        """Looks at the first image: if it lies inside of the source, all do.
+
+        Raises:
+            ValueError: if it does.
+        """
+        if len(self.records) == 0:
+            return
+        first = self.records[0]
+        try:
+            self._row(first, self.table.location(first))
+        except _NotAFileError:
+            raise
+        # Any other error is one of that row alone, which will be skipped.
+        except ValueError:
+            pass
 
     def _row(self, index: int, location: str) -> Row:
         row = self._reader(self.table[index], location)
         image = row["image"]
-        if isinstance(image, Mapping) and not image.get("bytes"):  # as `datasets` has it
+        # `datasets` gives an image as a dict. Without bytes it is a file.
+        if isinstance(image, Mapping) and not image.get("bytes"):
             image = image.get("path")
         if not isinstance(image, (str, Path)):
-            raise _NoFileError(
+            raise _NotAFileError(
                 "image must be the path of a file, but is inside of the source: `map_text_hierarchy` adds the columns "
                 "to a `datasets.Dataset`"
             )
         folder, name = os.path.split(image)
-        return {**row, "image": os.path.normpath(os.path.join(_way(self._output, folder), name))}
+        return {**row, "image": os.path.normpath(os.path.join(_relative_path(self._output, folder), name))}
 
-    def check_image(self) -> None:
-        """Raises `ValueError` where the first image is inside of the source: then all are."""
-        try:
-            for index in self.records[:1]:
-                self._row(index, self.table.location(index))
-        except _NoFileError:
-            raise
-        except ValueError:  # of that row alone: it is skipped
-            pass
+
+def _records_of(shard: Shard, count: int) -> range:
+    """Returns the indices of a shard's records among `count` records."""
+    return range(shard.part * count // shard.parts, (shard.part + 1) * count // shard.parts)
 
 
 def _check_neighbours(output: Path, split: str, parts: int) -> None:
+    """Makes sure that `load_rows(output)` will read all shards and nothing else."""
     if (output / f"{split}.jsonl").is_file():
         raise ValueError(f"output must have no {split}.jsonl, which is read in the shards' place, but {output} has")
-    others = sorted({number for number, _ in found_shards(output, split)} - {parts})
-    if others:
-        raise ValueError(f"output must have shards of one number only, but {output} has some of {others[0]}")
+    other_numbers = {shard.parts for shard in find_shards(output, split)} - {parts}
+    if other_numbers:
+        raise ValueError(f"output must have shards of one number only, but {output} has some of {min(other_numbers)}")
 
 
-def _is_built(path: Path, settings: dict[str, Any], blocks: _Blocks, processes: int) -> bool:
-    """Whether the shard is whole and was built from these rows with these settings."""
+def _read_built(path: Path, settings: dict[str, Any], blocks: _Blocks, processes: int) -> BuiltShard | None:
+    """Returns the shard if it is there, whole, and built from these rows with these settings; else `None`."""
     try:
-        info = json.loads(_info(path).read_text(encoding="utf-8"))
-        same = info["settings"] == settings and info["bytes"] == path.stat().st_size
-    except (OSError, ValueError, LookupError, TypeError):
-        return False
-    return same and info["content"] == blocks.digest(processes)
+        info = json.loads(_info_path(path).read_text(encoding="utf-8"))
+        content = info.pop("content")
+        built = BuiltShard(path, **info)
+        size = path.stat().st_size
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None
+    # The digest comes last: it reads all rows.
+    is_same = built.settings == settings and built.bytes == size and content == blocks.digest(processes)
+    return built if is_same else None
 
 
-def _write(path: Path, settings: dict[str, Any], blocks: _Blocks, processes: int, strict: bool) -> None:
+def _write(path: Path, settings: dict[str, Any], blocks: _Blocks, processes: int, strict: bool) -> BuiltShard:
     path.parent.mkdir(parents=True, exist_ok=True)
-    _info(path).unlink(missing_ok=True)
+    # From here on the old shard, if there is one, proves nothing.
+    _info_path(path).unlink(missing_ok=True)
     interrupted = list(path.parent.glob(f".{path.name}.*"))
     if interrupted:
         logger.warning("%s was interrupted before and is built from its start", path)
-    contents, rows, skipped, start = [], 0, 0, time.perf_counter()
+    start = time.perf_counter()
+    counts = RowCounts(blocks.table.name, strict=strict)
+    digests: list[bytes] = []
     with (
         replacing(path) as unfinished,
         open(unfinished, "wb") as file,
@@ -252,52 +249,57 @@ def _write(path: Path, settings: dict[str, Any], blocks: _Blocks, processes: int
     ):
         for block in blocks.read(processes):
             for location, reason in block.skipped:
-                report_skip(location, ValueError(reason), strict)
+                counts.skip(location, ValueError(reason))
+            counts.add(block.rows)
+            digests.append(block.content)
             file.write(block.lines)
-            contents.append(block.content)
-            rows, skipped = rows + block.rows, skipped + len(block.skipped)
             progress.update(block.rows + len(block.skipped))
-    info = {"rows": rows, "skipped": skipped, "bytes": path.stat().st_size, "settings": settings}
-    info["content"] = _joined_digest(contents)
-    write_json(info, _info(path))
-    for left in interrupted:
-        left.unlink(missing_ok=True)
-    report_total(blocks.table.name, rows, skipped)
+    built = BuiltShard(path, counts.used, counts.skipped, path.stat().st_size, settings)
+    info = {name: value for name, value in asdict(built).items() if name != "path"}
+    write_json({**info, "content": _joined_digest(digests)}, _info_path(path))
+    for leftover in interrupted:
+        leftover.unlink(missing_ok=True)
+    counts.report()
     logger.info("%s is built: %.1f s", path, time.perf_counter() - start)
+    return built
 
 
-def _info(path: Path) -> Path:
+def _info_path(path: Path) -> Path:
     return path.with_suffix(".info.json")
 
 
 def _with_hierarchy(row: Row, extractor: PhraseExtractor) -> Row:
     hierarchy = hierarchy_of(row, extractor)
-    texts = {"caption": hierarchy.caption, "short_caption": hierarchy.short_caption, **hierarchy.columns()}
-    if "phrases" in row:  # they may have boxes
+    texts = {"caption": hierarchy.caption, **hierarchy.columns()}
+    if hierarchy.short_caption is not None:
+        texts["short_caption"] = hierarchy.short_caption
+    # The row's own phrases may have boxes.
+    if "phrases" in row:
         texts["phrases"] = row["phrases"]
-    return {**row, **{name: text for name, text in texts.items() if text is not None}}
+    return {**row, **texts}
 
 
 def _line(row: Row) -> bytes:
-    return (json.dumps(row, ensure_ascii=False, default=_unwritable) + "\n").encode("utf-8", "surrogatepass")
+    # Half of a surrogate pair is legal in JSON, but has no UTF-8.
+    return (json.dumps(row, ensure_ascii=False, default=_refuse) + "\n").encode("utf-8", "surrogatepass")
 
 
-def _unwritable(value: Any) -> None:
+def _refuse(value: Any) -> None:
     raise ValueError(f"a column must hold what JSON can hold, but has a {type(value).__name__}")
 
 
 @lru_cache(maxsize=1024)
-def _way(output: str, folder: str) -> str:
-    """The way from `output` to a folder; links are followed, because `..` after a link leads elsewhere."""
+def _relative_path(output: str, folder: str) -> str:
+    """Returns the path from `output` to a folder. Links are followed, because `..` after a link leads elsewhere."""
     return os.path.relpath(os.path.realpath(folder), os.path.realpath(output))
 
 
-def _joined_digest(digests: Iterator[bytes] | list[bytes]) -> str:
+def _joined_digest(digests: Iterable[bytes]) -> str:
     return hashlib.sha256(b"".join(digests)).hexdigest()
 
 
-def _as_it_is(block: Any) -> Any:
+def _unchanged(block: Any) -> Any:
     return block
 
 
-__all__ = ["build_hierarchies"]
+__all__ = ["BuiltShard", "build_hierarchies"]

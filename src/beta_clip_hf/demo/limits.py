@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
-from ..data.rows import load_image
+from ..data.images import load_image
 
 
 MINUTE = 60.0

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..data.rows import Row, load_image
+from ..data.images import load_image
+from ..data.rows import Row
 from ..visualize import plot_recall_curves
 from ..visualize.pages import Picture, Section, write_page
 

@@ -16,7 +16,9 @@ from torch.nn.functional import normalize
 from torch.utils.data import DataLoader, Dataset
 from transformers.utils import logging
 
-from ..data.rows import CAPTION_COLUMNS, Row, check_row, load_image
+from ..data.columns import CAPTION_COLUMNS
+from ..data.images import load_image
+from ..data.rows import Row, check_row
 from ..model.boxes_beta_clip import box_in_view, cut_box, pixel_box, view_of_image
 from ..model.processing_beta_clip import squashed
 from ..model.regions_beta_clip import roi_align

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ..data.rows import load_image
+from ..data.images import load_image
 from ..model.boxes_beta_clip import box_in_view, cut_box, has_area, pixel_box, view_of_image
 from ..model.modeling_beta_clip import BetaCLIPModel
 from ..text.hierarchy import build_text_hierarchy

@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from ..data.rows import load_image
+from ..data.images import load_image
 from ..model.boxes_beta_clip import view_of_image
 from ..text.phrases import PhraseExtractor
 from ..visualize.heat_maps import colour_bar, highest_of, overlay

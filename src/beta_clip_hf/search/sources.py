@@ -10,10 +10,11 @@ from typing import Any, NamedTuple, Protocol
 
 from PIL import Image
 
+from ..data.images import load_image
 from ..data.readers import is_saved_dataset, open_table
 from ..data.records import Table
-from ..data.row_dataset import RowReader
-from ..data.rows import Row, load_image
+from ..data.row_reader import RowReader
+from ..data.rows import Row
 from ..inference.identity import image_digest
 from .schema import OWN_COLUMNS
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..data.rows import load_image
+from ..data.images import load_image
 from ..inference.look import PHRASE, Look, ShownText, look, split_texts
 from ..inference.models import load_model
 from ..inference.processes import own_device

@@ -194,8 +194,8 @@ def read_json(path: Path) -> Any:
     Raises:
         ValueError: where it is no JSON.
     """
-    from ...data.coco import without_polygons
-    from ...data.json_files import read_json as read
+    from ...data.formats.coco import without_polygons
+    from ...data.formats.json_files import read_json as read
 
     return read(path, object_hook=without_polygons)
 
@@ -206,7 +206,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     Raises:
         ValueError: names the line that is no JSON object.
     """
-    from ...data.records import JsonLines
+    from ...data.formats.json_files import JsonLines
 
     records = []
     for location, record in JsonLines(path).scan():

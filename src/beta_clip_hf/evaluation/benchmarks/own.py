@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ...data.rows import check_row
+from ...data.rows import Row, check_row
 from .layout import Annotations, Kind, Place, by_image, corners, each, read_lines, text, texts
 
 
@@ -24,7 +24,7 @@ _EVAL = {"fg_ovd": "fgovd.jsonl", "sugarcrepe": "sugarcrepe.jsonl", "valse": "va
 
 def holds_photos(source: Path) -> bool:
     """Whether there are rows: a file, files by a glob or a range as of tars, or a folder that holds some."""
-    from ...data.webdataset import expand_shards
+    from ...data.formats.webdataset import expand_shards
 
     if source.is_dir():
         return any(any(source.glob(name)) for name in _PHOTOS)
@@ -42,7 +42,7 @@ def read_photos(place: Place) -> list[Annotations]:
     if not (file.suffix == ".jsonl" and file.is_file()):
         root = source if source.is_dir() else source.parent
         return [Annotations("retrieval", list(_rows_of_any_source(source, root)), root.__truediv__)]
-    rows = list(each(file, read_lines(file), check_row))
+    rows: list[Row] = list(each(file, read_lines(file), check_row))
     parts = [Annotations("retrieval", rows, file.parent.__truediv__)]
     for name, eval_name in _EVAL.items():
         if (eval_file := file.parent / "eval" / eval_name).is_file():

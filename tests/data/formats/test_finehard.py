@@ -11,9 +11,11 @@ import pytest
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from beta_clip_hf.data.finehard import finehard_row
+from beta_clip_hf.data.formats.finehard import finehard_row
+from beta_clip_hf.data.images import load_image
 from beta_clip_hf.data.readers import load_rows
-from beta_clip_hf.data.rows import check_row, load_image, regions_of
+from beta_clip_hf.data.regions import regions_of
+from beta_clip_hf.data.rows import check_row
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from beta_clip_hf.data.formats.webdataset import expand_shards
+from beta_clip_hf.data.images import load_image
 from beta_clip_hf.data.readers import RowStream, load_rows
-from beta_clip_hf.data.rows import load_image
-from beta_clip_hf.data.webdataset import expand_shards
 
 
 # More workers than this machine has cores are what some tests are about.

@@ -9,9 +9,10 @@ import pytest
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from beta_clip_hf.data import coco, json_files
+from beta_clip_hf.data.formats import coco, json_files
+from beta_clip_hf.data.images import load_image
 from beta_clip_hf.data.readers import load_rows
-from beta_clip_hf.data.rows import check_row, load_image
+from beta_clip_hf.data.rows import check_row
 from beta_clip_hf.training.config import read_config
 from beta_clip_hf.training.run import open_rows
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from beta_clip_hf.data.readers import is_saved_dataset, open_table
-from beta_clip_hf.data.records import UNREAD_IMAGE
+from beta_clip_hf.data.formats.hub import UNREAD_IMAGE, is_saved_dataset
+from beta_clip_hf.data.readers import open_table
 
 
 datasets = pytest.importorskip("datasets")

@@ -1,0 +1,101 @@
+"""`beta-clip hierarchy`: builds the sentences and phrases of all captions of a source once."""
+
+import argparse
+from collections.abc import Sequence
+
+from .reports import Report, add_json_argument, reporting
+
+
+# Names that help needs. The library has the same ones, but importing it takes seconds.
+FORMATS = ("rows", "jsonl", "json", "csv", "hf", "imagefolder", "webdataset", "finehard", "coco")
+TAGGERS = ("rules", "nltk", "textblob")
+KINDS = ("noun", "verb", "relation")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `beta-clip hierarchy`."""
+    parser.add_argument(
+        "data",
+        metavar="DATA",
+        nargs="+",
+        help="rows whose images are files: a file, glob, directory or Hub dataset",
+    )
+    parser.add_argument(
+        "--output", metavar="DIR", required=True, help="directory to write SPLIT-00000-of-00001.jsonl into"
+    )
+    parser.add_argument("--shard", default="0/1", metavar="I/N", help="part to build: 0/N, 1/N … N-1/N")
+    parser.add_argument("--num-proc", metavar="N", type=int, help="number of processes (default: one per core)")
+    parser.add_argument("--format", choices=FORMATS, help="format of the source, if it cannot be guessed")
+    parser.add_argument(
+        "--split",
+        metavar="NAME",
+        default="train",
+        help="which split to read, for example train (directory or Hub dataset)",
+    )
+    parser.add_argument(
+        "--image-root",
+        metavar="DIR",
+        help="directory that relative image paths start from (default: the directory of the file)",
+    )
+    parser.add_argument(
+        "--columns",
+        nargs="+",
+        default=[],
+        metavar="THEIRS=OURS",
+        help="columns to rename, for example text=caption",
+    )
+    parser.add_argument("--tagger", default="rules", choices=TAGGERS, help="part-of-speech tagger")
+    parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS, help="kinds of phrases to find")
+    parser.add_argument("--strict", action="store_true", help="stop at the first row that cannot be used")
+    add_json_argument(parser)
+
+
+@reporting
+def run(args: argparse.Namespace) -> Report:
+    """Builds one shard, unless it is there already. The report says what it holds."""
+    # Wrong arguments are reported before torch is imported, which takes seconds.
+    shard = _parse_shard(args.shard)
+    columns = _parse_columns(args.columns)
+
+    from beta_clip_hf.data.hierarchies import build_hierarchies
+    from beta_clip_hf.text.phrases import PhraseExtractor
+
+    built = build_hierarchies(
+        args.data[0] if len(args.data) == 1 else args.data,
+        args.output,
+        shard=shard,
+        num_proc=args.num_proc,
+        extractor=PhraseExtractor(args.tagger, kinds=args.kinds),
+        strict=args.strict,
+        format=args.format,
+        image_root=args.image_root,
+        columns=columns,
+        split=args.split,
+    )
+    if built.skipped and not built.rows:
+        raise ValueError(f"{args.data[0]} must have a row that can be used, but all {built.skipped} were skipped")
+    return Report(
+        {
+            "output": str(built.path),
+            "rows": built.rows,
+            "skipped": built.skipped,
+            "bytes": built.bytes,
+            "settings": built.settings,
+        }
+    )
+
+
+def _parse_shard(word: str) -> tuple[int, int]:
+    """Reads the two numbers of `I/N`."""
+    part, _, parts = word.partition("/")
+    if not (part.isdecimal() and parts.isdecimal()):
+        raise ValueError(f"--shard must be I/N, as in 0/4, but is {word!r}")
+    return int(part), int(parts)
+
+
+def _parse_columns(words: Sequence[str]) -> dict[str, str]:
+    """Reads `THEIRS=OURS` as new names of columns."""
+    columns = dict(word.split("=", 1) for word in words if "=" in word)
+    if len(columns) < len(words):
+        raise ValueError(f"--columns must be THEIRS=OURS, each once, but is {list(words)}")
+    return columns

@@ -1,0 +1,64 @@
+"""Names of columns: renames those of a source and says which ones are missing."""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+
+CAPTION_COLUMNS = ("caption", "captions", "conversations")
+IMAGE_COLUMNS = ("image", "file_name")
+
+# Columns of well-known data sets. They make the hint of an error concrete. Nothing is renamed without being asked.
+_USUAL_NAMES = {
+    "image": ("filename", "image_path", "img", "path", "jpg", "filepath"),
+    "caption": ("text", "long_caption", "description", "sentence", "title", "label"),
+}
+
+
+def rename_columns(record: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
+    """Renames columns of a record.
+
+    Args:
+        record: The record; it is not changed.
+        columns: `{present: wanted}`. If the wanted name is there already, its value is dropped.
+
+    >>> rename_columns({"text": "A cat.", "image": "cat.jpg"}, {"text": "caption"})
+    {'image': 'cat.jpg', 'caption': 'A cat.'}
+    """
+    renamed = {name: value for name, value in record.items() if name not in columns}
+    for present, wanted in columns.items():
+        if present in record:
+            renamed[wanted] = record[present]
+    return renamed
+
+
+def check_columns(columns: Collection[str], source: str) -> None:
+    """Makes sure that a source has the columns that a row needs.
+
+    Args:
+        columns: Names of the columns, after renaming.
+        source: Name of the source in the message.
+
+    Raises:
+        ValueError: names the columns that are there and how to rename one.
+
+    >>> check_columns(["image", "caption", "source"], "train.jsonl")
+    """
+    missing = []
+    if not any(name in columns for name in IMAGE_COLUMNS):
+        missing.append("image")
+    if not any(name in columns for name in CAPTION_COLUMNS):
+        missing.append("caption")
+    if missing:
+        hint = ", ".join(f'"{_likely_column(name, columns)}": "{name}"' for name in missing)
+        raise ValueError(
+            f'{source} must have the columns "image" and "caption" (or "captions"), but its columns are '
+            f"{sorted(columns)}; rename with columns={{{hint}}}"
+        )
+
+
+def _likely_column(wanted: str, columns: Collection[str]) -> str:
+    """Returns the column that probably holds what is wanted, or a placeholder for its name."""
+    for usual_name in _USUAL_NAMES[wanted]:
+        if usual_name in columns:
+            return usual_name
+    return f"your {wanted} column"

@@ -1,0 +1,156 @@
+"""Format "hf": what the library `datasets` opens, that is Parquet files and data sets on the disk or on the Hub."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..records import Record, RecordStream, Scan
+from ..rows import row_id
+from ..workers import process_part
+from .source import OpenedSource, Source, SourceFormat
+
+
+if TYPE_CHECKING:
+    import datasets
+
+
+# Stands in a scan for an image that stays on the disk.
+UNREAD_IMAGE = {"bytes": None, "path": None}
+
+
+class HubTable:
+    """A `datasets.Dataset`. It stays on the disk where it lies there, and its images are not decoded."""
+
+    def __init__(self, dataset: "datasets.Dataset", name: str) -> None:
+        self.name = name
+        self._dataset = _undecoded(dataset)
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, index: int) -> Record:
+        return self._dataset[index]
+
+    def location(self, index: int) -> str:
+        """Counts the records from 0, as `datasets` does: "train.parquet:17"."""
+        return f"{self.name}:{index}"
+
+    def scan(self) -> Scan:
+        """Reads all records without the columns that hold whole files."""
+        features = self._dataset.features
+        unread = {name: UNREAD_IMAGE for name, feature in features.items() if _holds_files(feature)}
+        if len(unread) < len(features):
+            records = self._dataset.remove_columns(list(unread))
+        else:
+            # Without any column, `datasets` has no rows either.
+            records = ({} for _ in range(len(self)))
+        for index, record in enumerate(records):
+            yield self.location(index), {**record, **unread}
+
+
+class HubStream(RecordStream):
+    """A `datasets.IterableDataset`. Its shards are split over processes here, and over workers by `datasets`."""
+
+    def __init__(
+        self, dataset: "datasets.IterableDataset", name: str, *, shuffle_buffer: int = 0, seed: int = 0
+    ) -> None:
+        self.name = name
+        self._dataset = _undecoded(dataset)
+        if shuffle_buffer > 1:
+            self._dataset = self._dataset.shuffle(seed=seed, buffer_size=shuffle_buffer)
+
+    def __call__(self, epoch: int) -> Scan:
+        """Yields the records of an epoch that this process and worker are to read."""
+        from datasets.distributed import split_dataset_by_node
+
+        rank, processes = process_part()
+        part = split_dataset_by_node(self._dataset, rank=rank, world_size=processes)
+        part.set_epoch(epoch)
+        for record in part:
+            yield f"{self.name}:{row_id(record)}", record
+
+
+def is_saved_dataset(folder: str | Path) -> bool:
+    """Whether `save_to_disk` of `datasets` has written a folder."""
+    names = {path.name for path in Path(folder).glob("*.json")}
+    return "dataset_dict.json" in names or {"dataset_info.json", "state.json"} <= names
+
+
+def open_hub(source: Source) -> OpenedSource:
+    """Opens a Parquet file, a saved data set, a data set on the Hub, or one that lies in memory.
+
+    Raises:
+        ValueError: if `datasets` cannot open it, or it has no such split.
+        ImportError: if `datasets` is not installed.
+    """
+    dataset = _split_of(_dataset(source), source.split)
+    name = "dataset" if source.path is None else source.path.name
+    folder = source.path.parent if source.path is not None and source.path.is_file() else None
+    if hasattr(dataset, "__len__"):
+        return OpenedSource(HubTable(dataset, name), folder)
+    stream = HubStream(dataset, name, shuffle_buffer=source.shuffle_buffer, seed=source.seed)
+    return OpenedSource(stream, folder)
+
+
+def _recognises(source: Source) -> bool:
+    if source.path is None:
+        return hasattr(source.place, "column_names")
+    # The id of a data set on the Hub is two words, as in "user/photos".
+    is_hub_id = not source.path.exists() and str(source.place).count("/") == 1
+    return source.path.is_dir() or source.has_suffix(".parquet") or is_hub_id
+
+
+def _dataset(source: Source) -> Any:
+    try:
+        import datasets
+    except ImportError as error:
+        raise ImportError('Parquet and Hub data sets need `datasets`: pip install "beta-clip-hf[train]"') from error
+    if source.path is None:
+        return source.place
+    try:
+        return _load(source.path, source)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise ValueError(
+            f"source must be a data set that `datasets` can open, but is {str(source.place)!r}: {error}"
+        ) from error
+
+
+def _load(path: Path, source: Source) -> Any:
+    import datasets
+
+    if path.is_file():
+        # `datasets` calls the only split of a plain file "train".
+        return datasets.load_dataset("parquet", data_files=str(path), split="train", streaming=source.streaming)
+    if is_saved_dataset(path):
+        saved = datasets.load_from_disk(str(path))
+        is_table = isinstance(saved, datasets.Dataset)
+        return saved.to_iterable_dataset() if source.streaming and is_table else saved
+    return datasets.load_dataset(str(source.place), split=source.split, streaming=source.streaming)
+
+
+def _split_of(dataset: Any, split: str) -> Any:
+    import datasets
+
+    if not isinstance(dataset, (datasets.DatasetDict, datasets.IterableDatasetDict)):
+        return dataset
+    if split not in dataset:
+        raise ValueError(f"split must be one of {sorted(dataset)}, but is {split!r}")
+    return dataset[split]
+
+
+def _undecoded(dataset: Any) -> Any:
+    """Returns the data set with its images as `{"bytes", "path"}`, which `datasets` would decode by default."""
+    import datasets
+
+    for name, feature in (dataset.features or {}).items():
+        if isinstance(feature, datasets.Image):
+            dataset = dataset.cast_column(name, datasets.Image(decode=False))
+    return dataset
+
+
+def _holds_files(feature: Any) -> bool:
+    """Whether a column holds whole files, as images or bytes: too much to be read for a check."""
+    parts = feature.values() if isinstance(feature, dict) else [feature]
+    return any(hasattr(part, "decode") or getattr(part, "dtype", None) == "binary" for part in parts)
+
+
+HUB = SourceFormat("hf", open_hub, _recognises, can_stream=True)

@@ -1,0 +1,79 @@
+"""The interface of a format: what it is asked to open, and what it gives back."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..records import RecordStream, Table
+from ..row_reader import RecordFormat
+
+
+@dataclass(frozen=True)
+class Source:
+    """Describes what is to be opened, as a user gives it to `load_rows`.
+
+    Args:
+        place: A path, a glob, a list of paths or of dicts, the id of a data set on the Hub, or a `datasets.Dataset`.
+        split: Split of a directory or of a Hub data set.
+        streaming: Whether a Hub data set is streamed.
+        shuffle_buffer: Number of records held for shuffling a stream.
+        seed: Seed of that shuffling.
+        is_format_given: Whether the user has named the format. If not, a reader may look into the file.
+    """
+
+    place: Any
+    split: str = "train"
+    streaming: bool = False
+    shuffle_buffer: int = 0
+    seed: int = 0
+    is_format_given: bool = False
+
+    @property
+    def path(self) -> Path | None:
+        """The place as a path, or `None` if it is something else: a list, or a data set in memory."""
+        return Path(self.place) if isinstance(self.place, (str, Path)) else None
+
+    @property
+    def paths(self) -> list[Path] | None:
+        """The places as paths if they are a list of some, else `None`."""
+        if not isinstance(self.place, (list, tuple)) or not self.place:
+            return None
+        is_path = [isinstance(place, (str, Path)) for place in self.place]
+        return [Path(place) for place in self.place] if all(is_path) else None
+
+    def has_suffix(self, *suffixes: str) -> bool:
+        """Whether the place is the path of a file, or a glob of files, with one of the suffixes."""
+        return self.path is not None and not self.path.is_dir() and self.path.suffix in suffixes
+
+    def existing_file(self) -> Path:
+        """Returns the place as the path of a file.
+
+        Raises:
+            ValueError: if there is no such file.
+        """
+        if self.path is None or not self.path.is_file():
+            raise ValueError(f"source must be an existing file, but is {str(self.place)!r}")
+        return self.path
+
+
+class OpenedSource(NamedTuple):
+    """The records of a source, none of them read yet."""
+
+    records: Table | RecordStream
+    folder: Path | None = None
+    """Directory that relative image paths start from, if the user names no other."""
+    record_format: RecordFormat = RecordFormat()
+
+
+class SourceFormat(NamedTuple):
+    """One format of a source. To add a format, write one of these and list it in `data/readers.py`."""
+
+    name: str
+    """The word that `load_rows(format=…)` takes."""
+    open: Callable[[Source], OpenedSource]
+    """Opens a source of this format. Raises `ValueError` if it is not one."""
+    recognises: Callable[[Source], bool] = lambda source: False
+    """Whether a source looks like this format. Only names are looked at, no file is opened."""
+    can_stream: bool = False
+    """Whether `streaming` may be asked for."""

@@ -1,0 +1,50 @@
+"""Counts the rows of a source: those that are used and those that are skipped are all of them."""
+
+import logging
+
+
+logger = logging.getLogger(__name__)
+
+
+class RowCounts:
+    """The counts of one pass over a source.
+
+    Args:
+        source: Name of the source in messages.
+        strict: Whether a row that cannot be used is an error.
+
+    Attributes:
+        used: Number of rows that can be used.
+        skipped: Number of rows that cannot.
+    """
+
+    def __init__(self, source: str, *, strict: bool = False) -> None:
+        self.source = source
+        self.strict = strict
+        self.used = 0
+        self.skipped = 0
+
+    def add(self, rows: int = 1) -> None:
+        """Counts rows that can be used."""
+        self.used += rows
+
+    def skip(self, location: str, error: ValueError) -> None:
+        """Counts and logs a row that is skipped; if `strict`, raises its error instead."""
+        self.skipped += 1
+        report_skip(location, error, self.strict)
+
+    def report(self) -> None:
+        """Logs both counts: as a warning if rows were skipped."""
+        level = logging.WARNING if self.skipped else logging.INFO
+        logger.log(level, "%s: %d rows, %d skipped", self.source, self.used, self.skipped)
+
+
+def report_skip(location: str, error: ValueError, strict: bool) -> None:
+    """Logs that a row is skipped, and why.
+
+    Raises:
+        ValueError: with the location before the reason, if `strict`.
+    """
+    if strict:
+        raise ValueError(f"{location}: {error}") from error
+    logger.warning("%s is skipped: %s", location, error)

@@ -1,0 +1,127 @@
+"""Turns raw records into rows: renames columns, checks fields, and finds where images lie."""
+
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+
+from .columns import check_columns, rename_columns
+from .images import check_image_file
+from .records import Record, Scan
+from .rows import CheckedRow, check_row, row_checked_before
+
+
+# A column counts as missing if none of so many records has it: a wrong name is one error, and not a million of them.
+COLUMNS_FROM = 100
+
+
+def _accept(record: Record) -> None:
+    """Finds nothing wrong with a record."""
+
+
+def _unchanged(record: Record) -> Record:
+    return record
+
+
+@dataclass(frozen=True)
+class RecordFormat:
+    """Describes records whose fields have other names than those of a row.
+
+    Args:
+        check: Raises `ValueError`, in the record's own names, if the record cannot become a row.
+        to_row: Gives a record that `check` has accepted the names of a row.
+        check_columns: Takes the columns and the name of the source. Raises `ValueError` if a column is missing.
+        image_field: Name of the record's field that says where the image is.
+    """
+
+    check: Callable[[Record], None] = _accept
+    to_row: Callable[[Record], Record] = _unchanged
+    check_columns: Callable[[Collection[str], str], None] = check_columns
+    image_field: str = "image"
+
+
+class RowReader:
+    """Makes rows of raw records.
+
+    Args:
+        image_root: Directory that relative image paths start from.
+        columns: New names of columns, `{present: wanted}`.
+        record_format: How the records name what a row has; as a row does by default.
+    """
+
+    def __init__(
+        self,
+        image_root: str | Path | None = None,
+        columns: Mapping[str, str] | None = None,
+        record_format: RecordFormat | None = None,
+    ) -> None:
+        self.columns = dict(columns or {})
+        self._format = record_format or RecordFormat()
+        self._root = "" if image_root is None else str(image_root)
+
+    def __call__(self, record: Record, location: str) -> CheckedRow:
+        """Checks a record and makes a row of it. Whether the image exists is not asked.
+
+        Raises:
+            ValueError: if the record cannot become a row.
+        """
+        renamed = rename_columns(record, self.columns)
+        self._format.check(renamed)
+        row = check_row(self._format.to_row(renamed))
+        return self._placed(row, location)
+
+    def read_again(self, record: Record, location: str) -> CheckedRow:
+        """Makes the row of a record that was checked before, without checking it again."""
+        renamed = rename_columns(record, self.columns)
+        row = row_checked_before(self._format.to_row(renamed))
+        return self._placed(row, location)
+
+    def checked(self, scan: Scan, source: str) -> Iterator[tuple[str, CheckedRow | ValueError]]:
+        """Yields the rows of a scan with their locations.
+
+        A record that cannot become a row, or whose image file is missing, comes out as the error that says so.
+
+        Raises:
+            ValueError: if none of the first records has a column that is needed, or one that is to be renamed.
+        """
+        first = list(islice(scan, COLUMNS_FROM))
+        self.check_columns((record for _, record in first), source)
+        for location, record in chain(first, scan):
+            yield location, self._row_or_error(record, location)
+
+    def check_columns(self, records: Iterable[Record | ValueError], source: str) -> None:
+        """Makes sure that the first records of a source, together, have all columns that are needed.
+
+        Raises:
+            ValueError: names the columns that are missing.
+        """
+        present: set[str] = set()
+        for record in records:
+            if not isinstance(record, ValueError):
+                present.update(record)
+        if not present:
+            return
+        absent = sorted(set(self.columns) - present)
+        if absent:
+            raise ValueError(f"columns must rename what is there, but {absent} is not in {sorted(present)} of {source}")
+        renamed = rename_columns(dict.fromkeys(present), self.columns)
+        self._format.check_columns(renamed.keys(), source)
+
+    def _row_or_error(self, record: Record | ValueError, location: str) -> CheckedRow | ValueError:
+        if isinstance(record, ValueError):
+            return record
+        try:
+            row = self(record, location)
+            check_image_file(row["image"], self._format.image_field)
+        except ValueError as error:
+            return error
+        return row
+
+    def _placed(self, row: CheckedRow, location: str) -> CheckedRow:
+        """Adds what the source knows of the row: an id, and where a relative image path starts."""
+        image = row["image"]
+        if isinstance(image, (str, Path)):
+            row = row.with_image(os.path.join(self._root, image))
+        row["id"] = str(row.get("id", location))
+        return row

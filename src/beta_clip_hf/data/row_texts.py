@@ -1,0 +1,30 @@
+"""The texts of a row as a hierarchy: caption, sentences, phrases."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..text.hierarchy import COLUMNS, TextHierarchy, build_text_hierarchy
+from ..text.phrases import PhraseExtractor
+
+
+def hierarchy_of(row: Mapping[str, Any], extractor: PhraseExtractor | None = None) -> TextHierarchy:
+    """Returns the row's caption, sentences and phrases.
+
+    What the row brings is kept; an empty list of phrases means that there are none. What it does not bring is built
+    from the caption.
+
+    Args:
+        row: A checked row. Its hierarchy may have been built before (`beta-clip hierarchy`, `map_text_hierarchy`).
+        extractor: Finds phrases if the row brings none.
+    """
+    if row.get("phrase_sentences") is None:
+        return build_text_hierarchy(
+            row["caption"],
+            sentences=row.get("sentences") or row.get("captions"),
+            phrases=row.get("phrases"),
+            short_caption=row.get("short_caption"),
+            extractor=extractor,
+        )
+    fields = {name: row.get(name) for name in ("caption", "short_caption", *COLUMNS)}
+    fields["phrases"] = [phrase if isinstance(phrase, str) else phrase["text"] for phrase in row["phrases"]]
+    return TextHierarchy.from_dict(fields)
