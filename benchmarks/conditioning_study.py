@@ -35,8 +35,8 @@ from beta_clip_hf.evaluation.results import Figure, figures_to_json, write_value
 from beta_clip_hf.evaluation.shortlists import best_candidates, reranked
 from beta_clip_hf.inference.embedder import Embedder
 from beta_clip_hf.inference.identity import environment
+from beta_clip_hf.training.build import build_trainer
 from beta_clip_hf.training.config import read_config
-from beta_clip_hf.training.run import build_trainer
 
 
 METHODS = {"β-CAL": 0.0, "+ mismatched negatives": 1.0}

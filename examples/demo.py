@@ -18,7 +18,7 @@ from beta_clip_hf.evaluation.results import format_before_after
 from beta_clip_hf.files import write_json
 from beta_clip_hf.inference.identity import environment
 from beta_clip_hf.inference.look import look
-from beta_clip_hf.training.run import build_model
+from beta_clip_hf.training.build import build_model
 from beta_clip_hf.visualize import plot_phrase_attention, plot_training_curves
 
 

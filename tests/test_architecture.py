@@ -40,7 +40,6 @@ MOVING = {
         "release/interpolate",
         "release/onnx",
         "release/sweep",
-        "training/run",
     )
 }
 OUTSIDE_OF_CORE = {"torch", "transformers", "huggingface_hub", "ftfy"}

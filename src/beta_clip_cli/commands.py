@@ -33,7 +33,6 @@ COMMANDS = (
         "Train or fine-tune a model on your images and captions.",
         "beta-clip train --config examples/configs/beta_clip_ce.yaml --model openai/clip-vit-base-patch16 "
         "--train-data photos.jsonl --output-dir runs/photos",
-        home="beta_clip_hf.training.run",
     ),
     Command(
         ("evaluate",),

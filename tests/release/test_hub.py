@@ -15,8 +15,8 @@ from beta_clip_hf.data.readers import load_rows
 from beta_clip_hf.inference.identity import environment
 from beta_clip_hf.release import hub
 from beta_clip_hf.release.model_card import render_card
-from beta_clip_hf.training.run import build_trainer, train_and_report
-from beta_clip_hf.training.run_record import hub_ids
+from beta_clip_hf.training.build import build_trainer
+from beta_clip_hf.training.run import train_and_report
 from release.hub_server import HubServer
 from without_package import run_without_package
 
@@ -284,16 +284,6 @@ def test_a_trainer_leaves_what_its_command_has_written(server, tiny_model, tiny_
     trainer.push_to_hub()
     runtime = trainer.state.log_history[-1]["train_runtime"]
     assert json.loads((folder / "train_results.json").read_text())["train"]["train_runtime"] == runtime
-
-
-def test_names_of_the_hub_are_told_from_paths_while_a_run_begins(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "runs" / "base").mkdir(parents=True)
-    model = {"from_pretrained": "runs/base", "tokenizer": "openai/clip-vit-base-patch16"}
-    config = {"model": model, "data": {"train": {"source": "me/photos-v1.5"}, "eval": "shards/*.tar"}}
-    assert hub_ids(config) == ["me/photos-v1.5", "openai/clip-vit-base-patch16"]
-    config = {"model": {"from_pretrained": None}, "data": {"train": ["a/b.tar"], "eval": {"scenes": 3}}}
-    assert hub_ids(config) == []
 
 
 @pytest.mark.parametrize("fails_on", ["/api/repos/create", "/preupload", "PUT /blobs", "/commit/"])

@@ -1,40 +1,13 @@
-"""The configuration of `beta-clip train`: what overrides what, and which keys are refused."""
+"""The configuration of a training run: how values are read, and which keys are refused."""
 
-import argparse
 import json
 from pathlib import Path
 
 import pytest
 
 from beta_clip_hf import BetaCLIPTrainingArguments
-from beta_clip_hf.training.config import parse_value, read_config
-from beta_clip_hf.training.run import add_arguments, build_trainer, configuration
-
-
-def configured(*words):
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    return configuration(parser.parse_args(words))
-
-
-NEEDED = ("--model", "some/model", "--train-data", "photos.jsonl", "--output", "out")
-
-
-def test_flags_override_set_and_set_overrides_the_file(tmp_path):
-    path = tmp_path / "config.yaml"
-    path.write_text("training: {learning_rate: 1e-4, max_steps: 5, seed: 1}\ndata: {num_phrases: 3}\n")
-    config = configured(
-        "--config",
-        str(path),
-        *NEEDED,
-        *("--set", "training.max_steps=7", "--set", "training.seed=2", "--set", "model.config.beta=0.25"),
-        *("--seed", "3", "--strict"),
-    )
-    assert config == {
-        "model": {"config": {"beta": 0.25}, "from_pretrained": "some/model"},
-        "data": {"num_phrases": 3, "train": "photos.jsonl", "strict": True},
-        "training": {"learning_rate": 1e-4, "max_steps": 7, "seed": 3, "output_dir": "out"},
-    }
+from beta_clip_hf.training.build import build_trainer
+from beta_clip_hf.training.config import check_complete, parse_value, read_config
 
 
 def test_json_is_read_as_well(tmp_path):
@@ -62,20 +35,39 @@ def test_an_unknown_key_names_its_neighbours(key, message):
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("key", "message"),
     [
-        ((*NEEDED, "--set", "training.seed"), "--set must be KEY=VALUE"),
-        (NEEDED[2:], "one of model.from_pretrained"),
-        (NEEDED[:2] + NEEDED[4:], "data.train must be given"),
-        (NEEDED[:4], "training.output_dir must be given"),
-        ((*NEEDED[:2], "--set", "data.train=y", "--set", "data.train.source=x"), "'train' holds the value 'y'"),
-        ((*NEEDED, "--set", "data.eval=[1"), "must be YAML"),
-        (("--config", "no_such_file.yaml", *NEEDED), "must be YAML or JSON"),
+        ("model.from_pretrained", "one of model.from_pretrained"),
+        ("data.train", "data.train must be given"),
+        ("training.output_dir", "training.output_dir must be given"),
     ],
 )
-def test_wrong_words(words, message):
+def test_an_incomplete_configuration(key, message):
+    values = {"model.from_pretrained": "some/model", "data.train": "photos.jsonl", "training.output_dir": "out"}
+    check_complete(read_config(None, values.items()))
+    del values[key]
     with pytest.raises(ValueError, match=message):
-        configured(*words)
+        check_complete(read_config(None, values.items()))
+
+
+def test_a_model_is_either_loaded_or_new():
+    values = {"model.from_pretrained": "some/model", "data.train": "photos.jsonl", "training.output_dir": "out"}
+    config = read_config(None, [*values.items(), ("model.from_scratch.projection_dim", 32)])
+    with pytest.raises(ValueError, match=r"one of .* but the model section has \['from_pretrained', 'from_scratch'\]"):
+        check_complete(config)
+
+
+@pytest.mark.parametrize(
+    ("path", "overrides", "message"),
+    [
+        (None, [("data.train", "y"), ("data.train.source", "x")], "'train' holds the value 'y'"),
+        (None, [("data.eval", "[1")], "must be YAML"),
+        ("no_such_file.yaml", [], "must be YAML or JSON"),
+    ],
+)
+def test_values_that_cannot_be_read(path, overrides, message):
+    with pytest.raises(ValueError, match=message):
+        read_config(path, overrides)
 
 
 def test_values_are_what_they_look_like():

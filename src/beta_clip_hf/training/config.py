@@ -1,4 +1,4 @@
-"""The configuration of `beta-clip train`: a YAML or JSON file and what the command line overrides, keys checked."""
+"""The configuration of a training run: a YAML or JSON file, values that override it, and a check of all keys."""
 
 import json
 import re
@@ -27,6 +27,7 @@ def _parameters(function: Any, *left_out: str) -> tuple[str, ...]:
     return tuple(name for name in signature(function).parameters if name not in left_out)
 
 
+# The classes and functions that take the values say which keys there are.
 COLLATOR_KEYS = _parameters(BetaCLIPDataCollator, "processor", "extractor", "strict", "seed")
 DATA_KEYS = ("train", "eval", "strict", *COLLATOR_KEYS)
 SOURCE_KEYS = _parameters(load_rows, "strict")
@@ -41,17 +42,18 @@ TOWER_KEYS = {
 
 def read_config(path: str | Path | None, overrides: Iterable[tuple[str, Any]] = ()) -> dict[str, Any]:
     """
-    The three sections of a configuration file, with single values overridden.
+    Reads the three sections of a configuration file and overrides single values.
 
     Args:
-        path: a YAML or JSON file; `None` begins with nothing.
-        overrides: `("training.max_steps", 100)`, …; a value given as a string is read as YAML would.
+        path: A YAML or JSON file. `None` starts from empty sections.
+        overrides: Pairs of a dotted key and its value, such as `("training.max_steps", 100)`. A later pair overrides
+            an earlier one. A string is parsed as YAML.
 
     Returns:
-        `{"model": {…}, "data": {…}, "training": {…}}`, nothing filled in.
+        `{"model": {…}, "data": {…}, "training": {…}}`. No defaults are filled in.
 
     Raises:
-        ValueError: for a file that cannot be read or is no mapping, and for each key that does not exist, with the
+        ValueError: if the file cannot be read or is not a mapping, or if a key does not exist. The message names the
             keys that look like it.
 
     >>> read_config(None, [("training.learning_rate", "1e-5"), ("data.train", "photos.jsonl")])
@@ -61,49 +63,95 @@ def read_config(path: str | Path | None, overrides: Iterable[tuple[str, Any]] = 
     if path is not None:
         stored = _read_file(Path(path))
         check_keys(stored, SECTIONS, str(path))
-        config.update({section: dict(values or {}) for section, values in stored.items()})
+        for section, values in stored.items():
+            config[section] = dict(values or {})
     for key, value in overrides:
-        *parents, last = key.split(".")
-        place = config
-        for parent in parents:
-            place = place.setdefault(parent, {})
-            if not isinstance(place, dict):
-                raise ValueError(f"{key} must lie in a section, but {parent!r} holds the value {place!r}")
-        place[last] = parse_value(value) if isinstance(value, str) else value
+        _override(config, key, parse_value(value) if isinstance(value, str) else value)
     check_config(config)
     return config
 
 
+def _override(config: dict[str, Any], key: str, value: Any) -> None:
+    """Sets the value of a dotted key. Sections that are missing on the way are created."""
+    *parents, last = key.split(".")
+    section = config
+    for parent in parents:
+        section = section.setdefault(parent, {})
+        if not isinstance(section, dict):
+            raise ValueError(f"{key} must lie in a section, but {parent!r} holds the value {section!r}")
+    section[last] = value
+
+
 def check_config(config: Mapping[str, Any]) -> None:
-    """Raises `ValueError` for a key that no section knows."""
+    """Checks the keys of all sections. Raises `ValueError` for a key that its section does not have."""
     check_keys(config, SECTIONS, "the configuration")
-    model, data = config["model"], config["data"]
-    check_keys(model, MODEL_KEYS, "model")
-    for name in ("config", "from_scratch"):
-        check_keys(model.get(name) or {}, CONFIG_KEYS, f"model.{name}")
-    for name, keys in TOWER_KEYS.items():
-        check_keys((model.get("from_scratch") or {}).get(name) or {}, keys, f"model.from_scratch.{name}")
-    check_keys(data, DATA_KEYS, "data")
-    for name in ("train", "eval"):
-        if isinstance(data.get(name), Mapping):
-            check_keys(data[name], SCENE_KEYS if "scenes" in data[name] else SOURCE_KEYS, f"data.{name}")
+    _check_model_keys(config["model"])
+    _check_data_keys(config["data"])
     check_keys(config["training"], TRAINING_KEYS, "training")
 
 
-def check_keys(given: Any, known: Iterable[str], where: str) -> None:
-    """Raises `ValueError` unless `given` is a mapping whose keys are all known; names the ones that look alike."""
-    if not isinstance(given, Mapping):
-        raise ValueError(f"{where} must be a mapping of names to values, but is {given!r}")
+def _check_model_keys(model: Mapping[str, Any]) -> None:
+    check_keys(model, MODEL_KEYS, "model")
+    for name in ("config", "from_scratch"):
+        check_keys(model.get(name) or {}, CONFIG_KEYS, f"model.{name}")
+    sizes = model.get("from_scratch") or {}
+    for tower, keys in TOWER_KEYS.items():
+        check_keys(sizes.get(tower) or {}, keys, f"model.from_scratch.{tower}")
+
+
+def _check_data_keys(data: Mapping[str, Any]) -> None:
+    check_keys(data, DATA_KEYS, "data")
+    for name in ("train", "eval"):
+        source = data.get(name)
+        if isinstance(source, Mapping):
+            keys = SCENE_KEYS if "scenes" in source else SOURCE_KEYS
+            check_keys(source, keys, f"data.{name}")
+
+
+def check_complete(config: Mapping[str, Any]) -> None:
+    """
+    Checks that a configuration names everything that a run needs.
+
+    Raises:
+        ValueError: without training rows, without an output directory, or unless exactly one of
+            `model.from_pretrained` and `model.from_scratch` is given.
+    """
+    if not config["data"].get("train"):
+        raise ValueError("data.train must be given (--train-data, or in the file of --config), but is not")
+    if not config["training"].get("output_dir"):
+        raise ValueError("training.output_dir must be given (--output, or in the file of --config), but is not")
+    model = config["model"]
+    if bool(model.get("from_pretrained")) == bool(model.get("from_scratch")):
+        raise ValueError(
+            "one of model.from_pretrained (--model) and model.from_scratch must be given, "
+            f"but the model section has {sorted(model)}"
+        )
+
+
+def check_keys(mapping: Any, known: Iterable[str], where: str) -> None:
+    """
+    Checks that a section is a mapping of known keys.
+
+    Args:
+        mapping: The section.
+        known: The keys that it may have.
+        where: The name of the section, for the message.
+
+    Raises:
+        ValueError: if it is not a mapping, or has an unknown key. The message names the known keys that look like it.
+    """
+    if not isinstance(mapping, Mapping):
+        raise ValueError(f"{where} must be a mapping of names to values, but is {mapping!r}")
     known = tuple(known)
-    for key in given:
+    for key in mapping:
         if key not in known:
-            near = get_close_matches(str(key), known, n=3) or sorted(known)
-            raise ValueError(f"{where} must have known keys only, but has {key!r}; there is {', '.join(near)}")
+            suggestions = get_close_matches(str(key), known, n=3) or sorted(known)
+            raise ValueError(f"{where} must have known keys only, but has {key!r}; there is {', '.join(suggestions)}")
 
 
 def parse_value(text: str) -> Any:
     """
-    A word of the command line as the value that YAML makes of it.
+    Parses a word of the command line as YAML.
 
     >>> [parse_value(text) for text in ("3", "1e-5", "true", "null", "[0.5, 1.0]", "runs/photos")]
     [3, 1e-05, True, None, [0.5, 1.0], 'runs/photos']
@@ -117,22 +165,26 @@ def parse_value(text: str) -> Any:
 def _read_file(path: Path) -> Any:
     try:
         text = path.read_text(encoding="utf-8")
-        return json.loads(text) if path.suffix == ".json" else yaml.load(text, _Loader)
+        if path.suffix == ".json":
+            return json.loads(text)
+        return yaml.load(text, _Loader)
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ValueError(f"the configuration must be YAML or JSON, but {path} cannot be read: {error}") from error
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as one writes it: `1e-5`, which lacks the point of YAML 1.1, is a number, and `no` is a word."""
+    """Reads YAML as people write it: `1e-5`, which YAML 1.1 takes for a word, is a number, and `no` is a word."""
 
 
-_BOOL, _FLOAT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:float"
+_BOOL = "tag:yaml.org,2002:bool"
+_FLOAT = "tag:yaml.org,2002:float"
+# PyYAML finds the type of a word by its first letter. All resolvers stay but the one that reads `no` as false.
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != _BOOL]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    letter: [(tag, pattern) for tag, pattern in resolvers if tag != _BOOL]
+    for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver(_BOOL, re.compile(r"^(true|True|false|False)$"), list("tTfF"))
 _Loader.add_implicit_resolver(_FLOAT, re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789"))
 
 
-__all__ = ["check_config", "parse_value", "read_config"]
+__all__ = ["check_complete", "check_config", "check_keys", "parse_value", "read_config"]

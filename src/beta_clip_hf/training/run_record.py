@@ -1,14 +1,14 @@
-"""What a training run leaves for its model card, beside the model: `train_config.json` and `train_results.json`.
+"""
+Records of a training run beside its model: `train_config.json` and `train_results.json`, which its model card reads.
 
-`beta-clip train` writes both as it goes; for a Trainer of one's own, `push_to_hub` does.
+`beta-clip train` writes both while it runs. `push_to_hub` writes them for a Trainer that somebody built in Python.
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import MISSING, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
@@ -19,102 +19,201 @@ from ..files import write_json
 from ..inference.identity import environment
 
 
-CONFIG_FILE, RESULTS_FILE = "train_config.json", "train_results.json"
-OWN_LICENCE = "apache-2.0"  # of this package, and so of what it draws
-# Arguments of the Trainer that say where and how one watches, and nothing of what was trained.
+CONFIG_FILE = "train_config.json"
+RESULTS_FILE = "train_results.json"
+# The licence of this package, and so of the scenes that it draws.
+OWN_LICENCE = "apache-2.0"
+# Beginnings of the names of arguments that say where a run is written and watched, but not what was trained.
 NOT_OF_THE_RECIPE = (
     "output_dir", "run_name", "report_to", "hub_", "push_to_hub", "logging_dir", "disable_tqdm", "log_level", "ddp_",
     "accelerator_config", "dataloader_pin_memory", "use_cpu", "debug",
 )  # fmt: skip
 NOT_OF_THE_SAMPLING = ("processor", "extractor", "strict", "seed")
 
-# By Trainer of `beta-clip train`: the configuration that it was built from, and which names in it are ids of the Hub.
-_BUILT_FROM: WeakKeyDictionary[Any, tuple[Mapping[str, Any], list[str]]] = WeakKeyDictionary()
+
+@dataclass(frozen=True)
+class RunOrigin:
+    """
+    Holds the configuration from which a Trainer was built.
+
+    Args:
+        config: The sections `model`, `data` and `training`.
+        hub_ids: The names in it that are ids of the Hub.
+    """
+
+    config: Mapping[str, Any]
+    hub_ids: list[str]
 
 
 def write_config(trainer: Any, config: Mapping[str, Any]) -> None:
     """
-    Writes `train_config.json` into the output directory of a Trainer, once its model and rows are open: a name in it
-    that is no path now is an id of the Hub, and no later look could tell the two apart.
+    Writes `train_config.json` and tells the Trainer its origin.
+
+    It must run when the model and the rows have just been opened: a name that is no path at that moment is an id of
+    the Hub. Later a path may be gone, and nothing would tell it from an id.
     """
-    _BUILT_FROM[trainer] = config, hub_ids(config)
+    trainer.origin = RunOrigin(config, hub_ids(config))
     if trainer.is_world_process_zero():
         write_json(config, Path(trainer.args.output_dir) / CONFIG_FILE)
 
 
 def record_run(trainer: Any) -> None:
     """
-    Writes `train_config.json` and `train_results.json` of a Trainer that has trained, as far as `beta-clip train` has
-    not written those of the same run. For the first process alone.
+    Writes `train_config.json` and `train_results.json` of a Trainer that has trained.
+
+    Files that `beta-clip train` has written for the same run stay. Only the first process may call it.
     """
-    folder, state = Path(trainer.args.output_dir), trainer.state
-    if not state.global_step:
+    if not trainer.state.global_step:
         return
-    if trainer not in _BUILT_FROM:
+    folder = Path(trainer.args.output_dir)
+    if trainer.origin is None:
         write_json(config_of(trainer), folder / CONFIG_FILE)
-    metrics: dict[str, Any] = next((one for one in reversed(state.log_history) if "train_runtime" in one), {})
-    stored = json.loads((folder / RESULTS_FILE).read_text("utf-8")) if (folder / RESULTS_FILE).exists() else {}
-    if metrics and (stored.get("train") or {}).get("train_runtime") == metrics["train_runtime"]:
+    metrics = _training_metrics(trainer.state.log_history)
+    if _is_recorded(metrics, folder / RESULTS_FILE):
         return
-    evaluations = (one for one in state.log_history if any(name.endswith("_t2i_r1") for name in one))
-    of_the_end = [one for one in evaluations if one["step"] == state.global_step]
-    # The best checkpoint may have replaced the weights that were evaluated last.
-    after = of_the_end[-1] if of_the_end and not trainer.args.load_best_model_at_end else None
-    results = {"before": None, "after": after, "train": metrics, "run": describe_run(trainer)}
+    results = {
+        "before": None,
+        "after": last_evaluation(trainer),
+        "train": metrics,
+        "run": describe_run(trainer),
+    }
     write_json(results, folder / RESULTS_FILE)
+
+
+def _training_metrics(log_history: list[dict[str, Any]]) -> dict[str, Any]:
+    """Returns the last record that the Trainer logs at the end of a training; empty without one."""
+    for record in reversed(log_history):
+        if "train_runtime" in record:
+            return record
+    return {}
+
+
+def _is_recorded(metrics: Mapping[str, Any], path: Path) -> bool:
+    """Returns whether a results file describes the run with these metrics. No two runs take exactly the same time."""
+    if not metrics or not path.exists():
+        return False
+    stored = json.loads(path.read_text(encoding="utf-8")).get("train") or {}
+    return stored.get("train_runtime") == metrics["train_runtime"]
+
+
+def last_evaluation(trainer: Any) -> dict[str, Any] | None:
+    """
+    Returns the metrics of the evaluation after the last step.
+
+    Each of several evaluation sets logs a record of its own; their metrics come together in one dict.
+
+    Returns:
+        The metrics, or `None` if there was no such evaluation, or if a better checkpoint may have replaced the weights
+        that it measured.
+    """
+    if trainer.args.load_best_model_at_end:
+        return None
+    metrics: dict[str, Any] = {}
+    for record in trainer.state.log_history:
+        is_evaluation = any(name.endswith("_t2i_r1") for name in record)
+        if is_evaluation and record["step"] == trainer.state.global_step:
+            metrics.update(record)
+    return metrics or None
 
 
 def describe_run(trainer: Any) -> dict[str, Any]:
     """
-    What `train_results.json` holds as `run`, known to the Trainer alone.
+    Describes a run by what only its Trainer knows. It is the value of `run` in `train_results.json`.
 
     Returns:
-        `hub_ids`: the names in the configuration that are ids of the Hub; `environment`: hardware, versions, precision,
-        number of `processes`; `steps`, `images_per_step`: of the optimiser; `data`: number of `rows` and `licence`, or
-        `None`; `losses`: the last logged `loss` and its parts, and the `step` of that.
+        - `hub_ids`: the names in the configuration that are ids of the Hub
+        - `environment`: hardware, versions, `precision` and the number of `processes`
+        - `steps`, `images_per_step`: those of the optimiser
+        - `data`: the number of `rows` and the `licence`, each `None` if it is not known
+        - `losses`: the last logged `loss` with its parts, and the `step` of that record
     """
-    args, rows = trainer.args, trainer.train_dataset
-    losses: dict[str, Any] = {}
-    for record in trainer.state.log_history:
-        if "loss" in record:
-            losses |= {name: value for name, value in record.items() if name == "step" or name.endswith("loss")}
-    precision = "bfloat16" if args.bf16 else "float16" if args.fp16 else str(trainer.model.dtype).split(".")[-1]
-    config, ids = _BUILT_FROM.get(trainer) or (config_of(trainer), None)
-    is_generated = isinstance(rows, SceneDataset)
+    args = trainer.args
+    ids = trainer.origin.hub_ids if trainer.origin else hub_ids(config_of(trainer))
     return {
-        "hub_ids": hub_ids(config) if ids is None else ids,
-        "environment": {**environment(args.device), "precision": precision, "processes": args.world_size},
+        "hub_ids": ids,
+        "environment": {
+            **environment(args.device),
+            "precision": _precision(trainer),
+            "processes": args.world_size,
+        },
         "steps": trainer.state.global_step,
         "images_per_step": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
-        "data": {
-            "rows": len(rows) if hasattr(rows, "__len__") else None,
-            # A `datasets.Dataset` may know its own.
-            "licence": OWN_LICENCE if is_generated else getattr(getattr(rows, "info", None), "license", None) or None,
-        },
-        "losses": losses,
+        "data": _describe_rows(trainer.train_dataset),
+        "losses": _last_losses(trainer.state.log_history),
     }
 
 
-def config_of(trainer: Any) -> dict[str, Any]:
-    """A Trainer as a configuration of `beta-clip train`, as far as it can be one: what differs from the defaults."""
-    base, rows, collator = trainer.model.config.name_or_path, trainer.train_dataset, trainer.data_collator
-    data: dict[str, Any] = {}
+def _precision(trainer: Any) -> str:
+    if trainer.args.bf16:
+        return "bfloat16"
+    if trainer.args.fp16:
+        return "float16"
+    return str(trainer.model.dtype).removeprefix("torch.")
+
+
+def _describe_rows(rows: Any) -> dict[str, Any]:
+    # A `datasets.Dataset` may know the licence of its data. An empty string means that it does not.
+    licence = getattr(getattr(rows, "info", None), "license", None) or None
     if isinstance(rows, SceneDataset):
-        own = {name: getattr(rows, name) for name in ("seed", "image_size", "level")}
-        data["train"] = {"scenes": len(rows), **own}
-    elif name := getattr(getattr(rows, "info", None), "dataset_name", None):
-        data["train"] = name
+        licence = OWN_LICENCE
+    # A stream has no length.
+    count = len(rows) if hasattr(rows, "__len__") else None
+    return {"rows": count, "licence": licence}
+
+
+def _last_losses(log_history: list[dict[str, Any]]) -> dict[str, Any]:
+    losses: dict[str, Any] = {}
+    for record in log_history:
+        if "loss" not in record:
+            continue
+        # Not every record has every part: a part is only logged if some batch since the last record had it.
+        for name, value in record.items():
+            if name == "step" or name.endswith("loss"):
+                losses[name] = value
+    return losses
+
+
+def config_of(trainer: Any) -> dict[str, Any]:
+    """Describes a Trainer as a configuration of `beta-clip train`, as far as it has one. Defaults are left out."""
+    base = trainer.model.config.name_or_path
+    return {
+        "model": {"from_pretrained": base} if base else {},
+        "data": _data_section(trainer.train_dataset, trainer.data_collator),
+        "training": _changed_fields(trainer.args, trainer.args.to_dict(), NOT_OF_THE_RECIPE),
+    }
+
+
+def _data_section(rows: Any, collator: Any) -> dict[str, Any]:
+    data: dict[str, Any] = {}
+    dataset_name = getattr(getattr(rows, "info", None), "dataset_name", None)
+    if isinstance(rows, SceneDataset):
+        data["train"] = {
+            "scenes": len(rows),
+            "seed": rows.seed,
+            "image_size": rows.image_size,
+            "level": rows.level,
+        }
+    elif dataset_name:
+        data["train"] = dataset_name
     if isinstance(collator, BetaCLIPDataCollator):
-        data |= _changed(collator, vars(collator), NOT_OF_THE_SAMPLING)
-    training = _changed(trainer.args, trainer.args.to_dict(), NOT_OF_THE_RECIPE)
-    return {"model": {"from_pretrained": base} if base else {}, "data": data, "training": training}
+        data.update(_changed_fields(collator, vars(collator), NOT_OF_THE_SAMPLING))
+    return data
 
 
 def hub_ids(config: Mapping[str, Any]) -> list[str]:
-    """The names of models and data in a configuration that is in use and whose paths exist, which are none of these."""
-    data = (config["data"].get(name) for name in ("train", "eval"))
-    names = [config["model"].get(name) for name in ("from_pretrained", "tokenizer")]
-    names += [one.get("source") if isinstance(one, Mapping) else one for one in data]
+    """
+    Finds the names of models and data in a configuration that are ids of the Hub.
+
+    The configuration must be in use, so that all of its paths exist. Then a name that is no path is an id.
+    """
+    names = [config["model"].get("from_pretrained"), config["model"].get("tokenizer")]
+    for key in ("train", "eval"):
+        source = config["data"].get(key)
+        names.append(source.get("source") if isinstance(source, Mapping) else source)
+    return _only_hub_ids(names)
+
+
+def _only_hub_ids(names: Iterable[Any]) -> list[str]:
     return sorted({name for name in names if isinstance(name, str) and _is_hub_id(name)})
 
 
@@ -126,15 +225,36 @@ def _is_hub_id(name: str) -> bool:
     return "/" in name and not Path(name).exists()
 
 
-def _changed(instance: Any, values: Mapping[str, Any], left_out: tuple[str, ...]) -> dict[str, Any]:
-    """The fields of a dataclass that are not as by default; what is empty both times, as `None` and `[]`, is equal."""
+def _changed_fields(instance: Any, values: Mapping[str, Any], left_out: tuple[str, ...]) -> dict[str, Any]:
+    """
+    Returns the fields of a dataclass that differ from their defaults.
+
+    Args:
+        instance: The dataclass.
+        values: Its values by name, as JSON can hold them.
+        left_out: Beginnings of the names that are left out.
+    """
     changed = {}
-    for one in fields(instance):
-        default = None if one.default is MISSING else one.default
-        value = values.get(one.name)
-        if one.init and not one.name.startswith(left_out) and value != default and (value or default):
-            changed[one.name] = value
+    for field in fields(instance):
+        if not field.init or field.name.startswith(left_out):
+            continue
+        default = None if field.default is MISSING else field.default
+        value = values.get(field.name)
+        # Empty values such as `None`, "" and [] count as equal.
+        is_empty = not value and not default
+        if value != default and not is_empty:
+            changed[field.name] = value
     return changed
 
 
-__all__ = ["CONFIG_FILE", "RESULTS_FILE", "config_of", "describe_run", "hub_ids", "record_run", "write_config"]
+__all__ = [
+    "CONFIG_FILE",
+    "RESULTS_FILE",
+    "RunOrigin",
+    "config_of",
+    "describe_run",
+    "hub_ids",
+    "last_evaluation",
+    "record_run",
+    "write_config",
+]

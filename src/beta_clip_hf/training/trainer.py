@@ -23,6 +23,7 @@ from .cached_gradients import CachedContrast
 from .callbacks import CheckpointedTowers, NonFiniteGuard, ParameterBounds, SamplingEpoch
 from .distributed import ProcessGather
 from .recall import recall_of_pairs
+from .run_record import RunOrigin, record_run
 from .schedule import cosine_schedule
 from .streams import EndlessBatches
 
@@ -83,6 +84,8 @@ class BetaCLIPTrainer(Trainer):
         self.eval_data_collator = eval_data_collator or BetaCLIPDataCollator(
             processing_class, caption_mode="caption_only", strict=getattr(data_collator, "strict", False)
         )
+        # The configuration that the Trainer was built from; `beta-clip train` sets it.
+        self.origin: RunOrigin | None = None
         self._processes = ProcessGather()
         self.gather = self._processes if args.gather_across_processes else None
         self._part_sums: dict[str, Tensor] = {}
@@ -300,7 +303,6 @@ class BetaCLIPTrainer(Trainer):
             kwargs: for the card: `license`, `language`, `tags`, `model_name`, … of [`~release.model_card.CardFields`].
         """
         from ..release.hub import push
-        from .run_record import record_run
 
         self.save_model(_internal_call=True)
         if not self.is_world_process_zero():

@@ -1,0 +1,210 @@
+"""Builds what a configuration describes: the rows, the model with its processor, and the Trainer."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer, set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+from ..data.collator import BetaCLIPDataCollator
+from ..data.readers import load_rows
+from ..data.scenes import SceneDataset
+from ..data.tokenizers import clip_tokenizer_from_bpe, train_clip_tokenizer
+from ..model.configuration_beta_clip import BetaCLIPConfig
+from ..model.modeling_beta_clip import BetaCLIPModel
+from ..model.processing_beta_clip import BetaCLIPProcessor
+from .arguments import BetaCLIPTrainingArguments
+from .config import COLLATOR_KEYS
+from .run_record import write_config
+from .trainer import BetaCLIPTrainer
+
+
+# Rows of the window in which a stream is shuffled, unless its source says another number.
+SHUFFLE_BUFFER = 1000
+
+
+def build_trainer(config: Mapping[str, Any], *, resume: bool = False) -> BetaCLIPTrainer:
+    """
+    Builds the Trainer of a configuration, with its model, processor and rows, and writes `train_config.json`.
+
+    Args:
+        config: The sections that [`read_config`] returns.
+        resume: Whether the run continues from a checkpoint, so that the output directory may hold some.
+
+    Raises:
+        ValueError: if a value is not possible, or if the output directory holds checkpoints of an earlier run that is
+            not resumed.
+    """
+    args = build_arguments(config["training"])
+    if not resume:
+        _check_no_checkpoints(Path(args.output_dir))
+    # Before anything random: a tokenizer, new weights, the shuffling of rows.
+    set_seed(args.seed)
+    data = config["data"]
+    strict = bool(data.get("strict", False))
+    train_rows = open_rows(data["train"], seed=args.seed, strict=strict, shuffle=True)
+    eval_rows = None
+    if data.get("eval"):
+        eval_rows = open_rows(data["eval"], seed=args.seed, strict=strict)
+    model, processor = build_model(config["model"], train_rows)
+    sampling = {name: data[name] for name in COLLATOR_KEYS if name in data}
+    trainer = BetaCLIPTrainer(
+        model,
+        args,
+        BetaCLIPDataCollator(processor, seed=args.seed, strict=strict, **sampling),
+        processing_class=processor,
+        train_dataset=train_rows,
+        eval_dataset=eval_rows,
+    )
+    write_config(trainer, config)
+    return trainer
+
+
+def build_arguments(training: Mapping[str, Any]) -> BetaCLIPTrainingArguments:
+    """
+    Builds the training arguments from the section `training`.
+
+    Raises:
+        ValueError: if a value is not possible.
+    """
+    # TrainingArguments compares values with numbers without looking at their type: a string would be a TypeError.
+    defaults = {field.name: field.default for field in fields(BetaCLIPTrainingArguments)}
+    for name, value in training.items():
+        default = defaults[name]
+        is_number = isinstance(default, int | float) and not isinstance(default, bool)
+        if is_number and isinstance(value, str):
+            raise ValueError(f"training.{name} must be a number, but is {value!r}")
+    return BetaCLIPTrainingArguments(**training)
+
+
+def _check_no_checkpoints(output_dir: Path) -> None:
+    if output_dir.is_dir() and get_last_checkpoint(str(output_dir)):
+        raise ValueError(
+            f"training.output_dir must hold no checkpoints of another run, but {output_dir} does: "
+            "go on with that run (--resume), or choose another directory"
+        )
+
+
+def open_rows(source: Any, *, seed: int, strict: bool, shuffle: bool = False) -> Any:
+    """
+    Opens the rows that `data.train` or `data.eval` names.
+
+    Args:
+        source: A source that [`load_rows`] takes; or a mapping of its arguments (`source`, `columns`, …); or
+            `{"scenes": 2000, "level": "medium", …}` for generated scenes (see [`SceneDataset`]).
+        seed: The seed with which a stream is shuffled.
+        strict: Whether a row that cannot be used is an error.
+        shuffle: Whether a stream is shuffled in a window, of 1,000 rows unless `shuffle_buffer` says another size.
+    """
+    settings = dict(source) if isinstance(source, Mapping) else {"source": source}
+    if "scenes" in settings:
+        return SceneDataset(settings.pop("scenes"), **settings)
+    if shuffle:
+        settings = {"shuffle_buffer": SHUFFLE_BUFFER, "seed": seed, **settings}
+    return load_rows(settings.pop("source", None), **settings, strict=strict)
+
+
+def build_model(settings: Mapping[str, Any], train_rows: Any) -> tuple[BetaCLIPModel, BetaCLIPProcessor]:
+    """
+    Builds the model and its processor.
+
+    Args:
+        settings: The section `model` of a configuration.
+        train_rows: Rows with captions. They are read if a tokenizer is trained.
+
+    Raises:
+        ValueError: if a model from scratch has no tokenizer, or if the tokenizer has more ids than the model.
+    """
+    tokenizer = build_tokenizer(settings.get("tokenizer"), train_rows)
+    changes = dict(settings.get("config") or {})
+    if settings.get("from_pretrained"):
+        model, processor = _pretrained_model(settings["from_pretrained"], tokenizer, changes)
+    else:
+        model, processor = _new_model(settings["from_scratch"], tokenizer, changes)
+    _fit_to_model(processor, model.config)
+    if settings.get("squash_images"):
+        processor = processor.squash_images()
+    return model, processor
+
+
+def _pretrained_model(
+    source: str, tokenizer: Any, changes: Mapping[str, Any]
+) -> tuple[BetaCLIPModel, BetaCLIPProcessor]:
+    model = BetaCLIPModel.from_pretrained(source, **changes)
+    if tokenizer is None:
+        return model, BetaCLIPProcessor.from_pretrained(source)
+    image_size = model.config.vision_config.image_size
+    return model, BetaCLIPProcessor.from_image_size(tokenizer, image_size=image_size)
+
+
+def _new_model(
+    sizes: Mapping[str, Any], tokenizer: Any, changes: Mapping[str, Any]
+) -> tuple[BetaCLIPModel, BetaCLIPProcessor]:
+    if tokenizer is None:
+        raise ValueError("model.tokenizer must be given for a model from scratch, but is not")
+    values = {**sizes, **changes}
+    # The vocabulary is the tokenizer's, whatever the configuration says.
+    values["text_config"] = {
+        **(values.get("text_config") or {}),
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "vocab_size": len(tokenizer),
+    }
+    model = BetaCLIPModel(BetaCLIPConfig(**values))
+    image_size = model.config.vision_config.image_size
+    return model, BetaCLIPProcessor.from_image_size(tokenizer, image_size=image_size)
+
+
+def _fit_to_model(processor: BetaCLIPProcessor, config: Any) -> None:
+    """Checks the vocabulary of a processor and limits its texts to the positions of the model."""
+    ids = config.text_config.vocab_size
+    if len(processor.tokenizer) > ids:
+        raise ValueError(f"the tokenizer must have at most the model's {ids} ids, but has {len(processor.tokenizer)}")
+    positions = config.text_config.max_position_embeddings
+    if config.use_long_text_path:
+        # The table of the text tower belongs to the short path then.
+        processor.short_max_length = min(processor.short_max_length or positions, positions)
+        positions = config.long_text_max_position_embeddings
+    processor.max_length = min(processor.max_length, positions)
+
+
+def build_tokenizer(settings: Any, train_rows: Any) -> Any:
+    """
+    Builds the tokenizer that `model.tokenizer` names.
+
+    Args:
+        settings: OpenAI's file of merges (`bpe_simple_vocab_16e6.txt.gz`), a directory or Hub id,
+            `{"vocab_size": 2048}` for one that is trained on the captions of the training rows, or `None` for the
+            tokenizer of the checkpoint.
+        train_rows: Rows with captions. They are read if a tokenizer is trained.
+
+    Returns:
+        The tokenizer, or `None` for the one of the checkpoint.
+
+    Raises:
+        ValueError: for another mapping, or if a tokenizer is to be trained on a stream.
+    """
+    if settings is None:
+        return None
+    if isinstance(settings, Mapping):
+        if set(settings) != {"vocab_size"}:
+            raise ValueError(f"model.tokenizer must be a path, an id or a vocab_size, but is {dict(settings)}")
+        return train_clip_tokenizer(_captions(train_rows), vocab_size=settings["vocab_size"])
+    if Path(settings).is_file():
+        return clip_tokenizer_from_bpe(settings)
+    return AutoTokenizer.from_pretrained(settings)
+
+
+def _captions(rows: Any) -> Iterator[str]:
+    if not hasattr(rows, "__len__"):
+        raise ValueError(
+            "model.tokenizer must be a file or directory if the rows are a stream, because a stream is not read twice"
+        )
+    for index in range(len(rows)):
+        yield rows[index]["caption"]
+
+
+__all__ = ["build_arguments", "build_model", "build_tokenizer", "build_trainer", "open_rows"]

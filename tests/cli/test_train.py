@@ -1,0 +1,96 @@
+"""The words of `beta-clip train`: what overrides what, and what the training is given."""
+
+import argparse
+
+import pytest
+
+from beta_clip_cli.main import main
+from beta_clip_cli.train import FLAGS, add_arguments, configuration
+from beta_clip_hf.training import run as training_run
+from beta_clip_hf.training.config import read_config
+
+
+NEEDED = ("--model", "some/model", "--train-data", "photos.jsonl", "--output", "out")
+
+
+def configured(*words):
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return configuration(parser.parse_args(words))
+
+
+def test_flags_override_set_and_set_overrides_the_file(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("training: {learning_rate: 1e-4, max_steps: 5, seed: 1}\ndata: {num_phrases: 3}\n")
+    config = configured(
+        "--config",
+        str(path),
+        *NEEDED,
+        *("--set", "training.max_steps=7", "--set", "training.seed=2", "--set", "model.config.beta=0.25"),
+        *("--seed", "3", "--strict"),
+    )
+    assert config == {
+        "model": {"config": {"beta": 0.25}, "from_pretrained": "some/model"},
+        "data": {"num_phrases": 3, "train": "photos.jsonl", "strict": True},
+        "training": {"learning_rate": 1e-4, "max_steps": 7, "seed": 3, "output_dir": "out"},
+    }
+
+
+def test_a_model_on_the_command_line_replaces_one_from_scratch(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("model: {from_scratch: {projection_dim: 32}, tokenizer: {vocab_size: 600}}\n")
+    assert configured("--config", str(path))["model"]["from_scratch"] == {"projection_dim": 32}
+    model = configured("--config", str(path), "--model", "some/model")["model"]
+    assert model == {"from_pretrained": "some/model", "tokenizer": {"vocab_size": 600}}
+
+
+@pytest.mark.parametrize("flag", FLAGS, ids=lambda flag: flag.name)
+def test_every_flag_sets_a_value_that_there_is(flag):
+    assert read_config(None, [(flag.key, "1")])  # an unknown key is an error
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((*NEEDED, "--set", "training.seed"), "--set must be KEY=VALUE, but is 'training.seed'"),
+        (NEEDED[2:], "one of model.from_pretrained"),
+        (NEEDED[:2] + NEEDED[4:], "data.train must be given"),
+        (NEEDED[:4], "training.output_dir must be given"),
+        ((*NEEDED[:2], "--set", "data.train=y", "--set", "data.train.source=x"), "'train' holds the value 'y'"),
+        ((*NEEDED, "--set", "data.eval=[1"), "must be YAML"),
+        (("--config", "no_such_file.yaml", *NEEDED), "must be YAML or JSON"),
+    ],
+)
+def test_wrong_words_are_one_sentence(words, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *words]) == 1
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "resume", "checkpoint"),
+    [
+        ((), False, None),
+        (("--resume",), True, "checkpoint-20"),
+        (("--resume", "elsewhere/checkpoint-3"), True, "elsewhere/checkpoint-3"),
+    ],
+)
+def test_where_a_run_continues(words, resume, checkpoint, tmp_path, monkeypatch):
+    """Without a directory it is the last checkpoint of the output directory."""
+    monkeypatch.chdir(tmp_path)
+    for step in (3, 20):
+        (tmp_path / "out" / f"checkpoint-{step}").mkdir(parents=True)
+    asked = []
+    monkeypatch.setattr(training_run, "train", lambda settings: asked.append(settings) or finished)
+    finished = training_run.FinishedRun("out", {}, is_main_process=False)
+    assert main(["train", *NEEDED, *words]) == 0
+    (settings,) = asked
+    expected = str(tmp_path / "out" / checkpoint) if words == ("--resume",) else checkpoint
+    assert settings.resume == resume and settings.find_checkpoint(str(tmp_path / "out")) == expected
+
+
+def test_a_resumed_run_without_a_directory_begins(tmp_path):
+    settings = training_run.RunSettings({}, resume=True)
+    assert settings.find_checkpoint(str(tmp_path / "nothing")) is None
+    assert settings.find_checkpoint(str(tmp_path)) is None
