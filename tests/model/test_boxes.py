@@ -10,14 +10,15 @@ from transformers.utils import is_torchvision_available
 from beta_clip_hf import BetaCLIPProcessor
 from beta_clip_hf.model.boxes_beta_clip import (
     box_in_view,
-    boxes_in_view,
+    checked_pixel_box,
+    corner_box,
     cut_box,
     has_area,
     pixel_box,
-    seen_size,
-    view_of_image,
+    seen_box,
     visible_share,
 )
+from beta_clip_hf.model.image_views_beta_clip import boxes_in_view, seen_size, view_of_image
 
 
 BACKENDS = [CLIPImageProcessorPil]
@@ -115,6 +116,24 @@ def test_formats_of_boxes_name_the_same_pixels():
         assert pixel_box(box, box_format, (200, 100)) == pytest.approx((20, 10, 60, 40))
     with pytest.raises(ValueError, match=r"box_format must be one of \('xyxy_normalized', .*, but is 'pixels'"):
         pixel_box((0, 0, 1, 1), "pixels", (200, 100))
+
+
+def test_a_seen_box_is_converted_moved_and_cut():
+    view = (50, 0, 150, 100)
+    for box_format, box in {
+        "xyxy_pixels": (20, 10, 60, 40),
+        "xywh_pixels": (20, 10, 40, 30),
+        "xyxy_normalized": (0.1, 0.1, 0.3, 0.4),
+    }.items():
+        assert seen_box(box, box_format, (200, 100), view) == pytest.approx((0, 0.1, 0.1, 0.4))
+    assert corner_box((20, 10, 40, 30)) == (20, 10, 60, 40)
+
+
+def test_a_box_that_a_user_wrote_is_checked():
+    assert checked_pixel_box(torch.tensor([20, 10, 40, 30]), "xywh_pixels", (200, 100), "box") == (20, 10, 60, 40)
+    for box in (None, [1, 2, 3], "left", [0, 0, 1, float("inf")]):
+        with pytest.raises(ValueError, match="the box must be four finite numbers"):
+            checked_pixel_box(box, "xyxy_pixels", (200, 100), "the box")
 
 
 def test_shares_that_are_seen_against_counted_pixels():

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 from transformers import AutoProcessor, CLIPImageProcessorPil, CLIPProcessor
 
 from beta_clip_hf import BetaCLIPProcessor, Granularity
-from beta_clip_hf.model.processing_beta_clip import clean_text
+from beta_clip_hf.model.text_cleaning_beta_clip import clean_text
 
 
 HIERARCHIES = [

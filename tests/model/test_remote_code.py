@@ -31,6 +31,27 @@ torch.save([type(model).__name__, type(processor).__name__, outputs.loss, output
 """
 
 
+PROCESSOR_LOADER = """
+import sys, torch
+try:
+    import beta_clip_hf
+except ModuleNotFoundError:
+    pass
+else:
+    raise SystemExit("the package is visible")
+from PIL import Image
+from transformers import AutoProcessor
+processor = AutoProcessor.from_pretrained(sys.argv[1], trust_remote_code=True)
+region = {"box": [0, 10, 20, 40], "text": "a red part", "hard_texts": ["a red part", "a green part"]}
+image = Image.new("RGB", (40, 50), "red")
+batch = processor(images=[image], hierarchies=["a red wall"], regions=[[region]])
+torch.save([type(processor).__name__, dict(batch)], sys.argv[2])
+"""
+
+# All that a processor needs: no file of the model is among them.
+PROCESSOR_FILES = {"boxes", "configuration", "image_views", "processing", "remote_code", "text_cleaning"}
+
+
 VARIANTS = {
     "β-CLIP": {},
     "no pooler": {"use_pooler": False},
@@ -77,6 +98,25 @@ def test_auto_classes_load_it_without_the_package(variant, tmp_path):
     assert (embeds is None) == (tiny_model.pooler is None)
     if embeds is not None:
         torch.testing.assert_close(embeds, expected.contextualized_embeds)
+
+
+def test_a_saved_processor_carries_six_files_and_loads_without_the_package(tiny_processor, tmp_path):
+    with carrying_code({BetaCLIPProcessor: "AutoProcessor"}):
+        tiny_processor.save_pretrained(tmp_path / "processor")
+    names = {path.name for path in (tmp_path / "processor").glob("*.py")}
+    assert names == {f"{part}_beta_clip.py" for part in PROCESSOR_FILES} and len(names) == 6
+
+    environment = {"HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
+    words = (str(tmp_path / "processor"), str(tmp_path / "out.pt"))
+    done = run_without_package(PROCESSOR_LOADER, tmp_path, *words, **environment)
+    assert done.returncode == 0, done.stderr
+    name, batch = torch.load(tmp_path / "out.pt", weights_only=True)
+    assert name == "BetaCLIPProcessor"
+    region = {"box": [0, 10, 20, 40], "text": "a red part", "hard_texts": ["a red part", "a green part"]}
+    image = Image.new("RGB", (40, 50), "red")
+    expected = tiny_processor(images=[image], hierarchies=["a red wall"], regions=[[region]])
+    assert batch.keys() == expected.keys()
+    assert all(torch.equal(batch[key], expected[key]) for key in expected)
 
 
 @pytest.mark.parametrize("variant", VARIANTS, indirect=True)

@@ -10,10 +10,12 @@ import torch
 from PIL import Image
 
 from ..model.batch_plan_beta_clip import BatchPlan, plan_batch
-from ..model.boxes_beta_clip import Box, box_in_view, cut_box, pixel_box, seen_size, view_of_image, visible_share
+from ..model.boxes_beta_clip import Box, box_in_view, cut_box, pixel_box, visible_share
 from ..model.configuration_beta_clip import Granularity
+from ..model.image_views_beta_clip import seen_size, view_of_image
 from ..model.packing_beta_clip import plan_texts, text_lengths
-from ..model.processing_beta_clip import BetaCLIPProcessor, clean_text
+from ..model.processing_beta_clip import BetaCLIPProcessor
+from ..model.text_cleaning_beta_clip import clean_text
 from ..model.towers_beta_clip import joined_texts
 from ..text.phrases import PhraseExtractor
 from ..text.sentences import split_sentences

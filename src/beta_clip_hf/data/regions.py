@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..model.regions_beta_clip import BOX_FORMATS
+from ..model.boxes_beta_clip import BOX_FORMATS
 from .fields import is_inside, outside
 
 

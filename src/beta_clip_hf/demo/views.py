@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from ..inference.look import CAPTION, PHRASE, SENTENCE, Look, ShownText, look, split_texts
-from ..model.boxes_beta_clip import view_of_image
+from ..model.image_views_beta_clip import view_of_image
 from ..model.modeling_beta_clip import BetaCLIPModel
 from ..search.gallery import image_of, phrases_to_show
 from ..search.index import PhotoIndex

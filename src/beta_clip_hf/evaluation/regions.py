@@ -14,7 +14,8 @@ from torch import Tensor
 from ..data.rows import Row
 from ..inference.embedder import Embedder, ImageBatch
 from ..inference.shards import Kept
-from ..model.boxes_beta_clip import Box, boxes_in_view
+from ..model.boxes_beta_clip import Box
+from ..model.image_views_beta_clip import boxes_in_view
 from ..model.regions_beta_clip import roi_align
 from .metrics import chance_ranks, hits_at_k, match_ranks
 from .pointing import box_cells, centre_map, mass_inside_boxes, pointing_hits, sliding_windows, uniform_map

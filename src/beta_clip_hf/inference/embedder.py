@@ -19,8 +19,8 @@ from transformers.utils import logging
 from ..data.columns import CAPTION_COLUMNS
 from ..data.images import load_image
 from ..data.rows import Row, check_row
-from ..model.boxes_beta_clip import box_in_view, cut_box, pixel_box, view_of_image
-from ..model.processing_beta_clip import squashed
+from ..model.boxes_beta_clip import seen_box
+from ..model.image_views_beta_clip import squashed, view_of_image
 from ..model.regions_beta_clip import roi_align
 from .identity import image_digest
 from .models import text_inputs
@@ -207,7 +207,7 @@ class Embedder:
         seen = []
         for row, size, of_image in zip(batch.rows, batch.sizes, boxes, strict=True):
             view, box_format = view_of_image(size, self.image_processor), row.get("box_format", "xyxy_pixels")
-            seen += [cut_box(box_in_view(pixel_box(box, box_format, size), view)) for box in of_image]
+            seen += [seen_box(box, box_format, size, view) for box in of_image]
         counts_B = torch.tensor(list(map(len, boxes)), dtype=torch.int64)
         return self.view_embeds(batch, seen, torch.arange(len(boxes)).repeat_interleave(counts_B))
 

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ..data.images import load_image
-from ..model.boxes_beta_clip import box_in_view, cut_box, has_area, pixel_box, view_of_image
+from ..model.boxes_beta_clip import has_area, seen_box
+from ..model.image_views_beta_clip import view_of_image
 from ..model.modeling_beta_clip import BetaCLIPModel
 from ..text.hierarchy import build_text_hierarchy
 from .models import text_inputs
@@ -142,7 +143,7 @@ def look(
     view = view_of_image(image.size, processor.image_processor)
     seen = []
     for box in boxes:
-        seen.append(cut_box(box_in_view(pixel_box(box, box_format, image.size), view)))
+        seen.append(seen_box(box, box_format, image.size, view))
         if not has_area(seen[-1]):
             raise ValueError(
                 f"boxes must lie in what the model sees of the image, {tuple(map(round, view))} of its pixels, but "

@@ -8,10 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .boxes_beta_clip import BOX_FORMATS
 from .ragged_beta_clip import ImageSlots, slots_by_image
-
-
-BOX_FORMATS = ("xyxy_normalized", "xyxy_pixels", "xywh_pixels")
 
 
 @dataclass
@@ -119,4 +117,4 @@ def _axis_weights(start_R: Tensor, end_R: Tensor, size: int) -> Tensor:
     return (weights_RGC * counts_RG[:, :, None]).sum(dim=1) / count_R.clamp(min=1)[:, None]
 
 
-__all__ = ["BOX_FORMATS", "RegionBatch", "grid_boxes", "roi_align"]
+__all__ = ["RegionBatch", "grid_boxes", "roi_align"]

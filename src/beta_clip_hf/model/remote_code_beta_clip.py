@@ -16,28 +16,36 @@ write_card: Callable[[Path, str, Any], None] | None = None
 @contextmanager
 def carrying_code(classes: Mapping[Any, str]) -> Iterator[None]:
     """
-    Within it `save_pretrained` of these classes also writes the code that they need, and their names into the files.
+    Makes `save_pretrained` of some classes also write the code that they need, while the context lasts.
 
     Args:
-        classes: By class the Auto class that is to find it: `{BetaCLIPModel: "AutoModel"}`.
+        classes: For each class the Auto class that finds it, for example `{BetaCLIPModel: "AutoModel"}`.
     """
-    before = {cls: cls._auto_class for cls in classes}
+    # transformers remembers the registration on the class, for all later saves. Here it ends with the context.
+    auto_classes_before = {cls: cls._auto_class for cls in classes}
     try:
         for cls, auto_class in classes.items():
             cls.register_for_auto_class(auto_class)
         yield
     finally:
-        for cls, auto_class in before.items():
+        for cls, auto_class in auto_classes_before.items():
             cls._auto_class = auto_class
 
 
 def render_first_card(folder: Any, repo_id: str, token: Any = None) -> None:
     """
-    Puts the card of the model in a folder in the place of the blank one that transformers is about to upload from it,
-    where the repository has none yet. A folder without a model, as of a processor alone, is left without a card: there
-    is nothing to say, and the first model gets its own.
+    Replaces the blank card that transformers is about to upload by the card of the model in the folder.
+
+    A repository that has a card keeps it. A folder without a model, such as that of a processor alone, gets no card:
+    there is nothing to say yet.
+
+    Args:
+        folder: What is about to be uploaded, with transformers' blank README.md.
+        repo_id: The repository on the Hub.
+        token: For the Hub.
     """
-    folder, readme = Path(folder), Path(folder) / "README.md"
+    folder = Path(folder)
+    readme = folder / "README.md"
     if HfApi(token=token).file_exists(repo_id, readme.name):
         return
     if not (folder / "config.json").exists():

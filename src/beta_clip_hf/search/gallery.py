@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..data.images import load_image
-from ..model.boxes_beta_clip import view_of_image
+from ..model.image_views_beta_clip import view_of_image
 from ..text.phrases import PhraseExtractor
 from ..visualize.heat_maps import colour_bar, highest_of, overlay
 from ..visualize.pages import Picture, Section, write_page

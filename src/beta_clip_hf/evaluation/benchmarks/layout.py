@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar
 
 from ...data.fields import check_box, check_text, check_texts, is_box, shown
 from ...data.rows import Row
+from ...model.boxes_beta_clip import corner_box
 
 
 # What is measured on the rows of a part, and the columns that they have for it beside `image`; boxes are xyxy pixels of
@@ -151,8 +152,7 @@ def texts(value: Any, field: str) -> list[str]:
 def xyxy(box: Any, field: str) -> list[float]:
     """[x1, y1, x2, y2] of [x, y, width, height]."""
     if is_box([0, 0, *box[2:]]) and is_box([*box[:2], *box[:2]]):
-        x, y, width, height = box
-        return [x, y, x + width, y + height]
+        return list(corner_box(box))
     raise ValueError(f"{field} must be [x, y, width, height], but is {shown(box)}")
 
 
