@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from math import inf
 from typing import Any, NamedTuple
 
+from ...model.boxes_beta_clip import corner_box
 from ..fields import check_text, is_box, is_inside, is_text, items, outside, shown
 from ..records import PackedTable, Record, Scan, ScannedByIndex, joined_name
 from ..row_reader import RecordFormat
@@ -269,8 +270,7 @@ def _negatives(annotation: Record, place: _Place) -> Any:
 def _box(value: Any, place: _Place, size: _Size | None) -> list[float]:
     """Turns [x, y, width, height] into [x1, y1, x2, y2], and checks it against the image's size if that is known."""
     try:
-        x, y, width, height = value
-        box = [x, y, x + width, y + height]
+        box = list(corner_box(value))
     except (TypeError, ValueError):  # not four, or not numbers
         box = []
     if not is_box(box):
