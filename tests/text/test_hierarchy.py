@@ -105,8 +105,8 @@ def test_blank_phrases() -> None:
 def test_validation(hierarchy: TextHierarchy) -> None:
     with pytest.raises(ValueError, match="must be of one length"):
         TextHierarchy("a", ("a",), ("a", "b"), (0,), ("noun",))
-    with pytest.raises(ValueError, match="at least one sentence"):
-        TextHierarchy("a", ())
+    with pytest.raises(ValueError, match=r"phrase_sentences must be in \[0, 0\), but is 0"):
+        TextHierarchy("a", phrases=("a",))
     with pytest.raises(ValueError, match="phrase_sentences must be in"):
         TextHierarchy("a", ("a",), ("a",), (-1,), ("noun",))
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -190,3 +190,10 @@ def test_three_fields_are_enough():
     hierarchy = TextHierarchy("A dog. A red ball.", ["A dog.", "A red ball."], ["a red ball", "A dog", "elsewhere"])
     assert hierarchy.phrase_sentences == (1, 0, 0)
     assert hierarchy.phrase_kinds == ("given",) * 3
+
+
+def test_a_caption_may_stand_alone() -> None:
+    alone = TextHierarchy("A dog. A red ball.", short_caption="a dog")
+    assert alone.columns() == {"sentences": [], "phrases": [], "phrase_sentences": [], "phrase_kinds": []}
+    assert alone.sample(random.Random(0), num_sentences=1, num_phrases=0) == alone
+    assert TextHierarchy.from_dict(alone.to_dict()) == alone

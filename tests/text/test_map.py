@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from beta_clip_hf.text.hierarchy import build_text_hierarchy, map_text_hierarchy
+from beta_clip_hf.text.hierarchy import build_text_hierarchy
+from beta_clip_hf.text.map import map_text_hierarchy
 from beta_clip_hf.text.phrases import PhraseExtractor
 from text.other_process import run_python
 
@@ -13,18 +14,18 @@ datasets = pytest.importorskip("datasets", reason="needs datasets, which is not 
 CAPTIONS = ["A black dog runs through the grass. It is wet.", "Two red cubes next to a sphere.", "一只狗。"]
 WORK = """
 import datasets
-from beta_clip_hf.text.hierarchy import map_text_hierarchy
+from beta_clip_hf.text.map import map_text_hierarchy
 dataset = datasets.load_dataset("json", data_files=FILE, split="train", cache_dir=CACHE)
 print(map_text_hierarchy(dataset)[0]["phrases"])
 """
 # Where nothing can be computed, only a cache can answer; another extractor must miss it.
 CACHE_ONLY = (
     """
-import beta_clip_hf.text.hierarchy as hierarchy
+import beta_clip_hf.text.map
 from beta_clip_hf.text.phrases import PhraseExtractor
 def refuse(*arguments, **options):
     raise ValueError("the cache was missed")
-hierarchy.build_text_hierarchy = refuse
+beta_clip_hf.text.map.build_text_hierarchy = refuse
 """
     + WORK
     + """

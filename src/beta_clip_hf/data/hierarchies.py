@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers.utils import logging as transformers_logging
 
 from ..files import replacing, write_json
-from ..text.hierarchy import rules_digest
+from ..text.map import rules_digest
 from ..text.phrases import PhraseExtractor
 from .formats.split_files import Shard, find_shards
 from .readers import open_table

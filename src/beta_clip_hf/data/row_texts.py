@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ..text.hierarchy import COLUMNS, TextHierarchy, build_text_hierarchy
+from ..text.hierarchy import HIERARCHY_COLUMNS, TextHierarchy, build_text_hierarchy
 from ..text.phrases import PhraseExtractor
 
 
@@ -25,6 +25,6 @@ def hierarchy_of(row: Mapping[str, Any], extractor: PhraseExtractor | None = Non
             short_caption=row.get("short_caption"),
             extractor=extractor,
         )
-    fields = {name: row.get(name) for name in ("caption", "short_caption", *COLUMNS)}
+    fields = {name: row.get(name) for name in ("caption", "short_caption", *HIERARCHY_COLUMNS)}
     fields["phrases"] = [phrase if isinstance(phrase, str) else phrase["text"] for phrase in row["phrases"]]
     return TextHierarchy.from_dict(fields)

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..text.hierarchy import COLUMNS
+from ..text.hierarchy import HIERARCHY_COLUMNS
 from .columns import CAPTION_COLUMNS
 from .fields import check_box, check_text, check_texts, is_box, is_text, items, shown
 from .regions import ROW_BOX_FORMATS, check_boxes_in_stated_size
@@ -95,7 +95,7 @@ def check_fields(row: Mapping[str, Any]) -> None:
         if field in row:
             check(row[field], field)
     if "phrase_sentences" in row:
-        absent = [name for name in COLUMNS if name not in row]
+        absent = [name for name in HIERARCHY_COLUMNS if name not in row]
         if absent:
             raise ValueError(f"{', '.join(absent)} must be there beside phrase_sentences, but is missing")
     if row.get("regions"):

@@ -1,6 +1,7 @@
 """From a caption to its sentences and phrases; no dependency, no download."""
 
-from .hierarchy import TextHierarchy, build_text_hierarchy, map_text_hierarchy
+from .hierarchy import TextHierarchy, build_text_hierarchy
+from .map import map_text_hierarchy
 from .phrases import Phrase, PhraseExtractor
 from .sentences import split_sentences
 
