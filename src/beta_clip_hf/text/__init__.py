@@ -1,4 +1,4 @@
-"""From a caption to its sentences and phrases; no dependency, no download."""
+"""From a caption to its sentences and phrases. No dependency and no download."""
 
 from .hierarchy import TextHierarchy, build_text_hierarchy
 from .map import map_text_hierarchy

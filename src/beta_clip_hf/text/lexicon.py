@@ -1,13 +1,14 @@
 """The words that the rule tagger knows, written by hand for this package.
 
-Closed classes (articles, prepositions, pronouns ...) are complete enough for image captions. Of the open classes only
-what suffixes and context cannot tell is listed: verbs that captions use, adjectives without an adjective's ending,
-and nouns that look like participles. A word that stands nowhere here is a noun until its ending or its place says
-otherwise.
+The closed classes (articles, prepositions, pronouns and so on) are complete enough for image captions. The lists of the
+open classes hold what endings and neighbours cannot tell: verbs that captions use, adjectives without the ending of an
+adjective, and nouns that look like participles. A word that is in no list is a noun, unless its ending or its place
+says otherwise.
 """
 
 
 def _words(text: str) -> frozenset[str]:
+    """Returns the words of a text as a set."""
     return frozenset(text.split())
 
 
@@ -47,7 +48,7 @@ ADVERBS = _words(
     somewhat soon still then thus too twice very well yet"""
 )
 
-# Adjectives that no suffix gives away. Colours may stand alone after "in": "a man in black".
+# Adjectives that no ending tells. A colour after "in" may be a noun: "a man in black".
 COLOURS = _words(
     """amber aqua beige black blond blonde blue bronze brown brunette burgundy charcoal coral cream crimson cyan ginger
     gold golden gray green grey indigo ivory khaki lavender magenta maroon mustard navy olive orange peach pink
@@ -75,7 +76,7 @@ ADJECTIVES = COLOURS | _words(
     wide wild windy wintry wooden woody wool woolen worn woven young"""
 )
 
-# "appears healthy": what follows these is an adjective rather than a noun.
+# After these verbs comes an adjective rather than a noun: "appears healthy".
 LINKING_VERBS = _words("appear appeared appears become becomes look looked looks remain remains seem seemed seems")
 
 # Nouns that look like participles.
@@ -92,7 +93,8 @@ NOUNS_LIKE_ADJECTIVES = _words(
     """cable cleaner cooler dish dryer goldfish jellyfish lifestyle owner stable starfish table timetable vegetable"""
 )
 NOUNS_ED = _words("bed bleed bobsled breed deed feed flatbed hundred red reed seabed seed shed sled speed steed weed")
-# "Smiling boy", "in running water": before a noun these describe it, and are no verb with an object.
+# Before a noun these words describe it: "in running water". Other words in -ing have it as their object: "holding
+# water".
 ADJECTIVES_ING = _words(
     """alternating ascending barking billowing blooming boiling burning cascading contrasting crashing crouching crying
     dancing descending existing falling floating flowing flying glistening glowing grazing hanging jumping kneeling
@@ -100,7 +102,7 @@ ADJECTIVES_ING = _words(
     rushing screaming shining sitting sleeping sloping smiling sparkling splashing standing surrounding swimming
     swirling towering trailing walking winding yelling"""
 )
-# "a swimming pool", "climbing gear": one of GERUNDS before one of GERUND_HEADS is part of the name.
+# A word of `GERUNDS` before a word of `GERUND_HEADS` is part of a name: "a swimming pool", "climbing gear".
 GERUNDS = _words(
     """baking bathing biking bowling boxing changing climbing cooking cutting cycling dining diving dressing drinking
     fishing hiking jumping landing living measuring meeting mixing parking playing racing reading recycling riding
@@ -124,7 +126,7 @@ IRREGULAR_PLURALS = _words(
     """cattle children deer feet fish geese kids knives leaves men mice oxen people police sheep teeth wolves women"""
 )
 
-# Verbs of captions: the lemma, from which -s, -ing and -ed forms are recognised. NOUN_VERBS are as often nouns.
+# Verbs of captions in their base form, by which their form in -s is recognised. `NOUN_VERBS` are as often nouns.
 NOUN_VERBS = _words(
     """anchor back balance ball bar bark bat bike bite block bloom blossom board border bowl box braid brush buckle
     button call camp cast catch chase chat cheer chew circle climb coat collar color comb contrast cook cover crack
@@ -167,7 +169,7 @@ VERBS = NOUN_VERBS | _words(
     vend volley wade wag wait wakeboard wander want waterski wear weld whistle wield wilt windsurf wink wipe write
     yell"""
 )
-# Irregular forms: simple pasts are verbs always, participles behave like "-ed" words.
+# Irregular forms. A simple past is always a verb, and a participle behaves like a word in -ed.
 PASTS = _words(
     """ate became began bent bit blew bought brought built came caught chose dove drank drew drove dug fed fell felt
     flew fought gave got grew held hid hung kept knelt knew lay leapt led left lost made met ran read rode rose said
@@ -181,10 +183,10 @@ PARTICIPLES = _words(
     stuck sung sunk swum swung taken thrown torn worn wound woven written"""
 )
 
-# Parts and sides: adjectives before a noun ("the top shelf"), else nouns ("the top of the hill").
+# Parts and sides are adjectives before a noun, "the top shelf", else nouns, "the top of the hill".
 SIDES = _words("bottom center centre front half left middle rear right side top")
 
-# Relations in space of more than one word.
+# Relations of more than one word.
 RELATIONS = frozenset(
     tuple(line.split())
     for line in """
@@ -253,13 +255,14 @@ RELATIONS = frozenset(
     just under
     """.strip().splitlines()
 )
+# These relations join things and say nothing about space.
 NOT_SPATIAL = frozenset({("as", "well", "as"), ("along", "with"), ("together", "with")})
 SPATIAL_PREPOSITIONS = _words(
     """aboard above across against along alongside among around astride at atop behind below beneath beside between
     beyond by in inside into near on onto opposite outside over past through under underneath upon within"""
 )
 
-# Words before a full stop: after a title no sentence ends, after an abbreviation only before a likely opener.
+# Words before a full stop. No sentence ends after a title, and after an abbreviation only before a likely opener.
 TITLES = _words(
     """approx ca capt cf col cpl dept dr e.g eg est fig figs fr ft gen gov hon i.e ie jr lt messrs mlle mme mr mrs ms
     mt mx no nos pp pres prof rep rev sen sgt sr st viz vol vs"""

@@ -1,4 +1,4 @@
-"""Phrases of a caption: noun phrases, verb + preposition, relations in space."""
+"""Phrases of a caption: noun phrases, verbs with prepositions, and relations in space."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -9,7 +9,8 @@ from .taggers import TOKEN, Tagger, get_tagger, mark_relations
 
 KINDS = ("noun", "verb", "relation")
 
-# One letter per token, see taggers.py. Every repetition is bounded, so a match costs constant time wherever it starts.
+# One letter stands for one token (`taggers.py` has the letters). Every repetition is bounded, so that a match takes
+# constant time wherever it starts.
 _DETERMINERS = r"(?:D{1,3}(?:R(?=[AN]))?|R(?=A))?"
 _MODIFIERS = r"(?:N(?=[AN])|A(?:,C?(?=A)|C(?=A)|(?=[AN]))){0,8}"
 _SIMPLE = rf"{_DETERMINERS}{_MODIFIERS}N(?:G[AN]{{0,4}}N)?"
@@ -17,7 +18,7 @@ _NOUN_PHRASE = re.compile(rf"{_SIMPLE}(?:F{_SIMPLE}){{0,2}}")
 _VERB_PHRASE = re.compile(r"VR?(?:P{0,2}Ll{0,5}|P{1,3})")
 _RELATION = re.compile(r"Ll{0,5}")
 
-# The medium, not what it shows.
+# These words name the medium. What the caption describes is in the picture, not the picture itself.
 _MEDIUM = frozenset({"image", "photo", "photograph", "picture"})
 
 
@@ -33,19 +34,19 @@ class PhraseExtractor:
 
     - `noun`: a noun phrase with its determiner, adjectives and "of" part: "a group of small children".
     - `verb`: a verb with the preposition that follows it: "standing on", "climbing up".
-    - `relation`: two noun phrases and what relates them in space, "a red cube next to a blue sphere"; without a noun
-      phrase right before it, the relation and what follows: "to the left of the door".
+    - `relation`: two noun phrases and their relation in space, "a red cube next to a blue sphere". Without a noun
+      phrase right before it, the relation and the noun phrase behind it: "to the left of the door".
 
-    Each phrase is a stretch of the text, white space collapsed. The rules are English; words of a script other than
-    Latin are part of no phrase, so that captions in other languages may have none.
+    Each phrase is a stretch of the text with white space collapsed. The rules are English. Words of a script other
+    than Latin are part of no phrase, so captions in other languages may have none.
 
     Args:
         tagger: "rules" (built in, no data), "nltk", "textblob", or a function from tokens to tags (see `taggers`).
-        kinds: the kinds of phrases to return.
+        kinds: The kinds of phrases to return.
 
     Raises:
-        ValueError: a kind or the tagger is unknown.
-        ImportError: the tagger's package is not installed.
+        ValueError: If a kind or the tagger is unknown.
+        ImportError: If the tagger's package is not installed.
 
     >>> PhraseExtractor()("A black dog is standing on a chair next to a red ball.")
     ['A black dog', 'standing on', 'a chair', 'a chair next to a red ball', 'a red ball']
@@ -55,47 +56,61 @@ class PhraseExtractor:
         unknown = set(kinds) - set(KINDS)
         if isinstance(kinds, str) or unknown:
             raise ValueError(f"kinds must be among {KINDS}, but is {kinds!r}")
+        # A wrong name or a missing package is reported here and not at the first caption. The function itself is looked
+        # up for each caption, so that an extractor can be pickled whatever the tagger.
+        get_tagger(tagger)
         self.tagger = tagger
         self.kinds = tuple(kinds)
-        get_tagger(tagger)  # a wrong name or a missing package shows here
 
     def __call__(self, text: str) -> list[str]:
-        """The texts of the phrases; an empty text has none."""
+        """Returns the texts of the phrases. An empty text has none."""
         return [phrase.text for phrase in self.extract(text)]
 
     def extract(self, text: str) -> list[Phrase]:
-        """The phrases with their kinds. Time is linear in the length of the text.
+        """Returns the phrases with their kinds. The time is linear in the length of the text.
 
         Raises:
-            ValueError: `text` is not a string.
+            ValueError: If `text` is not a string.
         """
         if not isinstance(text, str):
             raise ValueError(f"text must be a string, but is {text!r}")
         tokens = list(TOKEN.finditer(text))
+        if not tokens:
+            return []
+        tag = get_tagger(self.tagger)
         words = [token[0].lower() for token in tokens]
-        tags = mark_relations(words, get_tagger(self.tagger)([token[0] for token in tokens])) if tokens else ""
+        tags = mark_relations(words, tag([token[0] for token in tokens]))
         phrases: dict[str, Phrase] = {}
         for start, end, kind in sorted(_spans(words, tags)):
             if kind in self.kinds:
-                phrase = " ".join(text[tokens[start].start() : tokens[end - 1].end()].split())
+                stretch = text[tokens[start].start() : tokens[end - 1].end()]
+                phrase = " ".join(stretch.split())
                 phrases.setdefault(phrase.casefold(), Phrase(phrase, kind))
         return list(phrases.values())
 
 
 def _spans(words: Sequence[str], tags: str) -> Iterator[tuple[int, int, str]]:
-    """Token spans of the phrases with their kinds: (first, one past the last, kind)."""
-    nouns = [match.span() for match in _NOUN_PHRASE.finditer(tags) if words[match.end() - 1] not in _MEDIUM]
-    end_of = dict(nouns)
-    start_of = {end: start for start, end in nouns}
-    verbs = [match.span() for match in _VERB_PHRASE.finditer(tags)]
-    in_verb = {end for _, end in verbs}
-    yield from ((start, end, "noun") for start, end in nouns)
-    yield from ((start, end, "verb") for start, end in verbs)
+    """Yields (start, end, kind) of all phrases, kind by kind: their tokens run from `start` up to and without `end`."""
+    noun_starts = {}
+    noun_ends = {}
+    for match in _NOUN_PHRASE.finditer(tags):
+        start, end = match.span()
+        if words[end - 1] not in _MEDIUM:
+            noun_starts[end] = start
+            noun_ends[start] = end
+            yield start, end, "noun"
+    verb_ends = set()
+    for match in _VERB_PHRASE.finditer(tags):
+        start, end = match.span()
+        verb_ends.add(end)
+        yield start, end, "verb"
     for match in _RELATION.finditer(tags):
         start, end = match.span()
-        if end in in_verb or end not in end_of:
+        # The preposition of "standing on" belongs to the verb, and a relation needs a noun phrase behind it.
+        if end in verb_ends or end not in noun_ends:
             continue
-        right = end_of[end]
+        right = noun_ends[end]
+        # "Between a chair and a table" relates two things to the first one.
         if words[start] == "between" and tags[right : right + 1] == "C":
-            right = end_of.get(right + 1, right)
-        yield start_of.get(start, start), right, "relation"
+            right = noun_ends.get(right + 1, right)
+        yield noun_starts.get(start, start), right, "relation"

@@ -1,11 +1,12 @@
 """Part-of-speech taggers: from the tokens of a text to one letter per token.
 
-    D determiner, possessive, number    A adjective          N noun                G genitive 's
-    V verb                              B be, have, modal    P preposition         F "of"
-    L l l  relation in space            R adverb             O pronoun             C and, or
-    ,  comma                            .  end of a sentence                       X anything else
+    D  determiner, possessive, number    A  adjective         N  noun                G  genitive 's
+    V  verb                              B  be, have, modal   P  preposition         F  "of"
+    L, l  relation in space              R  adverb            O  pronoun             C  and, or
+    ,  comma                             .  end of sentence                          X  anything else
 
-The rule tagger (`rule_tagger.py`) needs no data. The others translate Penn Treebank tags: one grammar serves all.
+The rule tagger (`rule_tagger.py`) needs no data. The tags of the other taggers are those of the Penn Treebank and are
+translated, so that one grammar of phrases serves all taggers.
 """
 
 import importlib
@@ -14,23 +15,25 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from . import lexicon
-from .rule_tagger import CONJUNCTION_OR_SYMBOL, tag_by_rules
+from .rule_tagger import tag_by_rules
+from .word_classes import SYMBOL_TAGS
 
 
-# Words with inner hyphens and apostrophes, the genitive 's, runs of dots, single symbols.
+# A token is a genitive 's, a word with its inner hyphens and apostrophes, a run of dots, or a single symbol.
 TOKEN = re.compile(r"['’]s\b(?!-)|[^\W_]+(?:(?:[-'’](?!s\b)|['’](?=s-))[^\W_]+)*|\.{2,}|[^\w\s]|_+")
 Tagger = Callable[[Sequence[str]], str]
 
-_MAX_RELATION = max(map(len, lexicon.RELATIONS))
+_LONGEST_RELATION = max(map(len, lexicon.RELATIONS))
+# Few words begin a relation: this set spares most words the search for one.
 _RELATION_STARTS = frozenset(words[0] for words in lexicon.RELATIONS)
 
 
 def get_tagger(tagger: str | Tagger) -> Tagger:
-    """Return the tagger of that name ("rules", "nltk", "textblob"), or `tagger` itself if it is a callable.
+    """Returns the tagger with a name ("rules", "nltk" or "textblob"), or `tagger` itself if it is a callable.
 
     Raises:
-        ValueError: the name is unknown.
-        ImportError: the tagger's package is not installed.
+        ValueError: If the name is unknown.
+        ImportError: If the tagger's package is not installed.
     """
     if callable(tagger):
         return tagger
@@ -43,42 +46,64 @@ def get_tagger(tagger: str | Tagger) -> Tagger:
 
 
 def mark_relations(words: Sequence[str], tags: str) -> str:
-    """Tag what relates things in space: its first word `L`, the following ones `l` ("in front of" is `Lll`)."""
+    """Replaces the tags of relations in space: `L` for the first word of a relation, `l` for its other words.
+
+    Args:
+        words: The lower-case words.
+        tags: Their tags, one letter for each word.
+
+    >>> mark_relations("a dog in front of a tree".split(), "DNPNFDN")
+    'DNLllDN'
+    """
     marked = list(tags)
     position = 0
     while position < len(words):
-        length = _relation_length(words, position) if words[position] in _RELATION_STARTS else 0
-        if length and not (words[position] in lexicon.SIDES and tags[position - 1 : position] == "D"):
-            spatial = tuple(words[position : position + length]) not in lexicon.NOT_SPATIAL
-            marked[position : position + length] = "L" + "l" * (length - 1) if spatial else "P" * length
-        elif marked[position] == "P" and words[position] in lexicon.SPATIAL_PREPOSITIONS:
+        word = words[position]
+        length = _relation_length(words, position) if word in _RELATION_STARTS else 0
+        # "The left of the picture" is a noun phrase, "left of the tree" a relation.
+        is_noun = word in lexicon.SIDES and tags[position - 1 : position] == "D"
+        if length and not is_noun:
+            is_spatial = tuple(words[position : position + length]) not in lexicon.NOT_SPATIAL
+            marked[position : position + length] = "L" + "l" * (length - 1) if is_spatial else "P" * length
+        elif marked[position] == "P" and word in lexicon.SPATIAL_PREPOSITIONS:
             marked[position] = "L"
         position += length or 1
     return "".join(marked)
 
 
 def _relation_length(words: Sequence[str], start: int) -> int:
-    for length in range(_MAX_RELATION, 1, -1):
+    """Returns the number of words of the longest relation that begins at `start`, or 0 if none does."""
+    for length in range(_LONGEST_RELATION, 1, -1):
         if tuple(words[start : start + length]) in lexicon.RELATIONS:
             return length
     return 0
 
 
 def tag_with_nltk(tokens: Sequence[str]) -> str:
-    """NLTK's averaged perceptron; its data (averaged_perceptron_tagger_eng) must be in NLTK's data path."""
-    return tags_from_penn(tokens, [tag for _, tag in _import("nltk").pos_tag(list(tokens))])
+    """Tags tokens with NLTK's averaged perceptron.
+
+    Its data, `averaged_perceptron_tagger_eng`, must be in NLTK's data path.
+    """
+    tagged = _import("nltk").pos_tag(list(tokens))
+    return tags_from_penn(tokens, [tag for _, tag in tagged])
 
 
 def tag_with_textblob(tokens: Sequence[str]) -> str:
-    """The pattern lexicon that TextBlob brings along; needs no download."""
+    """Tags tokens with the pattern lexicon that comes with TextBlob. It needs no download."""
     tag = _import("textblob.en").tag
     tagged = tag(" ".join(tokens), tokenize=False)
-    if len(tagged) != len(tokens):  # symbols of its markup ("/", "&slash;") merge tokens: then one by one
-        tagged = [(tag(token, tokenize=False) or [(token, "SYM")])[0] for token in tokens]
+    # Some tokens are part of its own markup ("/", "&slash;") and merge with their neighbours. Then each token is tagged
+    # alone.
+    if len(tagged) != len(tokens):
+        tagged = []
+        for token in tokens:
+            tagged_token = tag(token, tokenize=False) or [(token, "SYM")]
+            tagged.append(tagged_token[0])
     return tags_from_penn(tokens, [tag for _, tag in tagged])
 
 
 def _import(name: str) -> Any:
+    """Imports a package of the extra `text`, or tells how to install it."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
@@ -86,7 +111,7 @@ def _import(name: str) -> Any:
         raise ImportError(f'{package} is not installed: pip install "beta-clip-hf[text]"') from error
 
 
-_PENN = {
+_PENN_TAGS = {
     **dict.fromkeys(("DT", "PDT", "PRP$", "WP$", "CD"), "D"),
     **dict.fromkeys(("JJ", "JJR", "JJS"), "A"),
     **dict.fromkeys(("NN", "NNS", "NNP", "NNPS"), "N"),
@@ -94,22 +119,33 @@ _PENN = {
     **dict.fromkeys(("IN", "TO", "RP"), "P"),
     **dict.fromkeys(("RB", "RBR", "RBS"), "R"),
     **dict.fromkeys(("PRP", "EX", "WDT", "WP"), "O"),
-    **{"MD": "B", "POS": "G"},
+    "MD": "B",
+    "POS": "G",
 }
 
 
-def tags_from_penn(tokens: Sequence[str], penn: Sequence[str]) -> str:
-    """Translate Penn Treebank tags, one per token; a participle inside a noun phrase becomes an adjective."""
-    tags = [_PENN.get(tag, "X") for tag in penn]
+def tags_from_penn(tokens: Sequence[str], penn_tags: Sequence[str]) -> str:
+    """Translates Penn Treebank tags, one for each token. A participle inside a noun phrase becomes an adjective.
+
+    >>> tags_from_penn("a running dog is wet".split(), ["DT", "VBG", "NN", "VBZ", "JJ"])
+    'DANBA'
+    """
+    tags = [_PENN_TAGS.get(tag, "X") for tag in penn_tags]
     for index, token in enumerate(tokens):
         word = token.lower()
-        if word in CONJUNCTION_OR_SYMBOL:
-            tags[index] = CONJUNCTION_OR_SYMBOL[word]
-        elif not (word[0].isalnum() or tags[index] == "G"):
+        if word in SYMBOL_TAGS:
+            tags[index] = SYMBOL_TAGS[word]
+        elif not word[0].isalnum() and tags[index] != "G":
             tags[index] = "X"
         elif tags[index] == "V" and word in lexicon.AUXILIARIES:
             tags[index] = "B"
-        elif penn[index] in ("VBG", "VBN") and 0 < index < len(tags) - 1:
-            inside = tags[index - 1] in "DAG" and tags[index + 1] in "AN"
-            tags[index] = "A" if inside else "V"
+        elif penn_tags[index] in ("VBG", "VBN") and _is_inside_noun_phrase(tags, index):
+            tags[index] = "A"
     return "".join(tags)
+
+
+def _is_inside_noun_phrase(tags: Sequence[str], index: int) -> bool:
+    """Tells whether the words around a word are those of a noun phrase: "a | running dog"."""
+    if not 0 < index < len(tags) - 1:
+        return False
+    return tags[index - 1] in "DAG" and tags[index + 1] in "AN"
