@@ -18,7 +18,7 @@ from ..search.gallery import image_of, phrases_to_show
 from ..search.index import PhotoIndex
 from ..search.query import Hit, Query
 from ..search.rerank import attention_maps
-from ..visualize.heat_maps import enlarged, highest_of, overlay, scale_colours
+from ..visualize.heat_maps import enlarged, highest_of, overlay, scale_image
 from ..visualize.pages import figure_html, png_uri
 
 
@@ -233,8 +233,7 @@ def verdict_of(pairs: Sequence[tuple[float, float]]) -> str:
 
 def scale_html(highest: float) -> str:
     """The colour scale of the heat maps, in multiples of uniform attention."""
-    row = scale_colours(256).round().byte()[None]
-    bar = Image.fromarray(row.expand(16, 256, 3).contiguous().numpy(), "RGB")
+    bar = scale_image(256, 16)
     return (
         f'<div class="scale"><span>1 × uniform</span><img src="{png_uri(bar)}" '
         f'alt="Colour scale: grey to dark blue to yellow, from 1 to {highest:.3g} times uniform attention">'

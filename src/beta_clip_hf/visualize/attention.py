@@ -1,5 +1,6 @@
-"""Where each phrase looks: the image under the heat map of each."""
+"""A figure of where each phrase looks: the image, then the image under the heat map of each phrase."""
 
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,11 @@ from .heat_maps import enlarged, highest_of, overlay, scale_colours
 from .style import FAINT, INK, draw_box, font_families, new_figure, save, wrapped
 
 
+MOST_COLUMNS = 4
+# Sizes in inches.
+_TILE, _TITLE_LINE, _NOTE_LINE = 2.7, 0.2, 0.22
+
+
 def plot_phrase_attention(
     image: Image.Image,
     phrases: Sequence[str],
@@ -22,65 +28,81 @@ def plot_phrase_attention(
     notes: Sequence[str] | None = None,
 ) -> Path:
     """
-    The image, then the same image once per phrase under the phrase's heat map, with the phrase's boxes if given. One
-    colour scale for all phrases, in multiples of what a uniform map would have: up to 1 the image stays grey.
+    Draws an image, then the same image once per phrase under the heat map of the phrase.
+
+    All phrases share one colour scale in multiples of a uniform map. Up to 1 the image stays grey.
 
     Args:
         image: What the model sees: where the processor crops, `image.crop(view_of_image(...))`.
-        phrases: N texts, any script; long ones are wrapped and cut.
-        attention_maps: (N, H, W), not negative; a map that is zero everywhere is drawn as uniform.
-        path: Where the PNG goes; its directory is made.
-        boxes: For each phrase (M, 4) boxes, xyxy in units of the image's sides.
+        phrases: T texts in any script; long ones are wrapped and cut.
+        attention_maps: (T, Y, X), not negative; a map that is zero everywhere is drawn as uniform.
+        path: PNG to write; its directory is created if it is missing.
+        boxes: For each phrase any number of boxes, xyxy in units of the image's sides.
         notes: For each phrase a short text below its picture, such as a score.
 
     Returns:
         `path`.
 
     Raises:
-        ValueError: where phrases, maps, boxes and notes are not as many, there is none, or a map is negative or NaN.
-        ImportError: without matplotlib.
+        ValueError: if phrases, maps, boxes and notes are not equally many, there is no phrase, or a map is negative or
+            NaN.
+        ImportError: if matplotlib is not installed.
     """
-    maps_NHW = torch.as_tensor(attention_maps)
-    if maps_NHW.ndim != 3 or len(maps_NHW) == 0:
-        raise ValueError(f"attention_maps must be (phrases, height, width), but is {tuple(maps_NHW.shape)}")
-    boxes = [[]] * len(phrases) if boxes is None else boxes
-    notes = [""] * len(phrases) if notes is None else notes
-    if not len(phrases) == len(maps_NHW) == len(boxes) == len(notes):
+    maps_TYX = torch.as_tensor(attention_maps)
+    if maps_TYX.ndim != 3 or len(maps_TYX) == 0:
+        raise ValueError(f"attention_maps must be (phrases, height, width), but is {tuple(maps_TYX.shape)}")
+    if boxes is None:
+        boxes = [[]] * len(phrases)
+    if notes is None:
+        notes = [""] * len(phrases)
+    if not len(phrases) == len(maps_TYX) == len(boxes) == len(notes):
         raise ValueError(
             f"phrases, attention_maps, boxes and notes must be as many as each other, but are {len(phrases)}, "
-            f"{len(maps_NHW)}, {len(boxes)}, {len(notes)}"
+            f"{len(maps_TYX)}, {len(boxes)}, {len(notes)}"
         )
-    highest, image = highest_of(*maps_NHW), enlarged(image)
-    columns = min(len(phrases) + 1, 4)
-    rows = -(-(len(phrases) + 1) // columns)
+    highest = highest_of(*maps_TYX)
+    image = enlarged(image)
     titles = [wrapped(phrase) for phrase in phrases]
-    text_height = 0.2 * max(title.count("\n") + 1 for title in titles) + (0.22 if any(notes) else 0)
-    figure = new_figure(2.7 * columns + 0.9, rows * (2.7 * image.height / image.width + text_height) + 0.3)
-    tiles, fonts = figure.subplots(rows, columns, squeeze=False), font_families()
-    for axes in tiles.flat:
-        axes.set_axis_off()
+    figure, tiles = _tiles_for(image, titles, has_notes=any(notes))
+    fonts = font_families()
     tiles.flat[0].imshow(image)
     tiles.flat[0].set_title("image", fontsize=10, color=FAINT)
-    for axes, title, heat_HW, its_boxes, note in zip(tiles.flat[1:], titles, maps_NHW, boxes, notes, strict=False):
-        axes.imshow(overlay(image, heat_HW, highest))
-        _draw_boxes(axes, image, its_boxes)
-        axes.set_title(title, fontsize=10, color=INK, parse_math=False, fontfamily=fonts)
-        axes.text(0.5, -0.02, note, transform=axes.transAxes, ha="center", va="top", fontsize=8.5, color=FAINT)
+    for index, axes in enumerate(tiles.flat[1 : len(phrases) + 1]):
+        axes.imshow(overlay(image, maps_TYX[index], highest))
+        for box in torch.as_tensor(boxes[index]).reshape(-1, 4).tolist():
+            draw_box(axes, image, box, "white", "black", linewidth=1.6)
+        # A text is no formula, whatever dollar signs are in it.
+        axes.set_title(titles[index], fontsize=10, color=INK, parse_math=False, fontfamily=fonts)
+        note_style = {"ha": "center", "va": "top", "fontsize": 8.5, "color": FAINT}
+        axes.text(0.5, -0.02, notes[index], transform=axes.transAxes, **note_style)
     _draw_colour_bar(figure, tiles, highest)
     return save(figure, path)
 
 
-def _draw_boxes(axes: Any, image: Image.Image, boxes: Any) -> None:
-    for box in torch.as_tensor(boxes).reshape(-1, 4).tolist():
-        draw_box(axes, image, box, "white", "black", linewidth=1.6)
+def _tiles_for(image: Image.Image, titles: Sequence[str], has_notes: bool) -> tuple[Any, Any]:
+    """A figure and its (rows, columns) tiles, with one tile for the image and one for each title."""
+    count = len(titles) + 1
+    columns = min(count, MOST_COLUMNS)
+    rows = math.ceil(count / columns)
+    most_lines = max(title.count("\n") + 1 for title in titles)
+    text_height = _TITLE_LINE * most_lines
+    if has_notes:
+        text_height += _NOTE_LINE
+    tile_height = _TILE * image.height / image.width + text_height
+    figure = new_figure(_TILE * columns + 0.9, rows * tile_height + 0.3)
+    tiles = figure.subplots(rows, columns, squeeze=False)
+    for axes in tiles.flat:
+        axes.set_axis_off()
+    return figure, tiles
 
 
 def _draw_colour_bar(figure: Any, tiles: Any, highest: float) -> None:
-    """As high as one picture, beside the first row."""
+    """Draws the colour scale beside the first row, as high as one picture."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import ListedColormap, Normalize
 
-    scale = ScalarMappable(Normalize(1, highest), ListedColormap((scale_colours(256) / 255).numpy()))
+    colours = (scale_colours(256) / 255).numpy()
+    scale = ScalarMappable(Normalize(1, highest), ListedColormap(colours))
     bar = figure.colorbar(scale, ax=list(tiles.flat), shrink=0.8 / len(tiles), aspect=30, pad=0.015, anchor=(0, 1))
     bar.set_label("attention, × uniform", color=INK)
     bar.outline.set_visible(False)

@@ -1,7 +1,8 @@
 """
-Heat maps over images, as images: in grey where a text looks no more than evenly, in colour where it looks more.
+Heat maps over images, as images.
 
-Letters: H, W rows and columns of patches.
+A place stays grey where a text looks no more than evenly, and is coloured the more the text looks there. A heat map is
+(Y, X), one value per patch.
 """
 
 import math
@@ -12,92 +13,127 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 
-LEAST_HIGHEST = 1.25  # a map that is all but uniform is to look like one
-_OPAQUE = 0.9  # at the top of the scale: the image still shines through
+LEAST_HIGHEST = 1.25
+"""Least end of a colour scale: without it, the noise of an almost uniform map would look like a strong map."""
+_OPAQUE = 0.9
+"""Opacity of the colour at the end of the scale, which lets the image shine through everywhere."""
+_MEDIUM_GREY = 153
 
 
-def relative_to_uniform(heat_HW: Tensor) -> Tensor:
+def relative_to_uniform(heat_YX: Tensor) -> Tensor:
     """
-    A map in multiples of what a uniform one would have, float32 on the CPU; one that is zero everywhere is uniform.
+    Scales a map to multiples of a uniform map.
+
+    Args:
+        heat_YX: (Y, X), not negative, of any scale.
+
+    Returns:
+        (Y, X) float32 on the CPU with the mean 1. A map that is zero everywhere counts as uniform.
 
     Raises:
-        ValueError: where it is no map, or a value is negative or NaN.
+        ValueError: if it is not a map, or a value is negative or NaN.
     """
-    heat_HW = torch.as_tensor(heat_HW).detach().float().cpu()
-    if heat_HW.ndim != 2 or not heat_HW.numel():
-        raise ValueError(f"a heat map must be (height, width), but is {tuple(heat_HW.shape)}")
-    if not (heat_HW >= 0).all():
+    heat_YX = torch.as_tensor(heat_YX).detach().float().cpu()
+    if heat_YX.ndim != 2 or heat_YX.numel() == 0:
+        raise ValueError(f"a heat map must be (height, width), but is {tuple(heat_YX.shape)}")
+    # Not `any(heat < 0)`, which is False for NaN.
+    if not (heat_YX >= 0).all():
         raise ValueError("a heat map must not be negative or NaN, but at least one value is")
-    mean = heat_HW.mean()
-    return heat_HW / mean if mean > 0 else torch.ones_like(heat_HW)
+    mean = heat_YX.mean()
+    return heat_YX / mean if mean > 0 else torch.ones_like(heat_YX)
 
 
 def highest_of(*maps: Tensor) -> float:
-    """The end of one colour scale for several maps, in multiples of uniform."""
-    return max([LEAST_HIGHEST, *(float(relative_to_uniform(heat_HW).max()) for heat_HW in maps)])
+    """Returns the end of one colour scale for several maps, in multiples of uniform."""
+    highest = LEAST_HIGHEST
+    for heat_YX in maps:
+        highest = max(highest, float(relative_to_uniform(heat_YX).max()))
+    return highest
 
 
 def enlarged(image: Image.Image, shortest_side: int = 384) -> Image.Image:
-    """The image so large that a heat map over it is smooth: a whole number of times as large, its pixels still square;
-    one that is large enough is returned as it is."""
-    factor = -(-shortest_side // min(image.size))
-    return image if factor == 1 else image.resize((factor * image.width, factor * image.height), Image.Resampling.BOX)
-
-
-def overlay(image: Image.Image, heat_HW: Tensor, highest: float | None = None) -> Image.Image:
     """
-    The image in grey under a heat map. The colours are viridis, which rises in lightness for every kind of colour
-    vision; up to 1, what a uniform map has, the image stays grey, and the colour covers it more and more above.
+    Enlarges an image so that a heat map over it is smooth.
+
+    The factor is a whole number, and pixels stay square. An image that is large enough is returned as it is.
+    """
+    factor = math.ceil(shortest_side / min(image.size))
+    if factor == 1:
+        return image
+    return image.resize((factor * image.width, factor * image.height), Image.Resampling.BOX)
+
+
+def overlay(image: Image.Image, heat_YX: Tensor, highest: float | None = None) -> Image.Image:
+    """
+    Draws an image in grey under a heat map.
+
+    The colours are viridis, whose lightness rises for every kind of colour vision. The image stays grey up to 1, the
+    value of a uniform map; above it the colour covers the image more and more.
 
     Args:
         image: What the model sees: where the processor crops, `image.crop(view_of_image(...))`.
-        heat_HW: (H, W), not negative, of any scale: attention of one head, or a mean over heads.
-        highest: The end of the colour scale in multiples of uniform, from [`highest_of`] where pictures are to be
+        heat_YX: (Y, X), not negative, of any scale: attention of one head, or a mean over heads.
+        highest: End of the colour scale in multiples of uniform, from [`highest_of`] if several pictures are to be
             compared; by default that of this map.
 
     Returns:
         An RGB image of the same size.
 
     Raises:
-        ValueError: see [`relative_to_uniform`]; where `highest` is not above 1.
-        ImportError: without matplotlib.
+        ValueError: if the map is not one, see [`relative_to_uniform`], or `highest` is not above 1.
+        ImportError: if matplotlib is not installed.
     """
-    heat_HW = relative_to_uniform(heat_HW)
-    highest = highest_of(heat_HW) if highest is None else highest
+    heat_YX = relative_to_uniform(heat_YX)
+    if highest is None:
+        highest = highest_of(heat_YX)
     if not (highest > 1 and math.isfinite(highest)):
         raise ValueError(f"highest must be above 1, but is {highest}")
     size = (image.height, image.width)
-    fine = interpolate(heat_HW[None, None], size=size, mode="bicubic", align_corners=False)[0, 0]
-    share = ((fine - 1) / (highest - 1)).clamp(0, 1)
+    # From here on the axes are those of the image's pixels, no longer those of its patches.
+    smooth = interpolate(heat_YX[None, None], size=size, mode="bicubic", align_corners=False)[0, 0]
+    # Bicubic interpolation swings beyond the values of the map.
+    strength = ((smooth - 1) / (highest - 1)).clamp(0, 1)
     grey = torch.frombuffer(bytearray(image.convert("L").tobytes()), dtype=torch.uint8).view(size).float()
-    grey = 51 + grey * 0.8  # no black, on which the dark end of the colours would be lost
-    alpha = (_OPAQUE * share)[..., None]
-    mixed = alpha * _colours(share) + (1 - alpha) * grey[..., None]
-    return Image.fromarray(mixed.round().to(torch.uint8).numpy(), "RGB")
+    # No black: the dark end of the colours would be lost on it.
+    grey = 51 + grey * 0.8
+    return _image(_mixed(strength, grey))
 
 
 def colour_bar(highest: float, width: int = 440) -> Image.Image:
-    """The colour scale of [`overlay`], from 1 × uniform to `highest`, on the grey that it lies on."""
-    row = scale_colours(width).round().to(torch.uint8)
+    """Draws the colour scale of [`overlay`] with its two ends, from 1 x uniform to `highest`."""
     bar = Image.new("RGB", (width, 48), "white")
-    bar.paste(Image.fromarray(row.expand(20, width, 3).contiguous().numpy(), "RGB"), (0, 0))
-    draw, font = ImageDraw.Draw(bar), ImageFont.load_default(20)  # large enough where pages show half the width
+    bar.paste(scale_image(width, 20), (0, 0))
+    draw = ImageDraw.Draw(bar)
+    # Large enough for pages, which show the bar at half its width.
+    font = ImageFont.load_default(20)
     draw.text((2, 22), "1 x uniform", fill="black", font=font)
     label = f"{highest:.3g} x uniform"
     draw.text((width - 2 - draw.textlength(label, font), 22), label, fill="black", font=font)
     return bar
 
 
+def scale_image(width: int, height: int) -> Image.Image:
+    """Draws the colour scale alone, from uniform on the left to its end on the right."""
+    return _image(scale_colours(width).expand(height, width, 3))
+
+
 def scale_colours(count: int) -> Tensor:
-    """(count, 3) float32 in [0, 255]: what [`overlay`] makes of a medium grey, from uniform to the end of the scale."""
-    share = torch.linspace(0, 1, count)
-    alpha = (_OPAQUE * share)[:, None]
-    return alpha * _colours(share) + (1 - alpha) * 153
+    """(count, 3) float32 in [0, 255]: the colours of [`overlay`] on a medium grey, from uniform to the scale's end."""
+    strength = torch.linspace(0, 1, count)
+    return _mixed(strength, torch.full_like(strength, _MEDIUM_GREY))
 
 
-def _colours(share: Tensor) -> Tensor:
+def _mixed(strength: Tensor, grey: Tensor) -> Tensor:
+    """Colours of the given strengths in [0, 1], laid over greys in [0, 255]; adds an axis of 3 for RGB."""
     try:
         from matplotlib import colormaps
     except ImportError as error:
         raise ImportError('Heat maps need matplotlib: pip install "beta-clip-hf[search]"') from error
-    return torch.from_numpy(colormaps["viridis"](share.numpy())[..., :3]).float() * 255
+    colours = torch.from_numpy(colormaps["viridis"](strength.numpy())[..., :3]).float() * 255
+    opacity = (_OPAQUE * strength)[..., None]
+    return opacity * colours + (1 - opacity) * grey[..., None]
+
+
+def _image(pixels: Tensor) -> Image.Image:
+    """(height, width, 3) floats in [0, 255] as an image."""
+    return Image.fromarray(pixels.round().to(torch.uint8).contiguous().numpy(), "RGB")

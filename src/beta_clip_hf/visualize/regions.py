@@ -1,9 +1,9 @@
-"""What regions are taken for: numbered boxes on the image, and bars of texts beside it.
+"""Figures of what regions are taken for: numbered boxes on the image, and beside it a bar for each text of a region."""
 
-Letters: R regions, T texts."""
-
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,24 @@ from .heat_maps import enlarged
 from .style import COLOURS, FAINT, GRID, INK, draw_box, font_families, new_figure, save, wrapped
 
 
+_PALE = "#BBBBBB"
+
+
+@dataclass(frozen=True)
+class _Bars:
+    """The bars of one region."""
+
+    texts: Sequence[str]
+    values: list[float]
+    colour: str
+    fonts: list[str]
+
+    @property
+    def best(self) -> int:
+        """Index of the text with the highest value, the first of equal ones."""
+        return max(range(len(self.values)), key=self.values.__getitem__)
+
+
 def plot_region_choices(
     image: Image.Image,
     boxes: Any,
@@ -22,105 +40,134 @@ def plot_region_choices(
     path: str | os.PathLike[str],
 ) -> Path:
     """
-    The image with its regions, numbered, and beside it what each region is taken for: its true text and its negatives,
-    with a bar for the probability of each. The true text is in bold; a wrong first choice is hatched.
+    Draws numbered regions on an image, and for each region the probabilities of its true text and its negatives.
+
+    The true text is in bold. A first choice that is wrong is hatched.
 
     Args:
         image: What the model sees.
         boxes: (R, 4), xyxy in units of the image's sides.
-        texts: Per region its true text, then its negatives, any number of them.
-        probabilities: Per region and text, in [0, 1].
-        path: Where the PNG goes; its directory is made.
+        texts: For each region its true text, then any number of negatives.
+        probabilities: For each region and text, in [0, 1].
+        path: PNG to write; its directory is created if it is missing.
 
     Returns:
         `path`.
 
     Raises:
-        ValueError: where boxes, texts and probabilities are not as many as each other, or there is no region.
-        ImportError: without matplotlib.
+        ValueError: if boxes, texts and probabilities are not equally many, or there is no region.
+        ImportError: if matplotlib is not installed.
     """
-    return _plot_regions(image, boxes, texts, probabilities, path, has_truth=True)
+    values = [[float(value) for value in region_values] for region_values in probabilities]
+    _check_counts("probabilities", boxes, texts, values)
+    return _plot_regions(image, boxes, texts, values, path, _draw_choices, limits=(0, 1))
 
 
 def plot_region_scores(
     image: Image.Image, boxes: Any, texts: Sequence[str], scores: Any, path: str | os.PathLike[str]
 ) -> Path:
     """
-    The image with its regions, numbered, and beside it the score of each region with each text. The best is in bold.
+    Draws numbered regions on an image, and for each region its scores with all texts. The best text is in bold.
 
     Args:
         image: What the model sees.
         boxes: (R, 4), xyxy in units of the image's sides.
-        texts: T of them, the same for all regions.
-        scores: (R, T), such as cosines: of any sign and scale, which is the same for all regions.
-        path: Where the PNG goes; its directory is made.
+        texts: T texts, the same for all regions.
+        scores: (R, T), such as cosines, of any sign; all regions share one scale.
+        path: PNG to write; its directory is created if it is missing.
 
     Returns:
         `path`.
 
     Raises:
-        ValueError: where boxes, texts and scores do not fit each other, or there is no region or no text.
-        ImportError: without matplotlib.
+        ValueError: if boxes, texts and scores do not fit each other, or there is no region or no text.
+        ImportError: if matplotlib is not installed.
     """
-    return _plot_regions(image, boxes, [texts] * len(scores), scores, path, has_truth=False)
+    values = [[float(value) for value in region_values] for region_values in scores]
+    region_texts = [texts] * len(values)
+    _check_counts("scores", boxes, region_texts, values)
+    lowest = min(min(region_values) for region_values in values)
+    highest = max(max(region_values) for region_values in values)
+    # Room on the right for the numbers, and an axis that has a length even if all scores are 0.
+    limits = (min(0, lowest), 1.15 * max(0, highest) or 1)
+    return _plot_regions(image, boxes, region_texts, values, path, _draw_scores, limits)
+
+
+def _check_counts(name: str, boxes: Any, texts: Sequence[Sequence[str]], values: Sequence[Sequence[float]]) -> None:
+    """Raises `ValueError` unless there is a box, at least one text and a value per text for each region."""
+    num_boxes = len(torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4))
+    text_counts = [len(region_texts) for region_texts in texts]
+    value_counts = [len(region_values) for region_values in values]
+    are_equal = num_boxes == len(text_counts) and text_counts == value_counts
+    if not are_equal or not text_counts or 0 in text_counts:
+        raise ValueError(
+            f"boxes, texts and {name} must be as many as each other, but are {num_boxes}, {text_counts}, {value_counts}"
+        )
 
 
 def _plot_regions(
     image: Image.Image,
     boxes: Any,
     texts: Sequence[Sequence[str]],
-    values: Sequence[Any],
+    values: Sequence[list[float]],
     path: str | os.PathLike[str],
-    has_truth: bool,
+    draw_panel: Callable[[Any, _Bars], None],
+    limits: tuple[float, float],
 ) -> Path:
+    """Draws the image on the left and one panel per region on the right."""
     boxes_R4 = torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4)
-    values = [list(map(float, of_region)) for of_region in values]
-    lengths = [len(of_region) for of_region in texts]
-    if len(boxes_R4) != len(lengths) or list(map(len, values)) != lengths or not lengths or not all(lengths):
-        raise ValueError(
-            f"boxes, texts and {'probabilities' if has_truth else 'scores'} must be as many as each other, but are "
-            f"{len(boxes_R4)}, {lengths}, {list(map(len, values))}"
-        )
-    columns = min(2, len(lengths))
-    rows = -(-len(lengths) // columns)
-    figure = new_figure(4.4 * columns + 3.6, max(rows * (0.24 * max(lengths) + 0.5), 3.4))
+    columns = min(2, len(texts))
+    rows = math.ceil(len(texts) / columns)
+    most_texts = max(len(region_texts) for region_texts in texts)
+    figure = new_figure(4.4 * columns + 3.6, max(rows * (0.24 * most_texts + 0.5), 3.4))
     left, right = figure.subfigures(1, 2, width_ratios=[3.4, 4.4 * columns])
-    axes, image, fonts = left.subplots(), enlarged(image), font_families()
-    axes.imshow(image)
-    axes.set_axis_off()
-    every = [value for of_region in values for value in of_region]
-    limits = (0, 1) if has_truth else (min(0, *every), 1.15 * max(0, *every) or 1)
-    for number, panel in enumerate(right.subplots(rows, columns, squeeze=False).flat):
-        if number < len(lengths):
-            colour = COLOURS[number % len(COLOURS)]
-            _draw_numbered_box(axes, image, boxes_R4[number].tolist(), number + 1, colour)
-            _draw_choices(panel, texts[number], values[number], colour, fonts, has_truth)
-            panel.set_xlim(limits)
-            panel.set_title(f"region {number + 1}", loc="left", color=colour, fontsize=10, fontweight="bold")
-        else:
-            panel.set_axis_off()
+    image = enlarged(image)
+    picture = left.subplots()
+    picture.imshow(image)
+    picture.set_axis_off()
+    fonts = font_families()
+    panels = right.subplots(rows, columns, squeeze=False).flat
+    for index, region_texts in enumerate(texts):
+        colour = COLOURS[index % len(COLOURS)]
+        _draw_numbered_box(picture, image, boxes_R4[index].tolist(), index + 1, colour)
+        panel = panels[index]
+        draw_panel(panel, _Bars(region_texts, values[index], colour, fonts))
+        panel.set_xlim(limits)
+        panel.set_title(f"region {index + 1}", loc="left", color=colour, fontsize=10, fontweight="bold")
+    for panel in panels[len(texts) :]:
+        panel.set_axis_off()
     return save(figure, path)
 
 
-def _draw_choices(
-    axes: Any, texts: Sequence[str], values: list[float], colour: str, fonts: list[str], has_truth: bool
-) -> None:
-    """A bar for each text; the true text, the first, is in colour and bold, or the best where none is known."""
-    best = max(range(len(texts)), key=values.__getitem__)
-    bold = 0 if has_truth else best
-    colours = [colour if place == bold else "#BBBBBB" for place in range(len(texts))]
-    bars = axes.barh(range(len(texts)), values, height=0.72, color=colours)
-    if best != bold:
-        bars[best].set_hatch("////")
-    if has_truth:
-        axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
-    else:
-        for place, value in enumerate(values):  # right of the axis also below 0, where the texts are on the left
-            axes.text(max(value, 0), place, f" {value:.2f}", va="center", fontsize=8, color=INK)
-    axes.set_yticks(range(len(texts)), [wrapped(text).split("\n")[0] for text in texts], parse_math=False)
-    for place, label in enumerate(axes.get_yticklabels()):
-        label.set(fontweight="bold" if place == bold else "normal", color=INK if place in (bold, best) else FAINT)
-        label.set(fontsize=8.5, fontfamily=fonts)
+def _draw_choices(axes: Any, bars: _Bars) -> None:
+    """Draws probabilities; the true text, which is the first, is in bold."""
+    drawn = _draw_bars(axes, bars, bold=0)
+    if bars.best != 0:
+        drawn[bars.best].set_hatch("////")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
+
+
+def _draw_scores(axes: Any, bars: _Bars) -> None:
+    """Draws scores of any sign with their numbers; the best text is in bold."""
+    _draw_bars(axes, bars, bold=bars.best)
+    for index, value in enumerate(bars.values):
+        # Right of the axis for a negative score too: on its left are the texts.
+        axes.text(max(value, 0), index, f" {value:.2f}", va="center", fontsize=8, color=INK)
+
+
+def _draw_bars(axes: Any, bars: _Bars, bold: int) -> Any:
+    """Draws a bar for each text from top to bottom, and returns them; the bold text is in the region's colour."""
+    count = len(bars.texts)
+    colours = [_PALE] * count
+    colours[bold] = bars.colour
+    drawn = axes.barh(range(count), bars.values, height=0.72, color=colours)
+    first_lines = [wrapped(text).split("\n")[0] for text in bars.texts]
+    # A text is no formula, whatever dollar signs are in it.
+    axes.set_yticks(range(count), first_lines, parse_math=False)
+    for index, label in enumerate(axes.get_yticklabels()):
+        weight = "bold" if index == bold else "normal"
+        colour = INK if index in (bold, bars.best) else FAINT
+        label.set(fontweight=weight, color=colour, fontsize=8.5, fontfamily=bars.fonts)
     axes.invert_yaxis()
     axes.tick_params(axis="x", colors=FAINT, labelsize=8, length=0)
     axes.tick_params(axis="y", length=0)
@@ -128,9 +175,11 @@ def _draw_choices(
         spine.set_visible(False)
     axes.grid(axis="x", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
+    return drawn
 
 
 def _draw_numbered_box(axes: Any, image: Image.Image, box: list[float], number: int, colour: str) -> None:
+    """Draws a box with its number at the upper left corner."""
     corner = draw_box(axes, image, box, colour, "white", linewidth=2.2)
     label = {"boxstyle": "square,pad=0.25", "facecolor": colour, "edgecolor": "white"}
     axes.text(*corner, str(number), color="white", fontsize=9, fontweight="bold", bbox=label)
