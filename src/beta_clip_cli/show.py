@@ -55,8 +55,8 @@ def run(args: argparse.Namespace) -> Report:
     head = _parse_head(args.head)
     boxes = [_parse_box(words) for words in args.box]
 
-    from beta_clip_hf.inference.look import format_scores, records
-    from beta_clip_hf.visualize.look import show_image
+    from beta_clip_hf.inference.look import score_records
+    from beta_clip_hf.visualize.look import format_scores, show_image
 
     shown = show_image(
         args.model,
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> Report:
         "image": args.image,
         "head": args.head,
         "pictures": [str(path) for path in shown.paths],
-        **records(shown.look, shown.texts),
+        **score_records(shown.look, shown.texts),
     }
     # The report repeats the boxes as the user gave them, not as the model saw them.
     for region, box in zip(document["regions"], boxes, strict=True):

@@ -1,8 +1,4 @@
-"""
-Asks a model where each text looks in an image, and how well each region matches each text.
-
-Letters: T texts, H heads, R regions, D projection width; Y, X rows and columns of patches.
-"""
+"""Asks a model where each text looks in an image, and how well each region matches each text."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -21,21 +17,22 @@ from .models import text_inputs
 
 
 CAPTION, SENTENCE, PHRASE = "caption", "sentence", "phrase"
-SHOWN_SIDE = 1024  # pixels: what is drawn on need not be larger
+SHOWN_SIDE = 1024
+"""Largest side in pixels of the view that is kept for drawing."""
 
 
 class ShownText(NamedTuple):
-    """A text and what it is of the text that was given."""
+    """A text with its role in the text that it comes from."""
 
     text: str
     kind: str = PHRASE
-    """ "caption" of a text that has parts, "sentence" of one of several, else "phrase"."""
+    """"caption" for a text that has parts, "sentence" for one of several, "phrase" for any other."""
     group: int = 0
-    """Texts of one group belong together: a sentence and its phrases."""
+    """Texts of one group belong together, such as a sentence and its phrases."""
 
 
 class Look(NamedTuple):
-    """What a model sees of an image for some texts. All tensors are float32 on the CPU."""
+    """What a model sees in an image for some texts. All tensors are float32 on the CPU."""
 
     view: Image.Image
     """The part of the image that the model sees."""
@@ -44,7 +41,7 @@ class Look(NamedTuple):
     conditioned_T: Tensor | None
     """(T,) cosine of each text with the image as this text sees it; `None` for a model without a pooler."""
     attention_THYX: Tensor | None
-    """(T, H, Y, X) where each head of the pooler looks for each text."""
+    """(T, H, Y, X) attention of each head of the pooler for each text; `None` for a model without a pooler."""
     boxes_R4: Tensor
     """(R, 4) xyxy in units of the view's sides, cut at its borders."""
     region_scores_RT: Tensor
@@ -52,64 +49,83 @@ class Look(NamedTuple):
 
     def maps(self, head: int | None = None) -> Tensor:
         """
-        (T, Y, X) where each text looks: the mean of the heads, or one of them.
+        Returns (T, Y, X) heat maps: the mean of the heads, or one of them.
 
         Raises:
-            ValueError: without a pooler, or for a head that is not there.
+            ValueError: if the model has no pooler, or the head does not exist.
         """
         if self.attention_THYX is None:
             raise ValueError("use_pooler must be True for heat maps, but the model has no pooler")
-        heads = self.attention_THYX.shape[1]
+        num_heads = self.attention_THYX.shape[1]
         if head is None:
             return self.attention_THYX.mean(dim=1)
-        if not 0 <= head < heads:
-            raise ValueError(f"head must be 'mean' or one of 0 to {heads - 1}, but is {head}")
+        if not 0 <= head < num_heads:
+            raise ValueError(f"head must be 'mean' or one of 0 to {num_heads - 1}, but is {head}")
         return self.attention_THYX[:, head]
 
 
 def split_texts(texts: Sequence[str], *, most_phrases: int = 12) -> list[ShownText]:
     """
-    Each text, followed by its sentences if there are several, each followed by its phrases. No text comes twice.
+    Splits each text into its sentences, if there are several, and each sentence into its phrases. No text comes twice.
 
     Args:
         texts: Captions of any length, or phrases.
-        most_phrases: Of each text; 0 leaves the texts as they are.
+        most_phrases: Largest number of phrases to take from each text; 0 does not split texts.
+
+    Returns:
+        Each text, followed by its parts in the order of the text.
 
     Raises:
-        ValueError: where a text is blank, or there is none.
+        ValueError: if there is no text, or a text is blank.
 
-    >>> [(one.text, one.kind, one.group) for one in split_texts(["A cat sleeps. A red ball is near.", "the sky"])]
-    ... # doctest: +NORMALIZE_WHITESPACE
-    [('A cat sleeps. A red ball is near.', 'caption', 0), ('A cat sleeps.', 'sentence', 1), ('A cat', 'phrase', 1),
-     ('A red ball is near.', 'sentence', 2), ('A red ball', 'phrase', 2), ('the sky', 'phrase', 3)]
+    >>> for text in split_texts(["A cat sleeps. A red ball is near.", "the sky"]):
+    ...     print(text.group, text.kind, "-", text.text)
+    0 caption - A cat sleeps. A red ball is near.
+    1 sentence - A cat sleeps.
+    1 phrase - A cat
+    2 sentence - A red ball is near.
+    2 phrase - A red ball
+    3 phrase - the sky
     """
     if not texts:
         raise ValueError("texts must be at least one, but there is none")
     shown: list[ShownText] = []
     seen: set[str] = set()
     group = 0
-
-    def add(text: str, kind: str) -> None:
-        folded = text.casefold().strip(" .")
-        if folded not in seen:
-            seen.add(folded)
-            shown.append(ShownText(text, kind, group))
-
     for text in texts:
-        hierarchy = build_text_hierarchy(text)
-        phrases = list(zip(hierarchy.phrases, hierarchy.phrase_sentences, strict=True))[:most_phrases]
-        phrases = [one for one in phrases if one[0].casefold() != hierarchy.caption.casefold().strip(" .")]
-        has_parts = most_phrases > 0 and (len(hierarchy.sentences) > 1 or phrases)
-        add(hierarchy.caption, CAPTION if has_parts else PHRASE)
-        for place, sentence in enumerate(hierarchy.sentences if has_parts else ()):
-            if len(hierarchy.sentences) > 1:
-                group += 1
-                add(sentence, SENTENCE)
-            for phrase, home in phrases:
-                if home == place:
-                    add(phrase, PHRASE)
-        group += 1
+        parts = _parts_of(text, most_phrases, group)
+        for part in parts:
+            folded = _folded(part.text)
+            if folded not in seen:
+                seen.add(folded)
+                shown.append(part)
+        group = parts[-1].group + 1
     return shown
+
+
+def _parts_of(text: str, most_phrases: int, group: int) -> list[ShownText]:
+    """A text and its parts; the first group has the given number."""
+    hierarchy = build_text_hierarchy(text)
+    caption = hierarchy.caption
+    phrases = list(zip(hierarchy.phrases, hierarchy.phrase_sentences, strict=True))[:most_phrases]
+    phrases = [(phrase, sentence) for phrase, sentence in phrases if _folded(phrase) != _folded(caption)]
+    has_sentences = len(hierarchy.sentences) > 1
+    if most_phrases == 0 or not (has_sentences or phrases):
+        return [ShownText(caption, PHRASE, group)]
+    parts = [ShownText(caption, CAPTION, group)]
+    for index, sentence in enumerate(hierarchy.sentences):
+        if has_sentences:
+            group += 1
+            parts.append(ShownText(sentence, SENTENCE, group))
+        for phrase, sentence_index in phrases:
+            if sentence_index == index:
+                parts.append(ShownText(phrase, PHRASE, group))
+    return parts
+
+
+def _folded(text: str) -> str:
+    """What two texts have in common that differ only in case and in the full stop."""
+    return text.casefold().strip(" .")
 
 
 @torch.no_grad()
@@ -123,94 +139,105 @@ def look(
     box_format: str = "xyxy_pixels",
 ) -> Look:
     """
-    Asks a model what it sees of one image for each text, and of each region.
+    Asks a model what it sees in one image for each text and each region.
 
     Args:
-        model: A β-CLIP or FG-CLIP, on any device; its pooler, if it has one, gives the heat maps.
-        processor: Its processor.
+        model: A β-CLIP or FG-CLIP, on any device. Heat maps come from its pooler, if it has one.
+        processor: Processor of the model.
         image: PIL image, path or bytes.
-        texts: T of them. Of a model with two text paths, those of the kind "caption" take the long one.
+        texts: T texts. In a model with two text paths, texts of the kind "caption" take the long one.
         boxes: R boxes of the image.
         box_format: "xyxy_pixels", "xywh_pixels" (of the image as given) or "xyxy_normalized".
 
     Raises:
-        ValueError: where the image cannot be read, there is no text, or the model sees nothing of a box.
+        ValueError: if the image cannot be read, there is no text, or the model sees nothing of a box.
     """
     image = load_image(image)
-    shown = [text if isinstance(text, ShownText) else ShownText(text) for text in texts]
-    if not shown:
+    shown_texts = [text if isinstance(text, ShownText) else ShownText(text) for text in texts]
+    if not shown_texts:
         raise ValueError("texts must be at least one, but there is none")
     view = view_of_image(image.size, processor.image_processor)
-    seen = []
+    view_pixels = tuple(round(side) for side in view)
+    boxes_in_view = []
     for box in boxes:
-        seen.append(seen_box(box, box_format, image.size, view))
-        if not has_area(seen[-1]):
+        box_in_view = seen_box(box, box_format, image.size, view)
+        if not has_area(box_in_view):
             raise ValueError(
-                f"boxes must lie in what the model sees of the image, {tuple(map(round, view))} of its pixels, but "
+                f"boxes must lie in what the model sees of the image, {view_pixels} of its pixels, but "
                 f"{list(box)} ({box_format}) does not"
             )
-    text_TD = _text_embeds(model, processor, shown)
+        boxes_in_view.append(box_in_view)
+    text_embeds_TD = _text_embeds(model, processor, shown_texts)
     pixels = processor.image_processor([image], return_tensors="pt")["pixel_values"].to(model.device, model.dtype)
-    side, patch = model.config.vision_config.image_size, model.config.vision_config.patch_size
-    rows, columns = pixels.shape[-2] // patch, pixels.shape[-1] // patch
+    side = model.config.vision_config.image_size
     is_other_size = pixels.shape[-2:] != (side, side)
-    image_1D, patches_1PD = model.encode_images(pixels, is_other_size)
+    image_embeds_1D, patches_1PD = model.encode_images(pixels, is_other_size)
+    similarity_T = (normalize(image_embeds_1D, dim=-1) @ text_embeds_TD.T)[0]
     conditioned_T = attention_THYX = None
     if model.pooler is not None:
         conditioned_TD, attention_THP = model.get_text_conditioned_image_features(
-            patch_features=patches_1PD, text_embeds=text_TD, output_attentions=True
+            patch_features=patches_1PD, text_embeds=text_embeds_TD, output_attentions=True
         )
-        conditioned_T = (conditioned_TD * text_TD).sum(dim=-1).float().cpu()
-        attention_THYX = attention_THP.unflatten(-1, (rows, columns)).float().cpu()
-    boxes_R4 = torch.tensor(seen, dtype=torch.float32).reshape(-1, 4)
-    regions_RD = normalize(image_1D[:0], dim=-1)
-    if len(seen):
-        features = model.get_region_features(pixels, boxes_R4.to(model.device), interpolate_pos_encoding=is_other_size)
-        regions_RD = normalize(features, dim=-1)
-    cropped = image.crop(tuple(map(round, view)))
-    cropped.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
-    similarity_T = (normalize(image_1D, dim=-1) @ text_TD.T)[0].float().cpu()
-    return Look(cropped, similarity_T, conditioned_T, attention_THYX, boxes_R4, (regions_RD @ text_TD.T).float().cpu())
+        conditioned_T = (conditioned_TD * text_embeds_TD).sum(dim=-1).float().cpu()
+        patch_size = model.config.vision_config.patch_size
+        grid = (pixels.shape[-2] // patch_size, pixels.shape[-1] // patch_size)
+        attention_THYX = attention_THP.unflatten(-1, grid).float().cpu()
+    boxes_R4 = torch.tensor(boxes_in_view, dtype=torch.float32).reshape(-1, 4)
+    view_image = image.crop(view_pixels)
+    view_image.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
+    return Look(
+        view=view_image,
+        similarity_T=similarity_T.float().cpu(),
+        conditioned_T=conditioned_T,
+        attention_THYX=attention_THYX,
+        boxes_R4=boxes_R4,
+        region_scores_RT=_region_scores(model, pixels, boxes_R4, text_embeds_TD, is_other_size),
+    )
 
 
 def _text_embeds(model: BetaCLIPModel, processor: Any, texts: Sequence[ShownText]) -> Tensor:
-    """(T, D) normalised; each text on its own path."""
-    embeds: list[Tensor] = [torch.empty(0)] * len(texts)
-    for is_caption in (True, False):
-        places = [place for place, one in enumerate(texts) if (one.kind == CAPTION) == is_caption]
-        path = "long" if is_caption and model.config.use_long_text_path else None
-        if places:
-            inputs = text_inputs(model, processor, [texts[place].text for place in places], path).to(model.device)
-            options: dict[str, Any] = {} if path is None else {"path": path}
-            features = normalize(model.get_text_features(**inputs, **options).pooler_output, dim=-1)
-            for place, embed in zip(places, features, strict=True):
-                embeds[place] = embed
-    return torch.stack(embeds)
+    """(T, D) normalised; captions on the long text path, if there is one."""
+    captions = [index for index, text in enumerate(texts) if text.kind == CAPTION]
+    others = [index for index, text in enumerate(texts) if text.kind != CAPTION]
+    caption_path = "long" if model.config.use_long_text_path else None
+    embeds: dict[int, Tensor] = {}
+    for indices, path in ((captions, caption_path), (others, None)):
+        if not indices:
+            continue
+        inputs = text_inputs(model, processor, [texts[index].text for index in indices], path).to(model.device)
+        features = model.get_text_features(**inputs, path=path).pooler_output
+        embeds.update(zip(indices, normalize(features, dim=-1), strict=True))
+    return torch.stack([embeds[index] for index in range(len(texts))])
 
 
-def records(seen: Look, texts: Sequence[ShownText]) -> dict[str, Any]:
-    """The scores as JSON: those of each text, and those of each region with each text."""
-    of_texts = []
-    for place, one in enumerate(texts):
-        conditioned = None if seen.conditioned_T is None else float(seen.conditioned_T[place])
-        scores = {"conditioned": conditioned, "similarity": float(seen.similarity_T[place])}
-        of_texts.append({"text": one.text, "kind": one.kind, **scores})
-    of_regions = [
-        {"box": box, "scores": dict(zip((one.text for one in texts), scores, strict=True))}
-        for box, scores in zip(seen.boxes_R4.tolist(), seen.region_scores_RT.tolist(), strict=True)
-    ]
-    return {"texts": of_texts, "regions": of_regions}
+def _region_scores(
+    model: BetaCLIPModel, pixels: Tensor, boxes_R4: Tensor, text_embeds_TD: Tensor, is_other_size: bool
+) -> Tensor:
+    """(R, T) cosines on the CPU."""
+    if len(boxes_R4) == 0:
+        # A model that has not learnt regions refuses to be asked for their features.
+        return torch.zeros(0, len(text_embeds_TD))
+    features_RD = model.get_region_features(pixels, boxes_R4.to(model.device), interpolate_pos_encoding=is_other_size)
+    return (normalize(features_RD, dim=-1) @ text_embeds_TD.T).float().cpu()
 
 
-def format_scores(seen: Look, texts: Sequence[ShownText]) -> str:
-    """The same as a plain-text table."""
-    names = ["" if seen.conditioned_T is None else "as seen", "cosine"]
-    names += [f"box {number}" for number in range(1, len(seen.boxes_R4) + 1)]
-    lines = ["".join(f"{name:>8}" for name in names if name) + "  text"]
-    for place, one in enumerate(texts):
-        values = [] if seen.conditioned_T is None else [float(seen.conditioned_T[place])]
-        values += [float(seen.similarity_T[place]), *seen.region_scores_RT[:, place].tolist()]
-        indent = {CAPTION: "", SENTENCE: "  ", PHRASE: "    "}[one.kind]
-        text = one.text if len(one.text) <= 70 else one.text[:69] + "…"
-        lines.append("".join(f"{value:8.3f}" for value in values) + f"  {indent}{text}")
-    return "\n".join(lines)
+def score_records(seen: Look, texts: Sequence[ShownText]) -> dict[str, Any]:
+    """
+    Returns the scores ready for JSON: `texts` with the scores of each text, `regions` with each region and text.
+
+    Args:
+        seen: Answer of [`look`].
+        texts: The texts that were asked for.
+    """
+    text_records = []
+    for index, text in enumerate(texts):
+        conditioned = None if seen.conditioned_T is None else float(seen.conditioned_T[index])
+        similarity = float(seen.similarity_T[index])
+        text_records.append(
+            {"text": text.text, "kind": text.kind, "conditioned": conditioned, "similarity": similarity}
+        )
+    region_records = []
+    for box, scores in zip(seen.boxes_R4.tolist(), seen.region_scores_RT.tolist(), strict=True):
+        by_text = {text.text: score for text, score in zip(texts, scores, strict=True)}
+        region_records.append({"box": box, "scores": by_text})
+    return {"texts": text_records, "regions": region_records}

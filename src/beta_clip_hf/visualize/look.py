@@ -1,4 +1,4 @@
-"""Draws where each text looks: as figures (PNG), or as one self-contained page (HTML)."""
+"""Draws where each text looks: as figures (PNG), as one self-contained page (HTML), or as a table of scores."""
 
 import logging
 import tempfile
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..data.images import load_image
-from ..inference.look import PHRASE, Look, ShownText, look, split_texts
+from ..inference.look import CAPTION, PHRASE, SENTENCE, Look, ShownText, look, split_texts
 from ..inference.models import load_model
 from ..inference.processes import own_device
 from ..model.modeling_beta_clip import BetaCLIPModel
@@ -15,21 +15,26 @@ from .attention import plot_phrase_attention
 from .heat_maps import colour_bar, enlarged, highest_of, overlay
 from .pages import Picture, Section, write_page
 from .regions import plot_region_scores
+from .tables import format_table
 
 
 logger = logging.getLogger(__name__)
 
-MOST_ON_PNG = 31  # heat maps: with the image, eight rows of four
+MOST_ON_PNG = 31
+"""Largest number of heat maps of a PNG: with the image, eight rows of four."""
 SUFFIXES = (".png", ".html")
+PAGE_PICTURE_WIDTH = 260
+TABLE_TEXT_WIDTH = 70
+_INDENTS = {CAPTION: "", SENTENCE: "  ", PHRASE: "    "}
 
 
 class ShownImage(NamedTuple):
-    """What [`show_image`] has drawn, and what the model saw."""
+    """The files that [`show_image`] has written, and what the model saw."""
 
     paths: list[Path]
-    """The files that were written."""
     look: Look
     texts: list[ShownText]
+    """The texts that the model was asked for: those that were given, and their parts."""
 
 
 def show_image(
@@ -64,7 +69,7 @@ def show_image(
         OSError: if the model or the image cannot be read.
     """
     output = Path(output)
-    # What is wrong with the arguments is reported before the model is loaded.
+    # Wrong arguments are reported before the model is loaded, which takes seconds.
     check_suffix(output)
     if most_phrases < 0:
         raise ValueError(f"phrases must be 0 or more, but is {most_phrases}")
@@ -91,26 +96,32 @@ def _check_model(model: Any, name: str, has_boxes: bool) -> None:
         raise ValueError(f"model must have a trained pooler to show where texts look, but {name} has none: {remedy}")
 
 
+def check_suffix(path: Path) -> None:
+    """Raises `ValueError` for a file that is neither a PNG nor a page."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"output must end in one of {SUFFIXES}, but is {str(path)!r}")
+
+
 def write_look(
     path: str | Path, seen: Look, texts: Sequence[ShownText], *, head: int | None = None, title: str = ""
 ) -> list[Path]:
     """
-    Draws what was seen, as the suffix of the file says: a figure (PNG), or a self-contained page (HTML).
+    Draws what a model saw as figures (`.png`) or as a self-contained page (`.html`).
 
     Args:
-        path: Where it goes. As a PNG the regions have a figure of their own beside it, `NAME-regions.png`, or this one
-            where the model has no pooler.
-        seen: See [`look`].
-        texts: Those that were asked for.
-        head: Of the pooler; the mean of all by default.
-        title: Of the page.
+        path: File to write. The figure of regions goes beside a PNG, to `NAME-regions.png`, or to `path` itself if the
+            model has no pooler and so no other figure.
+        seen: Answer of [`look`].
+        texts: The texts that were asked for.
+        head: Head of the pooler to draw; `None` draws the mean of all heads.
+        title: Heading of the page; by default the first text.
 
     Returns:
-        The files.
+        The files that were written.
 
     Raises:
-        ValueError: where the suffix is another, or for a head that is not there.
-        ImportError: without matplotlib.
+        ValueError: if `path` has another suffix, or the head does not exist.
+        ImportError: if matplotlib is not installed.
     """
     path = Path(path)
     check_suffix(path)
@@ -120,58 +131,93 @@ def write_look(
     if seen.attention_THYX is not None:
         if len(texts) > MOST_ON_PNG:
             logger.warning("%d of %d texts are drawn: a page (.html) holds all", MOST_ON_PNG, len(texts))
-        maps_TYX, drawn = seen.maps(head)[:MOST_ON_PNG], texts[:MOST_ON_PNG]
-        notes = [_note(seen, place) for place in range(len(drawn))]
-        paths.append(plot_phrase_attention(seen.view, [one.text for one in drawn], maps_TYX, path, notes=notes))
+        drawn_texts = [text.text for text in texts[:MOST_ON_PNG]]
+        notes = [_score_note(seen, index) for index in range(len(drawn_texts))]
+        maps_TYX = seen.maps(head)[:MOST_ON_PNG]
+        paths.append(plot_phrase_attention(seen.view, drawn_texts, maps_TYX, path, notes=notes))
     if len(seen.boxes_R4):
-        beside = path.with_name(f"{path.stem}-regions{path.suffix}") if paths else path
-        paths.append(_draw_regions(beside, seen, texts))
+        regions_path = path.with_name(f"{path.stem}-regions{path.suffix}") if paths else path
+        paths.append(_draw_regions(regions_path, seen, texts))
     return paths
 
 
-def check_suffix(path: Path) -> None:
-    """Raises `ValueError` for a file that is neither a PNG nor a page."""
-    if path.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"output must end in one of {SUFFIXES}, but is {str(path)!r}")
-
-
-def _note(seen: Look, place: int) -> str:
+def _score_note(seen: Look, index: int) -> str:
+    """Both scores of a text with the whole image."""
     assert seen.conditioned_T is not None
-    return f"as seen {seen.conditioned_T[place]:.2f}, cosine {seen.similarity_T[place]:.2f}"
+    return f"as seen {seen.conditioned_T[index]:.2f}, cosine {seen.similarity_T[index]:.2f}"
 
 
 def _draw_regions(path: Path, seen: Look, texts: Sequence[ShownText]) -> Path:
-    """Phrases only, where there are some: a region is no whole caption."""
-    places = [place for place, one in enumerate(texts) if one.kind == PHRASE] or list(range(len(texts)))
-    named = [texts[place].text for place in places]
-    return plot_region_scores(seen.view, seen.boxes_R4, named, seen.region_scores_RT[:, places], path)
+    """Draws the scores of regions with phrases if there are any: no region shows a whole caption."""
+    indices = [index for index, text in enumerate(texts) if text.kind == PHRASE]
+    if not indices:
+        indices = list(range(len(texts)))
+    region_texts = [texts[index].text for index in indices]
+    return plot_region_scores(seen.view, seen.boxes_R4, region_texts, seen.region_scores_RT[:, indices], path)
 
 
 def _write_page(path: Path, seen: Look, texts: Sequence[ShownText], head: int | None, title: str) -> Path:
-    """A section for each group of texts, and one for the regions."""
+    """Writes a page with a section for each group of texts, and one for the regions."""
     sections: list[Section] = []
     summary = ""
     if seen.attention_THYX is not None:
-        maps_TYX, view = seen.maps(head), enlarged(seen.view)
-        highest = highest_of(*maps_TYX)
         heads = "the mean of the pooler's heads" if head is None else f"head {head} of the pooler"
         summary = (
             f"Heat maps: {heads}, on one colour scale, grey where a text looks no more than evenly. “As seen” is the "
             "cosine of a text with the image as this text sees it, “cosine” that with the whole image."
         )
-        for group in sorted({one.group for one in texts}):
-            places = [place for place, one in enumerate(texts) if one.group == group]
-            pictures = []
-            for place in places:
-                text, kind = texts[place].text, texts[place].kind
-                caption = f"{text if kind == PHRASE else f'the {kind}'}\n{_note(seen, place)}"
-                pictures.append(Picture(overlay(view, maps_TYX[place], highest), caption, is_marked=kind != PHRASE))
-            if not sections:
-                pictures = [Picture(view, "what the model sees"), *pictures, Picture(colour_bar(highest), "attention")]
-            sections.append(Section(texts[places[0]].text, pictures))
+        sections += _heat_map_sections(seen, texts, head)
     if len(seen.boxes_R4):
         with tempfile.TemporaryDirectory() as folder:
             figure = load_image(_draw_regions(Path(folder) / "regions.png", seen, texts))
         note = "The cosine of each region's feature with each text; the best is in bold."
-        sections.append(Section("Regions", [Picture(figure, "", is_wide=True)], note))
-    return write_page(path, title or texts[0].text, sections, summary=summary, width=260)
+        sections.append(Section("Regions", [Picture(figure, is_wide=True)], note))
+    return write_page(path, title or texts[0].text, sections, summary=summary, width=PAGE_PICTURE_WIDTH)
+
+
+def _heat_map_sections(seen: Look, texts: Sequence[ShownText], head: int | None) -> list[Section]:
+    """A section for each group of texts; the first one also has the image and the colour scale."""
+    maps_TYX = seen.maps(head)
+    view = enlarged(seen.view)
+    highest = highest_of(*maps_TYX)
+    indices_by_group: dict[int, list[int]] = {}
+    for index, text in enumerate(texts):
+        indices_by_group.setdefault(text.group, []).append(index)
+    sections: list[Section] = []
+    for group in sorted(indices_by_group):
+        indices = indices_by_group[group]
+        pictures = []
+        for index in indices:
+            is_phrase = texts[index].kind == PHRASE
+            # The heading of the section repeats the text of a caption or a sentence.
+            name = texts[index].text if is_phrase else f"the {texts[index].kind}"
+            heat_map = overlay(view, maps_TYX[index], highest)
+            pictures.append(Picture(heat_map, f"{name}\n{_score_note(seen, index)}", is_marked=not is_phrase))
+        if not sections:
+            pictures = [Picture(view, "what the model sees"), *pictures, Picture(colour_bar(highest), "attention")]
+        sections.append(Section(texts[indices[0]].text, pictures))
+    return sections
+
+
+def format_scores(seen: Look, texts: Sequence[ShownText]) -> str:
+    """
+    Formats the scores of each text as a plain-text table.
+
+    Args:
+        seen: Answer of [`look`].
+        texts: The texts that were asked for.
+    """
+    columns = {}
+    if seen.conditioned_T is not None:
+        columns["as seen"] = seen.conditioned_T
+    columns["cosine"] = seen.similarity_T
+    for number, scores_T in enumerate(seen.region_scores_RT, start=1):
+        columns[f"box {number}"] = scores_T
+    rows = []
+    for index, text in enumerate(texts):
+        scores = [f"{float(scores_T[index]):.3f}" for scores_T in columns.values()]
+        shown = text.text
+        if len(shown) > TABLE_TEXT_WIDTH:
+            shown = shown[: TABLE_TEXT_WIDTH - 1] + "…"
+        rows.append([*scores, _INDENTS[text.kind] + shown])
+    return format_table([*columns, "text"], rows, align="r" * len(columns) + "l")
