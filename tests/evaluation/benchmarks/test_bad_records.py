@@ -1,4 +1,4 @@
-"""A record that is not as published is named with its file, and none is left out of a figure silently."""
+"""A record that is not as published is named with its file, and none is left out silently."""
 
 import pytest
 
@@ -21,11 +21,11 @@ COCO = {"images": [{"id": 1, "file_name": "1.jpg"}], "categories": [{"id": 1, "n
 TURNS = [{"value": "Describe it."}, {"value": "A bee."}]
 
 
-def of_photos(file, *records):
+def in_photos(file, *records):
     return "photos", {"test.jsonl": [{"image": "1.jpg", "caption": "A bee."}], f"eval/{file}.jsonl": list(records)}
 
 
-def of_entities(xml, sentence="[/EN#1/people A man] ."):
+def in_entities(xml, sentence="[/EN#1/people A man] ."):
     files = {"test.txt": "1000\n", "Sentences/1000.txt": sentence, "Annotations/1000.xml": xml}
     return "phrases", files
 
@@ -36,21 +36,30 @@ def xml(xmin, xmax):
 
 
 BAD = {
-    "xml_cut_short": (*of_entities("<annotation><object>"), r"1000\.xml must be as published, but is not: no element"),
-    "xml_without_a_side": (*of_entities(xml("", 9)), r"1000\.xml: could not convert string to float: ''"),
-    "xml_box_turned_round": (*of_entities(xml(90, 9)), r"1000\.xml: box of object 1 must be \[x1, y1, x2, y2\]"),
-    "own_box": (*of_photos("fgovd", REGION, {**REGION, "box": [1, 2, "a", 4]}), r"fgovd\.jsonl, record 2: box must be"),
+    "xml_cut_short": (
+        *in_entities("<annotation><object>"),
+        r"1000\.xml must be as published, but is not: no element",
+    ),
+    "xml_without_a_side": (*in_entities(xml("", 9)), r"1000\.xml: could not convert string to float: ''"),
+    "xml_box_turned_round": (*in_entities(xml(90, 9)), r"1000\.xml: box of object 1 must be \[x1, y1, x2, y2\]"),
+    "own_box": (
+        *in_photos("fgovd", REGION, {**REGION, "box": [1, 2, "a", 4]}),
+        r"fgovd\.jsonl, record 2: box must be",
+    ),
     "own_negatives": (
-        *of_photos("fgovd", {**REGION, "negatives": []}),
+        *in_photos("fgovd", {**REGION, "negatives": []}),
         r"fgovd\.jsonl, record 1: negatives must be at least one text, but is \[\]",
     ),
     "own_foil": (
-        *of_photos("sugarcrepe", CHOICE, CHOICE, {**CHOICE, "negative": ""}),
+        *in_photos("sugarcrepe", CHOICE, CHOICE, {**CHOICE, "negative": ""}),
         r"sugarcrepe\.jsonl, record 3: negative must be a string that is not empty, but is ''",
     ),
-    "own_id": (*of_photos("valse", {**CHOICE, "id": None} | {"subset": 3}), r"valse\.jsonl, record 1: subset must be"),
+    "own_id": (
+        *in_photos("valse", {**CHOICE, "id": None} | {"subset": 3}),
+        r"valse\.jsonl, record 1: subset must be",
+    ),
     "own_image": (
-        *of_photos("valse", {name: CHOICE[name] for name in CHOICE if name != "image"}),
+        *in_photos("valse", {name: CHOICE[name] for name in CHOICE if name != "image"}),
         r"valse\.jsonl, record 1: 'image' must be there, but is missing",
     ),
     "fg_ovd_box": (

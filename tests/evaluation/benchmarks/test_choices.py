@@ -40,8 +40,9 @@ def test_sugarcrepe(tmp_path):
 def test_the_real_sugarcrepe(shared_dir, tmp_path):
     source = shared_dir / "data" / "benchmarks" / "sugarcrepe"
     (tmp_path / "sugarcrepe").symlink_to(source)
-    records = [one for file in source.glob("*.json") for one in json.loads(file.read_text("utf-8")).values()]
-    touch(tmp_path / "coco" / "val2017", {record["filename"] for record in records})
+    for file in source.glob("*.json"):
+        records = json.loads(file.read_text("utf-8")).values()
+        touch(tmp_path / "coco" / "val2017", {record["filename"] for record in records})
     reading = load_benchmark("sugarcrepe", tmp_path)
     (part,) = reading.parts
     assert not reading.is_subset and part.counts["choices"] == 7511 == sum(SUGARCREPE.values())
@@ -94,7 +95,7 @@ def test_valse_counts_valid_examples_by_phenomenon(valse):
     assert sum(VALSE_COUNTS.values()) == 6795 and set(VALSE.values()) - set(VALSE_COUNTS) == {"foil-it"}
     whole = {subset: 0 for subset in VALSE}
     for subset, phenomenon in VALSE.items():
-        others = [one for one in VALSE if VALSE[one] == phenomenon]
+        others = [other for other in VALSE if VALSE[other] == phenomenon]
         whole[subset] = VALSE_COUNTS.get(phenomenon, len(others)) // len(others)
     whole["actant-swap"] += VALSE_COUNTS["actions"] % 2
     whole["counting-hard"] += VALSE_COUNTS["counting"] % 3

@@ -17,15 +17,14 @@ def notebook():
     def cell(kind, *lines):
         return {"cell_type": kind, "source": list(lines), "metadata": {}}
 
+    template_lines = [f"    {template!r},\n" for template in TEMPLATES]
     return {
         "nbformat": 4,
         "cells": [
             cell("code", "! pip install ftfy\n", "imagenet = 1"),
             cell("markdown", "imagenet_classes = nothing"),
             cell("code", f"imagenet_classes = {json.dumps(NAMES)}"),
-            cell(
-                "code", "imagenet_templates = [\n", *(f"    {one!r},\n" for one in TEMPLATES), "]\n", "\n", "print(1)"
-            ),
+            cell("code", "imagenet_templates = [\n", *template_lines, "]\n", "\n", "print(1)"),
         ],
     }
 

@@ -160,9 +160,9 @@ def test_iiw_400_and_612(tmp_path):
     write(tmp_path / "iiw" / "DCI_Test" / "data.jsonl", [{"image": "sa_1.jpg", "IIW": "A pump.", "ex_id": "1"}])
     assert len(subset("iiw", tmp_path).parts) == 1, "the images of the other 212 are not there"
     touch(tmp_path, ["docci/images/test_02967.jpg", "dci/densely_captioned_images/photos/sa_1.jpg"])
-    same, of_612 = subset("iiw", tmp_path).parts
-    assert same.rows == alone.rows and of_612.name == "612"
-    assert captions(of_612) == {"aar_test_04600.jpg": "Bees.", "test_02967.jpg": "Trees.", "sa_1.jpg": "A pump."}
+    same, larger = subset("iiw", tmp_path).parts
+    assert same.rows == alone.rows and larger.name == "612"
+    assert captions(larger) == {"aar_test_04600.jpg": "Bees.", "test_02967.jpg": "Trees.", "sa_1.jpg": "A pump."}
 
 
 def test_the_real_descriptions_of_iiw_400(shared_dir, tmp_path):

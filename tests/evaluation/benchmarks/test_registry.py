@@ -31,7 +31,9 @@ def test_the_page_has_the_table(project_dir):
     page = (project_dir / "docs" / "benchmarks.md").read_text(encoding="utf-8")
     assert benchmark_table() in page, "paste what benchmark_table() gives"
     columns = {line.count(" | ") for line in benchmark_table().splitlines() if not line.startswith("|---")}
-    links = [link for one in BENCHMARKS.values() for link in re.findall(r"https://[^\s,;]+", one.source)]
+    links = []
+    for benchmark in BENCHMARKS.values():
+        links += re.findall(r"https://[^\s,;]+", benchmark.source)
     assert len(links) >= 18 and all(f"<{link}>" in page for link in links)
     assert columns == {6} and len(benchmark_table().splitlines()) == len(BENCHMARKS) + 2
 
@@ -91,7 +93,7 @@ def test_the_registry_needs_no_torch():
     assert done.stdout.split() == ["True", "False"], done.stderr
 
 
-def test_figures_in_the_table_are_those_that_are_checked():
+def test_sizes_in_the_table_are_those_that_are_checked():
     """A size that the table states is a count that a reader requires, wherever one is required."""
     numbers = {name: set(re.findall(r"\d[\d,]*", benchmark.size)) for name, benchmark in BENCHMARKS.items()}
     assert numbers["dci"] == {"7,805"} and numbers["long_dci"] == {"7,602"} and numbers["docci"] == {"5,000"}

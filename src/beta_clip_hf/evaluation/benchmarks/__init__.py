@@ -1,4 +1,4 @@
-"""Benchmarks as they are published: which there are, and a reader for each one's own files."""
+"""Published benchmarks: the list of all, and a reader for the files of each."""
 
 from .layout import count_rows
 from .loading import Part, Reading, load_benchmark

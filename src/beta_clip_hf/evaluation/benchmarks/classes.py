@@ -2,10 +2,12 @@
 
 import ast
 import os
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from .layout import Annotations, Place, read_json
+from ...data.rows import Row
+from .layout import Annotations, Place, in_folder, read_json
 
 
 CLASSES = 1000
@@ -16,65 +18,102 @@ FOLDERS = ("val", "imagenetv2-matched-frequency-format-val")
 _SUFFIXES = (".jpeg", ".jpg", ".png")
 
 
+class Prompts(NamedTuple):
+    """The names of the classes in the order of their labels, and the templates that a name is put into."""
+
+    class_names: list[str]
+    templates: list[str]
+
+
+class ClassFolder(NamedTuple):
+    """A folder with the images of a class, and the label of the class."""
+
+    path: Path
+    label: int
+
+
 def read_imagenet(place: Place) -> list[Annotations]:
-    """The images of `val`, in a folder per class that has the id of its WordNet synset: the labels are the places of
-    the folders in alphabetical order. Those of ImageNet-V2 are in folders named by the label. Either may be absent."""
-    class_names, templates = _names(place)
+    """
+    Reads the images of ImageNet-1k and of ImageNet-V2, either of which may be missing.
+
+    ImageNet-1k has a folder for each class, named by the id of its WordNet synset: the label of a class is the position
+    of its folder in alphabetical order. The folders of ImageNet-V2 are named by the label.
+    """
+    prompts = _read_prompts(place)
     parts = []
-    for name, directory, published in (("1k", FOLDERS[0], 50000), ("v2", FOLDERS[1], 10000)):
-        root = place.find(directory, beside=(".",))
-        if root is not None:
-            rows = [
-                {"image": f"{folder.name}/{image}", "label": label}
-                for folder, label in _labels(root, name)
-                for image in sorted(os.listdir(folder))
-                if image.lower().endswith(_SUFFIXES)
-            ]
-            counts = {"images": published, "classes": CLASSES, "templates": TEMPLATES}
-            parts.append(
-                Annotations(
-                    "classes",
-                    rows,
-                    root.__truediv__,
-                    name=name,
-                    published=counts,
-                    class_names=class_names,
-                    templates=templates,
-                )
-            )
+    root = place.find(FOLDERS[0], beside=(".",))
+    if root is not None:
+        parts.append(_annotations("1k", root, _sorted_folders(root), prompts, num_images=50000))
+    root = place.find(FOLDERS[1], beside=(".",))
+    if root is not None:
+        parts.append(_annotations("v2", root, _numbered_folders(root), prompts, num_images=10000))
     return parts
 
 
-def _labels(root: Path, name: str) -> Iterator[tuple[Path, int]]:
-    """The folders of classes and their labels, by label."""
+def _annotations(
+    name: str, root: Path, folders: Sequence[ClassFolder], prompts: Prompts, num_images: int
+) -> Annotations:
+    rows: list[Row] = []
+    for folder in folders:
+        for file in sorted(os.listdir(folder.path)):
+            if file.lower().endswith(_SUFFIXES):
+                rows.append({"image": f"{folder.path.name}/{file}", "label": folder.label})
+    return Annotations(
+        "classes",
+        rows,
+        in_folder(root),
+        name=name,
+        published={"images": num_images, "classes": CLASSES, "templates": TEMPLATES},
+        class_names=prompts.class_names,
+        templates=prompts.templates,
+    )
+
+
+def _sorted_folders(root: Path) -> list[ClassFolder]:
+    """Returns the folders of ImageNet-1k by label."""
     folders = sorted(path for path in root.iterdir() if path.is_dir())
-    if name == "1k":
-        if len(folders) != CLASSES:
+    if len(folders) != CLASSES:
+        raise ValueError(
+            f"{root} must have {CLASSES} folders, one per class, empty or not, since the label of a class is the "
+            f"place of its folder among them, but has {len(folders)}"
+        )
+    return [ClassFolder(path, label) for label, path in enumerate(folders)]
+
+
+def _numbered_folders(root: Path) -> list[ClassFolder]:
+    """Returns the folders of ImageNet-V2 by label."""
+    folders = []
+    for path in sorted(path for path in root.iterdir() if path.is_dir()):
+        if not (path.name.isdecimal() and int(path.name) < CLASSES):
             raise ValueError(
-                f"{root} must have {CLASSES} folders, one per class, empty or not, since the label of a class is the "
-                f"place of its folder among them, but has {len(folders)}"
+                f"folders of {root} must be named by their label, 0 to {CLASSES - 1}, but one is {path.name!r}"
             )
-        return iter([(folder, label) for label, folder in enumerate(folders)])
-    wrong = [folder.name for folder in folders if not (folder.name.isdecimal() and int(folder.name) < CLASSES)]
-    if wrong:
-        raise ValueError(f"folders of {root} must be named by their label, 0 to {CLASSES - 1}, but one is {wrong[0]!r}")
-    return iter(sorted(((folder, int(folder.name)) for folder in folders), key=lambda pair: pair[1]))
+        folders.append(ClassFolder(path, int(path.name)))
+    return sorted(folders, key=lambda folder: folder.label)
 
 
-def _names(place: Place) -> tuple[list[str], list[str]]:
-    """Names of the classes and templates: from OpenAI's notebook, or from JSON with the same two lists."""
+def _read_prompts(place: Place) -> Prompts:
+    """Reads names and templates from OpenAI's notebook, or from JSON with the same two lists."""
     file = place.required(*NAMES_FILES)
     content = read_json(file)
     if "cells" not in content:
-        return content["classnames"], content["templates"]
-    found: dict[str, list[str]] = {}
+        return Prompts(content["classnames"], content["templates"])
+    lists: dict[str, list[str]] = {}
     for cell in content["cells"]:
         source = "".join(cell["source"])
-        if cell["cell_type"] == "code" and source.lstrip().startswith(("imagenet_classes", "imagenet_templates")):
-            for node in ast.parse(source).body:
-                if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-                    found[node.targets[0].id] = ast.literal_eval(node.value)
-    missing = [name for name in ("imagenet_classes", "imagenet_templates") if name not in found]
+        is_list = source.lstrip().startswith(("imagenet_classes", "imagenet_templates"))
+        if cell["cell_type"] == "code" and is_list:
+            lists |= _literal_assignments(source)
+    missing = [name for name in ("imagenet_classes", "imagenet_templates") if name not in lists]
     if missing:
         raise ValueError(f"{file} must assign {' and '.join(missing)}, but does not")
-    return found["imagenet_classes"], found["imagenet_templates"]
+    return Prompts(lists["imagenet_classes"], lists["imagenet_templates"])
+
+
+def _literal_assignments(source: str) -> dict[str, Any]:
+    """Returns the literals that Python code assigns to names, without running it."""
+    values = {}
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            values[node.targets[0].id] = ast.literal_eval(node.value)
+    return values

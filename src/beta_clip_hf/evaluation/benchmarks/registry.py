@@ -1,4 +1,4 @@
-"""The benchmarks, in the order in which they are listed: what each is, where it is from, and its reader."""
+"""The list of benchmarks in the order of the documentation: what each is, where to get it, and its reader."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ from .long_captions import (
     read_sharegpt4v,
     read_urban1k,
 )
-from .own import NUM_SCENES, holds_photos, read_photos
+from .photos_and_scenes import NUM_SCENES, holds_photos, read_photos
 from .regions import FG_OVD_FILES, read_coco_boxes, read_fg_ovd, read_lvis_boxes, read_phrases
 from .short_captions import read_coco, read_flickr30k
 
@@ -32,20 +32,21 @@ class Benchmark:
     id: str
     title: str
     kind: Kind
-    """What its main part measures."""
+    """The kind of its main part."""
     source: str
     """Where to get it."""
     licence: str
     size: str
     layout: str
-    """What must be in its folder."""
+    """The files that must be in its folder."""
     protocol: str
+    """How it is measured."""
     read: Callable[[Place], list[Annotations]] | None
-    """`None` for what is generated."""
+    """The reader; `None` for a benchmark that is generated."""
     marks: Sequence[str] = ()
-    """Files or directories by any of which its folder is known; none where any folder will do."""
+    """Files or directories that identify its folder; each of them is enough. Without marks any folder is taken."""
     folders: Sequence[str] = ()
-    """Names of folders that it may share with others, beside its own id."""
+    """Names of folders that it may be in, beside its id. Some are shared with other benchmarks."""
 
 
 _LONG = "one caption per image, up to 248 tokens; R@k both ways"
@@ -101,7 +102,7 @@ _ALL = (
         source="https://github.com/facebookresearch/DCI or https://huggingface.co/datasets/mderakhshani/Long-DCI",
         licence="CC BY-NC 4.0; SA-1B's images: its research licence",
         size="7,602 images",
-        layout="as `dci`, or `dci_long.csv` (tab-separated, with the columns `filepath` and `title`) and "
+        layout="as for `dci`, or `dci_long.csv` (tab-separated, with the columns `filepath` and `title`) and "
         "`photos/*.jpg`",
         protocol=f"extra caption alone, images without one left out; {_LONG}",
         read=read_long_dci,
@@ -195,7 +196,7 @@ _ALL = (
         licence=f"CC BY 4.0; {_COCO_IMAGES}",
         size="36,335 boxes of 80 classes",
         layout="`annotations/instances_val2017.json`, `val2017/*.jpg`",
-        protocol=f"boxes but for crowds; {_BOXES}",
+        protocol=f"boxes without crowds; {_BOXES}",
         read=read_coco_boxes,
         marks=("instances_val2017.json",),
         folders=("coco",),
@@ -231,11 +232,11 @@ _ALL = (
         title="VALSE",
         kind="choices",
         source="https://github.com/Heidelberg-NLP/VALSE",
-        licence="MIT; images: as the five data sets that they are from",
+        licence="MIT; images: the licences of their five data sets",
         size="6,795 choices of 6 phenomena, and FOIL-it",
         layout=", ".join(f"`{name}.json`" for name in VALSE)
         + " in `data`; `visual7w/*.jpg`, `images_512/*.jpg` (SWiG), `VisualDialog_val2018/*.jpg`, COCO's `val2017`, "
-        "`val2014`, `train2014` (here or beside)",
+        "`val2014`, `train2014` (here or in folders beside)",
         protocol=f"examples that two of three annotators confirm; {_FOIL}",
         read=read_valse,
         marks=tuple(f"{name}.json" for name in VALSE),
@@ -260,9 +261,9 @@ _ALL = (
         source="your own files",
         licence="yours",
         size="any",
-        layout="`test.jsonl` of rows as in training, or tars (a folder's `test*.tar`, or any as a glob); maybe "
+        layout="`test.jsonl` of rows as in training, or tars (a folder's `test*.tar`, or any as a glob); optionally "
         "`eval/fgovd.jsonl`, `eval/sugarcrepe.jsonl`, `eval/valse.jsonl`",
-        protocol="whatever the rows have labels for, as in the tasks above",
+        protocol="as in the tasks above, for the labels that the rows have",
         read=read_photos,
     ),
     Benchmark(
@@ -273,7 +274,7 @@ _ALL = (
         licence="Apache-2.0",
         size=f"{NUM_SCENES} images",
         layout="no files",
-        protocol="level medium, in the model's image size: retrieval, hard negatives, pointing",
+        protocol="level medium, at the model's image size: retrieval, hard negatives, pointing",
         read=None,
     ),
 )
@@ -282,37 +283,61 @@ BENCHMARKS = {benchmark.id: benchmark for benchmark in _ALL}
 
 
 def find_benchmark(name: str, data: str | Path) -> Path | None:
-    """Where a benchmark's files are: `data/<id>`, or a folder that it shares with others, or `data` itself; `None`
-    where none of these holds what it is known by. Of `photos`, `data` may also be the file, or a glob of tars.
+    """
+    Finds the folder of a benchmark: `data/<id>`, a folder that it shares with others, or `data` itself.
+
+    Args:
+        name: The id of the benchmark.
+        data: The folder to look into. For `photos` it may also be a file, or a glob of tars.
+
+    Returns:
+        The first of these folders that holds files of the benchmark, or `None`.
 
     Raises:
-        ValueError: where there is no such benchmark.
+        ValueError: if there is no benchmark of that id.
     """
     if name not in BENCHMARKS:
         raise ValueError(f"benchmark must be one of {', '.join(BENCHMARKS)}, but is {name!r}")
     benchmark, root = BENCHMARKS[name], Path(data)
     if not benchmark.marks:
-        return next((path for path in (root / name, root) if holds_photos(path)), None)
-    folders = (root / one for one in (name, *benchmark.folders, "."))
-    return next((one for one in folders if any(Place(one, root).file(mark) for mark in benchmark.marks)), None)
+        for path in (root / name, root):
+            if holds_photos(path):
+                return path
+        return None
+    for folder_name in (name, *benchmark.folders, "."):
+        folder = root / folder_name
+        if any(Place(folder, root).file(mark) for mark in benchmark.marks):
+            return folder
+    return None
 
 
 def benchmark_table() -> str:
-    """The table of docs/benchmarks.md, in Markdown."""
+    """Returns the table of docs/benchmarks.md, in Markdown."""
     lines = ["| task | benchmark | where to get it | licence | size | files | protocol |", f"|{'---|' * 7}"]
-    for one in BENCHMARKS.values():
-        source = re.sub(r"https://[^\s,;]+", r"<\g<0>>", one.source)
-        cells = (f"`{one.id}`", one.title, source, one.licence, one.size, one.layout, one.protocol)
+    for benchmark in BENCHMARKS.values():
+        # Angle brackets make links of bare URLs.
+        source = re.sub(r"https://[^\s,;]+", r"<\g<0>>", benchmark.source)
+        cells = (
+            f"`{benchmark.id}`",
+            benchmark.title,
+            source,
+            benchmark.licence,
+            benchmark.size,
+            benchmark.layout,
+            benchmark.protocol,
+        )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def format_benchmarks() -> str:
-    """What `beta-clip evaluate --list-tasks` prints: per task its size, what it measures, and where to get it."""
+    """Formats the list that `beta-clip evaluate --list-tasks` prints: size, protocol and source of each task."""
     width = max(map(len, BENCHMARKS))
     indent = " " * (width + 2)
     lines = []
-    for one in BENCHMARKS.values():
-        lines.append(f"{one.id:<{width}}  {one.title}: {one.size.replace('`', '')}")
-        lines += [f"{indent}{one.protocol.replace('`', '')}", f"{indent}{one.source.replace('`', '')}"]
-    return "\n".join(lines)
+    for benchmark in BENCHMARKS.values():
+        lines.append(f"{benchmark.id:<{width}}  {benchmark.title}: {benchmark.size}")
+        lines.append(f"{indent}{benchmark.protocol}")
+        lines.append(f"{indent}{benchmark.source}")
+    # The texts are Markdown.
+    return "\n".join(lines).replace("`", "")

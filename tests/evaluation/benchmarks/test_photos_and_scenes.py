@@ -118,7 +118,7 @@ def test_photos_in_other_layouts_that_training_reads(tmp_path):
         write(root / name, [row])
         touch((root / name).parent, ["1.jpg"])
         (part,) = load_benchmark("photos", root).parts
-        assert [one["image"] for one in part.rows] == [str((root / name).parent / "1.jpg")]
+        assert [row["image"] for row in part.rows] == [str((root / name).parent / "1.jpg")]
 
 
 def test_the_real_photos(shared_dir):

@@ -1,0 +1,120 @@
+"""Tasks that need no download of a benchmark: your own captioned photos, and generated scenes."""
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ...data.rows import Row, check_row
+from .layout import (
+    Annotations,
+    Kind,
+    Place,
+    convert_records,
+    group_by_image,
+    in_folder,
+    read_lines,
+    require_box,
+    require_text,
+    require_texts,
+)
+
+
+NUM_SCENES = 500
+# Far from the seeds that people train with.
+SCENES_SEED = 271828
+
+# A folder of photos has one of these files. Tars of any split count too: reading them then says that the tars must be
+# named, which helps more than that the folder holds no photos.
+_PHOTOS_MARKS = (
+    *("test.jsonl", "test-*.jsonl", "*.tar"),
+    *("metadata.jsonl", "metadata.csv", "metadata.parquet", "test/metadata.*"),
+    *("test*.csv", "test*.parquet", "data/test*.parquet", "dataset_info.json", "dataset_dict.json"),
+)
+
+# The files in the folder `eval`, by the name of the part that they become.
+_EVAL_FILES = {"fg_ovd": "fgovd.jsonl", "sugarcrepe": "sugarcrepe.jsonl", "valse": "valse.jsonl"}
+
+
+def holds_photos(source: Path) -> bool:
+    """Tells whether there are rows: a file, files by a glob or a range as of tars, or a folder that holds some."""
+    from ...data.formats.webdataset import expand_shards
+
+    if source.is_dir():
+        return any(any(source.glob(mark)) for mark in _PHOTOS_MARKS)
+    try:
+        return bool(expand_shards(source))
+    except ValueError:
+        return False
+
+
+def read_photos(place: Place) -> list[Annotations]:
+    """
+    Reads rows as in training, which may have captions, phrases and regions.
+
+    The folder `eval` beside them may hold regions with hard negatives (`fgovd.jsonl`) and captions with a foil
+    (`sugarcrepe.jsonl`, `valse.jsonl`).
+    """
+    source = place.folder
+    file = source if source.is_file() else source / "test.jsonl"
+    if file.suffix != ".jsonl" or not file.is_file():
+        root = source if source.is_dir() else source.parent
+        return [Annotations("retrieval", list(_read_any_source(source, root)), in_folder(root))]
+    root = file.parent
+    rows: list[Row] = list(convert_records(file, read_lines(file), check_row))
+    parts = [Annotations("retrieval", rows, in_folder(root))]
+    for name, eval_name in _EVAL_FILES.items():
+        eval_file = root / "eval" / eval_name
+        if not eval_file.is_file():
+            continue
+        kind: Kind = "regions" if name == "fg_ovd" else "choices"
+        convert = _region if name == "fg_ovd" else _choice
+        items = convert_records(eval_file, read_lines(eval_file), convert)
+        parts.append(Annotations(kind, group_by_image(items, kind), in_folder(root), name=name))
+    return parts
+
+
+def scenes(image_size: int) -> Any:
+    """Returns the generated scenes of level "medium", with images of that many pixels per side."""
+    from ...data.scenes import SceneDataset
+
+    return SceneDataset(NUM_SCENES, seed=SCENES_SEED, image_size=image_size)
+
+
+def _region(record: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Returns the image and the region of a record of `fgovd.jsonl`."""
+    region = {
+        "text": require_text(record["positive"], "positive"),
+        "subset": require_text(record["subset"], "subset"),
+        "box": require_box(record["box"], "box"),
+        "negatives": require_texts(record["negatives"], "negatives"),
+    }
+    return require_text(record["image"], "image"), region
+
+
+def _choice(record: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Returns the image and the choice of a record of `sugarcrepe.jsonl` or `valse.jsonl`."""
+    choice = {
+        "text": require_text(record["positive"], "positive"),
+        "subset": require_text(record["subset"], "subset"),
+        "negatives": [require_text(record["negative"], "negative")],
+        "id": f"{record['subset']}:{record['id']}",
+    }
+    return require_text(record["image"], "image"), choice
+
+
+def _read_any_source(source: Path, root: Path) -> Iterator[Row]:
+    """Yields the rows of tars, CSV files and anything else that training reads. A row that cannot be used raises."""
+    from ...data.readers import load_rows
+
+    dataset: Any = load_rows(source, split="test", strict=True)
+    rows: Iterable[Row] = dataset
+    if hasattr(dataset, "__len__"):
+        # A data set that is read by index need not end an iteration.
+        rows = (dataset[index] for index in range(len(dataset)))
+    for row in rows:
+        if isinstance(row["image"], str | Path):
+            # Names of images must not depend on where the files are: they are hashed.
+            yield {**row, "image": os.path.relpath(row["image"], root)}
+        else:
+            yield row
