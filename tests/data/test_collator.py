@@ -2,6 +2,7 @@ import logging
 import pickle
 import random
 import statistics
+from dataclasses import replace
 from multiprocessing.reduction import ForkingPickler
 
 import pytest
@@ -9,8 +10,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from beta_clip_hf import BetaCLIPDataCollator, Granularity
-from beta_clip_hf.data.collator import RowTexts
+from beta_clip_hf import BetaCLIPDataCollator, Granularity, TextHierarchy
 from beta_clip_hf.data.crop import crop_box, resized_part
 from beta_clip_hf.data.readers import load_rows
 
@@ -113,8 +113,8 @@ def test_caption_modes(collate):
     assert len(sampled.sentences) == 5
     assert all(sentence.rstrip(".") in sampled.caption for sentence in sampled.sentences)
     full = collate(caption_mode="full").sample_texts(ROWS[0])
-    assert full == sampled._replace(caption=whole)
-    assert collate(caption_mode="caption_only").sample_texts(ROWS[0]) == RowTexts(whole)
+    assert full == replace(sampled, caption=whole)
+    assert collate(caption_mode="caption_only").sample_texts(ROWS[0]) == TextHierarchy(whole)
 
 
 def test_numbers_of_sentences_and_phrases(collate):
@@ -152,7 +152,7 @@ def test_every_row_gives_a_short_caption_of_granularity_3(collate, tiny_processo
 def test_short_captions_change_nothing_else(collate):
     for one in (ROWS[0], row(0, captions=SENTENCES)):
         plain = collate().sample_texts(one)
-        assert collate(include_short_caption=True).sample_texts(one)._replace(short_caption=None) == plain
+        assert replace(collate(include_short_caption=True).sample_texts(one), short_caption=None) == plain
         assert plain.short_caption is None
 
 
@@ -161,7 +161,7 @@ def test_short_pairs_replace_a_share_of_the_rows_and_leave_the_others_alone(coll
     for mode in ("sampled", "caption_only"):
         plain, never, always = (collate(caption_mode=mode, short_caption_probability=p) for p in (0, 0.0, 1))
         some = collate(caption_mode=mode, short_caption_probability=0.3)
-        pair, pairs_of = RowTexts("some balls"), []
+        pair, pairs_of = TextHierarchy("some balls"), []
         for epoch in range(10):
             for collator in (plain, never, always, some):
                 collator.set_epoch(epoch)
@@ -182,7 +182,7 @@ def test_a_short_pair_has_its_short_caption_in_both_places_where_it_is_wanted(co
     collator = collate(short_caption_probability=1, include_short_caption=True)
     for one in (ROWS[0], row(0, captions=SENTENCES), row(0, short_caption="balls")):
         texts = collator.sample_texts(one)
-        assert texts == RowTexts(texts.caption, short_caption=texts.caption)
+        assert texts == TextHierarchy(texts.caption, short_caption=texts.caption)
     assert texts.caption == "balls"
 
 
@@ -202,7 +202,11 @@ def test_an_image_without_phrases_and_one_of_ten_thousand_words(collate):
         (BROKEN, "image must be readable, but is 8 bytes"),
         (row(8, id="absent", image="absent.jpg"), r"image must be readable, but is 'absent\.jpg'"),
         (row(8, caption=" "), "caption must be a string that is not empty"),
-        (row(8, caption="&nbsp;"), "a text must not be empty after cleaning"),
+        (row(8, caption="&nbsp;"), "caption must be a text that is not empty, but is '&nbsp;'"),
+        (
+            row(8, caption="A ball.", phrases=["A", "&nbsp;"]),
+            "a phrase must be a text that is not empty",
+        ),
         (row(8, phrases="a ball"), "phrases must be a list"),
         ({"id": "bare", "text": "A ball."}, "image must be there"),
     ],

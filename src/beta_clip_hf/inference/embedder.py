@@ -18,6 +18,7 @@ from transformers.utils import logging
 
 from ..data.columns import CAPTION_COLUMNS
 from ..data.images import load_image
+from ..data.regions import DEFAULT_BOX_FORMAT
 from ..data.rows import Row, check_row
 from ..model.boxes_beta_clip import seen_box
 from ..model.image_views_beta_clip import squashed, view_of_image
@@ -206,7 +207,7 @@ class Embedder:
         """
         seen = []
         for row, size, of_image in zip(batch.rows, batch.sizes, boxes, strict=True):
-            view, box_format = view_of_image(size, self.image_processor), row.get("box_format", "xyxy_pixels")
+            view, box_format = view_of_image(size, self.image_processor), row.get("box_format") or DEFAULT_BOX_FORMAT
             seen += [seen_box(box, box_format, size, view) for box in of_image]
         counts_B = torch.tensor(list(map(len, boxes)), dtype=torch.int64)
         return self.view_embeds(batch, seen, torch.arange(len(boxes)).repeat_interleave(counts_B))
@@ -232,8 +233,21 @@ class Embedder:
 
 
 def read_texts(rows: Sequence[Row]) -> list[Row]:
-    """The checked rows without their images, which need not stay in memory."""
-    return [without_image(rows[index]) for index in range(len(rows))]
+    """
+    Reads all rows and keeps them without their images, which need not stay in memory.
+
+    Rows with a caption are checked here, unless a reader has checked them. Rows of a benchmark may have no caption.
+
+    Raises:
+        ValueError: if a row with a caption is not valid.
+    """
+    texts = []
+    for index in range(len(rows)):
+        row = rows[index]
+        if any(name in row for name in CAPTION_COLUMNS):
+            row = check_row(row)
+        texts.append(without_image(row))
+    return texts
 
 
 class _Numbered(Dataset):
@@ -266,9 +280,7 @@ def _width(config: Any) -> int:
 
 
 def without_image(row: Row) -> Row:
-    """A row, checked if it has a caption, without its image."""
-    # The rows of a benchmark need not have a caption.
-    row = check_row(row) if any(name in row for name in CAPTION_COLUMNS) else row
+    """Copies a row without its image."""
     return {name: value for name, value in row.items() if name != "image"}
 
 

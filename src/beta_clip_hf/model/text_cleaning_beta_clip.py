@@ -4,11 +4,18 @@ import html
 from typing import Any
 
 
-def clean_text(text: str) -> str:
+class CleanText(str):
+    """A text that [`clean_text`] has cleaned. It is a plain string that is not cleaned a second time."""
+
+    __slots__ = ()
+
+
+def clean_text(text: str) -> CleanText:
     """
     Cleans a text as OpenAI's CLIP does: ftfy (curly quotes, mojibake), HTML entities twice, outer white space.
 
-    White space inside the text and the case of its letters are left to the tokenizer.
+    White space inside the text and the case of its letters are left to the tokenizer. A text that was cleaned before
+    is returned as it is.
 
     Raises:
         ImportError: if the text is not ASCII and ftfy is not installed.
@@ -16,6 +23,12 @@ def clean_text(text: str) -> str:
     >>> clean_text(" a man &amp;amp; his dog ")
     'a man & his dog'
     """
+    if isinstance(text, CleanText):
+        return text
+    return CleanText(_clean(text))
+
+
+def _clean(text: str) -> str:
     # ftfy leaves printable ASCII as it is, and costs more than tokenising.
     if not (text.isascii() and text.isprintable()):
         try:
@@ -27,7 +40,7 @@ def clean_text(text: str) -> str:
     return html.unescape(html.unescape(text)).strip()
 
 
-def clean_checked_text(text: Any, name: str) -> str:
+def clean_checked_text(text: Any, name: str) -> CleanText:
     """
     Cleans a text that must not be empty.
 
@@ -38,10 +51,10 @@ def clean_checked_text(text: Any, name: str) -> str:
     Raises:
         ValueError: if it is no string, or nothing is left of it after cleaning.
     """
-    cleaned = clean_text(text) if isinstance(text, str) else ""
+    cleaned = clean_text(text) if isinstance(text, str) else None
     if not cleaned:
         raise ValueError(f"{name} must be a text that is not empty, but is {text!r}")
     return cleaned
 
 
-__all__ = ["clean_checked_text", "clean_text"]
+__all__ = ["CleanText", "clean_checked_text", "clean_text"]
