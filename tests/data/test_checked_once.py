@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from beta_clip_hf import BetaCLIPDataCollator, BetaCLIPTrainer, BetaCLIPTrainingArguments
 from beta_clip_hf.data import rows as rows_module
 from beta_clip_hf.data.readers import load_rows
-from beta_clip_hf.data.rows import CheckedRow, check_row
+from beta_clip_hf.data.rows import CheckedRow, check_row, with_image
 from beta_clip_hf.evaluation.evaluator import evaluate
 from beta_clip_hf.model import text_cleaning_beta_clip as text_cleaning
 
@@ -130,8 +130,9 @@ def test_a_checked_row_is_a_dict_that_is_not_checked_again(checks):
     assert check_row(checked) is checked
     for same in (copy.copy(checked), copy.deepcopy(checked), pickle.loads(pickle.dumps(checked))):
         assert check_row(same) is same and same == checked
-    other = checked.with_image("dog.jpg")
+    other = with_image(checked, "dog.jpg")
     assert check_row(other) is other and other["image"] == "dog.jpg" and checked["image"] == "cat.jpg"
+    assert not isinstance(with_image(row(), "dog.jpg"), CheckedRow)
     checked["id"] = "7"
     assert check_row(checked) is checked
     assert sum(checks.values()) == 1

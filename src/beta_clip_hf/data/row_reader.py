@@ -9,7 +9,7 @@ from pathlib import Path
 from .columns import check_columns, rename_columns
 from .images import check_image_file
 from .records import Record, Scan
-from .rows import CheckedRow, check_row, row_checked_before
+from .rows import Row, check_row, row_checked_before, with_image
 
 
 # A column counts as missing if none of so many records has it: a wrong name is one error, and not a million of them.
@@ -60,7 +60,7 @@ class RowReader:
         self._format = record_format or RecordFormat()
         self._root = "" if image_root is None else str(image_root)
 
-    def __call__(self, record: Record, location: str) -> CheckedRow:
+    def __call__(self, record: Record, location: str) -> Row:
         """Checks a record and makes a row of it. Whether the image exists is not asked.
 
         Raises:
@@ -71,13 +71,13 @@ class RowReader:
         row = check_row(self._format.to_row(renamed))
         return self._placed(row, location)
 
-    def read_again(self, record: Record, location: str) -> CheckedRow:
+    def read_again(self, record: Record, location: str) -> Row:
         """Makes the row of a record that was checked before, without checking it again."""
         renamed = rename_columns(record, self.columns)
         row = row_checked_before(self._format.to_row(renamed))
         return self._placed(row, location)
 
-    def checked(self, scan: Scan, source: str) -> Iterator[tuple[str, CheckedRow | ValueError]]:
+    def checked(self, scan: Scan, source: str) -> Iterator[tuple[str, Row | ValueError]]:
         """Yields the rows of a scan with their locations.
 
         A record that cannot become a row, or whose image file is missing, comes out as the error that says so.
@@ -108,7 +108,7 @@ class RowReader:
         renamed = rename_columns(dict.fromkeys(present), self.columns)
         self._format.check_columns(renamed.keys(), source)
 
-    def _row_or_error(self, record: Record | ValueError, location: str) -> CheckedRow | ValueError:
+    def _row_or_error(self, record: Record | ValueError, location: str) -> Row | ValueError:
         if isinstance(record, ValueError):
             return record
         try:
@@ -118,10 +118,10 @@ class RowReader:
             return error
         return row
 
-    def _placed(self, row: CheckedRow, location: str) -> CheckedRow:
+    def _placed(self, row: Row, location: str) -> Row:
         """Adds what the source knows of the row: an id, and where a relative image path starts."""
         image = row["image"]
         if isinstance(image, (str, Path)):
-            row = row.with_image(os.path.join(self._root, image))
+            row = with_image(row, os.path.join(self._root, image))
         row["id"] = str(row.get("id", location))
         return row

@@ -38,10 +38,6 @@ class CheckedRow(dict[str, Any]):
         # Identity, not equality: comparing long lists would cost as much as checking them.
         return all(current is checked for current, checked in pairs)
 
-    def with_image(self, image: Any) -> "CheckedRow":
-        """Copies the row with another image. What a check asks of an image is only that there is one."""
-        return CheckedRow({**self, "image": image})
-
     def _current_values(self) -> list[Any]:
         return [self.get(name) for name in _CHECKED_FIELDS]
 
@@ -100,6 +96,12 @@ def check_fields(row: Mapping[str, Any]) -> None:
             raise ValueError(f"{', '.join(absent)} must be there beside phrase_sentences, but is missing")
     if row.get("regions"):
         check_boxes_in_stated_size(row)
+
+
+def with_image(row: Row, image: Any) -> Row:
+    """Copies a row with another image. A checked row stays one: a check only asks that there is an image."""
+    copied = {**row, "image": image}
+    return CheckedRow(copied) if isinstance(row, CheckedRow) and row.is_unchanged else copied
 
 
 def row_id(row: Mapping[str, Any]) -> str:
