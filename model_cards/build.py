@@ -1,5 +1,5 @@
 """
-Writes the model cards: what cards.yaml says, the recipes of examples/configs, and figures of the demo's model.
+Writes the model cards from cards.yaml, the recipes of examples/configs, and the results of the demo's model.
 
     python model_cards/build.py
 """
@@ -12,7 +12,8 @@ from typing import Any
 import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
-from beta_clip_hf.release.model_card import PAPERS, SOFTWARE, eval_results, result_rows, results_note
+from beta_clip_hf.release.citations import PAPERS, SOFTWARE
+from beta_clip_hf.release.results_table import eval_results, result_rows, results_note
 from beta_clip_hf.training.config import parse_value, read_config
 
 
@@ -26,27 +27,55 @@ NO_WEIGHTS = (
 
 
 def cards() -> dict[str, dict[str, Any]]:
-    """What cards.yaml says of each, by its name."""
+    """Reads cards.yaml: the values of each card by its name."""
     return yaml.safe_load((HERE / "cards.yaml").read_text(encoding="utf-8"))
 
 
 def recipe_of(name: str, card: Mapping[str, Any]) -> dict[str, Any]:
-    """All values that the recipe of a card sets, by key (`training.learning_rate`)."""
-    return dict(_flat(card.get("recipe") or read_config(CONFIGS / f"{name}.yaml")))
+    """Returns all values that the recipe of a card sets, by their keys (`training.learning_rate`)."""
+    recipe = card.get("recipe") or read_config(CONFIGS / f"{name}.yaml")
+    return dict(_flat(recipe))
 
 
 def _flat(recipe: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields the values of nested sections with their dotted keys."""
     for name, value in recipe.items():
+        key = f"{prefix}{name}"
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
+            yield from _flat(value, f"{key}.")
+        elif isinstance(value, str):
+            # PyYAML reads 1e-05 as a word.
+            yield key, parse_value(value)
         else:
-            yield f"{prefix}{name}", parse_value(value) if isinstance(value, str) else value
+            yield key, value
 
 
 def render(name: str, card: Mapping[str, Any]) -> str:
-    """The text of a card."""
-    results = json.loads((HERE / card["results"]).read_text(encoding="utf-8")) if "results" in card else {}
-    data = ModelCardData(
+    """Renders the text of a card."""
+    results = {}
+    if "results" in card:
+        results = json.loads((HERE / card["results"]).read_text(encoding="utf-8"))
+    settings = {key: json.dumps(value) for key, value in recipe_of(name, card).items()}
+    has_long_path = "model.config.use_long_text_path" in settings
+    values = {"reported": {}, "licence_text": NO_WEIGHTS, **card}
+    rendered = ModelCard.from_template(
+        _card_head(name, card, results),
+        template_path=str(HERE / "template.md"),
+        **values,
+        name=name,
+        run=f"runs/{name}/model" if results else f"runs/{name}",
+        settings=settings,
+        rows=list(result_rows(results)),
+        note=results_note(results),
+        long_path=', path="long"' if has_long_path else "",
+        entries=[SOFTWARE, *(PAPERS[paper] for paper in card["citations"])],
+    )
+    return str(rendered).rstrip() + "\n"
+
+
+def _card_head(name: str, card: Mapping[str, Any], results: Mapping[str, Any]) -> ModelCardData:
+    """Returns the metadata at the head of a card, which the Hub reads. A card without results is that of a recipe."""
+    return ModelCardData(
         language="en",
         library_name="transformers",
         license=card.get("licence", "unknown"),
@@ -57,23 +86,10 @@ def render(name: str, card: Mapping[str, Any]) -> str:
         model_name=name if results else None,
         eval_results=list(eval_results(results)) or None,
     )
-    settings = {key: json.dumps(value) for key, value in recipe_of(name, card).items()}
-    rendered = ModelCard.from_template(
-        data,
-        template_path=str(HERE / "template.md"),
-        **{"reported": {}, "licence_text": NO_WEIGHTS, **card},
-        name=name,
-        run=f"runs/{name}/model" if results else f"runs/{name}",
-        settings=settings,
-        rows=list(result_rows(results)),
-        note=results_note(results),
-        long_path=', path="long"' if "model.config.use_long_text_path" in settings else "",
-        entries=[SOFTWARE, *(PAPERS[paper] for paper in card["citations"])],
-    )
-    return str(rendered).rstrip() + "\n"
 
 
 def main() -> None:
+    """Writes all cards."""
     for name, card in cards().items():
         (HERE / f"{name}.md").write_text(render(name, card), encoding="utf-8")
 

@@ -33,13 +33,7 @@ MOVING = {
     for name in (
         "demo/app",
         "evaluation/compare",
-        "release/convert_b_clip",
-        "release/convert_fg_clip",
-        "release/export",
-        "release/hub",
-        "release/interpolate",
         "release/onnx",
-        "release/sweep",
     )
 }
 OUTSIDE_OF_CORE = {"torch", "transformers", "huggingface_hub", "ftfy"}

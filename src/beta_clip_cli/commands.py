@@ -54,19 +54,16 @@ COMMANDS = (
         ("convert", "b-clip"),
         "Turn a checkpoint of the β-CLIP authors into a model directory.",
         "beta-clip convert b-clip checkpoint.pt converted --tokenizer openai/clip-vit-base-patch16",
-        home="beta_clip_hf.release.convert_b_clip",
     ),
     Command(
         ("convert", "fg-clip"),
         "Turn a checkpoint of FG-CLIP into a model directory, or one back.",
         "beta-clip convert fg-clip qihoo360/fg-clip-base converted",
-        home="beta_clip_hf.release.convert_fg_clip",
     ),
     Command(
         ("export", "clip"),
         "Write a model as a plain CLIPModel, for programs without this package.",
         "beta-clip export clip runs/photos exported",
-        home="beta_clip_hf.release.export",
     ),
     Command(
         ("export", "onnx"),
@@ -79,7 +76,6 @@ COMMANDS = (
         "Mix the weights of a model with those that it was fine-tuned from, against forgetting.",
         "beta-clip interpolate openai/clip-vit-base-patch16 runs/photos runs/mixed --alpha 0 0.25 0.5 0.75 1 "
         "--tasks photos --data photos.jsonl",
-        home="beta_clip_hf.release.interpolate",
     ),
     Command(
         ("index",),
@@ -106,7 +102,6 @@ COMMANDS = (
         ("push",),
         "Upload a model to the Hub with its processor, code, results and model card.",
         "beta-clip push runs/photos my-name/photos --license cc-by-nc-4.0",
-        home="beta_clip_hf.release.hub",
     ),
     Command(
         ("doctor",),

@@ -168,7 +168,7 @@ def test_another_end_of_text_than_their_codes_is_told(tiny_clip_dir, tmp_path, c
     changes = {"use_long_text_path": True, "use_regions": True, "use_pooler": False}
     BetaCLIPModel.from_pretrained(tiny_clip_dir, **changes).save_pretrained(tmp_path / "ours")
     convert_back(tmp_path / "ours", tmp_path / "back")
-    assert "ends texts with id 49407 whatever" in caplog.text and "but this model with 513" in caplog.text
+    assert "ends texts with id 49407 whatever" in caplog.text and "but this model ends them with 513" in caplog.text
 
 
 def test_the_commands_and_the_processor(golden_dir, bpe_tokenizer, tiny_tokenizer, tmp_path, caplog):

@@ -1,4 +1,3 @@
-import argparse
 import json
 import re
 import shutil
@@ -10,6 +9,7 @@ from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load
 
+from beta_clip_cli.main import main
 from beta_clip_hf import BetaCLIPModel, BetaCLIPTrainer, BetaCLIPTrainingArguments, SceneDataset
 from beta_clip_hf.data.readers import load_rows
 from beta_clip_hf.inference.identity import environment
@@ -158,8 +158,8 @@ def test_the_code_of_a_card_reads_long_texts_whole(both_systems_config, tiny_pro
 def test_a_card_of_bare_weights_claims_nothing(tiny_model, tiny_processor, tmp_path):
     tiny_model.save_pretrained(tmp_path)
     text = str(render_card(tmp_path, "me/model"))
-    assert "None were measured." in text and "license: unknown" in text and "not stated" in text
-    assert "Nothing is recorded of its training" in text and "its licence is not known here" in text
+    assert "Nothing was measured." in text and "license: unknown" in text and "not stated" in text
+    assert "The training is not recorded" in text and "its licence is not known here" in text
     assert not any(word in text for word in ("model-index", "trained with", "β-CAL", "Losses", "Started"))
     with pytest.raises(ValueError, match=r"config\.json"):
         render_card(tmp_path / "nothing", "me/model")
@@ -169,9 +169,7 @@ def test_what_was_pushed_loads_where_the_package_is_not(
     run_folder, server, tiny_model, tiny_processor, tmp_path, caplog
 ):
     before = content_of(run_folder)
-    parser = argparse.ArgumentParser()
-    hub.add_arguments(parser)
-    assert hub.run(parser.parse_args([str(run_folder), "me/model", "--private"])) == 0
+    assert main(["push", str(run_folder), "me/model", "--private"]) == 0
     assert server.private["me/model"] and content_of(run_folder) == before
     files = server.repositories["me/model"]
     assert {"README.md", "config.json", "model.safetensors", "modeling_beta_clip.py", "results.json"} <= set(files)
@@ -300,7 +298,5 @@ def test_a_failed_upload_leaves_everything_as_it_was_and_says_what_to_do(run_fol
 
 
 def test_a_dry_run_writes_a_folder(run_folder, tmp_path):
-    parser = argparse.ArgumentParser()
-    hub.add_arguments(parser)
-    hub.run(parser.parse_args([str(run_folder), "me/model", "--dry-run", str(tmp_path / "dry")]))
+    assert main(["push", str(run_folder), "me/model", "--dry-run", str(tmp_path / "dry")]) == 0
     assert {"README.md", "model.safetensors"} <= {path.name for path in (tmp_path / "dry").iterdir()}

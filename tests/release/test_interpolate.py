@@ -1,39 +1,21 @@
-"""Weights between two models, and the sweep that says which alpha to take."""
+"""Weights between two models."""
 
 import json
 
 import pytest
 import torch
-from PIL import Image
 from transformers import CLIPModel
 
 from beta_clip_cli.main import main
 from beta_clip_hf import BetaCLIPConfig, BetaCLIPModel, BetaCLIPProcessor
-from beta_clip_hf.inference.identity import model_hash
 from beta_clip_hf.model.checkpoints_beta_clip import to_fg_clip
 from beta_clip_hf.model.positions_beta_clip import stretch_text_positions
 from beta_clip_hf.release.interpolate import interpolate, mix
-from beta_clip_hf.release.sweep import draw_sweep, format_sweep
+from release.tuned_models import perturbed, saved
 
 
 TABLE = "text_model.embeddings.position_embedding.weight"
 LONG_TABLE = "text_model.embeddings.long_position_embedding.weight"
-
-
-def perturbed(model):
-    """As after a fine-tuning: every weight a little elsewhere."""
-    torch.manual_seed(5)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.05 * torch.randn_like(parameter)
-    return model
-
-
-def saved(model, folder, processor=None):
-    model.save_pretrained(folder)
-    if processor is not None:
-        processor.save_pretrained(folder)
-    return folder
 
 
 def tensors_of(folder):
@@ -180,16 +162,16 @@ def test_the_first_difference_of_architecture_is_named(tiny_config, tuned_dir, t
 
 def test_what_only_one_of_the_two_has(tiny_clip_dir, tuned_dir, golden_dir, tmp_path):
     without = saved(BetaCLIPModel.from_pretrained(tiny_clip_dir, use_pooler=False), tmp_path / "without")
-    with pytest.raises(ValueError, match=r"the tuned model must have pooler\..* as the base one, but does not"):
+    with pytest.raises(ValueError, match=r"the tuned model must have pooler\..* like the base one, but does not"):
         interpolate(tuned_dir, without, tmp_path / "out", alpha=0.5)
     two_paths = BetaCLIPModel.from_pretrained(tiny_clip_dir, use_pooler=False, use_long_text_path=True)
     saved(two_paths, tmp_path / "two_paths")
-    with pytest.raises(ValueError, match=r"the base model must have long_text_projection\.weight as the tuned one"):
+    with pytest.raises(ValueError, match=r"the base model must have long_text_projection\.weight like the tuned one"):
         interpolate(tuned_dir, tmp_path / "two_paths", tmp_path / "out", alpha=0.5)
     values = BetaCLIPModel.from_pretrained(golden_dir / "fg_clip_grid4").config.to_dict()
     towers = {name: values[name] for name in ("text_config", "vision_config", "projection_dim")}
     one_path = saved(BetaCLIPModel(BetaCLIPConfig(**towers, use_pooler=False)), tmp_path / "one_path")
-    with pytest.raises(ValueError, match=r"the tuned model must have hard_negative_logit_scale as the base one"):
+    with pytest.raises(ValueError, match=r"the tuned model must have hard_negative_logit_scale like the base one"):
         interpolate(golden_dir / "fg_clip_grid4", one_path, tmp_path / "out", alpha=0.5)
     with pytest.raises(ValueError, match=r"hidden_size of the base must be the tuned model's 32, but is 24"):
         interpolate(golden_dir / "fg_clip_grid4", tuned_dir, tmp_path / "out", alpha=0.5)
@@ -228,116 +210,3 @@ def test_one_alpha_is_the_directory_and_several_are_directories_in_it(tiny_clip_
         assert main([*again, "--alpha", "0", "1", *more]) == 1
         assert "output must be another directory" in capsys.readouterr().err
     assert not (tmp_path / "twice").exists()
-
-
-@pytest.fixture
-def photos(tmp_path):
-    rows = []
-    for index, colour in enumerate(("red", "green", "blue", "white")):
-        Image.new("RGB", (50, 40), colour).save(tmp_path / f"{index}.png")
-        captions = [f"A {colour} image.", f"All is {colour}."]
-        rows.append({"image": f"{index}.png", "captions": captions, "hard_negatives": ["A grey image."]})
-    path = tmp_path / "photos.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def test_a_sweep_evaluates_each_alpha(tiny_clip_dir, tuned_dir, photos, tmp_path, capsys):
-    pytest.importorskip("matplotlib")
-    out = tmp_path / "sweep"
-    command = ["interpolate", str(tiny_clip_dir), str(tuned_dir), str(out), "--alpha", "1", "0", "0.25"]
-    evaluation = ["--tasks", "photos", "--data", str(photos), "--device", "cpu", "--batch-size", "2"]
-    assert main([*command, *evaluation]) == 0
-    summary = json.loads((out / "sweep.json").read_text())
-    assert [one["alpha"] for one in summary["alphas"]] == [0, 0.25, 1]
-    assert summary["settings"]["data"] == str(photos) and summary["environment"]["torch"] == torch.__version__
-    for one in summary["alphas"]:
-        folder = out / f"alpha_{one['alpha']:g}"
-        assert one["model"]["sha256"] == model_hash(BetaCLIPModel.from_pretrained(folder))
-        assert one["tasks"] == json.loads((folder / "evaluation/results.json").read_text())["tasks"]
-    assert summary["alphas"][2]["model"]["sha256"] == model_hash(BetaCLIPModel.from_pretrained(tuned_dir))
-    table = capsys.readouterr().out.splitlines()
-    assert table[1].split() == ["chance", "0", "0.25", "1"]
-    (line,) = (line for line in table if line.startswith("photos: long/cls/text_to_image/R@1 "))
-    values = [one["tasks"]["photos"]["figures"]["long/cls/text_to_image/R@1"]["value"] for one in summary["alphas"]]
-    assert line.split()[-4:] == ["25.0", *(f"{100 * value:.1f}" for value in values)]
-    assert any("hard_negatives/conditioned/accuracy" in line for line in table)
-    assert not any("R@5" in line or "median" in line for line in table)
-    with Image.open(out / "sweep.png") as picture:
-        assert picture.format == "PNG" and picture.width > 1000
-
-
-def test_a_sweep_may_keep_its_figures_only(tiny_clip_dir, tuned_dir, photos, tmp_path):
-    pytest.importorskip("matplotlib")
-    out = tmp_path / "sweep"
-    command = ["interpolate", str(tiny_clip_dir), str(tuned_dir), str(out), "--alpha", "0.5", "--discard"]
-    assert main([*command, "--tasks", "photos", "--data", str(photos), "--device", "cpu", "--no-conditioned"]) == 0
-    files = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
-    assert files >= {"sweep.json", "sweep.png", "alpha_0.5/evaluation/results.json"}
-    assert all(name.startswith(("sweep.", "alpha_0.5/evaluation/")) for name in files)  # no model
-
-
-def figure(value):
-    return {"value": value, "chance": 0.01, "low": value - 0.02, "high": value + 0.02, "count": 100}
-
-
-SWEEP = {
-    "alphas": [
-        {
-            "alpha": alpha,
-            "tasks": {
-                "photos": {
-                    "figures": {
-                        "long/cls/text_to_image/R@1": figure(0.2 + 0.4 * alpha),
-                        "long/cls/image_to_text/R@1": figure(0.25 + 0.3 * alpha),
-                        "long/cls/text_to_image/R@5": figure(0.9),
-                        "long/cls/text_to_image/median_rank": {**figure(3.0), "low": None, "high": None},
-                        "hard_negatives[colour]/cls/accuracy": figure(0.9),
-                        "phrases/centre/pointing": figure(0.4),
-                        "phrases/attention/pointing": figure(0.6 - 0.2 * alpha),
-                    }
-                }
-            },
-        }
-        for alpha in (0, 0.5, 1)
-    ]
-}
-
-
-def test_the_table_has_the_headlines_in_per_cent():
-    lines = format_sweep(SWEEP).splitlines()
-    assert [line.split() for line in lines[1:]] == [
-        ["chance", "0", "0.5", "1"],
-        ["photos:", "long/cls/text_to_image/R@1", "1.0", "20.0", "40.0", "60.0"],
-        ["photos:", "long/cls/image_to_text/R@1", "1.0", "25.0", "40.0", "55.0"],
-        ["photos:", "phrases/attention/pointing", "1.0", "60.0", "50.0", "40.0"],
-    ]
-
-
-def test_the_picture_has_a_panel_for_each_kind_and_a_curve_for_each_figure(tmp_path, monkeypatch):
-    pytest.importorskip("matplotlib")
-    from matplotlib.figure import Figure
-
-    made, initialise = [], Figure.__init__
-    monkeypatch.setattr(Figure, "__init__", lambda self, *a, **k: (made.append(self), initialise(self, *a, **k))[1])
-    assert draw_sweep(SWEEP, tmp_path / "sweep.png") == tmp_path / "sweep.png"
-    panels = {axes.get_title(loc="left"): axes for axes in made[0].axes}
-    assert list(panels) == ["photos: long", "photos: phrases"]
-    curves = {
-        line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in panels["photos: long"].lines
-    }
-    assert list(curves) == ["CLS text to image R@1", "CLS image to text R@1"]
-    (band, _) = panels["photos: long"].collections
-    low, high = band.get_paths()[0].get_extents().intervaly
-    assert (low, high) == (pytest.approx(18), pytest.approx(62))
-    assert curves["CLS text to image R@1"] == ([0, 0.5, 1], pytest.approx([20, 40, 60]))
-    with pytest.raises(ValueError, match="figures must have one that ends in"):
-        draw_sweep({"alphas": [{"alpha": 0, "tasks": {"photos": {"figures": {}}}}]}, tmp_path / "none.png")
-
-
-def test_a_missing_matplotlib_is_told_before_any_work(tiny_clip_dir, tuned_dir, photos, tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
-    command = ["interpolate", str(tiny_clip_dir), str(tuned_dir), str(tmp_path / "out"), "--tasks", "photos"]
-    assert main([*command, "--data", str(photos)]) == 1
-    assert 'pip install "beta-clip-hf[eval]"' in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()

@@ -15,7 +15,7 @@ from PIL import Image
 from beta_clip_cli import main as cli
 from beta_clip_cli.train import configuration
 from beta_clip_hf import BetaCLIPModel, BetaCLIPProcessor
-from beta_clip_hf.release.model_card import PAPERS, SOFTWARE
+from beta_clip_hf.release.citations import PAPERS, SOFTWARE
 from beta_clip_hf.training.config import read_config
 
 

@@ -1,9 +1,5 @@
-"""The authors' β-CLIP checkpoint (`.pt`) to a directory that `BetaCLIPModel.from_pretrained` loads.
+"""Converts a checkpoint of the β-CLIP authors (`.pt`) to a directory that `BetaCLIPModel.from_pretrained` loads."""
 
-Letters: D projection width, L tokens.
-"""
-
-import argparse
 import logging
 from pathlib import Path
 from pickle import UnpicklingError
@@ -12,20 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from beta_clip_cli.reports import Report, add_json_argument, reporting
-
 from ..model.configuration_beta_clip import BetaCLIPConfig
 from ..model.modeling_beta_clip import BetaCLIPModel
 from ..model.positions_beta_clip import KEPT_TEXT_POSITIONS
 from ..model.processing_beta_clip import BetaCLIPProcessor
-from .export import describe_output
 
 
 logger = logging.getLogger(__name__)
 
 POOLER_HEADS = 8
 HEAD_WIDTH = 64
-# Our name on the left, the release's on the right; every module listed has a weight and a bias.
+# The keys are names of this package, the values those of the release. Every module has a weight and a bias.
 VISION_BLOCK = {
     "layer_norm1": "norm1",
     "self_attn.out_proj": "attn.proj",
@@ -43,7 +36,14 @@ TEXT_BLOCK = {
     "mlp.fc1": "mlp.c_fc",
     "mlp.fc2": "mlp.c_proj",
 }
-POOLER = {"out_proj": "attn.out_proj", "layer_norm": "ln_2", "fc1": "mlp.c_fc", "fc2": "mlp.c_proj"}
+POOLER = {
+    "out_proj": "attn.out_proj",
+    "layer_norm": "ln_2",
+    "fc1": "mlp.c_fc",
+    "fc2": "mlp.c_proj",
+}
+VISION_BLOCKS = "visual.blocks."
+TEXT_BLOCKS = "transformer.resblocks."
 
 
 def convert_b_clip(
@@ -58,25 +58,27 @@ def convert_b_clip(
     Converts a checkpoint of the β-CLIP release and saves it as safetensors with its configuration and processor.
 
     Args:
-        checkpoint: the `.pt` file; read with `weights_only=True`, so nothing in it is executed.
-        output_dir: where to save.
-        vision_heads, text_heads: attention heads, which the file does not hold. Default: width / 64.
-        tokenizer: directory or Hub id of the tokenizer. Without it no processor is saved, and a warning says so.
+        checkpoint: The `.pt` file. It is read with `weights_only=True`, so nothing in it is executed.
+        output_dir: Directory to write.
+        vision_heads, text_heads: Number of attention heads of a tower, which the file does not hold. `None` takes the
+            width divided by 64.
+        tokenizer: Directory or Hub id of the tokenizer. Without it no processor is saved, and a warning says so.
 
     Returns:
-        The converted model in float32, in evaluation mode. A table of 77 text positions stays one of 77.
+        The converted model in float32, in evaluation mode. A table of 77 text positions keeps its 77 rows.
 
     Raises:
-        ValueError: if the file is no such checkpoint, a key is missing or left over (named), the heads do not divide
-            the width, or the tokenizer has another vocabulary.
+        ValueError: if the file is no such checkpoint, a key is missing or unknown (it is named), the heads do not
+            divide the width, or the tokenizer has another vocabulary.
 
     Source: the checkpoint layout of the β-CLIP release (commit 7be4476).
     """
     release = _Release(checkpoint)
-    config = _config(release, vision_heads, text_heads)
+    config = _read_config(release, vision_heads, text_heads)
     state_dict = _vision_tower(release) | _text_tower(release) | _pooler(release)
     release.check_all_used()
-    processor = None if tokenizer is None else _processor(tokenizer, config)
+    # All that can fail does so before anything is written.
+    processor = None if tokenizer is None else _make_processor(tokenizer, config)
 
     model = BetaCLIPModel(config)
     model.load_state_dict(state_dict)
@@ -93,7 +95,11 @@ def convert_b_clip(
 
 
 class _Release:
-    """The release's tensors by name, without the prefix that data parallelism left; remembers which were used."""
+    """
+    Gives the tensors of a release by their names, in float32, and remembers which were used.
+
+    Data parallelism has put "module." before the names. That prefix is removed.
+    """
 
     def __init__(self, checkpoint: str | Path) -> None:
         try:
@@ -112,64 +118,82 @@ class _Release:
         self.unused.discard(name)
         return self.tensors[name]
 
-    def layer(self, ours: str, theirs: str) -> dict[str, Tensor]:
-        return {f"{ours}.{part}": self(f"{theirs}.{part}") for part in ("weight", "bias")}
-
-    def fused_attention(self, ours: str, weight: str, bias: str) -> dict[str, Tensor]:
-        """A fused query-key-value projection, taken apart."""
-        parts = zip("qkv", self(weight).chunk(3), self(bias).chunk(3), strict=True)
+    def layer(self, our_name: str, their_name: str) -> dict[str, Tensor]:
+        """Returns weight and bias of a layer under our names."""
         return {
-            f"{ours}.{letter}_proj.{part}": tensor.clone()
-            for letter, w, b in parts
-            for part, tensor in (("weight", w), ("bias", b))
+            f"{our_name}.weight": self(f"{their_name}.weight"),
+            f"{our_name}.bias": self(f"{their_name}.bias"),
         }
 
+    def fused_attention(self, our_name: str, weight_name: str, bias_name: str) -> dict[str, Tensor]:
+        """Splits a fused query-key-value projection into the three projections of an attention module."""
+        weights = self(weight_name).chunk(3)
+        biases = self(bias_name).chunk(3)
+        layers: dict[str, Tensor] = {}
+        for letter, weight, bias in zip("qkv", weights, biases, strict=True):
+            # safetensors refuses tensors that share memory.
+            layers[f"{our_name}.{letter}_proj.weight"] = weight.clone()
+            layers[f"{our_name}.{letter}_proj.bias"] = bias.clone()
+        return layers
+
     def count_blocks(self, prefix: str) -> int:
+        """Counts the blocks whose names begin with a prefix and an index."""
         indices = {int(name.removeprefix(prefix).split(".")[0]) for name in self.tensors if name.startswith(prefix)}
         return max(indices, default=-1) + 1
 
     def check_all_used(self) -> None:
+        """Raises `ValueError` if a tensor of the checkpoint was not used."""
         if self.unused:
             raise ValueError(f"every key of the checkpoint must be known, but these are not: {sorted(self.unused)}")
 
 
-def _config(release: _Release, vision_heads: int | None, text_heads: int | None) -> Any:
-    patch_weight = release("visual.patch_embed.proj.weight")
-    vision_width, channels, patch_size = patch_weight.shape[:3]
-    grid = round((release("visual.pos_embed").shape[1] - 1) ** 0.5)
-    vocab_size, text_width = release("token_embedding.weight").shape
+def _read_config(release: _Release, vision_heads: int | None, text_heads: int | None) -> Any:
+    """Reads the sizes of a model from the shapes of its tensors."""
     width = release("image_projection").shape[1]
+    pooler_mlp_width = release("text_conditioned_patches_block.mlp.c_fc.weight").shape[0]
     return BetaCLIPConfig(
         projection_dim=width,
         pooler_num_attention_heads=POOLER_HEADS,
-        pooler_mlp_ratio=release("text_conditioned_patches_block.mlp.c_fc.weight").shape[0] / width,
-        vision_config={
-            "hidden_size": vision_width,
-            "intermediate_size": release("visual.blocks.0.mlp.fc1.weight").shape[0],
-            "num_hidden_layers": release.count_blocks("visual.blocks."),
-            "num_attention_heads": _heads(vision_heads, vision_width, "vision"),
-            "num_channels": channels,
-            "image_size": grid * patch_size,
-            "patch_size": patch_size,
-            "projection_dim": width,
-        },
-        text_config={
-            "vocab_size": vocab_size,
-            "hidden_size": text_width,
-            "intermediate_size": release("transformer.resblocks.0.mlp.c_fc.weight").shape[0],
-            "num_hidden_layers": release.count_blocks("transformer.resblocks."),
-            "num_attention_heads": _heads(text_heads, text_width, "text"),
-            "max_position_embeddings": len(release("positional_embedding")),
-            "projection_dim": width,
-            # CLIP's vocabulary ends with start and end, and its tokenizer pads with end.
-            "bos_token_id": vocab_size - 2,
-            "eos_token_id": vocab_size - 1,
-            "pad_token_id": vocab_size - 1,
-        },
+        pooler_mlp_ratio=pooler_mlp_width / width,
+        vision_config={**_vision_sizes(release, vision_heads), "projection_dim": width},
+        text_config={**_text_sizes(release, text_heads), "projection_dim": width},
     )
 
 
-def _heads(heads: int | None, width: int, tower: str) -> int:
+def _vision_sizes(release: _Release, heads: int | None) -> dict[str, Any]:
+    width, channels, patch_size = release("visual.patch_embed.proj.weight").shape[:3]
+    # One position belongs to the class token, the others to a square grid of patches.
+    patches = release("visual.pos_embed").shape[1] - 1
+    grid = round(patches**0.5)
+    return {
+        "hidden_size": width,
+        "intermediate_size": release("visual.blocks.0.mlp.fc1.weight").shape[0],
+        "num_hidden_layers": release.count_blocks(VISION_BLOCKS),
+        "num_attention_heads": _check_heads(heads, width, "vision"),
+        "num_channels": channels,
+        "image_size": grid * patch_size,
+        "patch_size": patch_size,
+    }
+
+
+def _text_sizes(release: _Release, heads: int | None) -> dict[str, Any]:
+    vocab_size, width = release("token_embedding.weight").shape
+    return {
+        "vocab_size": vocab_size,
+        "hidden_size": width,
+        "intermediate_size": release("transformer.resblocks.0.mlp.c_fc.weight").shape[0],
+        "num_hidden_layers": release.count_blocks(TEXT_BLOCKS),
+        "num_attention_heads": _check_heads(heads, width, "text"),
+        "max_position_embeddings": len(release("positional_embedding")),
+        # The last two ids of CLIP's vocabulary are start and end, and its tokenizer pads with end.
+        "bos_token_id": vocab_size - 2,
+        "eos_token_id": vocab_size - 1,
+        "pad_token_id": vocab_size - 1,
+    }
+
+
+def _check_heads(heads: int | None, width: int, tower: str) -> int:
+    """Returns the number of heads of a tower, by default its width divided by 64."""
     if heads is None and width % HEAD_WIDTH == 0:
         return width // HEAD_WIDTH
     if heads is None or heads < 1 or width % heads:
@@ -181,43 +205,46 @@ def _heads(heads: int | None, width: int, tower: str) -> int:
 
 
 def _vision_tower(release: _Release) -> dict[str, Tensor]:
-    ours = "vision_model"
     state_dict = {
-        f"{ours}.embeddings.class_embedding": release("visual.cls_token").flatten(),
-        f"{ours}.embeddings.position_embedding.weight": release("visual.pos_embed")[0],
-        f"{ours}.embeddings.patch_embedding.weight": release("visual.patch_embed.proj.weight"),
+        "vision_model.embeddings.class_embedding": release("visual.cls_token").flatten(),
+        "vision_model.embeddings.position_embedding.weight": release("visual.pos_embed")[0],
+        "vision_model.embeddings.patch_embedding.weight": release("visual.patch_embed.proj.weight"),
+        # The release multiplies with its projections from the right.
         "visual_projection.weight": release("image_projection").T.contiguous(),
     }
-    state_dict |= release.layer(f"{ours}.pre_layrnorm", "visual.norm_pre")
-    state_dict |= release.layer(f"{ours}.post_layernorm", "visual.norm")
-    for index in range(release.count_blocks("visual.blocks.")):
-        block, theirs = f"{ours}.encoder.layers.{index}", f"visual.blocks.{index}"
+    state_dict |= release.layer("vision_model.pre_layrnorm", "visual.norm_pre")
+    state_dict |= release.layer("vision_model.post_layernorm", "visual.norm")
+    for index in range(release.count_blocks(VISION_BLOCKS)):
+        our_block = f"vision_model.encoder.layers.{index}"
+        their_block = f"{VISION_BLOCKS}{index}"
         state_dict |= release.fused_attention(
-            f"{block}.self_attn", f"{theirs}.attn.qkv.weight", f"{theirs}.attn.qkv.bias"
+            f"{our_block}.self_attn",
+            f"{their_block}.attn.qkv.weight",
+            f"{their_block}.attn.qkv.bias",
         )
         for our_name, their_name in VISION_BLOCK.items():
-            state_dict |= release.layer(f"{block}.{our_name}", f"{theirs}.{their_name}")
+            state_dict |= release.layer(f"{our_block}.{our_name}", f"{their_block}.{their_name}")
     return state_dict
 
 
 def _text_tower(release: _Release) -> dict[str, Tensor]:
-    ours = "text_model"
-    positions = release("positional_embedding")
-    if "positional_embedding_res" in release.tensors:  # a stretched table: its first rows are frozen, the rest trained
-        rest = release("positional_embedding_res")
-        positions = torch.cat([positions[:KEPT_TEXT_POSITIONS], rest[KEPT_TEXT_POSITIONS:]])
+    positions_LW = release("positional_embedding")
+    if "positional_embedding_res" in release.tensors:
+        # The release stretches its table into two: the first rows of one are frozen, the rest of the other is trained.
+        trained_LW = release("positional_embedding_res")
+        positions_LW = torch.cat([positions_LW[:KEPT_TEXT_POSITIONS], trained_LW[KEPT_TEXT_POSITIONS:]])
     state_dict = {
-        f"{ours}.embeddings.token_embedding.weight": release("token_embedding.weight"),
-        f"{ours}.embeddings.position_embedding.weight": positions,
+        "text_model.embeddings.token_embedding.weight": release("token_embedding.weight"),
+        "text_model.embeddings.position_embedding.weight": positions_LW,
         "text_projection.weight": release("text_projection").T.contiguous(),
         "logit_scale": release("logit_scale"),
     }
-    state_dict |= release.layer(f"{ours}.final_layer_norm", "ln_final")
-    for index in range(release.count_blocks("transformer.resblocks.")):
+    state_dict |= release.layer("text_model.final_layer_norm", "ln_final")
+    for index in range(release.count_blocks(TEXT_BLOCKS)):
+        our_block = f"text_model.encoder.layers.{index}"
+        their_block = f"{TEXT_BLOCKS}{index}"
         for our_name, their_name in TEXT_BLOCK.items():
-            state_dict |= release.layer(
-                f"{ours}.encoder.layers.{index}.{our_name}", f"transformer.resblocks.{index}.{their_name}"
-            )
+            state_dict |= release.layer(f"{our_block}.{our_name}", f"{their_block}.{their_name}")
     return state_dict
 
 
@@ -230,37 +257,18 @@ def _pooler(release: _Release) -> dict[str, Tensor]:
     return state_dict
 
 
-def _processor(tokenizer: str | Path, config: Any) -> BetaCLIPProcessor:
+def _make_processor(tokenizer: str | Path, config: Any) -> BetaCLIPProcessor:
     from transformers import AutoTokenizer
 
     loaded: Any = AutoTokenizer.from_pretrained(tokenizer)
-    text = config.text_config
-    if len(loaded) != text.vocab_size:
+    text_config = config.text_config
+    if len(loaded) != text_config.vocab_size:
         raise ValueError(
-            f"tokenizer must have {text.vocab_size} ids as the checkpoint, but {tokenizer} has {len(loaded)}"
+            f"tokenizer must have {text_config.vocab_size} ids like the checkpoint, but {tokenizer} has {len(loaded)}"
         )
-    return BetaCLIPProcessor.from_image_size(loaded, config.vision_config.image_size, text.max_position_embeddings)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `beta-clip convert b-clip`."""
-    parser.add_argument("checkpoint", metavar="FILE", help="the release's .pt file")
-    parser.add_argument("output", metavar="DIR", help="directory to write")
-    parser.add_argument("--vision-heads", type=int, metavar="N", help="heads of the vision tower (default: width / 64)")
-    parser.add_argument("--text-heads", type=int, metavar="N", help="heads of the text tower (default: width / 64)")
-    parser.add_argument("--tokenizer", metavar="MODEL", help="directory or Hub id of its tokenizer; adds the processor")
-    add_json_argument(parser)
-
-
-@reporting
-def run(args: argparse.Namespace) -> Report:
-    """Converts; the report says what was written."""
-    model = convert_b_clip(
-        args.checkpoint,
-        args.output,
-        vision_heads=args.vision_heads,
-        text_heads=args.text_heads,
-        tokenizer=args.tokenizer,
+    return BetaCLIPProcessor.from_image_size(
+        loaded, config.vision_config.image_size, text_config.max_position_embeddings
     )
-    logger.info("Saved to %s", args.output)
-    return Report(describe_output(args.output, model))
+
+
+__all__ = ["convert_b_clip"]

@@ -1,6 +1,5 @@
-"""`beta-clip push`: a model directory as a repository of the Hub, which loads where this package is not installed."""
+"""Uploads a model directory to the Hub as a repository that also loads where this package is not installed."""
 
-import argparse
 import json
 import logging
 import shutil
@@ -13,47 +12,20 @@ from typing import Any
 from huggingface_hub import HfApi
 from huggingface_hub.utils import validate_repo_id
 
-from beta_clip_cli.reports import Report, add_json_argument, reporting
-
 from ..files import write_json
 from ..model.configuration_beta_clip import BetaCLIPConfig
 from ..model.modeling_beta_clip import BetaCLIPModel
 from ..model.processing_beta_clip import BetaCLIPProcessor
 from ..model.remote_code_beta_clip import carrying_code
-from .model_card import UNKNOWN_LICENCE, RunFiles, render_card
+from .model_card import render_card
+from .run_files import RunFiles
 
 
 logger = logging.getLogger(__name__)
 
-# What goes along with the model where it is there. Pages with photos stay: their licences are not ours to give.
+# Files that are uploaded with the model if they are there. Pages with photos stay: their licences are not ours to give.
 COMPANIONS = ("train_config.json", "train_results.json", "train_curves.png", "results.json")
 AUTO_CLASSES = {BetaCLIPConfig: "AutoConfig", BetaCLIPModel: "AutoModel", BetaCLIPProcessor: "AutoProcessor"}
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `beta-clip push`."""
-    parser.add_argument("folder", metavar="DIR", help="model directory, such as the output of beta-clip train")
-    parser.add_argument("repo_id", metavar="REPO_ID", help="where it goes: NAME or ORGANISATION/NAME")
-    parser.add_argument("--private", action="store_true", help="make a private repository, if it is a new one")
-    parser.add_argument("--license", metavar="NAME", default=UNKNOWN_LICENCE, help="of the weights, for the card")
-    parser.add_argument(
-        "--data-license", metavar="NAME", help="of the training data, for the card (default: as recorded)"
-    )
-    parser.add_argument("--revision", metavar="NAME", help="branch to push to (default: main)")
-    parser.add_argument("--dry-run", metavar="DIR", help="write what would be uploaded into a folder, and stop")
-    add_json_argument(parser)
-
-
-@reporting
-def run(args: argparse.Namespace) -> Report:
-    """Uploads; the report is the address."""
-    fields = {"license": args.license, "data_license": args.data_license}
-    if args.dry_run:
-        build_repository(args.folder, args.dry_run, args.repo_id, **fields)
-        logger.info("%s holds what would be uploaded", args.dry_run)
-        return Report({"repo_id": args.repo_id, "url": None, "folder": args.dry_run})
-    url = push(args.folder, args.repo_id, private=args.private, revision=args.revision, **fields)
-    return Report({"repo_id": args.repo_id, "url": url, "folder": None}, url)
 
 
 def push(
@@ -67,32 +39,35 @@ def push(
     **fields: Any,
 ) -> str:
     """
-    Uploads a model directory in one commit: see [`build_repository`] for what is in it.
+    Uploads a model directory in one commit. [`build_repository`] says what is uploaded.
 
     Args:
-        folder: Of the model; it is only read.
-        repo_id: Of the Hub; made where it does not exist.
-        private: Whether a new repository is private; `None` takes the organisation's default.
-        revision: Branch; `None` is main.
-        token: Of the Hub; `None` takes the one of `hf auth login`.
-        commit_message: `None` names the folder.
-        fields: For the card, those of [`CardFields`]: `license`, `data_license`, `language`, `tags`, ….
+        folder: Directory of the model. It is only read.
+        repo_id: Id of the repository, which is created if it does not exist. A name alone is completed with that of
+            the user.
+        private: Whether a new repository is private. `None` takes the default of the organisation.
+        revision: Branch to push to. `None` takes main.
+        token: Token of the Hub. `None` takes the one of `hf auth login`.
+        commit_message: Message of the commit. `None` names the folder.
+        fields: Fields of the card, see [`CardFields`]: `license`, `data_license`, `language`, `tags`, ….
 
     Returns:
         The address of the commit.
 
     Raises:
-        ValueError: where the folder is no model directory, or the id cannot be one.
+        ValueError: if the folder is no model directory, or the id is not valid.
         TypeError: for a field that cards do not have.
-        OSError: where the upload failed: what to do then is said. The folder is as it was, and the repository too.
+        OSError: if the upload failed. The message says what to do. Folder and repository are unchanged.
     """
     validate_repo_id(repo_id)
     api = HfApi(token=token)
     with tempfile.TemporaryDirectory() as repository:
-        with _saying_how_to_go_on(folder, repo_id):  # the code in the card needs the whole id
+        with _explained_failure(folder, repo_id):
+            # The code in the card needs the whole id.
             full_id = repo_id if "/" in repo_id else f"{api.whoami()['name']}/{repo_id}"
+        # Everything is written before the repository is created: a folder that cannot be read leaves no empty one.
         build_repository(folder, repository, full_id, **fields)
-        with _saying_how_to_go_on(folder, repo_id):
+        with _explained_failure(folder, repo_id):
             api.create_repo(full_id, private=private, exist_ok=True)
             commit = api.upload_folder(
                 repo_id=full_id,
@@ -104,47 +79,68 @@ def push(
 
 
 @contextmanager
-def _saying_how_to_go_on(folder: str | Path, repo_id: str) -> Iterator[None]:
+def _explained_failure(folder: str | Path, repo_id: str) -> Iterator[None]:
+    """Turns every error of the client into an OSError that says what to do."""
     try:
         yield
-    except Exception as error:  # the client's own, or those of whichever HTTP library it is built on
+    except Exception as error:
+        # The client raises errors of its own and those of the HTTP library that it is built on.
         raise OSError(
-            f"{repo_id} could not be uploaded: {_reason(error)}. {folder} is as it was; give the same command "
+            f"{repo_id} could not be uploaded: {_reason(error)}. {folder} is unchanged; give the same command "
             "again (files that have arrived are not sent twice), after `hf auth login` if access was denied"
         ) from error
-
-
-def build_repository(folder: str | Path, target: str | Path, repo_id: str, **fields: Any) -> None:
-    """
-    Writes what a repository holds: weights as safetensors, configuration, processor, the code by which
-    `AutoModel.from_pretrained(…, trust_remote_code=True)` loads it without this package, the recipe and the results, as
-    far as they are there, and the model card as README.md.
-
-    Args:
-        folder: Of the model; it is only read.
-        target: A folder, made where it is missing. Paths of this machine are in none of its files.
-        repo_id, fields: For the card, see [`CardFields`].
-
-    Raises:
-        ValueError: where the folder is no model directory.
-    """
-    folder, target = Path(folder), Path(target)
-    card, run = render_card(folder, repo_id, **fields), RunFiles.read(folder)
-    with carrying_code(AUTO_CLASSES):
-        BetaCLIPModel.from_pretrained(folder).save_pretrained(target)
-        BetaCLIPProcessor.from_pretrained(folder).save_pretrained(target)
-    for name in COMPANIONS:
-        source = next((file for file in (folder / name, folder / "evaluation" / name) if file.is_file()), None)
-        if source is not None and source.suffix == ".json":
-            content = run.public(json.loads(source.read_text(encoding="utf-8")))
-            write_json(content, target / name)
-        elif source is not None:
-            shutil.copyfile(source, target / name)
-    card.save(target / "README.md")
 
 
 def _reason(error: Exception) -> str:
     response: Any = getattr(error, "response", None)
     if response is not None:
         return f"the server answered {response.status_code} {response.reason_phrase}".rstrip()
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    message = " ".join(str(error).split()).rstrip(".")
+    return message or type(error).__name__
+
+
+def build_repository(folder: str | Path, target: str | Path, repo_id: str, **fields: Any) -> None:
+    """
+    Writes the content of a Hub repository into a folder.
+
+    It holds the weights as safetensors, the configuration, the processor, the code with which
+    `AutoModel.from_pretrained(…, trust_remote_code=True)` loads the model without this package, the recipe and the
+    results if there are any, and the model card as README.md.
+
+    Args:
+        folder: Directory of the model. It is only read.
+        target: Folder to write, created if it is missing. None of its files holds a path of this machine.
+        repo_id: Id of the repository, which the card names.
+        fields: Fields of the card, see [`CardFields`].
+
+    Raises:
+        ValueError: if the folder is no model directory.
+        TypeError: for a field that cards do not have.
+    """
+    folder, target = Path(folder), Path(target)
+    card = render_card(folder, repo_id, **fields)
+    run = RunFiles.read(folder)
+    with carrying_code(AUTO_CLASSES):
+        BetaCLIPModel.from_pretrained(folder).save_pretrained(target)
+        BetaCLIPProcessor.from_pretrained(folder).save_pretrained(target)
+    for name in COMPANIONS:
+        source = _find_companion(folder, name)
+        if source is None:
+            continue
+        if source.suffix == ".json":
+            content = json.loads(source.read_text(encoding="utf-8"))
+            write_json(run.public(content), target / name)
+        else:
+            shutil.copyfile(source, target / name)
+    card.save(target / "README.md")
+
+
+def _find_companion(folder: Path, name: str) -> Path | None:
+    """Finds a file beside the model or in its folder `evaluation`."""
+    for path in (folder / name, folder / "evaluation" / name):
+        if path.is_file():
+            return path
+    return None
+
+
+__all__ = ["build_repository", "push"]

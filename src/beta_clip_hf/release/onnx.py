@@ -20,7 +20,7 @@ from ..inference.models import load_model
 from ..model.configuration_beta_clip import TEXT_PATHS
 from ..model.modeling_beta_clip import BetaCLIPModel
 from ..version import __version__
-from .export import check_output
+from .directories import check_output
 from .graphs import Graph, RegionGraph, graphs_of
 
 

@@ -1,85 +1,123 @@
-"""What interpolation gains and loses: each alpha evaluated, as sweep.json, a table and a picture."""
+"""Sweeps over alpha: evaluates the interpolated model of each alpha, as sweep.json, a table and a figure."""
 
-import argparse
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
-from beta_clip_cli.evaluate import evaluation_settings, task_names
-
-from ..evaluation.suite import EvaluationSettings, evaluate_tasks
+from ..evaluation.suite import EvaluationSettings, check_tasks, evaluate_tasks
 from ..files import write_json
 from ..visualize.style import require_matplotlib
 from ..visualize.sweeps import SweepCurve, plot_sweep
 from ..visualize.tables import format_table
-from .export import check_output
-from .interpolate import Pair, folders_of_alphas
+from .directories import check_output
+from .interpolate import ModelPair, alpha_folders, check_alphas
 
 
 logger = logging.getLogger(__name__)
 
-# The figures of the table and the picture; all others are in sweep.json.
+# The metrics of the table and the figure, by the ends of their names. All others are in sweep.json.
 HEADLINES = ("R@1", "accuracy", "pointing")
+# Parts of the names of metrics that are not the model's: what a map of the image's centre and the best map would get.
 NOT_OF_THE_MODEL = ("centre", "best_possible")
 
 
-def sweep(args: argparse.Namespace) -> dict[str, Any]:
+def sweep(
+    base: str | Path,
+    tuned: str | Path,
+    output_dir: str | Path,
+    *,
+    alphas: Sequence[float],
+    evaluation: EvaluationSettings,
+    discard: bool = False,
+) -> dict[str, Any]:
     """
-    Saves and evaluates the model of each alpha; writes `sweep.json` after each, the table and `sweep.png` at the end.
+    Saves and evaluates the interpolated model of each alpha.
+
+    It writes `sweep.json` after each alpha, and `sweep.png` at the end. The evaluation of an alpha is in
+    `alpha_X/evaluation`.
 
     Args:
-        args: those of `beta-clip interpolate`.
+        base, tuned: See [`interpolate`].
+        output_dir: Directory to write.
+        alphas: Weights of `tuned`, each in [0, 1].
+        evaluation: How each model is evaluated. Its model and its output are replaced.
+        discard: Whether the models are deleted after their evaluation.
 
     Returns:
-        What `sweep.json` holds: `base`, `tuned`, `environment`, `settings`, and for each of `alphas` its `alpha`, its
-        `model` (hash and parameters) and its `tasks`, as in results.json.
+        The content of `sweep.json`: `schema`, `base`, `tuned`, `environment`, `settings`, and for each of `alphas` its
+        `alpha`, its `model` (hash and parameters) and its `tasks`, as in results.json.
 
     Raises:
-        ValueError: as [`interpolate`] and `beta-clip evaluate` do.
-        ImportError: without matplotlib, before any work is done.
+        ValueError: for wrong alphas, different architectures or wrong settings of the evaluation.
+        ImportError: if matplotlib is not installed. It is raised before any work is done.
     """
+    check_alphas(alphas)
+    check_tasks(evaluation.tasks)
     require_matplotlib()
-    output, alphas = Path(args.output), sorted(args.alpha)
-    folders = folders_of_alphas(output, alphas)
-    for folder in folders:
-        check_output(folder, args.base, args.tuned)
+    output = Path(output_dir)
+    folders = alpha_folders(output, sorted(alphas))
+    for folder in folders.values():
+        check_output(folder, base, tuned)
     output.mkdir(parents=True, exist_ok=True)
-    pair = Pair(args.base, args.tuned)
-    summary: dict[str, Any] = {"schema": 1, "base": str(args.base), "tuned": str(args.tuned), "alphas": []}
-    for alpha, folder in zip(alphas, folders, strict=True):
+    pair = ModelPair(base, tuned)
+    summary: dict[str, Any] = {"schema": 1, "base": str(base), "tuned": str(tuned), "alphas": []}
+    for alpha, folder in folders.items():
         logger.info("alpha %g", alpha)
-        with TemporaryDirectory(dir=output) if args.discard else nullcontext(folder) as place:
-            pair.save(place, alpha)
-            results = _evaluate(args, place, folder / "evaluation")
-        summary |= {name: results[name] for name in ("environment", "settings")}
-        del results["model"]["name"]  # of a directory that may be gone
-        summary["alphas"].append({"alpha": alpha} | {name: results[name] for name in ("model", "tasks")})
+        with TemporaryDirectory(dir=output) if discard else nullcontext(folder) as model_dir:
+            pair.save(model_dir, alpha)
+            results = _evaluate(replace(evaluation, model=str(model_dir), output=folder / "evaluation"))
+        summary["environment"] = results["environment"]
+        summary["settings"] = results["settings"]
+        # The directory of a discarded model is gone, so no name is kept.
+        model = {name: value for name, value in results["model"].items() if name != "name"}
+        summary["alphas"].append({"alpha": alpha, "model": model, "tasks": results["tasks"]})
+        # After each alpha: a sweep that is stopped keeps what it has measured.
         write_json(summary, output / "sweep.json")
-    picture = draw_sweep(summary, output / "sweep.png")
-    logger.info("all figures are in %s, the curves in %s", output / "sweep.json", picture)
+    figure = draw_sweep(summary, output / "sweep.png")
+    logger.info("all metrics are in %s, the curves in %s", output / "sweep.json", figure)
     return summary
 
 
+def _evaluate(settings: EvaluationSettings) -> dict[str, Any]:
+    """Evaluates one model and returns the content of its results.json."""
+    results = evaluate_tasks(settings)
+    # Only the first of several processes has results. A sweep runs in one process.
+    assert results is not None
+    return results
+
+
+class Headline(NamedTuple):
+    """One metric of one task at each alpha."""
+
+    task: str
+    name: str
+    metrics: list[dict[str, Any]]
+    """The `value`, `low`, `high` and `chance` at each alpha, as in results.json."""
+
+
 def format_sweep(summary: Mapping[str, Any]) -> str:
-    """The headline figures of a sweep as a plain-text table: a row for each, a column for each alpha, in per cent."""
-    alphas = [f"{one['alpha']:g}" for one in summary["alphas"]]
+    """Formats the headline metrics of a sweep as a table in per cent: a row per metric, a column per alpha."""
+    alphas = [f"{point['alpha']:g}" for point in summary["alphas"]]
     rows = []
-    for (task, name), figures in _headlines(summary).items():
-        cells = [figures[0]["chance"], *(figure["value"] for figure in figures)]
-        rows.append([f"{task}: {name}", *("" if cell is None else f"{100 * cell:.1f}" for cell in cells)])
+    for headline in _headlines(summary):
+        shares = [headline.metrics[0]["chance"]]
+        shares += [metric["value"] for metric in headline.metrics]
+        cells = ["" if share is None else f"{100 * share:.1f}" for share in shares]
+        rows.append([f"{headline.task}: {headline.name}", *cells])
     table = format_table(["", "chance", *alphas], rows)
     return f"per cent by alpha (0: base, 1: tuned)\n{table}"
 
 
 def draw_sweep(summary: Mapping[str, Any], path: str | Path) -> Path:
     """
-    Draws the headline metrics over alpha with their 95 % intervals: one panel for each kind of metric of each task.
+    Draws the headline metrics over alpha with their 95 % intervals, one panel for each kind of metric of each task.
 
     Args:
-        summary: What [`sweep`] returns.
+        summary: The content of sweep.json, see [`sweep`].
         path: PNG to write.
 
     Returns:
@@ -90,40 +128,38 @@ def draw_sweep(summary: Mapping[str, Any], path: str | Path) -> Path:
         ImportError: if matplotlib is not installed.
     """
     panels: dict[str, list[SweepCurve]] = {}
-    for (task, name), figures in _headlines(summary).items():
-        kind, _, rest = name.partition("/")
+    for headline in _headlines(summary):
+        kind, _, rest = headline.name.partition("/")
         curve = SweepCurve(
             label=_label(rest),
-            values=[figure["value"] for figure in figures],
-            lows=[figure["low"] for figure in figures],
-            highs=[figure["high"] for figure in figures],
+            values=[metric["value"] for metric in headline.metrics],
+            lows=[metric["low"] for metric in headline.metrics],
+            highs=[metric["high"] for metric in headline.metrics],
         )
-        panels.setdefault(f"{task}: {kind.replace('_', ' ')}", []).append(curve)
+        panels.setdefault(f"{headline.task}: {kind.replace('_', ' ')}", []).append(curve)
     if not panels:
-        raise ValueError(f"figures must have one that ends in one of {HEADLINES}, but have not")
-    return plot_sweep([result["alpha"] for result in summary["alphas"]], panels, path)
+        raise ValueError(f"metrics must include one that ends in one of {HEADLINES}, but do not")
+    return plot_sweep([point["alpha"] for point in summary["alphas"]], panels, path)
 
 
-def _evaluate(args: argparse.Namespace, model: Any, output: Path) -> dict[str, Any]:
-    """Evaluates one model and returns what its results.json holds."""
-    settings = EvaluationSettings(
-        model=str(model), tasks=task_names(args.tasks), output=output, **evaluation_settings(args)
-    )
-    results = evaluate_tasks(settings)
-    # Only the first of several processes has results. A sweep runs in one process.
-    assert results is not None
-    return results
+def _headlines(summary: Mapping[str, Any]) -> list[Headline]:
+    headlines = []
+    for task, result in summary["alphas"][0]["tasks"].items():
+        for name in result["figures"]:
+            if _is_headline(name):
+                metrics = [point["tasks"][task]["figures"][name] for point in summary["alphas"]]
+                headlines.append(Headline(task, name, metrics))
+    return headlines
 
 
-def _headlines(summary: Mapping[str, Any]) -> dict[tuple[str, str], list[dict[str, Any]]]:
-    """By task and name, one figure for each alpha."""
-    return {
-        (task, name): [one["tasks"][task]["figures"][name] for one in summary["alphas"]]
-        for task, result in summary["alphas"][0]["tasks"].items()
-        for name in result["figures"]
-        if name.endswith(HEADLINES) and "[" not in name and not set(NOT_OF_THE_MODEL) & set(name.split("/"))
-    }
+def _is_headline(name: str) -> bool:
+    is_of_one_kind = "[" in name
+    is_of_the_model = not set(NOT_OF_THE_MODEL) & set(name.split("/"))
+    return name.endswith(HEADLINES) and is_of_the_model and not is_of_one_kind
 
 
 def _label(name: str) -> str:
     return name.replace("/", " ").replace("_", " ").replace("cls", "CLS")
+
+
+__all__ = ["draw_sweep", "format_sweep", "sweep"]

@@ -1,0 +1,34 @@
+"""`beta-clip convert fg-clip`: turns a checkpoint of FG-CLIP into a model directory, or a model back."""
+
+import argparse
+import logging
+
+from .reports import Report, add_json_argument, reporting
+
+
+logger = logging.getLogger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `beta-clip convert fg-clip`."""
+    parser.add_argument("checkpoint", metavar="MODEL", help="directory or Hub id of an FG-CLIP checkpoint")
+    parser.add_argument("output", metavar="DIR", help="directory to write")
+    parser.add_argument(
+        "--back", action="store_true", help="convert a model of this package, and write FG-CLIP's own layout"
+    )
+    parser.add_argument(
+        "--tokenizer", metavar="MODEL", help="directory or Hub id of a tokenizer (default: that of the checkpoint)"
+    )
+    add_json_argument(parser)
+
+
+@reporting
+def run(args: argparse.Namespace) -> Report:
+    """Converts. The report describes the directory that was written."""
+    from beta_clip_hf.release.convert_fg_clip import convert_back, convert_fg_clip
+    from beta_clip_hf.release.directories import describe_output
+
+    convert = convert_back if args.back else convert_fg_clip
+    model = convert(args.checkpoint, args.output, tokenizer=args.tokenizer)
+    logger.info("Saved to %s", args.output)
+    return Report(describe_output(args.output, model))

@@ -1,0 +1,106 @@
+"""Model directories that the converters, exports and interpolation read and write."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from transformers import CLIPConfig, CLIPProcessor, PreTrainedModel
+
+from ..model.configuration_beta_clip import BetaCLIPConfig
+from ..model.modeling_beta_clip import BetaCLIPModel
+from ..model.processing_beta_clip import BetaCLIPProcessor
+
+
+logger = logging.getLogger(__name__)
+
+
+def check_output(output_dir: str | Path, *sources: str | Path) -> None:
+    """
+    Checks that nothing is written over what is read.
+
+    Raises:
+        ValueError: if the output is the directory of a source.
+    """
+    for source in sources:
+        if Path(source).is_dir() and Path(source).resolve() == Path(output_dir).resolve():
+            raise ValueError(f"output must be another directory than the one that is read, but both are {source}")
+
+
+def describe_output(output_dir: str | Path, model: PreTrainedModel) -> dict[str, Any]:
+    """Describes a directory that was written: its path, its files, the number of parameters and the dtype."""
+    return {
+        "output": str(output_dir),
+        "files": sorted(path.name for path in Path(output_dir).iterdir()),
+        "parameters": model.num_parameters(),
+        "dtype": str(model.dtype).removeprefix("torch."),
+    }
+
+
+def read_model(source: str | Path, **changes: Any) -> BetaCLIPModel:
+    """
+    Loads a model in the dtype of its checkpoint.
+
+    Args:
+        source: Directory or Hub id. A checkpoint in another layout has no pooler, and the model gets none.
+        changes: Values of the configuration that replace the stored ones.
+    """
+    stored = BetaCLIPConfig.get_config_dict(source)[0]
+    if stored.get("model_type") != BetaCLIPConfig.model_type:
+        # By default a plain CLIP gets a new pooler with random weights, which belongs in no export.
+        changes = {"use_pooler": False, **changes}
+    return BetaCLIPModel.from_pretrained(source, **changes)
+
+
+def read_processor(source: str | Path) -> BetaCLIPProcessor | None:
+    """Loads the processor beside a model. If it cannot be read, logs a warning and returns `None`."""
+    try:
+        return BetaCLIPProcessor.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        first_sentence = " ".join(str(error).split()).split(". ")[0]
+        logger.warning("No processor is saved, because that of %s cannot be read: %s", source, first_sentence)
+        return None
+
+
+def save_clip_processor(processor: BetaCLIPProcessor, output_dir: str | Path, model_max_length: int) -> None:
+    """
+    Saves the tokenizer and the image processor of a processor as those of a plain CLIP.
+
+    Args:
+        processor: The processor. Its tokenizer is changed.
+        output_dir: The directory to write to.
+        model_max_length: The number of tokens after which texts are cut.
+    """
+    tokenizer = processor.tokenizer
+    image_processor = processor.image_processor
+    tokenizer.model_max_length = model_max_length
+    # A tokenizer that has been used saves the length at which it cut last, and a processor that loads it would take
+    # that length as its own limit.
+    tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.init_kwargs.pop("max_length", None)
+    # An auto_map names code that was saved beside the source, but is not in the output.
+    vars(image_processor).pop("auto_map", None)
+    tokenizer.init_kwargs.pop("auto_map", None)
+    CLIPProcessor(image_processor, tokenizer).save_pretrained(output_dir)
+    # Older versions of transformers read preprocessor_config.json, which the processor does not write any more.
+    image_processor.save_pretrained(output_dir)
+
+
+def clip_config(config: Any, text_positions: int) -> CLIPConfig:
+    """
+    Returns the configuration of the plain CLIP inside a model, without any field of this package.
+
+    Args:
+        config: The configuration of the model.
+        text_positions: The number of rows of its position table.
+    """
+    text_config = {**config.text_config.to_dict(), "max_position_embeddings": text_positions}
+    return CLIPConfig(
+        text_config=text_config,
+        vision_config=config.vision_config.to_dict(),
+        projection_dim=config.projection_dim,
+        logit_scale_init_value=config.logit_scale_init_value,
+        initializer_factor=config.initializer_factor,
+    )
+
+
+__all__ = ["check_output", "clip_config", "describe_output", "read_model", "read_processor", "save_clip_processor"]

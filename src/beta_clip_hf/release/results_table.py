@@ -1,0 +1,87 @@
+"""Evaluation results as a model card shows them: rows of a table, entries of its head, and a note."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from huggingface_hub import EvalResult
+
+
+# The metrics that a card shows of each task, by the ends of their names.
+SHOWN = (
+    "cls/image_to_text/R@1",
+    "cls/text_to_image/R@1",
+    "all_pairs/text_to_image/R@1",
+    "accuracy",
+    "top1",
+    "attention/pointing",
+    "region/grounding",
+)
+SHORT_CAPTION_TASKS = ("coco", "flickr30k")
+LONG_CAPTIONS_ONLY = (
+    "Retrieval with short captions (COCO, Flickr30k) was not measured: fine-tuning on long captions may have lost some "
+    "of it."
+)
+
+
+class ShownMetric(NamedTuple):
+    """A metric of the results that a card shows."""
+
+    task: str
+    protocol: str
+    name: str
+    metric: Mapping[str, Any]
+    """Its `value`, `low`, `high`, `chance` and `count`, as in results.json."""
+
+
+def shown_metrics(results: Mapping[str, Any]) -> Iterator[ShownMetric]:
+    """Yields the metrics of a results.json that a card shows. There are none in an empty mapping."""
+    for task, result in results.get("tasks", {}).items():
+        for name, metric in result["figures"].items():
+            if name.endswith(SHOWN):
+                yield ShownMetric(task, result["protocol"], name, metric)
+
+
+def result_rows(results: Mapping[str, Any]) -> Iterator[list[str]]:
+    """Yields the cells of each row of the table: task, protocol, metric, value, interval, chance and count."""
+    for task, protocol, name, metric in shown_metrics(results):
+        low, high = metric["low"], metric["high"]
+        interval = "" if low is None else f"{_percent(low)} – {_percent(high)}"
+        chance = "" if metric["chance"] is None else _percent(metric["chance"])
+        yield [task, protocol, f"`{name}`", _percent(metric["value"]), interval, chance, f"{metric['count']:,}"]
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def eval_results(results: Mapping[str, Any]) -> Iterator[EvalResult]:
+    """Yields the entries of the card's head, which the Hub reads."""
+    for task, protocol, name, metric in shown_metrics(results):
+        yield EvalResult(
+            task_type="image-text-retrieval" if "R@" in name else "zero-shot-image-classification",
+            dataset_type=task,
+            dataset_name=protocol,
+            metric_type=name,
+            metric_value=round(100 * metric["value"], 2),
+        )
+
+
+def results_note(results: Mapping[str, Any]) -> str:
+    """Says what the results were measured on, and warns if no short captions were; empty without results."""
+    if not results:
+        return ""
+    environment = results.get("environment", {})
+    dtype = results.get("settings", {}).get("dtype")
+    note = f"Measured on {environment.get('hardware')}, {dtype}, torch {environment.get('torch')}."
+    if not _has_short_captions(results):
+        note = f"{note} {LONG_CAPTIONS_ONLY}"
+    return note
+
+
+def _has_short_captions(results: Mapping[str, Any]) -> bool:
+    if any(task in results["tasks"] for task in SHORT_CAPTION_TASKS):
+        return True
+    return any(shown.name.startswith("short/") for shown in shown_metrics(results))
+
+
+__all__ = ["ShownMetric", "eval_results", "result_rows", "results_note", "shown_metrics"]

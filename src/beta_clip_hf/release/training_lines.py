@@ -1,0 +1,137 @@
+"""Describes the training of a model in sentences for its card, from the records beside it."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from .run_files import RunFiles
+
+
+def training_lines(run: RunFiles, *, base: str | None = None, data_names: Sequence[str] = ()) -> Iterator[str]:
+    """
+    Yields a sentence for each thing that is known of a training.
+
+    Args:
+        run: The records.
+        base: Id of the model that the training started from. `None` takes the recorded one.
+        data_names: Ids of the training data. Empty takes the recorded ones.
+    """
+    if not run.training and not run.trained:
+        yield "The training is not recorded."
+        return
+    yield _start_line(run, base)
+    yield _data_line(run, data_names)
+    yield from _loss_lines(run)
+    yield from _steps_lines(run)
+    yield _hardware_line(run.record.get("environment"))
+    yield from _time_lines(_training_metrics(run))
+    yield from _retrieval_lines(run)
+    skipped = sum((run.trained.get("skipped_rows") or {}).values())
+    if skipped:
+        yield f"{skipped} rows could not be used and were skipped."
+
+
+def _training_metrics(run: RunFiles) -> Mapping[str, Any]:
+    return run.trained.get("train") or {}
+
+
+def _start_line(run: RunFiles, base: str | None) -> str:
+    base = base or run.public(run.base)
+    if base:
+        return f"Started from `{base}`."
+    if run.recipe_of_model.get("from_scratch"):
+        return "Started from random weights."
+    return "What it started from is not recorded."
+
+
+def _data_line(run: RunFiles, data_names: Sequence[str]) -> str:
+    parts = []
+    source = run.recipe_of_data.get("train")
+    if isinstance(source, Mapping) and "scenes" in source:
+        parts.append(f'generated scenes of level "{source.get("level", "medium")}"')
+    else:
+        parts += [f"`{name}`" for name in data_names or run.public(run.train_data)]
+    rows = (run.record.get("data") or {}).get("rows")
+    count = f"{rows:,} rows" if rows else ""
+    if not parts:
+        return f"Trained on {count or 'rows'} whose origin is not recorded."
+    if count:
+        parts.append(count)
+    return f"Trained on {', '.join(parts)}."
+
+
+def _loss_lines(run: RunFiles) -> Iterator[str]:
+    logged = run.record.get("losses") or {}
+    parts = _loss_parts(run, logged)
+    if parts:
+        weighted = [f"`{name}` (weight {run.config[f'{name}_weight']:g})" for name in parts]
+        yield f"Losses: {', '.join(weighted)}."
+    if "beta_cal_loss" in parts:
+        yield f"β-CAL: {run.config.get('alignment_loss')}, β = {run.config.get('beta')}."
+    if "loss" in logged:
+        values = [f"`{name}` {logged[name]:.4g}" for name in ("loss", *parts) if name in logged]
+        yield f"At the end of the training (step {logged.get('step')}): {', '.join(values)}."
+    mean = _training_metrics(run).get("train_loss")
+    if mean is not None:
+        yield f"Mean of the loss over the training: {mean:.4g}."
+
+
+def _loss_parts(run: RunFiles, logged: Mapping[str, Any]) -> list[str]:
+    """Returns the names of the parts of the loss that ran. Without a log it is those that can have run."""
+    config = run.config
+    parts = [name for name in logged if name != "loss" and f"{name}_weight" in config]
+    if parts:
+        return parts
+    has_pooler = config.get("use_pooler", True)
+    has_regions = config.get("use_regions")
+    can_run = {
+        "clip_loss": True,
+        "short_clip_loss": run.recipe_of_data.get("include_short_caption"),
+        "beta_cal_loss": has_pooler,
+        "text_conditioned_loss": has_pooler,
+        "region_loss": has_regions,
+        "hard_negative_loss": has_regions,
+    }
+    return [name for name, can in can_run.items() if can and config.get(f"{name}_weight")]
+
+
+def _steps_lines(run: RunFiles) -> Iterator[str]:
+    if "steps" not in run.record:
+        return
+    line = f"{run.record['steps']:,} steps of {run.record['images_per_step']:,} images"
+    metrics = _training_metrics(run)
+    if "epoch" in metrics:
+        line = f"{line}, {metrics['epoch']:,.3g} epochs"
+    yield f"{line}."
+
+
+def _hardware_line(environment: Mapping[str, Any] | None) -> str:
+    if not environment:
+        return "The hardware is not recorded."
+    return (
+        f"Hardware: {environment['processes']} × {environment['hardware']}, {environment['precision']}, torch "
+        f"{environment['torch']}, transformers {environment['transformers']}."
+    )
+
+
+def _time_lines(metrics: Mapping[str, Any]) -> Iterator[str]:
+    if "train_runtime" not in metrics:
+        return
+    line = f"{metrics['train_runtime']:,.0f} seconds"
+    rate = metrics.get("train_samples_per_second")
+    if rate:
+        line = f"{line}, {rate:g} images per second"
+    yield f"{line}."
+
+
+def _retrieval_lines(run: RunFiles) -> Iterator[str]:
+    for moment in ("before", "after"):
+        metrics = run.trained.get(moment) or {}
+        recalls = []
+        for name, value in metrics.items():
+            if name.endswith(("i2t_r1", "t2i_r1")):
+                recalls.append(f"{name.removeprefix('eval_')} {100 * value:.1f}")
+        if recalls:
+            yield f"Retrieval on the evaluation rows {moment} training, per cent: {', '.join(recalls)}."
+
+
+__all__ = ["training_lines"]
