@@ -1,8 +1,4 @@
-"""A small β-CLIP from nothing to a checkpoint, without a network: `make demo`, or `python examples/demo.py --help`.
-
-It trains on generated scenes, measures the model on other scenes before and after, saves it, loads it back with
-`from_pretrained`, and draws its loss curves and where each phrase of a caption looks.
-"""
+"""Trains a small β-CLIP on generated scenes, measures it on others, and draws where its phrases look: `make demo`."""
 
 import argparse
 import logging
@@ -22,12 +18,8 @@ from beta_clip_hf.training.build import build_model
 from beta_clip_hf.visualize import plot_phrase_attention, plot_training_curves
 
 
-NUMBERS = [
-    ("steps", 200, "optimiser steps"), ("batch-size", 32, "scenes per step"), ("test-scenes", 200, "to measure on"),
-    ("image-size", 64, "pixels, a multiple of 8"), ("seed", 0, "of weights and sampling"),
-]  # fmt: skip
 TOWER = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4}
-FIGURES = {
+METRICS = {
     "image to text R@1": "long/cls/image_to_text/R@1",
     "text to image R@1": "long/cls/text_to_image/R@1",
     "text to image R@1, text-conditioned": "long/all_pairs/text_to_image/R@1",
@@ -38,16 +30,21 @@ FIGURES = {
     "pointing game, attention of noun phrases": "phrases[noun]/attention/pointing",
 }
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="for all artefacts (%(default)s)")
-parser.add_argument("--level", default="easy", choices=["easy", "medium", "hard"], help="of the scenes (%(default)s)")
-for name, default, what in NUMBERS:
-    parser.add_argument(f"--{name}", type=int, default=default, help=f"{what} (%(default)s)")
+parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="directory for all files (%(default)s)")
+parser.add_argument("--level", default="easy", choices=["easy", "medium", "hard"], help="level of scenes (%(default)s)")
+parser.add_argument("--steps", type=int, default=200, help="optimiser steps (%(default)s)")
+parser.add_argument("--batch-size", type=int, default=32, help="scenes per step (%(default)s)")
+parser.add_argument("--test-scenes", type=int, default=200, help="scenes to measure on (%(default)s)")
+parser.add_argument("--image-size", type=int, default=64, help="pixels, a multiple of 8 (%(default)s)")
+parser.add_argument("--seed", type=int, default=0, help="seed of weights and sampling (%(default)s)")
 args = parser.parse_args()
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 torch.manual_seed(args.seed)
 scenes = {"level": args.level, "image_size": args.image_size}
-test_rows = SceneDataset(args.test_scenes, seed=1, **scenes)  # a seed of its own: never trained on
-settings = {"tokenizer": {"vocab_size": 1000}, "from_scratch": {  # few wide heads learn where to look in fewer steps
+# Training uses seed 0: no test scene is trained on.
+test_rows = SceneDataset(args.test_scenes, seed=1, **scenes)
+# Few wide heads learn where to look in fewer steps.
+settings = {"tokenizer": {"vocab_size": 1000}, "from_scratch": {
     "projection_dim": 128, "pooler_num_attention_heads": 2, "text_config": TOWER | {"num_hidden_layers": 2},
     "vision_config": TOWER | {"image_size": args.image_size, "patch_size": 8},
 }}  # fmt: skip
@@ -63,19 +60,20 @@ rows = SceneDataset(args.steps * args.batch_size, **scenes)
 trainer = BetaCLIPTrainer(model, arguments, collator, train_dataset=rows, processing_class=processor)
 seconds = trainer.train().metrics["train_runtime"]
 trainer.save_model()
-model = BetaCLIPModel.from_pretrained(args.output / "model").eval()  # what is measured is what was saved
+# The saved model is measured.
+model = BetaCLIPModel.from_pretrained(args.output / "model").eval()
 processor = BetaCLIPProcessor.from_pretrained(args.output / "model")
 after = evaluate(model, processor, test_rows, protocol=f"scenes-{args.level}/demo")
-about = {name: value for name, value in vars(args).items() if name != "output"}
-results = {"settings": about, "environment": environment(model.device), "training_seconds": round(seconds, 1)}
+numbers = {name: value for name, value in vars(args).items() if name != "output"}
+results = {"settings": numbers, "environment": environment(model.device), "training_seconds": round(seconds, 1)}
 paths = [write_json(results | {"before": before, "after": after}, args.output / "results.json")]
 paths.append(plot_training_curves(trainer.state.log_history, args.output / "curves.png"))
-for number in range(3):  # noun phrases, with the boxes where they should look
+for number in range(3):
     row = test_rows[number]
     nouns = [phrase for phrase in row["phrases"] if phrase["kind"] == "noun"][:7]
     texts, boxes = zip(*[(noun["text"], torch.tensor(noun["boxes"]) / args.image_size) for noun in nouns], strict=True)
     maps = look(model, processor, row["image"], texts).maps()
     paths.append(plot_phrase_attention(row["image"], texts, maps, args.output / f"attention_{number}.png", boxes))
-table = format_before_after(before, after, FIGURES, "on scenes it has not seen")
+table = format_before_after(before, after, METRICS, "on scenes it has not seen")
 sys.stdout.write(f"\n{table}\n\n{args.steps} steps of {args.batch_size} scenes in {seconds:.0f} s; ")
 sys.stdout.write("saved and loaded back from\n" + "".join(f"  {path}\n" for path in [args.output / "model", *paths]))

@@ -1,7 +1,7 @@
-"""Measure any CLIP on your own photos: python examples/evaluate.py test.jsonl --model runs/photos
+"""Measures any CLIP on your own photos: python examples/evaluate.py test.jsonl --model runs/photos
 
-What is measured follows from the columns: retrieval where there are captions, choices where there are `hard_negatives`,
-where phrases point where `phrases` have boxes, regions where `regions` have negatives.
+The columns decide what is measured: captions give retrieval, `hard_negatives` give choices, `phrases` with boxes tell
+where phrases point, and `regions` with negatives tell which text fits a region.
 """
 
 import argparse
@@ -19,11 +19,12 @@ from beta_clip_hf.inference.models import load_model
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("photos", help="photos with captions that the model was not trained on")
 parser.add_argument("--model", default="openai/clip-vit-base-patch16", help="directory or Hub id (%(default)s)")
-parser.add_argument("--output", default="results.json", help="for the figures (%(default)s)")
+parser.add_argument("--output", default="results.json", help="file for the results (%(default)s)")
 args = parser.parse_args()
 
 device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 model, processor, _ = load_model(args.model, device)
-rows = load_rows(args.photos, strict=True)  # a figure over a part of the photos would look like one over all
+# Strict, because a result over some of the photos would look like one over all.
+rows = load_rows(args.photos, strict=True)
 results = evaluate(model, processor, rows, protocol="photos/example")
 sys.stdout.write(f"{format_table(args.model, results)}\n{write_json(results, args.output)}\n")

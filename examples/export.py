@@ -1,7 +1,7 @@
-"""A model for programs without this package: python examples/export.py runs/photos exported
+"""Exports a model for programs without this package: python examples/export.py runs/photos exported
 
-Writes `exported/clip`, a plain CLIPModel of transformers, and `exported/onnx`, graphs that need no torch: with them,
-python examples/onnx_search.py exported/onnx photos/ "a dog in a red coat"
+It writes `exported/clip`, a plain CLIPModel of transformers, and `exported/onnx`, graphs that need no torch. They can
+search photos: python examples/onnx_search.py exported/onnx photos/ "a dog in a red coat"
 """
 
 import argparse
@@ -16,14 +16,16 @@ from beta_clip_hf.release.onnx import DTYPES, export_graphs
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("model", nargs="?", default="runs/demo/model", help="directory or Hub id (%(default)s)")
-parser.add_argument("output", nargs="?", type=Path, default=Path("exported"), help="(%(default)s)")
-parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the graphs (%(default)s)")
+parser.add_argument("output", nargs="?", type=Path, default=Path("exported"), help="directory to write (%(default)s)")
+parser.add_argument("--dtype", choices=DTYPES, default="float32", help="precision of the graphs (%(default)s)")
 args = parser.parse_args()
 
 export_clip(args.model, args.output / "clip")
-plain = CLIPModel.from_pretrained(args.output / "clip")
-sys.stdout.write(f"{args.output / 'clip'}: a {type(plain).__name__} of {plain.num_parameters():,} parameters\n")
-about = export_graphs(args.model, args.output / "onnx", dtype=args.dtype)
-for graph in about["graphs"].values():  # each was run, and compared with the model
-    worst = min(agreement["lowest_cosine"] for agreement in graph["agreement"].values())
-    sys.stdout.write(f"{args.output / 'onnx' / graph['file']}: cosine with the model {worst:.4f} or more\n")
+clip = CLIPModel.from_pretrained(args.output / "clip")
+sys.stdout.write(f"{args.output / 'clip'}: a {type(clip).__name__} of {clip.num_parameters():,} parameters\n")
+
+export = export_graphs(args.model, args.output / "onnx", dtype=args.dtype)
+# The export has run each graph and compared its outputs with those of the model.
+for graph in export["graphs"].values():
+    lowest = min(agreement["lowest_cosine"] for agreement in graph["agreement"].values())
+    sys.stdout.write(f"{args.output / 'onnx' / graph['file']}: cosine with the model {lowest:.4f} or more\n")

@@ -1,7 +1,7 @@
-"""How well texts fit a photo: python examples/inference.py photo.jpg "a red cup" "the dog" --model runs/photos
+"""Scores how well texts fit a photo: python examples/inference.py photo.jpg "a red cup" "the dog" --model runs/photos
 
-Any CLIP, β-CLIP or FG-CLIP will do as the model. One with a trained pooler also says how well each text fits what this
-text itself sees of the photo.
+The model may be any CLIP, β-CLIP or FG-CLIP. A model with a trained pooler also scores each text against the part of
+the photo that this text attends to.
 """
 
 import argparse
@@ -15,8 +15,8 @@ from beta_clip_hf.inference.models import load_model
 
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("image")
-parser.add_argument("texts", nargs="+")
+parser.add_argument("image", help="photo")
+parser.add_argument("texts", nargs="+", help="texts to score")
 parser.add_argument("--model", default="openai/clip-vit-base-patch16", help="directory or Hub id (%(default)s)")
 args = parser.parse_args()
 
@@ -24,14 +24,16 @@ device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 model, processor, has_trained_pooler = load_model(args.model, device)
 inputs = processor(images=load_image(args.image), text=args.texts, padding=True, return_tensors="pt").to(device)
 with torch.no_grad():
-    output = model(**inputs)  # as CLIPModel's: logits_per_image (1, T), image_embeds (1, D), text_embeds (T, D)
+    # As from CLIPModel: logits_per_image (1, T), image_embeds (1, D), text_embeds (T, D).
+    output = model(**inputs)
     cosines = (output.image_embeds @ output.text_embeds.T)[0]
-    probabilities = output.logits_per_image.softmax(dim=-1)[0]
-    as_seen = [None] * len(args.texts)
+    shares = output.logits_per_image.softmax(dim=-1)[0]
+    conditioned_words = [""] * len(args.texts)
     if has_trained_pooler:
-        seen, attention = model.get_text_conditioned_image_features(**inputs, output_attentions=True)
-        as_seen = (normalize(seen, dim=-1) * output.text_embeds).sum(dim=-1)  # attention: (T, heads, patches)
+        # The image once for each text, as the text sees it: (T, D).
+        seen = normalize(model.get_text_conditioned_image_features(**inputs), dim=-1)
+        conditioned_words = [f"{score:.3f}" for score in (seen * output.text_embeds).sum(dim=-1)]
 
 sys.stdout.write("cosine   share   as seen  text\n")
-for text, cosine, share, own in zip(args.texts, cosines, probabilities, as_seen, strict=True):
-    sys.stdout.write(f"{cosine:6.3f} {share:7.1%}  {'' if own is None else f'{own:.3f}':>8}  {text}\n")
+for text, cosine, share, conditioned in zip(args.texts, cosines, shares, conditioned_words, strict=True):
+    sys.stdout.write(f"{cosine:6.3f} {share:7.1%}  {conditioned:>8}  {text}\n")

@@ -1,4 +1,4 @@
-"""A model as a repository of the Hub, with its processor, code, results and card. First see what would be uploaded:
+"""Uploads a model to the Hub with its processor, code, results and card. First look at what would be uploaded:
 
 python examples/push.py runs/photos my-name/photos --license cc-by-nc-4.0
 python examples/push.py runs/photos my-name/photos --license cc-by-nc-4.0 --upload
@@ -12,11 +12,11 @@ from beta_clip_hf.release.hub import build_repository, push
 
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("model", help="what training left behind")
-parser.add_argument("repo_id", help="NAME/MODEL")
-parser.add_argument("--license", required=True, help="of the weights: the data's decides")
-parser.add_argument("--folder", type=Path, default=Path("repository"), help="for the dry run (%(default)s)")
-parser.add_argument("--upload", action="store_true", help="after `hf auth login`; the repository is a private one")
+parser.add_argument("model", help="directory that training has written")
+parser.add_argument("repo_id", help="repository of the Hub: NAME/MODEL")
+parser.add_argument("--license", required=True, help="licence of the weights, which depends on the data")
+parser.add_argument("--folder", type=Path, default=Path("repository"), help="folder of the dry run (%(default)s)")
+parser.add_argument("--upload", action="store_true", help="upload to a private repository, after `hf auth login`")
 args = parser.parse_args()
 
 if args.upload:

@@ -1,4 +1,4 @@
-"""Which text fits which part of a photo, by FG-CLIP's region features:
+"""Finds the text that fits each region of a photo, by FG-CLIP's region features:
 
 python examples/regions.py photo.jpg --box 30,40,120,160 --box 200,10,80,80 "a red cup" "a blue cup" "a dog"
 """
@@ -14,10 +14,10 @@ from beta_clip_hf.visualize import plot_region_scores
 
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("image")
-parser.add_argument("texts", nargs="+")
-parser.add_argument("--box", action="append", required=True, metavar="X,Y,W,H", help="in pixels of the photo")
-parser.add_argument("--model", default="qihoo360/fg-clip-base", help="one with regions (%(default)s)")
+parser.add_argument("image", help="photo")
+parser.add_argument("texts", nargs="+", help="texts to choose from")
+parser.add_argument("--box", action="append", required=True, metavar="X,Y,W,H", help="region in pixels of the photo")
+parser.add_argument("--model", default="qihoo360/fg-clip-base", help="model with regions (%(default)s)")
 parser.add_argument("--output", default="regions.png", help="picture of the scores (%(default)s)")
 args = parser.parse_args()
 
@@ -25,7 +25,8 @@ model = BetaCLIPModel.from_pretrained(args.model).eval()
 processor = BetaCLIPProcessor.from_pretrained(args.model)
 boxes = [list(map(float, box.split(","))) for box in args.box]
 seen = look(model, processor, args.image, args.texts, boxes=boxes, box_format="xywh_pixels")
-with torch.no_grad():  # what the hard negatives of regions were trained with
+with torch.no_grad():
+    # The scale with which regions were trained against their hard negatives.
     probabilities = (model.hard_negative_logit_scale.exp() * seen.region_scores_RT).softmax(dim=-1)
 
 for box, scores, shares in zip(args.box, seen.region_scores_RT, probabilities, strict=True):

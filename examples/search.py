@@ -1,4 +1,4 @@
-"""Search a folder of photos, and see where each phrase looks:
+"""Searches a folder of photos, and draws where each phrase looks:
 
 python examples/search.py photos/ "A dog runs along a beach." --phrase "a red coat" --model runs/photos
 """
@@ -13,13 +13,13 @@ from beta_clip_hf.search.query import Query
 
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("photos", help="a folder, JSONL, …")
-parser.add_argument("text", help="a description of any length")
-parser.add_argument("--phrase", action="append", default=[], help="counts twice; may be repeated")
+parser.add_argument("photos", help="folder of photos, JSONL file, …")
+parser.add_argument("text", help="description of any length")
+parser.add_argument("--phrase", action="append", default=[], help="phrase of weight 2; may be given several times")
 parser.add_argument("--model", default="runs/demo/model", help="directory or Hub id (%(default)s)")
-parser.add_argument("--index", type=Path, default=Path("photos.index"), help="made once (%(default)s)")
-parser.add_argument("--top", type=int, default=10, help="(%(default)s)")
-parser.add_argument("--html", default="found.html", help="page of what is found (%(default)s)")
+parser.add_argument("--index", type=Path, default=Path("photos.index"), help="index, made if missing (%(default)s)")
+parser.add_argument("--top", type=int, default=10, help="number of photos to show (%(default)s)")
+parser.add_argument("--html", default="found.html", help="page of the photos (%(default)s)")
 args = parser.parse_args()
 
 embedder = load_embedder(args.model)
@@ -27,10 +27,12 @@ if args.index.exists():
     index = PhotoIndex.open(args.index, embedder)
 else:
     index = PhotoIndex.create(args.index, embedder, model_name=args.model)
-added = index.add(args.photos)  # embeds what is new, and forgets what is gone
+# This embeds new photos and removes those that are gone.
+added = index.add(args.photos)
 sys.stdout.write(f"{len(index)} photos, {added.new} of them new, {len(added.unreadable)} unreadable\n")
 
 query = Query(args.text, phrases=[(phrase, 2.0) for phrase in args.phrase])
+# Text-conditioned scores need a pooler. They order ten times as many photos as are shown.
 hits = index.search(query, top=args.top, rerank=10 * args.top if embedder.has_pooler else 0)
 page = write_gallery(args.html, hits, index, args.text, phrases_to_show(query))
 sys.stdout.write(f"{format_hits(hits)}\n{page}\n")

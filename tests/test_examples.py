@@ -72,9 +72,9 @@ def test_inference(desk, run) -> None:
     seen = look(BetaCLIPModel.from_pretrained("model").eval(), BetaCLIPProcessor.from_pretrained("model"),
                 "photos/0.png", texts)  # fmt: skip
     for line, text, cosine, as_seen in zip(lines, texts, seen.similarity_T, seen.conditioned_T, strict=True):
-        found = line.split(maxsplit=3)
-        assert found[3] == text
-        assert [float(found[0]), float(found[2])] == pytest.approx([cosine.item(), as_seen.item()], abs=6e-4)
+        words = line.split(maxsplit=3)
+        assert words[3] == text
+        assert [float(words[0]), float(words[2])] == pytest.approx([cosine.item(), as_seen.item()], abs=6e-4)
     assert sum(float(line.split()[1].rstrip("%")) for line in lines) == pytest.approx(100, abs=0.2)
 
 
@@ -108,7 +108,7 @@ def test_fine_tuning_by_a_recipe_and_pushing(desk, run, monkeypatch) -> None:
         monkeypatch.setenv("HF_TOKEN", "hf_test")
         output = run(
             "fine_tune_from_hub", "photos.jsonl", "--eval-data", "photos.jsonl", "--model", "model",
-            "--output", "tuned", "--push", "me/photos", *(f"--set=training.{one}" for one in few),
+            "--output", "tuned", "--push", "me/photos", *(f"--set=training.{setting}" for setting in few),
         )  # fmt: skip
         assert server.private["me/photos"]
         files = server.repositories["me/photos"]
@@ -133,10 +133,10 @@ def test_regions(desk, run) -> None:
 
 def test_evaluation(desk, run) -> None:
     output = run("evaluate", "photos.jsonl", "--model", "model")
-    figures = json.loads((desk / "results.json").read_text())["figures"]
+    metrics = json.loads((desk / "results.json").read_text())["figures"]
     for name in ("long/cls/text_to_image/R@1", "hard_negatives/conditioned/accuracy"):
-        assert f"{100 * figures[name]['value']:.1f}" in next(line for line in output.splitlines() if name in line)
-    assert figures["long/cls/text_to_image/R@1"]["count"] == 6
+        assert f"{100 * metrics[name]['value']:.1f}" in next(line for line in output.splitlines() if name in line)
+    assert metrics["long/cls/text_to_image/R@1"]["count"] == 6
 
 
 def test_search(desk, run) -> None:

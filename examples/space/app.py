@@ -15,5 +15,6 @@ demo = page.blocks
 if __name__ == "__main__":
     from beta_clip_hf.demo.page import launch
 
-    launch(page, host="0.0.0.0", port=7860)  # a Space is reached from outside
+    # A Space is reached from outside.
+    launch(page, host="0.0.0.0", port=7860)
     demo.block_thread()
