@@ -12,7 +12,7 @@ INSTALLED := $(VENV)/.installed
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test bench bench-full lint format clean
+.PHONY: help install demo test docs bench bench-full lint format clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ demo: $(INSTALLED)  ## train, evaluate, save and reload a small model on generat
 
 test: lint  ## lint, types, doctests and the whole test suite (PYTEST_ARGS, WORKERS)
 	$(ONE_THREAD) $(BIN)/python -m pytest --numprocesses $(WORKERS) $(PYTEST_ARGS)
+
+docs: $(INSTALLED)  ## build the documentation with its API reference into site/ (open site/index.html)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 bench: $(INSTALLED)  ## the training step and the losses against their plain twins, on a small model (minutes)
 	$(BIN)/python benchmarks/training_step.py --preset quick
@@ -61,5 +64,5 @@ format: $(INSTALLED)  ## let ruff mend what it can
 	$(BIN)/ruff format .
 
 clean:  ## remove the environment, caches and builds (runs/ stays)
-	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist site src/*.egg-info .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

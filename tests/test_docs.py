@@ -1,0 +1,63 @@
+"""The documents: the site builds without a warning, and every link leads somewhere."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+PROJECT = Path(__file__).resolve().parent.parent
+PAGES = [
+    *(PROJECT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "examples/README.md")),
+    *sorted((PROJECT / "model_cards").glob("*.md")),
+    *sorted((PROJECT / "docs").rglob("*.md")),
+]
+FENCES = re.compile(r"^```.*?^```", flags=re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+def text_of(page: Path) -> str:
+    """A page without its blocks of code."""
+    return FENCES.sub("", page.read_text(encoding="utf-8"))
+
+
+def anchors_of(page: Path) -> set[str]:
+    """The anchors of a page's headings, as Markdown makes them."""
+    headings = re.findall(r"^#+ (.+)$", text_of(page), flags=re.MULTILINE)
+    plain = [re.sub(r"[^\w\s-]", "", heading.lower()).strip() for heading in headings]
+    return {re.sub(r"\s+", "-", heading) for heading in plain}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(PROJECT).as_posix())
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in LINK.findall(text_of(page)):
+        if "://" in link or link.startswith("mailto:") or "{{" in link:
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), f"{page.name} links to {link}, which is not there"
+        if anchor and target.suffix == ".md":
+            assert anchor in anchors_of(target), f"{page.name} links to {link}, but there is no such heading"
+
+
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    """Strict: a link, an anchor, a page outside of the navigation or a name of the API that is not there is an error."""
+    pytest.importorskip("mkdocs", reason="needs the extra `dev`")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    losses = (tmp_path / "site" / "reference" / "losses.html").read_text(encoding="utf-8")
+    assert 'id="beta_clip_hf.beta_cal_loss"' in losses and "β-contextualised" in losses
+    # The site works without a network: nothing is loaded from another server.
+    for page in (tmp_path / "site").rglob("*.html"):
+        loaded = re.findall(r'<(?:script|link rel="stylesheet"|img)[^>]*(?:src|href)="(https?:[^"]+)"', page.read_text())
+        assert not loaded, f"{page.name} loads {loaded}"
+
+
+def test_the_readme_is_short_and_in_order() -> None:
+    readme = (PROJECT / "README.md").read_text(encoding="utf-8")
+    assert len(readme.split()) <= 1400
+    headings = re.findall(r"^## (.+)$", FENCES.sub("", readme), flags=re.MULTILINE)
+    assert headings[:5] == ["Install", "Use a model", "Try it", "Fine-tune on your photos", "I want to …"]
