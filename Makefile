@@ -31,7 +31,7 @@ demo: $(INSTALLED)  ## train, evaluate, save and reload a small model on generat
 test: lint  ## lint, types, doctests and the whole test suite (PYTEST_ARGS, WORKERS)
 	$(ONE_THREAD) $(BIN)/python -m pytest --numprocesses $(WORKERS) $(PYTEST_ARGS)
 
-docs: $(INSTALLED)  ## build the documentation with its API reference into site/ (open site/index.html)
+docs: $(INSTALLED)  ## build the documentation with its API reference into site/ (open site/index.html, or serve it for the search)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 bench: $(INSTALLED)  ## the training step and the losses against their plain twins, on a small model (minutes)
