@@ -12,10 +12,10 @@ INSTALLED := $(VENV)/.installed
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test docs bench bench-full lint format clean
+.PHONY: help install demo test test-fast test-stress docs bench bench-full lint format clean
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(INSTALLED)  ## create .venv and install what was tested (the other commands do it by themselves)
 
@@ -28,8 +28,14 @@ $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 demo: $(INSTALLED)  ## train, evaluate, save and reload a small model on generated scenes (DEMO_OUTPUT, DEMO_ARGS)
 	$(BIN)/python examples/demo.py --output $(DEMO_OUTPUT) $(DEMO_ARGS)
 
-test: lint  ## lint, types, doctests and the whole test suite (PYTEST_ARGS, WORKERS)
-	$(ONE_THREAD) $(BIN)/python -m pytest --numprocesses $(WORKERS) $(PYTEST_ARGS)
+test: lint  ## lint, types, doctests and all tests but the stress tests (PYTEST_ARGS, WORKERS)
+	$(ONE_THREAD) $(BIN)/python -m pytest --numprocesses $(WORKERS) -m "not stress" $(PYTEST_ARGS)
+
+test-fast: $(INSTALLED)  ## the quick tests only, for the inner loop (PYTEST_ARGS, WORKERS)
+	$(ONE_THREAD) $(BIN)/python -m pytest --numprocesses $(WORKERS) -m "not slow and not stress" $(PYTEST_ARGS)
+
+test-stress: $(INSTALLED)  ## the stress tests: kills, full disks, many processes (PYTEST_ARGS, WORKERS)
+	$(ONE_THREAD) $(BIN)/python -m pytest --numprocesses $(WORKERS) -m stress $(PYTEST_ARGS)
 
 docs: $(INSTALLED)  ## build the documentation with its API reference into site/ (open site/index.html, or serve it for the search)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

@@ -161,7 +161,7 @@ def test_lazy_names_import_no_heavy_library() -> None:
 def test_documents_name_make_targets_and_files_that_exist(name: str) -> None:
     text = (PROJECT / name).read_text(encoding="utf-8")
     makefile = (PROJECT / "Makefile").read_text(encoding="utf-8")
-    targets = set(re.findall(r"`make ([a-z]+)", text)) | set(re.findall(r"^make ([a-z]+)", text, flags=re.MULTILINE))
-    assert targets <= set(re.findall(r"^(\w+):", makefile, flags=re.MULTILINE)) and {"demo", "test"} <= targets
+    targets = set(re.findall(r"`make ([a-z-]+)", text)) | set(re.findall(r"^make ([a-z-]+)", text, flags=re.MULTILINE))
+    assert targets <= set(re.findall(r"^([\w-]+):", makefile, flags=re.MULTILINE)) and {"demo", "test"} <= targets
     links = [link for link in re.findall(r"\]\(([^)#]+)[^)]*\)", text) if "://" not in link]
     assert [link for link in links if not (PROJECT / link).exists()] == []
