@@ -44,7 +44,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
-    """Strict: a link, an anchor, a page outside of the navigation or a name of the API that is not there is an error."""
+    """A missing link, anchor or API name is an error, and so is a page that the navigation lacks."""
     pytest.importorskip("mkdocs", reason="needs the extra `dev`")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
@@ -54,7 +54,8 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     assert 'id="beta_clip_hf.beta_cal_loss"' in losses and "β-contextualised" in losses
     # The site works without a network: nothing is loaded from another server.
     for page in (tmp_path / "site").rglob("*.html"):
-        loaded = re.findall(r'<(?:script|link rel="stylesheet"|img)[^>]*(?:src|href)="(https?:[^"]+)"', page.read_text())
+        html = page.read_text(encoding="utf-8")
+        loaded = re.findall(r'<(?:script|link rel="stylesheet"|img)[^>]*(?:src|href)="(https?:[^"]+)"', html)
         assert not loaded, f"{page.name} loads {loaded}"
 
 
