@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ...data.rows import Row
+from ...data.rows import Row, with_image
 from .layout import Annotations, Kind, Place, count_rows
 from .photos_and_scenes import NUM_SCENES, SCENES_SEED, scenes
 from .registry import BENCHMARKS, Benchmark, find_benchmark
@@ -193,7 +193,7 @@ def _make_part(
             rows.append(row)
         elif image not in missing_names:
             named_rows.append(row)
-            rows.append({**row, "image": str(paths[image])})
+            rows.append(with_image(row, str(paths[image])))
     if not rows:
         raise ValueError(f"{benchmark.title} must have images, but none of {len(annotations.rows):,} is there")
     notes = []

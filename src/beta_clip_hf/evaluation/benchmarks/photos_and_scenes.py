@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ...data.rows import Row, check_row
+from ...data.rows import Row, check_row, with_image
 from .layout import (
     Annotations,
     Kind,
@@ -115,6 +115,6 @@ def _read_any_source(source: Path, root: Path) -> Iterator[Row]:
     for row in rows:
         if isinstance(row["image"], str | Path):
             # Names of images must not depend on where the files are: they are hashed.
-            yield {**row, "image": os.path.relpath(row["image"], root)}
+            yield with_image(row, os.path.relpath(row["image"], root))
         else:
             yield row
