@@ -1,4 +1,4 @@
-"""Random resized crop of PIL images, with torchvision's meaning of its parameters."""
+"""Random resized crop of PIL images. Its parameters mean what torchvision's mean."""
 
 import math
 import random
@@ -11,33 +11,53 @@ from torch.nn.functional import interpolate
 
 ASPECT_RATIOS = (3 / 4, 4 / 3)
 
+# As in torchvision: after so many attempts that do not fit, the crop is central.
+_ATTEMPTS = 10
+
 
 def crop_box(image_size: tuple[int, int], scale: tuple[float, float], rng: random.Random) -> tuple[int, int, int, int]:
-    """
-    A random part of an image, `(left, top, width, height)` in pixels.
+    """Draws a part of an image.
 
-    It has `scale` times the image's area, uniform in that range, and an aspect ratio log-uniform in 3/4 … 4/3. If ten
-    attempts do not fit into the image, it is the largest central part whose ratio is in that range.
+    The part has `scale` times the image's area, uniform in that range, and an aspect ratio log-uniform in 3/4 … 4/3. If
+    ten attempts do not fit into the image, it is the largest central part whose ratio is in that range.
+
+    Args:
+        image_size: Width and height in pixels.
+        scale: Smallest and largest share of the area.
+        rng: Source of chance.
+
+    Returns:
+        `(left, top, width, height)` in pixels.
     """
     full_width, full_height = image_size
-    low, high = map(math.log, ASPECT_RATIOS)
-    for _ in range(10):
+    lowest_ratio, highest_ratio = ASPECT_RATIOS
+    for _ in range(_ATTEMPTS):
         area = full_width * full_height * rng.uniform(*scale)
-        ratio = math.exp(rng.uniform(low, high))
-        width, height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        # Log-uniform: a ratio and its inverse are equally likely.
+        ratio = math.exp(rng.uniform(math.log(lowest_ratio), math.log(highest_ratio)))
+        width = round(math.sqrt(area * ratio))
+        height = round(math.sqrt(area / ratio))
         if 0 < width <= full_width and 0 < height <= full_height:
-            return rng.randint(0, full_width - width), rng.randint(0, full_height - height), width, height
-    width = min(full_width, max(1, round(full_height * ASPECT_RATIOS[1])))
-    height = min(full_height, max(1, round(full_width / ASPECT_RATIOS[0])))
+            left = rng.randint(0, full_width - width)
+            top = rng.randint(0, full_height - height)
+            return left, top, width, height
+    width = min(full_width, max(1, round(full_height * highest_ratio)))
+    height = min(full_height, max(1, round(full_width / lowest_ratio)))
     return (full_width - width) // 2, (full_height - height) // 2, width, height
 
 
 def resized_part(image: Image.Image, part: tuple[int, int, int, int], size: tuple[int, int]) -> Image.Image:
-    """The part of an RGB image, as [`crop_box`] gives it, resized to `size` = (width, height) pixels.
+    """Cuts a part out of an RGB image and resizes it, bicubic with antialiasing.
 
-    Bicubic with antialiasing, in whole numbers, by torch: the same filter as PIL's in less than half of its time.
+    Args:
+        image: An image in RGB.
+        part: `(left, top, width, height)` in pixels, see [`crop_box`].
+        size: Width and height of the result in pixels.
     """
     left, top, width, height = part
-    part_HWC = torch.from_numpy(np.array(image.crop((left, top, left + width, top + height))))
-    resized_CHW = interpolate(part_HWC.permute(2, 0, 1)[None], size[::-1], mode="bicubic", antialias=True)[0]
-    return Image.fromarray(resized_CHW.permute(1, 2, 0).numpy())
+    cropped = image.crop((left, top, left + width, top + height))
+    # torch puts colours before rows and columns, and wants a batch.
+    pixels = torch.from_numpy(np.array(cropped)).permute(2, 0, 1)[None]
+    # On uint8, it has the same filter as PIL in less than half of its time.
+    resized = interpolate(pixels, size[::-1], mode="bicubic", antialias=True)
+    return Image.fromarray(resized[0].permute(1, 2, 0).numpy())

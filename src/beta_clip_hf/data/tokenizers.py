@@ -2,9 +2,8 @@
 
 import gzip
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from transformers import CLIPTokenizer
 
@@ -14,25 +13,35 @@ from ..model.configuration_beta_clip import LONG_TEXT_POSITIONS
 START, END = "<|startoftext|>", "<|endoftext|>"
 END_OF_WORD = "</w>"
 OPENAI_MERGES = 48_894
-# Each byte, inside and at the end of a word, and the two marks: below that some text would contain an unknown token,
-# which CLIP writes as END, and the text would be pooled there.
+# Each byte, inside and at the end of a word, and the two marks. With fewer symbols some text would have an unknown
+# token, which CLIP writes as END, and the model would pool the text there.
 MIN_VOCAB_SIZE = 2 * 256 + 2
+
+_GZIP_START = b"\x1f\x8b"
+
+Merge = tuple[str, str]
 
 
 def clip_tokenizer_from_bpe(path: str | Path, *, model_max_length: int = LONG_TEXT_POSITIONS) -> CLIPTokenizer:
-    """OpenAI CLIP's tokenizer (49,408 ids) from `bpe_simple_vocab_16e6.txt.gz`, or the same file unpacked.
+    """Makes OpenAI CLIP's tokenizer (49,408 ids) from `bpe_simple_vocab_16e6.txt.gz`, or the same file unpacked.
 
     Args:
         path: The file, from https://github.com/openai/CLIP/tree/main/clip.
         model_max_length: Longest text in tokens, both marks included.
 
     Raises:
-        ValueError: where the file does not hold OpenAI's merges.
+        ValueError: if the file does not hold OpenAI's merges.
     """
-    data = Path(path).read_bytes()
-    lines = (gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data).decode("utf-8").splitlines()
-    pairs = [tuple(line.split()) for line in lines[1 : 1 + OPENAI_MERGES]]  # the rest of the file was never used
-    merges = [(pair[0], pair[1]) for pair in pairs if len(pair) == 2]
+    content = Path(path).read_bytes()
+    if content.startswith(_GZIP_START):
+        content = gzip.decompress(content)
+    # The first line is a header. OpenAI never used the rest of the file.
+    lines = content.decode("utf-8").splitlines()[1 : 1 + OPENAI_MERGES]
+    merges: list[Merge] = []
+    for line in lines:
+        words = line.split()
+        if len(words) == 2:
+            merges.append((words[0], words[1]))
     if len(merges) != OPENAI_MERGES:
         raise ValueError(
             f"path must be OpenAI's file of {OPENAI_MERGES} merges, but is {str(path)!r} with {len(merges)}"
@@ -45,18 +54,19 @@ def train_clip_tokenizer(
 ) -> CLIPTokenizer:
     """Learns a small tokenizer of CLIP's kind, for models that are trained from scratch.
 
-    It lowercases and splits as CLIP's does, and knows every byte, so no text has an unknown token. Ids: 512 symbols,
-    the merges in the order learnt, start = `len - 2`, end = padding = `len - 1`: the end has the largest id, so a model
-    that pools at the first end token and one that pools at the largest id (`eos_token_id=2`) agree.
+    It lowercases and splits as CLIP's does, and knows every byte, so no text has an unknown token. Its ids are 512
+    symbols, the merges in the order learnt, the start mark and the end mark, which is the padding as well. The end mark
+    has the largest id, so a model that pools at the first end token and one that pools at the largest id
+    (`eos_token_id=2`) agree.
 
     Args:
-        texts: Any number of texts; the same texts give the same tokenizer.
-        vocab_size: Upper bound of the number of ids; few texts have fewer merges to learn, so give the model
+        texts: Any number of texts. The same texts give the same tokenizer.
+        vocab_size: Upper bound of the number of ids. Few texts have fewer merges to learn, so give the model
             `len(tokenizer)`.
         model_max_length: Longest text in tokens, both marks included.
 
     Raises:
-        ValueError: where `vocab_size` is below 514.
+        ValueError: if `vocab_size` is below 514.
 
     >>> tokenizer = train_clip_tokenizer(["a red square", "a red circle"] * 2, vocab_size=600)
     >>> tokenizer.tokenize("A RED square")
@@ -73,23 +83,31 @@ def train_clip_tokenizer(
         min_frequency=2,
         end_of_word_suffix=END_OF_WORD,
         initial_alphabet=symbols[:256],
-        special_tokens=symbols[256:],  # or they get their ids in the order of a hash map, and so ties are broken
+        # Symbols that are not named here get their ids in the order of a hash map, and ids decide ties.
+        special_tokens=symbols[256:],
         show_progress=False,
     )
     learner.train_from_iterator(texts, trainer)
-    merges = [(left, right) for left, right in json.loads(learner.to_str())["model"]["merges"]]
-    return _clip_tokenizer(merges[: vocab_size - MIN_VOCAB_SIZE], model_max_length)
+    merges = json.loads(learner.to_str())["model"]["merges"]
+    most_merges = vocab_size - MIN_VOCAB_SIZE
+    return _clip_tokenizer([(left, right) for left, right in merges[:most_merges]], model_max_length)
 
 
-def _clip_tokenizer(merges: list[Any], model_max_length: int) -> CLIPTokenizer:
-    tokens = dict.fromkeys([*_symbols(), *map("".join, merges), START, END])
+def _clip_tokenizer(merges: Sequence[Merge], model_max_length: int) -> CLIPTokenizer:
+    merged = [left + right for left, right in merges]
+    # Two merges may give the same token: the first one counts.
+    tokens = dict.fromkeys([*_symbols(), *merged, START, END])
     vocab = {token: index for index, token in enumerate(tokens)}
-    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=model_max_length)
+    return CLIPTokenizer(vocab=vocab, merges=list(merges), model_max_length=model_max_length)
 
 
 def _symbols() -> list[str]:
-    """The 512 symbols that BPE starts from, in the order of OpenAI's vocabulary: a character for each byte (printable
-    bytes stand for themselves), then the same at the end of a word."""
+    """Returns the 512 symbols that BPE starts from, in the order of OpenAI's vocabulary.
+
+    There is a character for each byte, and the same again at the end of a word. Printable bytes stand for themselves.
+    The others get characters from 256 on, because a tokenizer cannot hold white space and control characters.
+    """
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    characters = [chr(byte) for byte in printable] + [chr(256 + index) for index in range(256 - len(printable))]
+    number_of_others = 256 - len(printable)
+    characters = [chr(byte) for byte in printable] + [chr(256 + index) for index in range(number_of_others)]
     return characters + [character + END_OF_WORD for character in characters]

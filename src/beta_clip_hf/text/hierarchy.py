@@ -168,10 +168,14 @@ def build_text_hierarchy(
     captions = _captions(caption)
     whole = " ".join(captions)
     _check_text("caption", whole)
-    # `or` keeps split_sentences, which costs more than the rest, from running for nothing.
-    parts = sentences or (split_sentences(caption) if isinstance(caption, str) else captions)
-    stripped = [_check_type(f"sentences[{index}]", part).strip() for index, part in enumerate(parts)]
-    kept_sentences = [part for part in stripped if part] or [whole]
+    if sentences:
+        kept_sentences = _without_blank(sentences, "sentences")
+    elif isinstance(caption, str):
+        kept_sentences = split_sentences(caption)
+    else:
+        kept_sentences = captions
+    # A caption of which no sentence is left, such as "!!!", is its own sentence.
+    kept_sentences = kept_sentences or [whole]
     if phrases is None:
         placed = _extract(kept_sentences, extractor or PhraseExtractor())
     else:
@@ -205,8 +209,13 @@ def _captions(caption: Any) -> list[str]:
         return [caption.strip()]
     if not isinstance(caption, Sequence):
         raise ValueError(f"caption must be a string or a list of strings, but is {caption!r}")
-    captions = [_check_type(f"caption[{index}]", text).strip() for index, text in enumerate(caption)]
-    return [text for text in captions if text]
+    return _without_blank(caption, "caption")
+
+
+def _without_blank(texts: Sequence[Any], name: str) -> list[str]:
+    """Strips texts of outer white space, and leaves out the blank ones."""
+    stripped = [_check_type(f"{name}[{index}]", text).strip() for index, text in enumerate(texts)]
+    return [text for text in stripped if text]
 
 
 def _extract(sentences: Sequence[str], extractor: PhraseExtractor) -> list[_PlacedPhrase]:

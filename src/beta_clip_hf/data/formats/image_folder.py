@@ -15,18 +15,25 @@ _METADATA = {"metadata.jsonl": JSONL, "metadata.csv": CSV, "metadata.parquet": H
 
 def _open(source: Source) -> OpenedSource:
     directory = Path(source.place)
-    for folder in (directory / source.split, directory):
-        for name, metadata_format in _METADATA.items():
+    file = _metadata_file(directory, source.split)
+    if file is None:
+        raise ValueError(f"an image folder must hold one of {tuple(_METADATA)}, but {str(directory)!r} does not")
+    return _METADATA[file.name].open(replace(source, place=file, is_format_given=True))
+
+
+def _metadata_file(directory: Path, split: str) -> Path | None:
+    """Returns the metadata file of a split, or else of the whole directory."""
+    for folder in (directory / split, directory):
+        for name in _METADATA:
             if (folder / name).is_file():
-                return metadata_format.open(replace(source, place=folder / name, is_format_given=True))
-    raise ValueError(f"an image folder must hold one of {tuple(_METADATA)}, but {str(directory)!r} does not")
+                return folder / name
+    return None
 
 
 def _recognises(source: Source) -> bool:
     if source.path is None or not source.path.is_dir():
         return False
-    folders = (source.path, source.path / source.split)
-    return any((folder / name).is_file() for name in _METADATA for folder in folders)
+    return _metadata_file(source.path, source.split) is not None
 
 
 IMAGE_FOLDER = SourceFormat("imagefolder", _open, _recognises)
