@@ -33,7 +33,6 @@ MOVING = {
     for name in (
         "demo/app",
         "evaluation/compare",
-        "release/onnx",
     )
 }
 OUTSIDE_OF_CORE = {"torch", "transformers", "huggingface_hub", "ftfy"}

@@ -69,7 +69,6 @@ COMMANDS = (
         ("export", "onnx"),
         "Write a model as ONNX graphs or torch.export programs, for use without transformers.",
         "beta-clip export onnx runs/photos exported --dtype float16",
-        home="beta_clip_hf.release.onnx",
     ),
     Command(
         ("interpolate",),

@@ -370,7 +370,7 @@ def test_the_plan_of_a_batch_changes_nothing(tiny_clip_dir, tiny_tokenizer, two_
     batch = collator(rows)
     packing = batch["plan"].packing
     assert len(packing.last_T) == sum(len(batch[f"{kind}input_ids"]) for kind in ("", "region_", "hard_"))
-    assert len(packing.text_RC) % 5 == 0 and packing.text_RC.shape[1] >= 80
+    assert len(packing.text_FC) % 5 == 0 and packing.text_FC.shape[1] >= 80
     expected = model(**batch | {"plan": None})
 
     def refuse(*args, **kwargs):

@@ -59,7 +59,7 @@ def test_a_plan_is_what_plain_loops_find():
     assert plan.aligned_A.tolist() == [t for t in range(9) if kinds[t] < 3]
     assert plan.text_slots.num_slots == 3 and plan.region_slots is None
     places = [3 * index[t] + sum(index[other] == index[t] for other in range(t)) for t in range(9)]
-    assert plan.text_slots.place_N.tolist() == places
+    assert plan.text_slots.slot_M.tolist() == places
 
 
 def test_rows_of_images_in_blocks_and_back():

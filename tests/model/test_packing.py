@@ -121,10 +121,10 @@ def test_first_fit_decreasing_is_the_plain_loop():
 def test_a_plan_holds_each_text_once_and_in_order(options, shape):
     ids = texts(LENGTHS, copies=COPIES)
     plan = planned(ids, IS_LONG, **options)
-    rows, columns = plan.text_RC.shape
+    rows, columns = plan.text_FC.shape
     assert columns % 16 == 0 and shape in (None, (rows, columns))
-    assert all(t.dtype == torch.int64 for t in (plan.text_RC, plan.position_RC, plan.last_T, plan.start_S))
-    text_P, position_P = plan.text_RC.flatten().tolist(), plan.position_RC.flatten().tolist()
+    assert all(t.dtype == torch.int64 for t in (plan.text_FC, plan.position_FC, plan.last_T, plan.start_V))
+    text_P, position_P = plan.text_FC.flatten().tolist(), plan.position_FC.flatten().tolist()
     for text, last in enumerate(plan.last_T.tolist()):
         start = last - LENGTHS[text] + 1
         assert start // columns == last // columns  # a text is never broken
@@ -135,7 +135,7 @@ def test_a_plan_holds_each_text_once_and_in_order(options, shape):
     assert all(position == 0 for text, position in zip(text_P, position_P, strict=True) if text < 0)
 
     borders = [p for p in range(rows * columns) if p % columns == 0 or text_P[p] != text_P[p - 1]] + [rows * columns]
-    starts = plan.start_S.tolist()
+    starts = plan.start_V.tolist()
     assert starts[: len(borders)] == borders and set(starts[len(borders) :]) <= {rows * columns}
     assert len(starts) == len(LENGTHS) + rows + 1
 
@@ -159,7 +159,7 @@ def test_where_nothing_is_gained_each_text_has_its_row():
     for lengths in ([7], [12] * 5, [12, 12, 11, 12]):
         plan = planned(texts(lengths))
         assert plan.has_one_text_per_row and plan.num_places == len(lengths) * max(lengths)
-        assert plan.text_RC[:, 0].tolist() == list(range(len(lengths)))
+        assert plan.text_FC[:, 0].tolist() == list(range(len(lengths)))
         assert not planned(texts(lengths), capacity=16).has_one_text_per_row  # shapes that were asked for are kept
     assert not planned(texts(LENGTHS)).has_one_text_per_row
     assert planned(texts(LENGTHS), one_text_per_row=True).has_one_text_per_row
@@ -178,7 +178,7 @@ def test_the_recipe_computes_little_more_than_its_real_tokens(images):
         ids = texts(lengths, seed)
         ids[:, 1] = torch.arange(len(lengths)) % END  # as good as no two texts are equal
         plan, real = planned(ids), sum(lengths)
-        assert (plan.text_RC >= 0).sum() >= 0.98 * real
+        assert (plan.text_FC >= 0).sum() >= 0.98 * real
         assert plan.num_places <= 1.05 * real
         assert len(lengths) * max(lengths) > 10 * real  # what padding to the longest would compute
         if images == 64:
@@ -322,7 +322,7 @@ def test_shapes_of_buckets_are_compiled_once(tiny_model):
 
     bucket = {"capacity": 256, "row_multiple": 8}
     assert frames(block_alone, **bucket) == 1
-    assert frames(block_alone) == len({planned(ids).text_RC.shape for ids in batches}) > 1
+    assert frames(block_alone) == len({planned(ids).text_FC.shape for ids in batches}) > 1
     first._compiled_call_impl = None
     assert frames(everything, **bucket) == 2  # the second time for any number of texts
 
@@ -380,5 +380,5 @@ def test_attention_that_makes_no_masks_gets_one_text_per_row(model, monkeypatch)
     masks.clear()
     monkeypatch.setitem(ALL_MASK_ATTENTION_FUNCTIONS._global_mapping, "ours", sdpa_mask)
     torch.testing.assert_close(model.encode_texts(ids, IS_LONG, plan), expected, rtol=1e-5, atol=1e-5)
-    of_text = (plan.text_RC >= 0)[:, None, :, None].expand_as(plan.mask())
+    of_text = (plan.text_FC >= 0)[:, None, :, None].expand_as(plan.mask())
     assert torch.equal(masks[0][of_text], plan.mask()[of_text])

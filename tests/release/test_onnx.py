@@ -71,7 +71,7 @@ def exported(source, tmp_path_factory):
 def traced_once(exported, monkeypatch):
     """What is written in float32 is taken from the first export: tracing takes most of the time."""
     monkeypatch.setattr(
-        release_onnx, "_write_onnx", lambda graph, file, positions: shutil.copy(exported / file.name, file)
+        release_onnx, "write_onnx", lambda graph, file, positions: shutil.copy(exported / file.name, file)
     )
 
 
@@ -252,7 +252,7 @@ def test_the_example_searches_without_torch(exported, source, model, project_dir
     if squash:
         processor.squash_images()
         about = json.loads((folder / "export.json").read_text())
-        about["image"] |= release_onnx._about(model, processor, "long")["image"]
+        about["image"] |= release_onnx.describe_inputs(model, processor, "long")["image"]
         (folder / "export.json").write_text(json.dumps(about))
     (tmp_path / "photos").mkdir()
     noise = np.random.default_rng(0)

@@ -82,7 +82,7 @@ def test_a_compiled_step_is_compiled_twice_for_all_sizes(tiny_config, tiny_proce
     collator = BetaCLIPDataCollator(tiny_processor, num_phrases=12, packing_capacity=256, packing_row_multiple=8)
     rows = SceneDataset(8, level="easy", image_size=32, seed=6)
     plans = [collator([rows[2 * step], rows[2 * step + 1]])["plan"] for step in range(4)]
-    assert len({plan.packing.text_RC.shape for plan in plans}) == 1
+    assert len({plan.packing.text_FC.shape for plan in plans}) == 1
     for sizes in ([len(plan.aligned_A) for plan in plans], [plan.text_slots.num_slots for plan in plans]):
         assert sizes[0] != sizes[1] and len(set(sizes)) > 2  # what varies does so from the second batch on
     losses = []

@@ -1,4 +1,5 @@
-"""Checkpoints of FG-CLIP: recognised by their tensors, and their names and tables turned into ours and back.
+"""
+Checkpoints of FG-CLIP: recognised by their tensors, and their names and tables turned into ours and back.
 
 Their long text path reads rows 0..19 of one 248-row table and rows 20..247 of another; ours has the merged table.
 """
@@ -18,27 +19,30 @@ from .positions_beta_clip import KEPT_TEXT_POSITIONS
 LONG_TABLE = "text_model.embeddings.long_position_embedding.weight"
 FG_CLIP_FIRST_ROWS = "text_model.embeddings.position_embedding_ori.weight"
 FG_CLIP_OTHER_ROWS = "text_model.embeddings.position_embedding_res.weight"
+FG_CLIP_TABLES = (FG_CLIP_FIRST_ROWS, FG_CLIP_OTHER_ROWS)
 FG_CLIP_PROJECTION = "text_filip_projection.weight"
 # Their name on the left, ours on the right; every other name is CLIP's in both.
 FG_CLIP_NAMES = {
     FG_CLIP_PROJECTION: "long_text_projection.weight",
+    # They spell it so.
     "logit_scale_finegraind": "region_logit_scale",
     "logit_scale_hardneg": "hard_negative_logit_scale",
 }
-# What a file of theirs says of the architecture by holding these tensors.
+# The switches of our configuration that these tensors imply; the config.json of FG-CLIP does not mention them.
 FG_CLIP_SWITCHES = {"use_pooler": False, "use_long_text_path": True, "use_regions": True}
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "checkpoint.safetensors")
-_BUFFERS = ("position_ids",)  # older versions of transformers stored them
+# Old versions of transformers stored these tensors, which today's models make themselves.
+_BUFFERS = ("position_ids",)
 
 
 def is_fg_clip(names: Iterable[str]) -> bool:
-    """Whether a checkpoint with tensors of these names is one of FG-CLIP (v1)."""
+    """Tells whether a checkpoint with tensors of these names is one of FG-CLIP (v1)."""
     return FG_CLIP_PROJECTION in names
 
 
 def from_fg_clip(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     r"""
-    FG-CLIP's tensors under our names, the two long tables merged into the one that their model reads.
+    Returns FG-CLIP's tensors under our names, with the two long tables merged into the one that their model reads.
 
     Args:
         state_dict: all tensors of an FG-CLIP checkpoint.
@@ -48,21 +52,25 @@ def from_fg_clip(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
 
     Source: the release of FG-CLIP (v1.0), `FGCLIPModel`.
     """
-    missing = {FG_CLIP_FIRST_ROWS, FG_CLIP_OTHER_ROWS, *FG_CLIP_NAMES} - state_dict.keys()
+    missing = {*FG_CLIP_TABLES, *FG_CLIP_NAMES} - state_dict.keys()
     if missing:
         raise ValueError(f"an FG-CLIP checkpoint must hold {sorted(missing)}, but does not")
-    first, other = state_dict[FG_CLIP_FIRST_ROWS], state_dict[FG_CLIP_OTHER_ROWS]
-    ours = {
-        FG_CLIP_NAMES.get(name, name): tensor
-        for name, tensor in state_dict.items()
-        if name not in (FG_CLIP_FIRST_ROWS, FG_CLIP_OTHER_ROWS) and name.split(".")[-1] not in _BUFFERS
-    }
-    return ours | {LONG_TABLE: torch.cat([first[:KEPT_TEXT_POSITIONS], other[KEPT_TEXT_POSITIONS:]])}
+    ours = {}
+    for name, tensor in state_dict.items():
+        is_buffer = name.split(".")[-1] in _BUFFERS
+        if name not in FG_CLIP_TABLES and not is_buffer:
+            ours[FG_CLIP_NAMES.get(name, name)] = tensor
+    first_rows = state_dict[FG_CLIP_FIRST_ROWS][:KEPT_TEXT_POSITIONS]
+    other_rows = state_dict[FG_CLIP_OTHER_ROWS][KEPT_TEXT_POSITIONS:]
+    ours[LONG_TABLE] = torch.cat([first_rows, other_rows])
+    return ours
 
 
 def to_fg_clip(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     r"""
-    The inverse of [`from_fg_clip`]: our tensors under FG-CLIP's names. Both of their long tables are the merged one.
+    Returns our tensors under FG-CLIP's names: the inverse of [`from_fg_clip`].
+
+    Both of their long tables become the merged one.
 
     Raises:
         ValueError: if the model is not one of FG-CLIP's architecture: a tensor of it is missing, or there is a pooler.
@@ -74,12 +82,15 @@ def to_fg_clip(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
         raise ValueError("a model must have no pooler to be written as FG-CLIP, which has no place for it, but has one")
     their_names = {ours: theirs for theirs, ours in FG_CLIP_NAMES.items()}
     theirs = {their_names.get(name, name): tensor for name, tensor in state_dict.items() if name != LONG_TABLE}
-    return theirs | {name: state_dict[LONG_TABLE].clone() for name in (FG_CLIP_FIRST_ROWS, FG_CLIP_OTHER_ROWS)}
+    for table in FG_CLIP_TABLES:
+        # Copies: safetensors refuses tensors that share their memory.
+        theirs[table] = state_dict[LONG_TABLE].clone()
+    return theirs
 
 
 def read_weights(source: str | Path, **hub: Any) -> dict[str, Tensor]:
     """
-    All tensors of a checkpoint, on the CPU; pickles are read with `weights_only=True`.
+    Reads all tensors of a checkpoint onto the CPU. Pickles are read with `weights_only=True`.
 
     Args:
         source: a directory or Hub id that holds one of `WEIGHT_FILES`, whole or in shards with an index; in a directory
@@ -96,21 +107,35 @@ def read_weights(source: str | Path, **hub: Any) -> dict[str, Tensor]:
 
 
 def weight_names(source: str | Path, **hub: Any) -> set[str]:
-    """The names of a checkpoint's tensors, see [`read_weights`], none without weights; safetensors are not read."""
+    """
+    Returns the names of a checkpoint's tensors; none if there are no weights.
+
+    Of safetensors only the header is read. The arguments are those of [`read_weights`].
+    """
     return set(_read(_weight_files(source, **hub), "meta"))
 
 
 def _read(files: list[str], device: str) -> dict[str, Tensor]:
-    return {name: tensor for file in files for name, tensor in load_state_dict(file, device).items()}
+    """Reads all tensors of several files. On the device "meta" safetensors give names and shapes only."""
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        tensors.update(load_state_dict(file, device))
+    return tensors
 
 
 def _weight_files(source: str | Path, **hub: Any) -> list[str]:
+    """Finds the files of a checkpoint's weights on this disk, and downloads them from the Hub where needed."""
+    # Without these two, `cached_file` raises an error for a file that is not there.
     quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_gated_repo": False}
     for name in WEIGHT_FILES:
-        for file in (name, f"{name}.index.json"):
-            found = cached_file(source, file, **hub, **quiet)
-            if found is not None:
-                return [found] if file == name else get_checkpoint_shard_files(source, found, **hub)[0]
+        whole = cached_file(source, name, **hub, **quiet)
+        if whole is not None:
+            return [whole]
+        index = cached_file(source, f"{name}.index.json", **hub, **quiet)
+        if index is not None:
+            shards, _ = get_checkpoint_shard_files(source, index, **hub)
+            return shards
+    # A converted checkpoint may have any name, if it is the only one.
     files = list(Path(source).glob("*.safetensors"))
     return [str(files[0])] if len(files) == 1 else []
 

@@ -1,8 +1,11 @@
-"""The text-conditioned pooler of β-CLIP: a text asks the image's patches and gets its own embedding of the image.
-
-Letters: B images, T texts (flat), P patches, D projection width, H heads, K texts of the fullest image;
-N pairs of an image and a text, A images in such a pair.
 """
+The text-conditioned pooler of β-CLIP: a text attends to the image's patches and gets its own embedding of the image.
+
+Letters of this file beside the legend: M pairs of an image and a text; V images that are in a pair; d width of a head.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +17,14 @@ from .configuration_beta_clip import BetaCLIPConfig
 from .ragged_beta_clip import ImageSlots, slots_by_image
 
 
+# Pairs at a time: on a CPU as many as its caches hold, elsewhere as many as keep a GPU busy.
+_PAIRS_ON_CPU = 1024
+_PAIRS_ELSEWHERE = 32768
+
+
 def normalize(embeds: Tensor) -> Tensor:
     """L2-normalises the last axis in at least float32 (half precision comes back as float32, float64 stays)."""
-    return F.normalize(embeds.to(torch.promote_types(embeds.dtype, torch.float32)), dim=-1)
+    return F.normalize(_at_least_float32(embeds), dim=-1)
 
 
 class TextConditionedPooler(nn.Module):
@@ -53,7 +61,9 @@ class TextConditionedPooler(nn.Module):
         self.activation = ACT2FN[config.pooler_hidden_act]
         self.use_null_token = config.pooler_null_token
         norm = nn.LayerNorm if config.pooler_qkv_layer_norm else nn.Identity
-        self.q_norm, self.k_norm, self.v_norm = norm(width), norm(width), norm(width)
+        self.q_norm = norm(width)
+        self.k_norm = norm(width)
+        self.v_norm = norm(width)
         self.logit_scale = nn.Parameter(torch.tensor(float(config.pooler_logit_scale_init_value)))
 
     def forward(
@@ -72,26 +82,92 @@ class TextConditionedPooler(nn.Module):
             patch_features_BPD (`Tensor` of shape `(B, P, D)`): dense image features (normalised here).
             image_index_T (`Tensor` of shape `(T,)`, int64): the image of each text, in any order.
             output_attentions (`bool`): also return the attention weights, under every attention implementation.
-            slots (*optional*): what [`slots_by_image`] makes of `image_index`; known beforehand, no GPU is waited for.
+            slots (*optional*): what [`slots_by_image`] makes of `image_index`. Without it, this waits for a GPU.
 
         Returns:
             The un-normalised contextualised embeddings `(T, D)`, and the attention `(T, H, P)` (or `None`) whose rows
             sum to 1, less what a null token took.
         """
         num_images = len(patch_features_BPD)
-        slots = slots_by_image(image_index_T, num_images) if slots is None else slots
-        queries_BKD = slots.block(self._queries(text_embeds_TD), num_images)
-        pooled_BKD, weights_BHKP = self._attend(
-            self._heads(queries_BKD), *self._keys_values(patch_features_BPD), output_attentions=output_attentions
+        if slots is None:
+            slots = slots_by_image(image_index_T, num_images)
+        # One block of texts per image: its keys and values need no copy for each text.
+        queries_BSD = slots.block(self.project_texts(text_embeds_TD), num_images)
+        keys_BHPd, values_BHPd = self.project_patches(patch_features_BPD)
+        attended_BSD, weights_BHSP = self.attend(
+            self.split_heads(queries_BSD), keys_BHPd, values_BHPd, output_attentions=output_attentions
         )
-        pooled_TD = self._mlp(slots.rows(pooled_BKD))
-        return pooled_TD, None if weights_BHKP is None else slots.rows(weights_BHKP.transpose(1, 2))
+        # Slots without a text are dropped before the MLP, which is most of the work.
+        pooled_TD = self.transform(slots.rows(attended_BSD))
+        if weights_BHSP is None:
+            return pooled_TD, None
+        return pooled_TD, slots.rows(weights_BHSP.transpose(1, 2))
+
+    def project_texts(self, text_embeds: Tensor) -> Tensor:
+        """Returns the queries `(…, D)` of text embeddings `(…, D)`, normalised or not. Heads are not split."""
+        # Cosines decide, so that both sides are normalised, in float32; the weights may be half precision.
+        unit_embeds = normalize(text_embeds).to(self.q_proj.weight.dtype)
+        return self.q_proj(self.q_norm(unit_embeds))
+
+    def project_patches(self, patch_features_BPD: Tensor) -> tuple[Tensor, Tensor]:
+        """
+        Returns the keys and values of patch features, normalised or not, both `(B, H, P, d)`.
+
+        With a null token, P is one more.
+        """
+        unit_features_BPD = normalize(patch_features_BPD).to(self.k_proj.weight.dtype)
+        keys_BPD = self.k_proj(self.k_norm(unit_features_BPD))
+        values_BPD = self.v_proj(self.v_norm(unit_features_BPD))
+        if self.use_null_token:
+            # A key of zeros has logit 0 for every text; a value of zeros adds nothing to what is pooled.
+            keys_BPD = F.pad(keys_BPD, (0, 0, 0, 1))
+            values_BPD = F.pad(values_BPD, (0, 0, 0, 1))
+        return self.split_heads(keys_BPD), self.split_heads(values_BPD)
+
+    def split_heads(self, rows: Tensor) -> Tensor:
+        """Turns `(B, rows, D)` into `(B, H, rows, d)`."""
+        return rows.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+    def attend(
+        self, queries: Tensor, keys: Tensor, values: Tensor, *, output_attentions: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """
+        Lets queries attend to patches.
+
+        Args:
+            queries (`Tensor` of shape `(B, H, rows, d)`): the same number for each image.
+            keys, values (`Tensor` of shape `(B, H, P, d)`): from [`project_patches`].
+            output_attentions: Also return the attention weights.
+
+        Returns:
+            The attended values `(B, rows, D)`, heads joined, and the weights `(B, H, rows, P)` without that of a null
+            token, or `None`.
+        """
+        weights = None
+        # The fused kernels keep no weights.
+        if output_attentions or self.config._attn_implementation == "eager":
+            logits = queries @ keys.transpose(-1, -2) * queries.shape[-1] ** -0.5
+            # As the fused kernels do: the softmax in at least float32, the product with the values in theirs.
+            float_weights = logits.softmax(dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+            weights = float_weights.to(values.dtype)
+            attended = weights @ values
+            if self.use_null_token:
+                weights = weights[..., :-1]
+        else:
+            attended = F.scaled_dot_product_attention(queries, keys, values)
+        attended = attended.transpose(1, 2).flatten(-2)
+        return attended, weights if output_attentions else None
+
+    def transform(self, attended: Tensor) -> Tensor:
+        """Returns the un-normalised contextualised embeddings `(…, D)` of attended values `(…, D)`."""
+        attended = self.out_proj(attended)
+        return attended + self.fc2(self.activation(self.fc1(self.layer_norm(attended))))
 
     def score_pairs(
         self, patch_features_BPD: Tensor, text_embeds_TD: Tensor, *, chunk_size: int | None = None
     ) -> Tensor:
         r"""
-        The text-conditioned score v_{i|t} · u_t of EVERY image i with every text t.
+        Computes the text-conditioned score v_{i|t} · u_t of EVERY image i with every text t.
 
         Pooling each image with its own caption only, and comparing across images, would leak the label; this does not.
 
@@ -100,7 +176,7 @@ class TextConditionedPooler(nn.Module):
             text_embeds_TD (`Tensor` of shape `(T, D)`): text embeddings, normalised or not.
             chunk_size (`int`, *optional*):
                 Pairs computed at a time. The memory above the result is about `20 · D` numbers for each of them (or
-                of the P patches of one image, where these are more), and `60 · D` with gradients. Left out: 1,024 on a
+                of the P patches of one image, where these are more), and `60 · D` with gradients. Default: 1,024 on a
                 CPU, whose caches hold that, 32,768 elsewhere.
 
         Returns:
@@ -113,24 +189,30 @@ class TextConditionedPooler(nn.Module):
         self._check_features(patch_features_BPD, text_embeds_TD)
         chunk_size = _pairs_at_a_time(chunk_size, text_embeds_TD)
         num_images, num_patches = patch_features_BPD.shape[:2]
-        scores_BT = _no_scores((num_images, len(text_embeds_TD)), text_embeds_TD)
-        for texts in _slices(len(text_embeds_TD), chunk_size):
+        num_texts = len(text_embeds_TD)
+        scores_BT = _empty_scores((num_images, num_texts), text_embeds_TD)
+        # Texts outside, images inside: the queries of a slice of texts are projected once for all images.
+        for texts in _slices(num_texts, chunk_size):
             unit_TD = normalize(text_embeds_TD[texts])
-            queries_1HTd = self._heads(self._queries(unit_TD)[None])
-            for images in _slices(num_images, chunk_size // max(len(unit_TD), num_patches)):
+            queries_1HTd = self.split_heads(self.project_texts(unit_TD)[None])
+            # Few texts and many patches: the keys and values of an image are then the larger part.
+            images_at_a_time = chunk_size // max(len(unit_TD), num_patches)
+            for images in _slices(num_images, images_at_a_time):
                 block = (patch_features_BPD[images], queries_1HTd, unit_TD)
-                scores_BT[images, texts] = (
-                    checkpoint(self._block_scores, *block, use_reentrant=False, preserve_rng_state=False)
-                    if torch.is_grad_enabled()
-                    else self._block_scores(*block)
-                )
+                if torch.is_grad_enabled():
+                    # Nothing here is random, so that no state of a generator has to be kept.
+                    scores = checkpoint(self._block_scores, *block, use_reentrant=False, preserve_rng_state=False)
+                else:
+                    scores = self._block_scores(*block)
+                scores_BT[images, texts] = scores
         return scores_BT
 
     def _block_scores(self, patch_features_BPD: Tensor, queries_1HTd: Tensor, unit_TD: Tensor) -> Tensor:
-        """`(B, T)`: the scores of some images with some texts, of which queries and unit vectors are given."""
-        keys, values = self._keys_values(patch_features_BPD)
-        pooled_BTD, _ = self._attend(queries_1HTd.expand(len(keys), -1, -1, -1), keys, values)
-        return (normalize(self._mlp(pooled_BTD)) * unit_TD).sum(dim=-1)
+        """Returns the scores `(B, T)` of some images with some texts, from the texts' queries and unit vectors."""
+        keys_BHPd, values_BHPd = self.project_patches(patch_features_BPD)
+        queries_BHTd = queries_1HTd.expand(len(keys_BHPd), -1, -1, -1)
+        attended_BTD, _ = self.attend(queries_BHTd, keys_BHPd, values_BHPd)
+        return (normalize(self.transform(attended_BTD)) * unit_TD).sum(dim=-1)
 
     def score_candidates(
         self,
@@ -142,8 +224,9 @@ class TextConditionedPooler(nn.Module):
         chunk_size: int | None = None,
     ) -> Tensor:
         r"""
-        The scores of [`score_pairs`] for some pairs only, as to re-rank a shortlist: of texts for each image, of images
-        for each text, or of any pairs in any order.
+        Computes the scores of [`score_pairs`] for some pairs only, for example to re-rank a shortlist.
+
+        The pairs may be texts for each image, images for each text, or any pairs in any order.
 
         ```python
         shortlist_TK = (text_embeds @ image_embeds.T).topk(k).indices
@@ -165,84 +248,103 @@ class TextConditionedPooler(nn.Module):
         """
         self._check_features(patch_features_BPD, text_embeds_TD)
         chunk_size = _pairs_at_a_time(chunk_size, text_embeds_TD)
-        image_N, text_N, shape = _pairs(image_index, text_index, len(patch_features_BPD), len(text_embeds_TD))
-        asked_A, place_N, counts_A = torch.unique(image_N, return_inverse=True, return_counts=True)
-        # Images with like numbers of pairs come together: a block has a slot for each pair of its fullest image.
-        order_A = counts_A.argsort(descending=True)
-        asked_A, place_N, counts = asked_A[order_A], order_A.argsort()[place_N], counts_A[order_A].tolist()
-        pairs_N = place_N.argsort()
-        scores_N = _no_scores((len(image_N),), text_embeds_TD)
-        first_image = first_pair = 0
-        while first_pair < len(pairs_N):
-            end_image = first_image + max(1, chunk_size // max(counts[first_image], patch_features_BPD.shape[1]))
-            end_pair = first_pair + sum(counts[first_image:end_image])
-            patches_BPD = patch_features_BPD[asked_A[first_image:end_image]]
-            for pairs in pairs_N[first_pair:end_pair].split(chunk_size):
-                texts_ND = text_embeds_TD[text_N[pairs]]
-                pooled_ND, _ = self(texts_ND, patches_BPD, place_N[pairs] - first_image)
-                scores_N[pairs] = (normalize(pooled_ND) * normalize(texts_ND)).sum(dim=-1)
-            first_image, first_pair = end_image, end_pair
-        return scores_N.view(shape)
+        image_M, text_M, shape = _checked_pairs(image_index, text_index, len(patch_features_BPD), len(text_embeds_TD))
+        scores_M = _empty_scores((len(image_M),), text_embeds_TD)
+        num_patches = patch_features_BPD.shape[1]
+        for chunk in _chunks_of_pairs(image_M, chunk_size, num_patches):
+            patches_VPD = patch_features_BPD[chunk.images]
+            # One image alone may have more pairs than fit at a time.
+            for part in range(0, len(chunk.pairs), chunk_size):
+                pairs = chunk.pairs[part : part + chunk_size]
+                local_image_M = chunk.local_images[part : part + chunk_size]
+                texts_MD = text_embeds_TD[text_M[pairs]]
+                pooled_MD, _ = self(texts_MD, patches_VPD, local_image_M)
+                scores_M[pairs] = (normalize(pooled_MD) * normalize(texts_MD)).sum(dim=-1)
+        return scores_M.view(shape)
 
     def _check_features(self, patch_features: Tensor, text_embeds: Tensor) -> None:
+        """Raises `ValueError` if the features have other shapes than `(B, P, D)` and `(T, D)`."""
         width = self.config.projection_dim
-        given = (("patch_features", patch_features, f"(B, P, {width})"), ("text_embeds", text_embeds, f"(T, {width})"))
-        for name, features, wanted in given:
-            if features.ndim != wanted.count(",") + 1 or features.shape[-1] != width:
-                raise ValueError(f"{name} must have shape {wanted}, but has {tuple(features.shape)}")
+        if patch_features.ndim != 3 or patch_features.shape[-1] != width:
+            raise ValueError(f"patch_features must have shape (B, P, {width}), but has {tuple(patch_features.shape)}")
+        if text_embeds.ndim != 2 or text_embeds.shape[-1] != width:
+            raise ValueError(f"text_embeds must have shape (T, {width}), but has {tuple(text_embeds.shape)}")
 
-    def _queries(self, text_embeds: Tensor) -> Tensor:
-        return self.q_proj(self.q_norm(normalize(text_embeds).to(self.q_proj.weight.dtype)))
 
-    def _keys_values(self, patch_features_BPD: Tensor) -> tuple[Tensor, Tensor]:
-        patches = normalize(patch_features_BPD).to(self.k_proj.weight.dtype)
-        keys, values = self.k_proj(self.k_norm(patches)), self.v_proj(self.v_norm(patches))
-        if self.use_null_token:
-            keys, values = F.pad(keys, (0, 0, 0, 1)), F.pad(values, (0, 0, 0, 1))
-        return self._heads(keys), self._heads(values)
+class _PairChunk(NamedTuple):
+    """Pairs that are scored together, with all images that are in them."""
 
-    def _heads(self, x_BND: Tensor) -> Tensor:
-        return x_BND.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+    images: Tensor
+    """The images, indices into all images."""
+    pairs: Tensor
+    """The pairs, indices into all pairs."""
+    local_images: Tensor
+    """The image of each of these pairs, an index into `images`."""
 
-    def _attend(
-        self, queries: Tensor, keys: Tensor, values: Tensor, *, output_attentions: bool = False
-    ) -> tuple[Tensor, Tensor | None]:
-        weights = None
-        if output_attentions or self.config._attn_implementation == "eager":
-            logits = queries @ keys.transpose(-1, -2) * queries.shape[-1] ** -0.5
-            weights = logits.softmax(dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32)).to(values.dtype)
-            pooled = weights @ values
-            weights = weights[..., :-1] if self.use_null_token else weights
-        else:
-            pooled = F.scaled_dot_product_attention(queries, keys, values)
-        return pooled.transpose(1, 2).flatten(-2), weights if output_attentions else None
 
-    def _mlp(self, attended: Tensor) -> Tensor:
-        attended = self.out_proj(attended)
-        return attended + self.fc2(self.activation(self.fc1(self.layer_norm(attended))))
+def _chunks_of_pairs(image_M: Tensor, chunk_size: int, num_patches: int) -> Iterator[_PairChunk]:
+    """
+    Yields all pairs in chunks of whole images.
+
+    Args:
+        image_M: The image of each pair.
+        chunk_size: Pairs or patches that a chunk may hold, unless a single image has more.
+        num_patches: P.
+    """
+    image_V, local_image_M, counts_V = torch.unique(image_M, return_inverse=True, return_counts=True)
+    # Images with similar numbers of pairs come together, because a block has a slot for each pair of its fullest image.
+    order_V = counts_V.argsort(descending=True)
+    image_V = image_V[order_V]
+    local_image_M = order_V.argsort()[local_image_M]
+    counts = counts_V[order_V].tolist()
+    sorted_pairs_M = local_image_M.argsort()
+
+    first_image = 0
+    first_pair = 0
+    while first_pair < len(sorted_pairs_M):
+        # The first image of a chunk is its fullest.
+        num_images = max(1, chunk_size // max(counts[first_image], num_patches))
+        end_image = first_image + num_images
+        end_pair = first_pair + sum(counts[first_image:end_image])
+        pairs = sorted_pairs_M[first_pair:end_pair]
+        yield _PairChunk(image_V[first_image:end_image], pairs, local_image_M[pairs] - first_image)
+        first_image = end_image
+        first_pair = end_pair
 
 
 def _pairs_at_a_time(chunk_size: int | None, embeds: Tensor) -> int:
+    """Returns the chunk size, or the default for the device."""
     if chunk_size is None:
-        return 1024 if embeds.device.type == "cpu" else 32768
+        return _PAIRS_ON_CPU if embeds.device.type == "cpu" else _PAIRS_ELSEWHERE
     if chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1 pair, but is {chunk_size}")
     return chunk_size
 
 
-def _no_scores(shape: tuple[int, ...], text_embeds: Tensor) -> Tensor:
+def _at_least_float32(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def _empty_scores(shape: tuple[int, ...], text_embeds: Tensor) -> Tensor:
+    """Allocates scores in at least float32."""
     return text_embeds.new_empty(shape, dtype=torch.promote_types(text_embeds.dtype, torch.float32))
 
 
 def _slices(total: int, size: int) -> list[slice]:
+    """Cuts `range(total)` into slices of a size; a size below 1 counts as 1."""
     size = max(1, size)
     return [slice(first, first + size) for first in range(0, total, size)]
 
 
-def _pairs(
+def _checked_pairs(
     image_index: Tensor, text_index: Tensor, num_images: int, num_texts: int
 ) -> tuple[Tensor, Tensor, torch.Size]:
-    """The indices, checked, of N pairs in a row, and the shape they came in."""
+    """
+    Checks the indices of M pairs.
+
+    Returns:
+        Image and text of each pair, both `(M,)`, and the common shape that the indices came in.
+    """
     for name, index, count in (("image_index", image_index, num_images), ("text_index", text_index, num_texts)):
         wrong = index[(index < 0) | (index >= count)]
         if len(wrong):
@@ -255,4 +357,4 @@ def _pairs(
     return image_index.expand(shape).flatten(), text_index.expand(shape).flatten(), shape
 
 
-__all__ = ["TextConditionedPooler"]
+__all__ = ["TextConditionedPooler", "normalize"]

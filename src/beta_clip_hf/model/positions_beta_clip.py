@@ -6,12 +6,13 @@ from torch import Tensor
 from .configuration_beta_clip import CLIP_TEXT_POSITIONS
 
 
-KEPT_TEXT_POSITIONS = 20  # the first rows of CLIP's table are well trained: they are kept as they are
+# Most texts are short, so the first rows of CLIP's table are well trained: they are kept as they are.
+KEPT_TEXT_POSITIONS = 20
 
 
 def stretch_text_positions(table_77: Tensor) -> Tensor:
     """
-    CLIP's 77 text positions to 248: the first 20 rows are kept, the other 57 stretched four times.
+    Stretches CLIP's 77 text positions to 248: the first 20 rows are kept, the other 57 become four times as many.
 
     Args:
         table_77 (`Tensor` of shape `(77, width)`).
@@ -27,11 +28,13 @@ def stretch_text_positions(table_77: Tensor) -> Tensor:
     """
     if len(table_77) != CLIP_TEXT_POSITIONS:
         raise ValueError(f"the table must have {CLIP_TEXT_POSITIONS} rows, but has {len(table_77)}")
+    # Weighted sums of half precision would lose digits; float64 stays.
     table = table_77.to(torch.promote_types(table_77.dtype, torch.float32))
-    left, right = table[KEPT_TEXT_POSITIONS:-1, None], table[KEPT_TEXT_POSITIONS + 1 :, None]
-    quarter = torch.arange(4, dtype=table.dtype, device=table.device)[:, None]
-    between = (((4 - quarter) * left + quarter * right) / 4).flatten(0, 1)
-    beyond = table[-1] + quarter * (table[-1] - table[-2]) / 4
+    left = table[KEPT_TEXT_POSITIONS:-1, None]
+    right = table[KEPT_TEXT_POSITIONS + 1 :, None]
+    quarters = torch.arange(4, dtype=table.dtype, device=table.device)[:, None]
+    between = (((4 - quarters) * left + quarters * right) / 4).flatten(0, 1)
+    beyond = table[-1] + quarters * (table[-1] - table[-2]) / 4
     return torch.cat([table[:KEPT_TEXT_POSITIONS], between, beyond]).to(table_77.dtype)
 
 

@@ -19,8 +19,10 @@ class BetaCLIPPreTrainedModel(CLIPTowers):
     """The parts of a model, their first values, and `from_pretrained`; what it computes is [`BetaCLIPModel`]."""
 
     config_class = BetaCLIPConfig
-    config: Any  # a BetaCLIPConfig; its sub-configurations are typed too loosely upstream to be of use
-    # The Trainer would rescale the loss by token counts under gradient accumulation: a contrast is a mean of its own.
+    # A BetaCLIPConfig. transformers types its sub-configurations too loosely to be of use.
+    config: Any
+    # With `True` the Trainer would rescale the loss by token counts under gradient accumulation. A contrast is a mean
+    # over pairs already.
     accepts_loss_kwargs = False
 
     def __init__(self, config: BetaCLIPConfig) -> None:
@@ -33,13 +35,15 @@ class BetaCLIPPreTrainedModel(CLIPTowers):
 
     def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
         """
-        As [`~transformers.PreTrainedModel.push_to_hub`]; the code goes along, see [`carrying_code`], and a card where
-        the repository has none, see [`render_first_card`].
+        Uploads the model with its code, as [`~transformers.PreTrainedModel.push_to_hub`] does.
+
+        See [`carrying_code`] for the code. A repository without a model card gets one, see [`render_first_card`].
         """
         with carrying_code({BetaCLIPConfig: "AutoConfig", type(self): "AutoModel"}):
             return super().push_to_hub(*args, **kwargs)
 
     def _upload_modified_files(self, working_dir: Any, repo_id: str, *args: Any, **kwargs: Any) -> Any:
+        # transformers calls this inside of `push_to_hub`, once the folder holds all files.
         render_first_card(working_dir, repo_id, kwargs.get("token"))
         return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
 
@@ -48,8 +52,9 @@ class BetaCLIPPreTrainedModel(CLIPTowers):
         cls, pretrained_model_name_or_path: Any, *model_args: Any, config: Any = None, **kwargs: Any
     ) -> Any:
         r"""
-        As [`~transformers.PreTrainedModel.from_pretrained`], for a checkpoint of ours, for any plain CLIP and for
-        FG-CLIP. Fields of [`BetaCLIPConfig`] may be given as keyword arguments.
+        Loads a checkpoint of ours, of any plain CLIP or of FG-CLIP.
+
+        It takes the arguments of [`~transformers.PreTrainedModel.from_pretrained`], and fields of [`BetaCLIPConfig`].
 
         - A plain CLIP (`model_type` "clip") keeps its weights bit for bit, its 77 text positions are stretched to 248
           (method of Long-CLIP) and the pooler is new. With `use_long_text_path` the 77 positions stay for the short
@@ -59,23 +64,22 @@ class BetaCLIPPreTrainedModel(CLIPTowers):
           text paths and all scales, and without a pooler unless `use_pooler=True`.
         - A checkpoint of ours is loaded as it is, whatever its positions.
         """
-        hub = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
+        hub_arguments = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
         source = pretrained_model_name_or_path
-        stored = {} if source is None else cls.config_class.get_config_dict(source, **hub)[0]
+        # Without a source transformers makes a model of a config and a state dict.
+        stored = {} if source is None else cls.config_class.get_config_dict(source, **hub_arguments)[0]
         is_stock = stored.get("model_type") == "clip"
-        is_theirs = is_stock and is_fg_clip(weight_names(source, **hub))
-        if is_stock and config is None:
-            fields = cls.config_class.__dataclass_fields__.keys() - {"dtype"}
-            changes = {name: kwargs.pop(name) for name in fields & kwargs.keys()}
-            config = BetaCLIPConfig(**stored | (FG_CLIP_SWITCHES if is_theirs else {}) | changes)
+        is_theirs = is_stock and is_fg_clip(weight_names(source, **hub_arguments))
         if is_stock:
-            config = deepcopy(config)
-            stored_positions = (stored.get("text_config") or {}).get("max_position_embeddings", CLIP_TEXT_POSITIONS)
-            config.text_config.max_position_embeddings = stored_positions
+            if config is None:
+                config = _config_of_clip(stored, is_theirs, kwargs)
+            config = _with_stored_positions(config, stored)
         if is_theirs:
             config.name_or_path = str(source)
-            kwargs = {name: value for name, value in kwargs.items() if name not in hub}
-            kwargs["state_dict"], source = from_fg_clip(read_weights(source, **hub)), None
+            kwargs["state_dict"] = from_fg_clip(read_weights(source, **hub_arguments))
+            source = None
+            # Nothing is left to read from the Hub.
+            kwargs = {name: value for name, value in kwargs.items() if name not in hub_arguments}
 
         wants_info = kwargs.pop("output_loading_info", False)
         model, info = super().from_pretrained(source, *model_args, config=config, output_loading_info=True, **kwargs)
@@ -84,27 +88,39 @@ class BetaCLIPPreTrainedModel(CLIPTowers):
 
     @torch.no_grad()
     def _start_from_clip(self, missing: set[str], *, stretch: bool) -> None:
-        """What a checkpoint lacks begins with what CLIP has of the same kind; the pooler alone begins at random."""
+        """
+        Starts what a checkpoint lacks from what CLIP has of the same kind. Only the pooler starts at random.
+
+        Args:
+            missing: Names of the tensors that the checkpoint lacks.
+            stretch: Whether it is a plain CLIP, whose 77 positions are stretched if they are the only ones.
+        """
         embeddings = self.text_model.embeddings
         table = embeddings.position_embedding.weight
+        has_clips_positions = len(table) == CLIP_TEXT_POSITIONS
         if LONG_TABLE in missing:
-            is_clips = len(table) == CLIP_TEXT_POSITIONS
-            embeddings.long_position_embedding.weight.copy_(stretch_text_positions(table) if is_clips else table)
-        elif stretch and not self.config.use_long_text_path and len(table) == CLIP_TEXT_POSITIONS:
-            table = stretch_text_positions(table)
-            embeddings.position_embedding = nn.Embedding.from_pretrained(table, freeze=False)
-            embeddings.position_ids = torch.arange(len(table), device=table.device).expand((1, -1))
-            self.config.text_config.max_position_embeddings = self.text_model.config.max_position_embeddings = len(
-                table
-            )
+            long_table = stretch_text_positions(table) if has_clips_positions else table
+            embeddings.long_position_embedding.weight.copy_(long_table)
+        elif stretch and not self.config.use_long_text_path and has_clips_positions:
+            self._set_text_positions(stretch_text_positions(table))
         if self.long_text_projection is not None and "long_text_projection.weight" in missing:
             self.long_text_projection.weight.copy_(self.text_projection.weight)
         for name in {"region_logit_scale", "hard_negative_logit_scale"} & missing:
             getattr(self, name).copy_(self.logit_scale)
 
+    def _set_text_positions(self, table: torch.Tensor) -> None:
+        """Replaces the text positions by a table of another length, in the weights, the buffer and both configs."""
+        embeddings = self.text_model.embeddings
+        embeddings.position_embedding = nn.Embedding.from_pretrained(table, freeze=False)
+        embeddings.position_ids = torch.arange(len(table), device=table.device).expand((1, -1))
+        self.config.text_config.max_position_embeddings = len(table)
+        # The text model may hold a copy of its config.
+        self.text_model.config.max_position_embeddings = len(table)
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
+        # transformers' own functions: they leave alone what a checkpoint has filled already.
         if isinstance(module, TextConditionedPooler):
             for projection in (module.q_proj, module.k_proj, module.v_proj):
                 init.xavier_uniform_(projection.weight)
@@ -115,6 +131,34 @@ class BetaCLIPPreTrainedModel(CLIPTowers):
             init.normal_(module.long_position_embedding.weight, std=0.02 * self.config.initializer_factor)
         elif module is getattr(self, "long_text_projection", None):
             init.normal_(module.weight, std=self.text_embed_dim**-0.5 * self.config.initializer_factor)
+
+
+def _config_of_clip(stored: dict[str, Any], is_theirs: bool, kwargs: dict[str, Any]) -> BetaCLIPConfig:
+    """
+    Makes our configuration from the stored one of CLIP or FG-CLIP.
+
+    Args:
+        stored: The content of its config.json.
+        is_theirs: Whether it is FG-CLIP.
+        kwargs: The arguments of `from_pretrained`. Those that are fields of the configuration are taken out.
+    """
+    # "dtype" is an argument of `from_pretrained` as well, and is left for it.
+    fields = BetaCLIPConfig.__dataclass_fields__.keys() - {"dtype"}
+    values = dict(stored)
+    if is_theirs:
+        values.update(FG_CLIP_SWITCHES)
+    for name in fields & kwargs.keys():
+        values[name] = kwargs.pop(name)
+    return BetaCLIPConfig(**values)
+
+
+def _with_stored_positions(config: Any, stored: dict[str, Any]) -> Any:
+    """Copies a configuration, with as many text positions as the checkpoint has: its table has to fit first."""
+    config = deepcopy(config)
+    text_config = stored.get("text_config") or {}
+    # A stock CLIP may leave its 77 positions out of its file.
+    config.text_config.max_position_embeddings = text_config.get("max_position_embeddings", CLIP_TEXT_POSITIONS)
+    return config
 
 
 __all__ = ["BetaCLIPPreTrainedModel"]

@@ -1,7 +1,4 @@
-"""Flat rows that belong to images, laid out by image where a kernel wants one block per image.
-
-Letters: B images, N flat rows, K slots: rows of the fullest image.
-"""
+"""Flat rows that belong to images, laid out by image where a kernel wants one block per image."""
 
 from dataclasses import dataclass, fields
 from typing import Any, Self
@@ -12,69 +9,94 @@ from torch import Tensor
 
 class Planned:
     """
-    What is worked out on the CPU from the sizes and indices of a batch, as a dataclass of tensors, numbers and other
-    such parts. A worker of the data loader can make it, and the loader pins and moves it like the batch.
+    Base of dataclasses that hold what the CPU works out from the sizes and indices of a batch.
+
+    The fields are tensors, numbers, and other such dataclasses. A worker of the data loader can make one; the loader
+    pins and moves it like the rest of the batch.
     """
 
     def to(self, device: Any, non_blocking: bool = False) -> Self:
-        return self._each("to", device, non_blocking=non_blocking)
+        """Moves all tensors to a device."""
+        return self._map_tensors("to", device, non_blocking=non_blocking)
 
     def pin_memory(self) -> Self:
-        return self._each("pin_memory")
+        """Copies all tensors to pinned memory, from which they move to a GPU without a wait."""
+        return self._map_tensors("pin_memory")
 
-    def _each(self, method: str, *args: Any, **kwargs: Any) -> Self:
-        values = [getattr(self, field.name) for field in fields(self)]  # type: ignore[arg-type]
-        moved = [getattr(v, method)(*args, **kwargs) if isinstance(v, Tensor | Planned) else v for v in values]
-        return type(self)(*moved)
+    def _map_tensors(self, method: str, *args: Any, **kwargs: Any) -> Self:
+        """Calls a method of every tensor, and of every part that is planned itself."""
+        values = []
+        for field in fields(self):  # type: ignore[arg-type]  # the subclasses are dataclasses
+            value = getattr(self, field.name)
+            if isinstance(value, Tensor | Planned):
+                value = getattr(value, method)(*args, **kwargs)
+            values.append(value)
+        return type(self)(*values)
 
 
 @dataclass(frozen=True, eq=False)
 class ImageSlots(Planned):
     """
-    A place for each of N flat rows in a block of one row per image. Made by [`slots_by_image`].
+    The slots of M flat rows in a block that has one row per image. Made by [`slots_by_image`].
 
     Args:
-        place_N (`Tensor` of shape `(N,)`, int64): image · K + the number of the row among those of its image.
-        num_slots (`int`): K.
+        slot_M (`Tensor` of shape `(M,)`, int64): image · S + the number of the row among those of its image.
+        num_slots (`int`): S, the rows of the fullest image.
     """
 
-    place_N: Tensor
+    slot_M: Tensor
     num_slots: int
 
-    def block(self, rows_N: Tensor, num_images: int) -> Tensor:
-        """Rows `(N, ...)` as `(B, K, ...)`; 0 where there is none."""
-        block = rows_N.new_zeros(num_images * self.num_slots, *rows_N.shape[1:])
-        return block.index_copy(0, self.place_N, rows_N).view(num_images, self.num_slots, *rows_N.shape[1:])
+    def block(self, rows_M: Tensor, num_images: int) -> Tensor:
+        """Lays rows `(M, ...)` out as `(B, S, ...)`; a slot without a row is 0."""
+        block = rows_M.new_zeros(num_images * self.num_slots, *rows_M.shape[1:])
+        # Not in place: the rows keep their gradient.
+        block = block.index_copy(0, self.slot_M, rows_M)
+        return block.view(num_images, self.num_slots, *rows_M.shape[1:])
 
-    def rows(self, block_BK: Tensor) -> Tensor:
-        """The rows `(N, ...)` of a block `(B, K, ...)`."""
-        return block_BK.flatten(0, 1).index_select(0, self.place_N)
+    def rows(self, block_BS: Tensor) -> Tensor:
+        """Takes the rows `(M, ...)` out of a block `(B, S, ...)`."""
+        return block_BS.flatten(0, 1).index_select(0, self.slot_M)
 
 
+# The number of slots is read from the data, which ends a graph in any case.
 @torch.compiler.disable
-def slots_by_image(image_index_N: Tensor, num_images: int) -> ImageSlots:
+def slots_by_image(image_index_M: Tensor, num_images: int) -> ImageSlots:
     """
-    Slots for N flat rows; a wait where they are on a GPU.
+    Finds a slot for each of M flat rows. If the index is on a GPU, this waits for it.
 
     Args:
-        image_index_N (`Tensor` of shape `(N,)`, int64): the image of each row, in any order.
+        image_index_M (`Tensor` of shape `(M,)`, int64): the image of each row, in any order.
         num_images (`int`): images, with rows or without.
 
     >>> slots_by_image(torch.tensor([0, 2, 0, 0, 2]), 3)
-    ImageSlots(place_N=tensor([0, 6, 1, 2, 7]), num_slots=3)
+    ImageSlots(slot_M=tensor([0, 6, 1, 2, 7]), num_slots=3)
     """
-    counts_B = torch.bincount(image_index_N, minlength=num_images)
-    order_N = torch.argsort(image_index_N, stable=True)
+    counts_B = torch.bincount(image_index_M, minlength=num_images)
+    # A stable sort keeps the rows of an image in their order.
+    order_M = torch.argsort(image_index_M, stable=True)
     first_B = counts_B.cumsum(0) - counts_B
-    ranks_N = torch.arange(len(order_N), device=order_N.device) - first_B[image_index_N[order_N]]
+    sorted_ranks_M = torch.arange(len(order_M), device=order_M.device) - first_B[image_index_M[order_M]]
+    ranks_M = torch.empty_like(order_M).scatter_(0, order_M, sorted_ranks_M)
     num_slots = int(counts_B.max())
-    return ImageSlots(image_index_N * num_slots + torch.empty_like(order_N).scatter_(0, order_N, ranks_N), num_slots)
+    return ImageSlots(image_index_M * num_slots + ranks_M, num_slots)
 
 
 def index_or_pairs(
     image_index: Tensor | None, num_images: int, num_rows: int, rows: str, device: torch.device
 ) -> Tensor:
-    """The image of each row; where none is given, rows and images in pairs, or all rows on the one image."""
+    """
+    Returns the image of each row: the index, or a default where there is none.
+
+    Args:
+        image_index: Of each row, or `None`: rows and images are then pairs, or all rows belong to the one image.
+        num_images, num_rows: How many there are.
+        rows: What the error message calls the rows, for example "boxes".
+        device: Where the default is made.
+
+    Raises:
+        ValueError: without an index, if there is neither one image nor one for each row.
+    """
     if image_index is not None:
         return image_index
     if num_images not in (1, num_rows):

@@ -1,30 +1,30 @@
-"""CLIP's two towers for flat batches: dense patch features, and texts of one or two paths without the work of padding.
+"""CLIP's two towers for flat batches: dense patch features, and texts of one or two paths without padding."""
 
-Letters: B images, T texts (flat), P patches, D projection width, L tokens, W width of the text tower, R rows of packed
-texts, C columns of a row.
-"""
-
-from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, create_causal_mask
-from transformers.models.clip.modeling_clip import CLIPEncoderLayer, CLIPTextEmbeddings
+from transformers.models.clip.modeling_clip import CLIPTextEmbeddings
 from transformers.utils.generic import can_return_tuple, is_flash_attention_requested
 
 from .configuration_beta_clip import TEXT_PATHS
+from .last_blocks_beta_clip import ends_only_block, run_block, value_only_block
 from .packing_beta_clip import TextPacking, plan_texts, text_lengths
+
+
+# The multiplier of Knuth's linear congruential generator MMIX: odd, and its powers modulo 2^64 look random.
+_HASH_FACTOR = 6364136223846793005
 
 
 class TwoPathTextEmbeddings(CLIPTextEmbeddings):
     """
     CLIP's text embeddings, with a second table of positions for the long path (FG-CLIP, arXiv 2505.05071).
 
-    The two tables stand one behind the other: `position_ids` from the number of CLIP's own positions on are those of
-    the long path, so that texts of both paths can share a batch. Without `position_ids` these are CLIP's embeddings.
+    `position_ids` count through both tables: the long table follows CLIP's own, so that texts of both paths can share a
+    batch. Without `position_ids` these are CLIP's embeddings.
     """
 
     def __init__(self, config: Any, long_positions: int) -> None:
@@ -34,11 +34,19 @@ class TwoPathTextEmbeddings(CLIPTextEmbeddings):
     def forward(
         self, input_ids: Tensor | None = None, position_ids: Tensor | None = None, inputs_embeds: Tensor | None = None
     ) -> Tensor:
+        """Embeds tokens and adds the positions of their path."""
         if position_ids is None:
             return super().forward(input_ids, None, inputs_embeds)
         tables = torch.cat([self.position_embedding.weight, self.long_position_embedding.weight])
         embeds = self.token_embedding(input_ids) if inputs_embeds is None else inputs_embeds
         return embeds + F.embedding(position_ids, tables)
+
+
+class PathPositions(NamedTuple):
+    """The number of positions of each text path."""
+
+    short: int
+    long: int
 
 
 class CLIPTowers(CLIPModel):
@@ -53,35 +61,39 @@ class CLIPTowers(CLIPModel):
         super().__init__(config)
         self.long_text_projection = None
         if config.use_long_text_path:
-            positions, width = config.long_text_max_position_embeddings, config.text_config.hidden_size
-            self.text_model.embeddings = TwoPathTextEmbeddings(config.text_config, positions)
-            self.long_text_projection = nn.Linear(width, config.projection_dim, bias=False)
+            self.text_model.embeddings = TwoPathTextEmbeddings(
+                config.text_config, config.long_text_max_position_embeddings
+            )
+            self.long_text_projection = nn.Linear(config.text_config.hidden_size, config.projection_dim, bias=False)
 
     def encode_images(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False) -> tuple[Tensor, Tensor]:
         r"""
-        Image and patch features of one pass, both un-normalised.
+        Computes image and patch features in one pass, both un-normalised.
 
         Args:
-            pixel_values (`Tensor` of shape `(B, 3, S, S)`): normalised pixels.
+            pixel_values (`Tensor` of shape `(B, 3, height, width)`): normalised pixels.
             interpolate_pos_encoding (`bool`): as in `CLIPModel`.
 
         Returns:
-            CLS features `(B, D)`, those of `get_image_features` up to rounding, and patch features `(B, P, D)`.
+            CLS features `(B, D)`, equal to `get_image_features` up to rounding, and patch features `(B, P, D)`.
 
         Raises:
             ValueError: if the images have another size than the model's and are not interpolated.
         """
         vision = self.vision_model
         hidden_states = vision.embeddings(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding)
+        # "pre_layrnorm" is how transformers and all checkpoints spell it.
         hidden_states = vision.pre_layrnorm(hidden_states)
         for layer in vision.encoder.layers[:-1]:
             hidden_states = layer(hidden_states, None)
-        hidden_states = _as_layer(vision.encoder.layers[-1], value_only_block, hidden_states)
+        hidden_states = run_block(vision.encoder.layers[-1], value_only_block, hidden_states)
+        # CLIP normalises and projects CLS alone; patches take the same way into the common space.
         features = self.visual_projection(vision.post_layernorm(hidden_states))
         return features[:, 0], features[:, 1:]
 
     def is_long_path(self, path: str | None) -> bool:
-        """Whether a path is the long one; `None` is the only path, or the short one of two.
+        """
+        Tells whether a path is the long one. `None` is the only path of a model, or the short one of two.
 
         Raises:
             ValueError: for a path that the model does not have.
@@ -101,17 +113,29 @@ class CLIPTowers(CLIPModel):
         is_long: bool,
         **kwargs: Any,
     ) -> Any:
-        """What `CLIPModel.get_text_features` returns, on one of two paths. Columns beyond its positions are padding."""
-        short_rows, long_rows = self._path_rows()
-        length = min(input_ids_TL.shape[1], long_rows if is_long else short_rows)
+        """
+        Returns what `CLIPModel.get_text_features` returns, for texts that all take the same of two paths.
+
+        Args:
+            input_ids_TL, attention_mask, position_ids, kwargs: As for `CLIPModel.get_text_features`. Columns beyond the
+                positions of the path may hold padding only.
+            is_long: Whether the path is the long one.
+
+        Raises:
+            ValueError: if a text has more tokens than the path has positions.
+        """
+        positions = self._path_positions()
+        length = min(input_ids_TL.shape[1], positions.long if is_long else positions.short)
         if input_ids_TL.shape[1] > length:
             self._check_lengths(self.text_lengths(input_ids_TL).tolist(), [is_long] * len(input_ids_TL))
         if position_ids is None:
             position_ids = torch.arange(length, device=input_ids_TL.device)[None]
+        # The long table of positions follows the short one.
+        first_position = positions.short if is_long else 0
         outputs = self.text_model(
             input_ids_TL[:, :length],
             None if attention_mask is None else attention_mask[:, :length],
-            position_ids[:, :length] + is_long * short_rows,
+            position_ids[:, :length] + first_position,
             **kwargs,
         )
         projection: Any = self.long_text_projection if is_long else self.text_projection
@@ -122,15 +146,18 @@ class CLIPTowers(CLIPModel):
         self, input_ids_TL: Tensor, is_long_T: Tensor | None = None, packing: TextPacking | None = None
     ) -> Tensor:
         """
-        Text features `(T, D)`, un-normalised, of texts of any lengths: equal texts are encoded once, in rows of several
-        texts that do not see one another. Attention is causal, and what follows EOS is not computed.
+        Computes text features `(T, D)`, un-normalised, for texts of any mix of lengths.
+
+        Equal texts are encoded once, in rows of several texts that do not see one another. Attention is causal, and
+        what follows EOS is not computed.
 
         Args:
             input_ids_TL (`Tensor` of shape `(T, L)`): the texts, each with its EOS.
-            is_long_T (`Tensor` of shape `(T,)`, bool, *optional*): which take the long path, in a model with two.
+            is_long_T (`Tensor` of shape `(T,)`, bool, *optional*):
+                Which texts take the long path, in a model with two. Default: none.
             packing (*optional*):
                 The plan of [`plan_texts`] for these very texts; it is trusted. Without it lengths and equal texts are
-                looked up here, and a GPU is waited for.
+                looked up here, which waits for a GPU.
 
         Raises:
             ValueError: if a text has more tokens than its path has positions (not checked with a plan), or the plan is
@@ -142,91 +169,125 @@ class CLIPTowers(CLIPModel):
             is_long_T = input_ids_TL.new_zeros(len(input_ids_TL), dtype=torch.bool)
         if packing is not None and len(packing.last_T) != len(input_ids_TL):
             raise ValueError(f"packing must be of {len(input_ids_TL)} texts, but is of {len(packing.last_T)}")
-        if not len(input_ids_TL):
-            pooled_TW = self.text_projection.weight.new_zeros(0, self.text_embed_dim)
-        else:
+
+        if len(input_ids_TL) > 0:
             pooled_TW = self._pooled_texts(input_ids_TL, is_long_T, packing)
+        else:
+            # No texts still give features that have a gradient.
+            pooled_TW = self.text_projection.weight.new_zeros(0, self.text_embed_dim)
         features_TD = self.text_projection(pooled_TW)
         if self.long_text_projection is None or is_long_T is None:
             return features_TD
+        # Both projections of all texts: to select the rows of a path would wait for a GPU.
         return torch.where(is_long_T[:, None], self.long_text_projection(pooled_TW), features_TD)
 
     def _pooled_texts(self, input_ids_TL: Tensor, is_long_T: Tensor | None, packing: TextPacking | None) -> Tensor:
-        """The text model's hidden states `(T, W)` at the last token of each text, after the last layer norm."""
+        """Returns the text model's hidden states `(T, W)` at the last token of each text, after the last layer norm."""
         model = self.text_model
         if packing is None or not (self._can_pack() or packing.has_one_text_per_row):
             packing = self.plan_texts(input_ids_TL, is_long_T)
         packing = packing.to(input_ids_TL.device, non_blocking=True)
-        text_RC, position_RC = packing.text_RC, packing.position_RC
-        ids_RC = input_ids_TL[text_RC, position_RC]
+
+        # An empty place names text -1 and position 0. It reads some token, which no text attends to.
+        ids_FC = input_ids_TL[packing.text_FC, packing.position_FC]
+        position_FC = packing.position_FC
         if is_long_T is not None:
-            position_RC = position_RC + (is_long_T * self._path_rows()[0])[text_RC]
-        # One token a row, for CLIP's embeddings refuse a row that is longer than their table.
-        embeds_N1W = model.embeddings(ids_RC.reshape(-1, 1), position_RC.expand_as(ids_RC).reshape(-1, 1))
-        hidden_states, inputs = self._encoder_inputs(embeds_N1W.view(*ids_RC.shape, -1), packing)
+            first_position_T = is_long_T * self._path_positions().short
+            position_FC = position_FC + first_position_T[packing.text_FC]
+        # CLIP's embeddings refuse a row that is longer than their table, so each token is a row of its own here.
+        embeds = model.embeddings(ids_FC.reshape(-1, 1), position_FC.expand_as(ids_FC).reshape(-1, 1))
+        hidden_states, inputs = self._encoder_inputs(embeds.view(*ids_FC.shape, -1), packing)
         for layer in model.encoder.layers[:-1]:
             hidden_states = layer(hidden_states, **inputs)
-        last = model.encoder.layers[-1]
-        return model.final_layer_norm(_as_layer(last, ends_only_block, hidden_states, last_T=packing.last_T, **inputs))
+        ends_TW = run_block(model.encoder.layers[-1], ends_only_block, hidden_states, last_T=packing.last_T, **inputs)
+        return model.final_layer_norm(ends_TW)
 
-    def _encoder_inputs(self, embeds_RCW: Tensor, packing: TextPacking) -> tuple[Tensor, dict[str, Any]]:
-        """What goes into the first block, and the arguments by which no text of a row sees another in any of them,
-        whichever way attention is computed."""
+    def _encoder_inputs(self, embeds_FCW: Tensor, packing: TextPacking) -> tuple[Tensor, dict[str, Any]]:
+        """
+        Returns the first block's input, and the arguments of all blocks by which no text of a row sees another.
+
+        Each implementation of attention asks for other arguments.
+        """
         config = self.text_model.config
         inputs: dict[str, Any] = {"attention_mask": None, "is_causal": True}
         if packing.has_one_text_per_row:
-            inputs["attention_mask"] = create_causal_mask(config, embeds_RCW, None, past_key_values=None)
+            inputs["attention_mask"] = create_causal_mask(config, embeds_FCW, None, past_key_values=None)
         elif is_flash_attention_requested(config):
-            # One row of all places, whose stretches are counted. None is longer than a row was.
-            inputs["cu_seq_lens_q"] = inputs["cu_seq_lens_k"] = packing.start_S.int()
-            inputs["max_length_q"] = inputs["max_length_k"] = embeds_RCW.shape[1]
-            embeds_RCW = embeds_RCW.flatten(0, 1)[None]
+            # transformers wants a single row of all places, and where its stretches begin. No stretch is longer than a
+            # row was; the exact maximum would wait for the GPU.
+            starts = packing.start_V.int()
+            inputs["cu_seq_lens_q"] = starts
+            inputs["cu_seq_lens_k"] = starts
+            inputs["max_length_q"] = embeds_FCW.shape[1]
+            inputs["max_length_k"] = embeds_FCW.shape[1]
+            embeds_FCW = embeds_FCW.flatten(0, 1)[None]
         elif config._attn_implementation in ("sdpa", "eager"):
-            # What is added to the logits. Of a boolean mask every block would make this, and keep it for its gradient.
-            least = torch.finfo(embeds_RCW.dtype).min
-            inputs["attention_mask"] = torch.where(packing.mask(), embeds_RCW.new_zeros(()), least)
-        else:  # transformers tells the texts apart by their positions, and waits for it
+            # A mask of numbers that are added to the logits. From a boolean mask every block would make this one again,
+            # and keep it for the backward pass.
+            least = torch.finfo(embeds_FCW.dtype).min
+            inputs["attention_mask"] = torch.where(packing.mask(), embeds_FCW.new_zeros(()), least)
+        else:
+            # Other implementations (flex attention) get transformers' own mask. It tells the texts of a row apart by
+            # their positions, and waits for the GPU.
             inputs["attention_mask"] = create_causal_mask(
-                config, embeds_RCW, None, past_key_values=None, position_ids=packing.position_RC
+                config, embeds_FCW, None, past_key_values=None, position_ids=packing.position_FC
             )
-        return embeds_RCW, inputs
+        return embeds_FCW, inputs
 
     def _can_pack(self) -> bool:
-        """Whether attention can keep the texts of a row apart."""
+        """Tells whether the implementation of attention can keep the texts of a row apart."""
         config = self.text_model.config
         return is_flash_attention_requested(config) or config._attn_implementation in ALL_MASK_ATTENTION_FUNCTIONS
 
+    # A plan is made of Python numbers and bytes, which cannot be traced.
     @torch.compiler.disable
     def plan_texts(self, input_ids_TL: Tensor, is_long_T: Tensor | None) -> TextPacking:
-        """A plan made here and now: texts that come without one wait for a GPU here, and nowhere else."""
-        ids_TL, is_long_T = input_ids_TL.cpu(), None if is_long_T is None else is_long_T.cpu()
+        """
+        Plans texts that come without a plan. This waits for a GPU; nothing else in the text tower does.
+
+        Args:
+            input_ids_TL, is_long_T: As for [`encode_texts`], on any device.
+
+        Raises:
+            ValueError: if a text has more tokens than its path has positions.
+        """
+        ids_TL = input_ids_TL.cpu()
+        is_long_T = None if is_long_T is None else is_long_T.cpu()
         lengths_T = self.text_lengths(ids_TL)
         is_long = [False] * len(ids_TL) if is_long_T is None else is_long_T.tolist()
         self._check_lengths(lengths_T.tolist(), is_long)
         return plan_texts(ids_TL, lengths_T, is_long_T, one_text_per_row=not self._can_pack())
 
-    def _path_rows(self) -> tuple[int, int]:
-        """Positions of the short and of the long path."""
-        return (
-            self.text_model.embeddings.position_embedding.num_embeddings,
-            self.config.long_text_max_position_embeddings,
+    def _path_positions(self) -> PathPositions:
+        return PathPositions(
+            short=self.text_model.embeddings.position_embedding.num_embeddings,
+            long=self.config.long_text_max_position_embeddings,
         )
 
     def _check_lengths(self, lengths: list[int], is_long: list[bool]) -> None:
-        rows = self._path_rows()
-        for length, one in zip(lengths, is_long, strict=True):
-            if length > rows[one]:
-                where = "" if self.long_text_projection is None else f" on the {TEXT_PATHS[one]} path"
-                raise ValueError(f"a text{where} must have at most {rows[one]} tokens, but has {length}")
+        """Raises `ValueError` if a text has more tokens than its path has positions."""
+        positions = self._path_positions()
+        for length, text_is_long in zip(lengths, is_long, strict=True):
+            limit = positions.long if text_is_long else positions.short
+            if length > limit:
+                path = "" if self.long_text_projection is None else f" on the {TEXT_PATHS[text_is_long]} path"
+                raise ValueError(f"a text{path} must have at most {limit} tokens, but has {length}")
 
     def text_lengths(self, input_ids_TL: Tensor) -> Tensor:
+        """Returns the number of tokens `(T,)` of each text, up to and including the one that this model pools."""
         return text_lengths(input_ids_TL, self.text_model.eos_token_id)
 
     def hash_texts(self, input_ids_TL: Tensor) -> Tensor:
-        """A number `(T,)` int64 for each text, equal for equal texts: a polynomial of its tokens modulo 2^64."""
-        place_L = torch.arange(input_ids_TL.shape[1], device=input_ids_TL.device)
-        factor_L = torch.full_like(place_L, 6364136223846793005).cumprod(0)
-        return ((input_ids_TL + 1) * factor_L * (place_L < self.text_lengths(input_ids_TL)[:, None])).sum(dim=1)
+        """
+        Returns a number `(T,)` int64 for each text, equal for equal texts whatever their padding.
+
+        It is a polynomial of the tokens modulo 2^64: computed on the GPU, with no wait, and equal in all processes.
+        """
+        position_L = torch.arange(input_ids_TL.shape[1], device=input_ids_TL.device)
+        factor_L = torch.full_like(position_L, _HASH_FACTOR).cumprod(0)
+        is_token_TL = position_L < self.text_lengths(input_ids_TL)[:, None]
+        # Ids are counted from 1, because an id 0 would add nothing. Integers wrap around without an error.
+        return ((input_ids_TL + 1) * factor_L * is_token_TL).sum(dim=1)
 
 
 def joined_texts(texts: list[Tensor | None]) -> tuple[Tensor, list[int]]:
@@ -235,35 +296,6 @@ def joined_texts(texts: list[Tensor | None]) -> tuple[Tensor, list[int]]:
     # What is added stands behind EOS; id 0 is never taken for the largest.
     padded = [F.pad(ids, (0, width - ids.shape[1])) for ids in texts if ids is not None]
     return torch.cat(padded), [0 if ids is None else len(ids) for ids in texts]
-
-
-def _as_layer(layer: CLIPEncoderLayer, block: Any, hidden_states: Tensor, **kwargs: Any) -> Tensor:
-    """`block` in place of a layer's own forward pass; recomputed in the backward pass where the layer is to be."""
-    if layer.gradient_checkpointing and layer.training:
-        return layer._gradient_checkpointing_func(partial(block, layer, **kwargs), hidden_states)
-    return block(layer, hidden_states, **kwargs)
-
-
-def ends_only_block(layer: CLIPEncoderLayer, hidden_states: Tensor, last_T: Tensor, **inputs: Any) -> Tensor:
-    """The last text block `(T, W)`: what follows attention is computed for the texts' ends alone, which are pooled."""
-    attended, _ = layer.self_attn(layer.layer_norm1(hidden_states), **inputs)
-    ends_TW = (hidden_states + attended).flatten(0, 1)[last_T]
-    return ends_TW + layer.mlp(layer.layer_norm2(ends_TW))
-
-
-def value_only_block(layer: CLIPEncoderLayer, hidden_states: Tensor) -> Tensor:
-    """The last vision block: CLS attends as in CLIP, patches keep their own values. Only CLS has a query."""
-    attention = layer.self_attn
-    normed = layer.layer_norm1(hidden_states)
-    values = attention.v_proj(normed)
-    query, key, value = (
-        x.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
-        for x in (attention.q_proj(normed[:, :1]), attention.k_proj(normed), values)
-    )
-    dropout = attention.dropout if layer.training else 0.0
-    cls = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout).transpose(1, 2).flatten(-2)
-    hidden_states = hidden_states + attention.out_proj(torch.cat([cls, values[:, 1:]], dim=1))
-    return hidden_states + layer.mlp(layer.layer_norm2(hidden_states))
 
 
 __all__ = ["CLIPTowers", "TwoPathTextEmbeddings", "joined_texts"]
