@@ -1,7 +1,7 @@
 """Reads the English of the generated scenes and says whether a sentence can be true of a scene.
 
-Written apart from the generator, from the words alone: `could_be_true` grants every benefit of the doubt (any object
-that fits the noun phrase, any relation that is not plainly wrong).
+It knows the words alone and nothing of the generator. `could_be_true` gives every benefit of the doubt: any object that
+fits a noun phrase may be meant, and any relation that is not plainly wrong may hold.
 """
 
 import itertools
@@ -63,10 +63,12 @@ def description(text: str) -> dict[str, str]:
 
 
 def fits(thing: SceneObject, described: dict[str, str]) -> bool:
+    """Tells whether an object has all the described values."""
     return all(getattr(thing, name) == value for name, value in described.items())
 
 
 def could_be_true(sentence: str, scene: Scene) -> bool:
+    """Tells whether a scene lets a sentence be true."""
     text = sentence.lower().rstrip(".")
     if "background" in text:
         return _opening_holds(text, scene)
@@ -77,7 +79,8 @@ def could_be_true(sentence: str, scene: Scene) -> bool:
     if len(phrases) == 2:
         return _pair_holds(text, phrases, meant)
     before, after = text[: phrases[0].start()], text[phrases[0].end() :]
-    if predicate := re.fullmatch(rf" is ((?:{_ADJECTIVE})(?: and (?:{_ADJECTIVE}))?)", after):
+    predicate = re.fullmatch(rf" is ((?:{_ADJECTIVE})(?: and (?:{_ADJECTIVE}))?)", after)
+    if predicate:
         return any(fits(thing, description(predicate.group(1))) for thing in meant[0])
     place = before.replace("there is", "").replace("we see", "").strip() or after
     return any(all(holds(thing) for zone, holds in ZONES.items() if re.search(zone, place)) for thing in meant[0])

@@ -14,8 +14,11 @@ import pytest
 from torch.utils.data import DataLoader, Subset
 
 from beta_clip_hf.data.scenes import SceneDataset, scene_captions
+from beta_clip_hf.data.scenes.dice import Dice
 from beta_clip_hf.data.scenes.drawing import COLOURS
-from beta_clip_hf.data.scenes.layout import LEVELS, RELATIONS, Dice, Scene, sample_scene
+from beta_clip_hf.data.scenes.layout import RELATIONS, Scene
+from beta_clip_hf.data.scenes.levels import LEVELS
+from beta_clip_hf.data.scenes.sampling import sample_scene
 from data import scene_reader as reader
 
 

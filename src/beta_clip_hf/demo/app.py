@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers.utils import logging as transformers_logging
 
-from ..data.scenes.layout import LEVELS
+from ..data.scenes.levels import LEVELS
 from ..inference.processes import default_device
 from .collection import DEFAULT_MODEL, open_collection
 from .limits import Limits, check_port

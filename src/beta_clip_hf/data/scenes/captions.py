@@ -1,13 +1,19 @@
-"""Plans what a caption says about a scene: which sentences, in which words and in which order."""
+"""Plans what a caption says about a scene: which sentences, in which words and in which order.
+
+The order of the draws is part of the data set (see `Dice`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .layout import ATTRIBUTES, PLACES, RELATIONS, Dice, Level, Scene, SceneObject, zone_of
+from .dice import Dice
+from .layout import PLACES, RELATIONS, Scene, SceneObject, zone_of
+from .levels import ATTRIBUTES, Level
 from .text import NUMBERS, CaptionPlan, Mention, Sentence
 
 
+# Relation → its wordings.
 _LINKS: dict[str, tuple[str, ...]] = {
     "left of": ("to the left of", "left of"),
     "right of": ("to the right of", "right of"),
@@ -21,6 +27,7 @@ _LINKS: dict[str, tuple[str, ...]] = {
     "smaller than": ("smaller than",),
 }
 
+# (column, row) → its wordings. No sentence names a zone that is absent here.
 _ZONES: dict[tuple[str, str], tuple[str, ...]] = {
     ("left", "top"): ("in the upper left corner", "at the top left"),
     ("right", "top"): ("in the upper right corner", "at the top right"),
@@ -33,6 +40,7 @@ _ZONES: dict[tuple[str, str], tuple[str, ...]] = {
     ("", "bottom"): ("at the bottom", "near the bottom"),
 }
 
+# Sentences about the whole picture.
 _OPENINGS = (
     "the picture shows {count} {shapes} on {background}.",
     "there are {count} {shapes} on {background}.",
@@ -43,6 +51,7 @@ _OPENINGS = (
 _BACKGROUNDS = {"plain": "a {} background", "fading": "a fading {} background", "grid": "a {} background with a grid"}
 _CLOSINGS = {"plain": "is {}", "fading": "is {} and fading", "grid": "is {} and has a grid"}
 
+# Templates of sentences that introduce an object: by its zone, by its relation to a known one, or without a place.
 _PLACED = (
     "{0} is {link}.",
     "{link} there is {0}.",
@@ -57,10 +66,13 @@ _RELATED = (
     "{0} can be seen {link} {1}.",
     "{link} {1} we see {0}.",
 )
-_RELATED_KNOWN = ("{0} is {link} {1}.", "{link} {1} is {0}.", "{0} can be seen {link} {1}.")
 _EXISTS = ("there is {0}.", "the picture contains {0}.", "we also see {0}.", "{0} can be seen.")
+# Templates about objects that are known already.
+_RELATED_KNOWN = ("{0} is {link} {1}.", "{link} {1} is {0}.", "{0} can be seen {link} {1}.")
+# Templates about the number of objects.
 _COUNTED = ("there are {0}.", "the picture contains {0}.", "{0} can be seen.")
 
+# Attributes by which a sentence may refer to a known object.
 _REFERENCES = (
     ("shape",),
     ("colour",),
@@ -75,147 +87,194 @@ _REFERENCES = (
 
 
 def plan_caption(dice: Dice, scene: Scene, level: Level) -> CaptionPlan:
-    """Introduces the objects one by one, in any order, each by its place in the picture or by its relation to one that
-    was introduced before; strews in more claims about them; and opens or closes with the background."""
-    return CaptionPlan(scene, tuple(Speaker(dice, scene, level).caption()))
+    """Plans the long caption of a scene.
+
+    It introduces the objects one after the other in any order, each by its place in the picture or by its relation to
+    an object that was introduced before. More claims about them stand in between. The background comes first or last.
+    """
+    return CaptionPlan(scene, tuple(Speaker(dice, scene, level).sentences()))
 
 
 def short_caption(dice: Dice, scene: Scene, level: Level) -> str:
-    """One sentence that names up to three of the objects, the rest as a number, and sometimes the background."""
+    """Returns a sentence that names up to three objects, counts the others, and sometimes names the background."""
     speaker = Speaker(dice, scene, level)
     order = dice.shuffled(range(len(scene.objects)))
-    nouns = [speaker.introduce(index, size=0.0).text(scene.objects[index]) for index in order[:3]]
-    if others := len(order) - len(nouns):
-        nouns.append(f"{NUMBERS[others]} other shape{'s' if others > 1 else ''}")
+    nouns = [speaker.introduce(index, size_chance=0.0).text(scene.objects[index]) for index in order[:3]]
+    num_others = len(order) - len(nouns)
+    if num_others > 0:
+        plural = "s" if num_others > 1 else ""
+        nouns.append(f"{NUMBERS[num_others]} other shape{plural}")
     text = f"{', '.join(nouns[:-1])} and {nouns[-1]}"
-    text += f" on {_BACKGROUNDS[scene.pattern].format(scene.background)}." if dice.chance(0.5) else "."
-    return text[0].upper() + text[1:]
+    if dice.chance(0.5):
+        text += f" on {_BACKGROUNDS[scene.pattern].format(scene.background)}"
+    return f"{text[0].upper()}{text[1:]}."
 
 
 class Speaker:
-    """Talks about one scene, with one choice among synonyms."""
+    """Talks about a scene, with one choice among synonyms.
+
+    Args:
+        dice: Draws all choices.
+        scene: The scene.
+        level: The level of the scene. It says which attributes are worth words.
+    """
 
     def __init__(self, dice: Dice, scene: Scene, level: Level) -> None:
         self.dice = dice
         self.scene = scene
         self.level = level
+        # One bit for each attribute: who says "little" once does not say "small" later.
         self.synonym = dice.integer(0, 2 ** len(ATTRIBUTES) - 1)
 
-    def introduce(self, index: int, *, size: float = 0.5) -> Mention:
-        """A noun phrase that fits this object alone: colour and shape, the texture where it says something, the size
-        with probability `size`; everything where that is not enough."""
-        thing, chance = self.scene.objects[index], self.dice.chance
-        named = {"colour", "shape"}
-        named |= {"texture"} if thing.texture != "solid" or chance(0.25) else set()
-        named |= {"size"} if chance(size) else set()
-        attributes = tuple(name for name in self.level.attributes if name in named)
-        return Mention(index, attributes if self._fits_one(thing, attributes) else ATTRIBUTES, "a", self.synonym)
-
-    def caption(self) -> list[Sentence]:
-        dice = self.dice
+    def sentences(self) -> list[Sentence]:
+        """Returns the sentences of a long caption."""
         known: list[int] = []
         sentences: list[Sentence] = []
-        for index in dice.shuffled(range(len(self.scene.objects))):
+        for index in self.dice.shuffled(range(len(self.scene.objects))):
             sentences.append(self._introduction(index, known))
             known.append(index)
-        wanted = dice.integer(*self.level.extra_sentences)
+        num_extra = self.dice.integer(*self.level.extra_sentences)
+        # Every caption says where one object lies from another, so that a hard negative can reverse it.
         if not any(sentence.claim in PLACES for sentence in sentences):
-            sentences = self._strewn(sentences, self._relation(PLACES))
-            wanted -= 1
-        for _ in range(max(wanted, 0)):
-            sentences = self._strewn(sentences, self._extra())
+            sentences = self._insert(sentences, self._relation(PLACES))
+            num_extra -= 1
+        for _ in range(num_extra):
+            sentences = self._insert(sentences, self._extra())
         return self._with_background(sentences)
 
-    def _fits_one(self, thing: SceneObject, attributes: Sequence[str]) -> bool:
-        return sum(other.matches(thing, attributes) for other in self.scene.objects) == 1
+    def introduce(self, index: int, *, size_chance: float = 0.5) -> Mention:
+        """Returns an indefinite noun phrase that fits one object alone.
 
-    def _introduction(self, index: int, known: Sequence[int]) -> Sentence:
-        mention = self.introduce(index)
-        if known and self.dice.chance(0.55):
-            other = self.dice.pick(known)
-            if held := self._holding(index, other, PLACES):
-                claim = self.dice.pick(held)
-                mentions = (mention, self._refer(other))
-                return Sentence(self.dice.pick(_RELATED), mentions, claim, self.dice.pick(_LINKS[claim]))
-        zone = _spoken_zone(self.scene.objects[index])
-        if zone in _ZONES:
-            return Sentence(self.dice.pick(_PLACED), (mention,), "zone", self.dice.pick(_ZONES[zone]), zone)
-        return Sentence(self.dice.pick(_EXISTS), (mention,))
+        It names colour and shape, and often texture and size. If that fits other objects too, it names everything.
+
+        Args:
+            index: Position of the object in the scene.
+            size_chance: Probability that the size is named.
+        """
+        thing = self.scene.objects[index]
+        named = {"colour", "shape"}
+        # That an object is solid goes almost without saying.
+        if thing.texture != "solid" or self.dice.chance(0.25):
+            named.add("texture")
+        if self.dice.chance(size_chance):
+            named.add("size")
+        attributes = tuple(name for name in self.level.attributes if name in named)
+        if not self._fits_only(thing, attributes):
+            attributes = ATTRIBUTES
+        return Mention(index, attributes, "a", self.synonym)
 
     def _refer(self, index: int) -> Mention:
-        """A definite noun phrase, often shorter than the introduction, that still fits this object alone."""
+        """Returns a definite noun phrase that fits one object alone, often shorter than its introduction."""
         thing = self.scene.objects[index]
+        worth_words = set(self.level.attributes) - _unspoken(thing)
         for attributes in self.dice.shuffled(_REFERENCES):
-            worth_words = set(attributes) <= set(self.level.attributes) - self._plain(thing)
-            if worth_words and self._fits_one(thing, attributes):
+            if worth_words.issuperset(attributes) and self._fits_only(thing, attributes):
                 return Mention(index, attributes, "the", self.synonym)
         return Mention(index, ATTRIBUTES, "the", self.synonym)
 
-    def _plain(self, thing: SceneObject) -> set[str]:
-        """The attributes that go without saying: that an object is solid."""
-        return {"texture"} if thing.texture == "solid" else set()
+    def _fits_only(self, thing: SceneObject, attributes: Sequence[str]) -> bool:
+        """Tells whether no other object has the same values of some attributes."""
+        num_fitting = sum(other.matches(thing, attributes) for other in self.scene.objects)
+        return num_fitting == 1
 
-    def _holding(self, first: int, second: int, names: Sequence[str]) -> list[str]:
+    def _introduction(self, index: int, known: Sequence[int]) -> Sentence:
+        """Returns a sentence that introduces an object by its relation to a known one, or by its place."""
+        mention = self.introduce(index)
+        if known and self.dice.chance(0.55):
+            other = self.dice.pick(known)
+            relations = self._relations_between(index, other, PLACES)
+            if relations:
+                claim = self.dice.pick(relations)
+                mentions = (mention, self._refer(other))
+                template = self.dice.pick(_RELATED)
+                return Sentence(template, mentions, claim, self.dice.pick(_LINKS[claim]))
+        zone = _spoken_zone(self.scene.objects[index])
+        if zone in _ZONES:
+            template = self.dice.pick(_PLACED)
+            return Sentence(template, (mention,), "zone", self.dice.pick(_ZONES[zone]), zone)
+        return Sentence(self.dice.pick(_EXISTS), (mention,))
+
+    def _relations_between(self, first: int, second: int, names: Sequence[str]) -> list[str]:
+        """Returns those of some relations that hold from one object to another."""
         a, b = self.scene.objects[first], self.scene.objects[second]
         return [name for name in names if RELATIONS[name](a, b)]
 
     def _extra(self) -> Sentence:
+        """Returns one more sentence about known objects: a relation, what an object is like, or a number."""
         kind = self.dice.pick(("relation", "relation", "is", "count"))
-        sentence = self._count() if kind == "count" else self._identity() if kind == "is" else None
+        sentence = None
+        if kind == "is":
+            sentence = self._identity()
+        elif kind == "count":
+            sentence = self._count()
         return sentence or self._relation(tuple(RELATIONS))
 
     def _relation(self, names: Sequence[str]) -> Sentence:
-        """Two objects in any relation that holds. One always does: objects that do not overlap lie plainly beside or
-        above each other."""
+        """Returns a sentence that relates two objects.
+
+        Some relation always holds, because objects that do not overlap lie plainly beside or above each other.
+        """
         while True:
             first, second = self.dice.shuffled(range(len(self.scene.objects)))[:2]
-            if held := self._holding(first, second, names):
-                claim = self.dice.pick(held)
+            relations = self._relations_between(first, second, names)
+            if relations:
+                claim = self.dice.pick(relations)
                 mentions = (self._refer(first), self._refer(second))
+                # "Larger than the star is the ring" is no English.
                 template = self.dice.pick(_RELATED_KNOWN) if claim in PLACES else _RELATED_KNOWN[0]
                 return Sentence(template, mentions, claim, self.dice.pick(_LINKS[claim]))
 
     def _identity(self) -> Sentence | None:
-        """ "The star is large and red", "The striped shape is a star"; None where the reference says it all."""
-        subject = self._refer(self.dice.integer(0, len(self.scene.objects) - 1))
-        silent = {*subject.attributes, *self._plain(self.scene.objects[subject.target])}
+        """Returns "The star is large and red" or "The striped shape is a star".
+
+        Returns `None` if the reference to the object names all its attributes already.
+        """
+        index = self.dice.integer(0, len(self.scene.objects) - 1)
+        subject = self._refer(index)
+        silent = _unspoken(self.scene.objects[index]).union(subject.attributes)
         unsaid = [name for name in self.level.attributes if name not in silent]
         told = self.dice.shuffled(unsaid)[:2]
         if not told:
             return None
         attributes = tuple(name for name in ATTRIBUTES if name in told)
-        predicate = Mention(subject.target, attributes, "a" if "shape" in told else "", self.synonym)
+        article = "a" if "shape" in told else ""
+        predicate = Mention(index, attributes, article, self.synonym)
         return Sentence("{0} is {1}.", (subject, predicate), "is")
 
     def _count(self) -> Sentence | None:
-        """ "There are two red shapes"; None where no two objects share an attribute worth the words."""
+        """Returns "There are two red shapes", or `None` if no two objects share an attribute that is worth words."""
         objects = self.scene.objects
         for name in self.dice.shuffled(self.level.attributes):
             value = getattr(self.dice.pick(objects), name)
-            same = [thing.depth for thing in objects if getattr(thing, name) == value]
-            if len(same) > 1 and value != "solid":
-                counted = Mention(same[0], (name,), "", self.synonym, len(same))
+            sharing = [thing.depth for thing in objects if getattr(thing, name) == value]
+            if len(sharing) > 1 and value != "solid":
+                counted = Mention(sharing[0], (name,), "", self.synonym, len(sharing))
                 return Sentence(self.dice.pick(_COUNTED), (counted,))
         return None
 
-    def _strewn(self, sentences: Sequence[Sentence], extra: Sentence) -> list[Sentence]:
-        """`extra` at a random place after the introductions of the objects in it; a repetition is dropped."""
-        if any((extra.claim, extra.mentions) == (other.claim, other.mentions) for other in sentences):
-            return list(sentences)
-        needed = {mention.target for mention in extra.mentions}
-        introductions = [
-            position
-            for position, sentence in enumerate(sentences)
-            if sentence.mentions[0].article == "a" and sentence.mentions[0].target in needed
-        ]
-        at = self.dice.integer(introductions[-1] + 1, len(sentences))
-        return [*sentences[:at], extra, *sentences[at:]]
+    def _insert(self, sentences: Sequence[Sentence], extra: Sentence) -> list[Sentence]:
+        """Inserts a sentence somewhere behind the introductions of its objects. A repetition is dropped."""
+        for sentence in sentences:
+            if sentence.claim == extra.claim and sentence.mentions == extra.mentions:
+                return list(sentences)
+        targets = {mention.target for mention in extra.mentions}
+        first_place = 0
+        for position, sentence in enumerate(sentences):
+            mention = sentence.mentions[0]
+            # Of all sentences, only an introduction begins with an indefinite noun phrase.
+            if mention.article == "a" and mention.target in targets:
+                first_place = position + 1
+        place = self.dice.integer(first_place, len(sentences))
+        return [*sentences[:place], extra, *sentences[place:]]
 
     def _with_background(self, sentences: list[Sentence]) -> list[Sentence]:
+        """Adds a sentence about the background, at the beginning or at the end."""
         scene = self.scene
         if self.dice.chance(0.25):
-            return [*sentences, Sentence(f"the background {_CLOSINGS[scene.pattern].format(scene.background)}.")]
-        opening = self.dice.pick(_OPENINGS).format(
+            closing = _CLOSINGS[scene.pattern].format(scene.background)
+            return [*sentences, Sentence(f"the background {closing}.")]
+        template = self.dice.pick(_OPENINGS)
+        opening = template.format(
             count=NUMBERS[len(scene.objects)],
             shapes=self.dice.pick(("shapes", "objects")),
             background=_BACKGROUNDS[scene.pattern].format(scene.background),
@@ -223,9 +282,14 @@ class Speaker:
         return [Sentence(opening), *sentences]
 
 
+def _unspoken(thing: SceneObject) -> set[str]:
+    """Returns the attributes that need no words: that an object is solid."""
+    return {"texture"} if thing.texture == "solid" else set()
+
+
 def _spoken_zone(thing: SceneObject) -> tuple[str, str]:
-    """The zone as one says it: "at the top" and "on the left" stay silent about the middle of the other axis."""
+    """Returns the zone as a speaker names it: "at the top" and "on the left" leave out the middle of the other axis."""
     column, row = zone_of(thing)
-    if column == row == "middle":
+    if column == "middle" and row == "middle":
         return column, row
     return column.replace("middle", ""), row.replace("middle", "")

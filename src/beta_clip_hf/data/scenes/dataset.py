@@ -1,7 +1,7 @@
-"""The embedded data set: generated scenes with long captions, phrases with boxes and hard negatives.
+"""The data set of generated scenes: pictures with long captions, phrases with boxes, and hard negatives.
 
-Everything in a row follows from (seed, level, index): no download, no files, the same rows on every machine, in every
-worker and for every length of the data set. docs/scenes.md shows the levels and their statistics.
+A row follows from (seed, level, index) alone. It needs no download and no file, and it is the same on every machine, in
+every worker and for every length of the data set. docs/scenes.md shows the levels and their statistics.
 """
 
 from __future__ import annotations
@@ -13,30 +13,38 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from .captions import plan_caption, short_caption
+from .dice import Dice
 from .drawing import draw
-from .layout import LEVELS, Dice, Level, sample_scene
+from .levels import get_level
 from .negatives import hard_negatives, regions
+from .sampling import sample_scene
 from .text import CaptionPlan
 
 
 class SceneDataset(Dataset[dict[str, Any]]):
-    """Generated pictures of coloured shapes, with everything that is true of them.
+    """Generated pictures of coloured shapes, with captions, phrases and regions that are true of them.
+
+    A row is a dictionary with these keys:
+
+    - `id`: for example "scenes-medium-0-17".
+    - `image`: an RGB image of PIL.
+    - `caption`, `sentences`: the long caption, and the sentences that it joins.
+    - `short_caption`: one sentence about the whole picture.
+    - `phrases`: `{"text", "boxes", "sentence", "kind"}`, with kind "noun", "attribute" or "relation".
+    - `regions`: `{"box", "text", "negatives"}`, one for each object, with 10 negatives.
+    - `hard_negatives`, `hard_negative_kinds`: 4 captions that are false of the picture, and what is wrong in each.
+
+    Boxes are xyxy pixels, tight around the visible part of the object, without the right and the bottom edge.
 
     Args:
-        num_scenes: Length of the data set. Row i is the same whatever the length.
+        num_scenes: Length of the data set. A row is the same whatever the length.
         seed: Data sets of different seeds are independent draws: use one for training and another for testing.
-        image_size: Side of the square pictures in pixels, 32 or more; the texts do not depend on it.
+        image_size: Side of the square pictures in pixels, 32 or more. The texts do not depend on it.
         level: "easy", "medium" or "hard".
 
-    A row holds `id` ("scenes-medium-0-17"), `image` (PIL, RGB), `caption` and its `sentences`, `short_caption`,
-    `phrases` (`{"text", "boxes", "sentence", "kind"}`, kind "noun", "attribute" or "relation"), `regions`
-    (`{"box", "text", "negatives"}`, one per object with 10 negatives), `hard_negatives` (4 captions that are false of
-    the picture) and `hard_negative_kinds` (what was exchanged in each). Boxes are xyxy pixels, tight around what is
-    visible of the object, right and bottom edge excluded.
-
     Raises:
-        ValueError: An unknown level, a negative length or a picture too small to show a texture.
-        IndexError: A row beyond the length.
+        ValueError: If the level is unknown, the length is negative, or the pictures are too small to show a texture.
+        IndexError: If a row beyond the length is asked for.
 
     >>> row = SceneDataset(10, seed=0, level="easy")[3]
     >>> row["id"], row["image"].size, len(row["hard_negatives"])
@@ -52,7 +60,7 @@ class SceneDataset(Dataset[dict[str, Any]]):
         self.seed = seed
         self.image_size = image_size
         self.level = level
-        self._level = _level(level)
+        self._level = get_level(level)
 
     def __len__(self) -> int:
         return self.num_scenes
@@ -61,6 +69,7 @@ class SceneDataset(Dataset[dict[str, Any]]):
         if not -self.num_scenes <= index < self.num_scenes:
             raise IndexError(f"index must lie in a data set of {self.num_scenes} scenes, but is {index}")
         index = int(index) % self.num_scenes
+        # The steps below draw from the same dice. Their order is part of the data set.
         dice, plan = _plan(self.seed, self.level, index)
         drawing = draw(plan.scene, self.image_size)
         sentences = plan.texts()
@@ -73,28 +82,40 @@ class SceneDataset(Dataset[dict[str, Any]]):
             "short_caption": short_caption(dice, plan.scene, self._level),
             "phrases": plan.phrases(drawing.boxes),
             "regions": regions(dice, plan.scene, self._level, drawing.boxes),
-            "hard_negatives": [caption for _, caption in negatives],
-            "hard_negative_kinds": [kind for kind, _ in negatives],
+            "hard_negatives": [negative.caption for negative in negatives],
+            "hard_negative_kinds": [negative.kind for negative in negatives],
         }
 
 
 def scene_captions(num_scenes: int, *, seed: int = 0, level: str = "medium") -> Iterator[str]:
-    """The captions of `SceneDataset(num_scenes, seed=seed, level=level)` in order, without drawing: for tokenizers.
+    """Yields the captions of a [`SceneDataset`] without drawing its pictures, for example to train a tokenizer.
+
+    Args:
+        num_scenes: How many captions.
+        seed: Seed of the data set.
+        level: "easy", "medium" or "hard".
+
+    Raises:
+        ValueError: If the level is unknown.
 
     >>> captions = list(scene_captions(2, level="easy"))
     >>> captions[1] == SceneDataset(2, level="easy")[1]["caption"]
     True
     """
-    _level(level)
-    return (" ".join(_plan(seed, level, index)[1].texts()) for index in range(num_scenes))
+    # A generator function would check the level only when the first caption is asked for.
+    get_level(level)
+    return _captions(num_scenes, seed, level)
 
 
-def _level(name: str) -> Level:
-    if name not in LEVELS:
-        raise ValueError(f"level must be one of {', '.join(LEVELS)}, but is {name!r}")
-    return LEVELS[name]
+def _captions(num_scenes: int, seed: int, level: str) -> Iterator[str]:
+    for index in range(num_scenes):
+        _, plan = _plan(seed, level, index)
+        yield plan.caption()
 
 
-def _plan(seed: int, level: str, index: int) -> tuple[Dice, CaptionPlan]:
-    dice = Dice("scenes", level, seed, index)
-    return dice, plan_caption(dice, sample_scene(dice, LEVELS[level]), LEVELS[level])
+def _plan(seed: int, level_name: str, index: int) -> tuple[Dice, CaptionPlan]:
+    """Plans the caption of a row. Returns the dice too, from which the rest of the row is drawn."""
+    dice = Dice("scenes", level_name, seed, index)
+    level = get_level(level_name)
+    scene = sample_scene(dice, level)
+    return dice, plan_caption(dice, scene, level)

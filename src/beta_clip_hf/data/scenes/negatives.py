@@ -1,77 +1,105 @@
-"""Descriptions of a scene that are false of it by one exchange: of whole captions, and of single objects."""
+"""Descriptions of a scene that one exchange makes false: of whole captions, and of single objects.
+
+The order of the draws is part of the data set (see `Dice`). The generators below draw when their first candidate is
+asked for, so that order depends on when each one is asked.
+"""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from .captions import Speaker
-from .layout import ATTRIBUTES, PLACES, Dice, Level, Scene, SceneObject
-from .text import CaptionPlan
+from .dice import Dice
+from .layout import PLACES, Scene, SceneObject
+from .levels import ATTRIBUTES, Level
+from .text import Box, CaptionPlan
 
 
 NUM_HARD_NEGATIVES = 4
 NUM_REGION_NEGATIVES = 10
 
 
-def hard_negatives(dice: Dice, plan: CaptionPlan, level: Level) -> list[tuple[str, str]]:
-    """Four (kind, caption) pairs: the caption with one exchange, and the scene contradicts every one of them.
+class HardNegative(NamedTuple):
+    """A false caption and what is wrong in it."""
 
-    Kinds: an attribute's name (two objects exchange its values), "relation" (two objects exchange their roles in one
-    sentence) and "replace" (one object takes a colour that the scene lacks). They take turns in random order, "replace"
-    last, so that it serves scenes with fewer than four of the others.
+    kind: str
+    caption: str
+
+
+def hard_negatives(dice: Dice, plan: CaptionPlan, level: Level) -> list[HardNegative]:
+    """Returns four captions, each with one exchange and contradicted by the scene.
+
+    The kinds are the name of an attribute (two objects exchange its values), "relation" (two objects exchange their
+    roles in one sentence) and "replace" (an object takes a colour that the scene lacks). They take turns in random
+    order. "replace" comes last, for scenes with fewer than four of the others.
     """
-    found = {" ".join(plan.texts()): ""}
-    for kind, caption in _candidates(dice, plan, level):
-        found.setdefault(caption, kind)
-        if len(found) > NUM_HARD_NEGATIVES:
+    negatives: dict[str, HardNegative] = {}
+    true_caption = plan.caption()
+    for candidate in _candidates(dice, plan, level):
+        if candidate.caption != true_caption:
+            negatives.setdefault(candidate.caption, candidate)
+        if len(negatives) == NUM_HARD_NEGATIVES:
             break
-    return [(kind, caption) for caption, kind in found.items() if kind]
+    return list(negatives.values())
 
 
-def regions(dice: Dice, scene: Scene, level: Level, boxes: list[list[int]]) -> list[dict[str, Any]]:
-    """For each object its box, a text that fits it alone, and ten texts that differ from it in one attribute (on the
-    easy level, which has few values, some in two) and fit no object of the scene.
+def regions(dice: Dice, scene: Scene, level: Level, boxes: list[Box]) -> list[dict[str, Any]]:
+    """Returns for each object its box, a text that fits it alone, and ten texts that fit no object of the scene.
 
+    A negative differs from the text in one attribute. On the easy level, which has few values, some differ in two.
     Values that other objects of the scene have come first: confusing an object with its neighbour is the harder error.
     """
     rows = []
-    seen = {(name, getattr(thing, name)) for thing in scene.objects for name in ATTRIBUTES}
+    seen: set[tuple[str, str]] = set()
+    for thing in scene.objects:
+        seen.update((name, getattr(thing, name)) for name in ATTRIBUTES)
     for thing in scene.objects:
         mention = Speaker(dice, scene, level).introduce(thing.depth)
         changes = _changes(dice, thing, mention.attributes, level)
         changes.sort(key=lambda change: (len(change), not change.items() <= seen))
-        others = (thing.changed(**change) for change in changes)
-        false = (
-            other for other in others if not any(real.matches(other, mention.attributes) for real in scene.objects)
-        )
-        negatives = [mention.words(other) for other in itertools.islice(false, NUM_REGION_NEGATIVES)]
+        negatives: list[str] = []
+        for change in changes:
+            if len(negatives) == NUM_REGION_NEGATIVES:
+                break
+            changed = thing.changed(**change)
+            if not any(other.matches(changed, mention.attributes) for other in scene.objects):
+                negatives.append(mention.words(changed))
         rows.append({"box": boxes[thing.depth], "text": mention.words(thing), "negatives": negatives})
     return rows
 
 
 def _changes(dice: Dice, thing: SceneObject, attributes: tuple[str, ...], level: Level) -> list[dict[str, str]]:
-    """Every other value of one attribute; where these are too few, of colour and shape together as well."""
-    others = {name: [value for value in level.values[name] if value != getattr(thing, name)] for name in attributes}
-    changes = dice.shuffled([{name: value} for name, values in others.items() for value in values])
-    if len(changes) < 2 * NUM_REGION_NEGATIVES:  # some will fit another object of the scene
-        pairs = itertools.product(others["colour"], others["shape"])
+    """Returns every change of one attribute, and of colour and shape together if these are too few."""
+    other_values = {}
+    single_changes = []
+    for name in attributes:
+        other_values[name] = [value for value in level.values[name] if value != getattr(thing, name)]
+        single_changes += [{name: value} for value in other_values[name]]
+    changes = dice.shuffled(single_changes)
+    # Twice as many as are needed, because some will fit another object of the scene.
+    if len(changes) < 2 * NUM_REGION_NEGATIVES:
+        pairs = itertools.product(other_values["colour"], other_values["shape"])
         changes += dice.shuffled([{"colour": colour, "shape": shape} for colour, shape in pairs])
     return changes
 
 
-def _candidates(dice: Dice, plan: CaptionPlan, level: Level) -> Iterator[tuple[str, str]]:
-    exchanges = [_exchanges(dice, plan, name) for name in ATTRIBUTES] + [_reversals(dice, plan)]
-    turns = [*dice.shuffled(exchanges), _replacements(dice, plan, level)]
+def _candidates(dice: Dice, plan: CaptionPlan, level: Level) -> Iterator[HardNegative]:
+    """Yields false captions, of each kind in turn."""
+    exchanges = [_exchanges(dice, plan, name) for name in ATTRIBUTES]
+    turns = dice.shuffled([*exchanges, _reversals(dice, plan)])
+    turns.append(_replacements(dice, plan, level))
     while turns:
         candidates = turns.pop(0)
-        if candidate := next(candidates, None):
+        candidate = next(candidates, None)
+        if candidate is not None:
             yield candidate
             turns.append(candidates)
 
 
-def _exchanges(dice: Dice, plan: CaptionPlan, name: str) -> Iterator[tuple[str, str]]:
+def _exchanges(dice: Dice, plan: CaptionPlan, name: str) -> Iterator[HardNegative]:
+    """Yields false captions in which two objects exchange their values of an attribute."""
     objects = plan.scene.objects
     for first, second in dice.shuffled(tuple(itertools.combinations(objects, 2))):
         if getattr(first, name) != getattr(second, name):
@@ -81,22 +109,28 @@ def _exchanges(dice: Dice, plan: CaptionPlan, name: str) -> Iterator[tuple[str, 
             yield from _if_false(plan, name, described)
 
 
-def _reversals(dice: Dice, plan: CaptionPlan) -> Iterator[tuple[str, str]]:
+def _reversals(dice: Dice, plan: CaptionPlan) -> Iterator[HardNegative]:
+    """Yields false captions in which two objects exchange their roles in a sentence."""
     for position, sentence in dice.shuffled(tuple(enumerate(plan.sentences))):
         if sentence.claim in PLACES:
-            sentences = (*plan.sentences[:position], sentence.reversed(), *plan.sentences[position + 1 :])
-            yield from _if_false(plan._replace(sentences=sentences), "relation", list(plan.scene.objects))
+            sentences = list(plan.sentences)
+            sentences[position] = sentence.reversed()
+            reversed_plan = plan._replace(sentences=tuple(sentences))
+            yield from _if_false(reversed_plan, "relation", list(plan.scene.objects))
 
 
-def _replacements(dice: Dice, plan: CaptionPlan, level: Level) -> Iterator[tuple[str, str]]:
+def _replacements(dice: Dice, plan: CaptionPlan, level: Level) -> Iterator[HardNegative]:
+    """Yields false captions in which an object has a colour that the scene lacks."""
     objects = plan.scene.objects
-    absent = [colour for colour in level.colours if all(thing.colour != colour for thing in objects)]
+    present = {thing.colour for thing in objects}
+    absent = [colour for colour in level.colours if colour not in present]
     for thing, colour in dice.shuffled(tuple(itertools.product(objects, absent))):
         described = list(objects)
-        described[thing.depth] = thing._replace(colour=colour)
+        described[thing.depth] = thing.changed(colour=colour)
         yield from _if_false(plan, "replace", described)
 
 
-def _if_false(plan: CaptionPlan, kind: str, described: list[SceneObject]) -> Iterator[tuple[str, str]]:
+def _if_false(plan: CaptionPlan, kind: str, described: list[SceneObject]) -> Iterator[HardNegative]:
+    """Yields the caption in the words of other objects, if the scene contradicts it."""
     if plan.is_false(described):
-        yield kind, " ".join(plan.texts(described))
+        yield HardNegative(kind, plan.caption(described))

@@ -1,8 +1,8 @@
 """Sentences about a scene that know what they claim, so that they can be worded, reworded and checked.
 
-A caption is planned once (`captions.plan_caption`) as sentences whose mentions point at objects. Worded with the
-scene's own objects it is the true caption; worded with `described` objects whose attributes were exchanged it is a hard
-negative in the same words, and `CaptionPlan.is_false` tells whether the scene really contradicts it.
+A caption is planned once (`captions.plan_caption`), as sentences whose mentions point at objects. In the words of the
+scene's own objects it is the true caption. In the words of other objects, whose attributes were exchanged, it is a hard
+negative that keeps everything else, and `CaptionPlan.is_false` tells whether the scene really contradicts it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from .layout import ATTRIBUTES, PLACES, RELATIONS, Scene, SceneObject, outside_zone
+from .layout import PLACES, RELATIONS, Scene, SceneObject, is_outside_zone
+from .levels import ATTRIBUTES
 
 
 SYNONYMS: dict[str, dict[str, tuple[str, str]]] = {
@@ -20,16 +21,23 @@ SYNONYMS: dict[str, dict[str, tuple[str, str]]] = {
     "texture": {"solid": ("solid", "plain"), "dotted": ("dotted", "spotted")},
     "shape": {"circle": ("circle", "disc")},
 }
-"""Attribute -> its values that have two words; all others have one word, their own."""
+"""Attribute → its values that have two words. The word of every other value is the value itself."""
 
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six")
+"""The words of the numbers from 0."""
+
+Box = list[int]
 
 
 class Mention(NamedTuple):
-    """A noun phrase for object number `target` that names some of its attributes (in the order of `ATTRIBUTES`).
+    """A noun phrase for an object that names some of its attributes.
 
-    `article` is "a", "the" or "" for none; `quantity` > 1 makes it a plural that stands for that many objects. Bit k of
-    `synonym` says which word the k-th of `ATTRIBUTES` takes: the same bits throughout a caption keep to the same words.
+    Args:
+        target: Position of the object in its scene.
+        attributes: The attributes that are named, in the order of `ATTRIBUTES`.
+        article: "a", "the", or "" for none.
+        synonym: Choice of words. Bit k is the choice for the k-th of `ATTRIBUTES`. A caption keeps to one choice.
+        quantity: Above 1, the noun phrase is a plural that stands for that many objects.
     """
 
     target: int
@@ -38,14 +46,21 @@ class Mention(NamedTuple):
     synonym: int = 0
     quantity: int = 1
 
+    @property
+    def has_noun(self) -> bool:
+        """Whether the mention is a noun phrase ("red star", "two red shapes"), not a predicate ("striped and red")."""
+        return bool(self.article) or self.quantity > 1
+
     def words(self, thing: SceneObject) -> str:
-        """The mention without its article, with the values of `thing`.
+        """Returns the noun phrase without its article, with the attributes of an object.
 
         >>> star = SceneObject("large", "striped", "red", "star", 32.0, 32.0, 25.0, depth=0)
         >>> Mention(0, ("size", "colour", "shape"), "a", synonym=1).words(star)
         'big red star'
         >>> Mention(0, ("texture", "colour"), "").words(star)
         'striped and red'
+        >>> Mention(0, ("colour",), "", quantity=2).words(star)
+        'two red shapes'
         """
         vocabulary = _vocabulary(self.synonym)
         values = [getattr(thing, name) for name in self.attributes]
@@ -55,20 +70,35 @@ class Mention(NamedTuple):
             return " ".join([NUMBERS[self.quantity], *words, plural])
         if "shape" in self.attributes:
             return " ".join(words)
-        return " ".join([*words, "shape"]) if self.article else " and ".join(words)
+        if self.has_noun:
+            return " ".join([*words, "shape"])
+        return " and ".join(words)
 
     def text(self, thing: SceneObject) -> str:
+        """Returns the noun phrase with its article, with the attributes of an object.
+
+        >>> star = SceneObject("large", "striped", "orange", "star", 32.0, 32.0, 25.0, depth=0)
+        >>> Mention(0, ("colour", "shape"), "a").text(star)
+        'an orange star'
+        """
         words = self.words(thing)
-        article = "an" if self.article == "a" and words[0] in "aeiou" else self.article
-        return f"{article} {words}" if article and self.quantity == 1 else words
+        if not self.article or self.quantity > 1:
+            return words
+        needs_n = self.article == "a" and words[0] in "aeiou"
+        article = "an" if needs_n else self.article
+        return f"{article} {words}"
 
 
 class Sentence(NamedTuple):
     """A sentence that claims something of its mentions.
 
-    `claim` is a relation of `RELATIONS` from the first mention to the second, "is" (both are the same object), "zone"
-    (the first mention lies in `zone`) or "" (no more than that the mentioned objects exist). `link` is the wording of
-    the relation or the zone; in the template, {0} and {1} stand for the mentions and {link} for the link.
+    Args:
+        template: The words, in which {0} and {1} stand for the mentions and {link} for the link.
+        mentions: The objects that are named.
+        claim: A relation of `RELATIONS` from the first mention to the second; "is", if both are the same object;
+            "zone", if the first mention lies in `zone`; or "", if the mentioned objects exist and nothing more.
+        link: The words of the relation or the zone.
+        zone: Column and row of the picture.
     """
 
     template: str
@@ -78,85 +108,123 @@ class Sentence(NamedTuple):
     zone: tuple[str, str] = ("", "")
 
     def reversed(self) -> Sentence:
-        """The two mentions in exchanged roles; each role keeps its article."""
+        """Returns the sentence with its two mentions in exchanged roles. Each role keeps its article."""
         first, second = self.mentions
-        swapped = (second._replace(article=first.article), first._replace(article=second.article))
-        return self._replace(mentions=swapped)
+        new_first = second._replace(article=first.article)
+        new_second = first._replace(article=second.article)
+        return self._replace(mentions=(new_first, new_second))
 
 
 class CaptionPlan(NamedTuple):
-    """The sentences of one caption, about the objects of one scene."""
+    """The sentences of a caption about the objects of a scene.
+
+    Its methods take `described`, one object for each object of the scene: the caption names the attributes of these
+    objects. `None` stands for the objects of the scene, with which the caption is true.
+    """
 
     scene: Scene
     sentences: tuple[Sentence, ...]
 
     def texts(self, described: Sequence[SceneObject] | None = None) -> list[str]:
-        """The sentences in words; `described` (one per object of the scene) gives them other attributes to name."""
-        return [self._worded(sentence, described or self.scene.objects) for sentence in self.sentences]
+        """Returns the sentences in words."""
+        return [self._in_words(sentence, described or self.scene.objects) for sentence in self.sentences]
+
+    def caption(self, described: Sequence[SceneObject] | None = None) -> str:
+        """Returns the whole caption in words."""
+        return " ".join(self.texts(described))
 
     def is_false(self, described: Sequence[SceneObject] | None = None) -> bool:
-        """Whether the scene plainly contradicts at least one sentence of the caption so worded."""
-        return any(self._contradicted(sentence, described or self.scene.objects) for sentence in self.sentences)
+        """Tells whether the scene plainly contradicts at least one sentence."""
+        return any(self._is_contradicted(sentence, described or self.scene.objects) for sentence in self.sentences)
 
-    def phrases(self, boxes: Sequence[list[int]]) -> list[dict[str, Any]]:
-        """Phrases of the caption in order, each text once, with the boxes of every object that it describes.
+    def phrases(self, boxes: Sequence[Box]) -> list[dict[str, Any]]:
+        """Returns the phrases of the true caption, in order and each text once, with their boxes.
 
-        A relation's phrase names both objects and has one box, the union of theirs.
+        The boxes of a noun phrase are those of all the objects that it describes. A relation names two objects and has
+        one box, the union of theirs.
+
+        Args:
+            boxes: The box of each object of the scene.
         """
-        found: dict[str, dict[str, Any]] = {}
+        phrases: dict[str, dict[str, Any]] = {}
         for number, sentence in enumerate(self.sentences):
             for mention in sentence.mentions:
-                noun = mention.words(self.scene.objects[mention.target])
-                kind = "noun" if mention.article or mention.quantity > 1 else "attribute"
-                held = [boxes[thing.depth] for thing in self._meant(mention, self.scene.objects)]
-                found.setdefault(noun, {"text": noun, "boxes": held, "sentence": number, "kind": kind})
+                text = self._noun_of(mention)
+                described = self._objects_meant_by(mention, self.scene.objects)
+                phrase = {
+                    "text": text,
+                    "boxes": [boxes[thing.depth] for thing in described],
+                    "sentence": number,
+                    "kind": "noun" if mention.has_noun else "attribute",
+                }
+                phrases.setdefault(text, phrase)
             if sentence.claim == "zone" or sentence.claim in PLACES:
-                first, *second = [mention.words(self.scene.objects[mention.target]) for mention in sentence.mentions]
-                text = " ".join([first, sentence.link, *(f"the {noun}" for noun in second)])
+                text = self._relation_of(sentence)
                 union = _union([boxes[mention.target] for mention in sentence.mentions])
-                found.setdefault(text, {"text": text, "boxes": [union], "sentence": number, "kind": "relation"})
-        return list(found.values())
+                phrases.setdefault(text, {"text": text, "boxes": [union], "sentence": number, "kind": "relation"})
+        return list(phrases.values())
 
-    def _worded(self, sentence: Sentence, described: Sequence[SceneObject]) -> str:
-        nouns = [mention.text(self._described(mention, described)) for mention in sentence.mentions]
+    def _noun_of(self, mention: Mention) -> str:
+        """Returns a mention in words without its article: "red star"."""
+        return mention.words(self.scene.objects[mention.target])
+
+    def _relation_of(self, sentence: Sentence) -> str:
+        """Returns a relation or a zone as a phrase: "red star above the ring", "red star at the top"."""
+        first, *others = [self._noun_of(mention) for mention in sentence.mentions]
+        return " ".join([first, sentence.link, *(f"the {noun}" for noun in others)])
+
+    def _in_words(self, sentence: Sentence, described: Sequence[SceneObject]) -> str:
+        """Returns a sentence in words, with a capital letter."""
+        nouns = [mention.text(self._description(mention, described)) for mention in sentence.mentions]
         text = sentence.template.format(*nouns, link=sentence.link)
         return text[0].upper() + text[1:]
 
-    def _described(self, mention: Mention, described: Sequence[SceneObject]) -> SceneObject:
-        """Exchanging attributes between objects does not change how many have them: a plural keeps the true values."""
-        return self.scene.objects[mention.target] if mention.quantity > 1 else described[mention.target]
+    def _description(self, mention: Mention, described: Sequence[SceneObject]) -> SceneObject:
+        """Returns the object whose attributes a mention names."""
+        # When objects exchange attributes, as many objects as before have them: a plural keeps its true attributes.
+        objects = self.scene.objects if mention.quantity > 1 else described
+        return objects[mention.target]
 
-    def _meant(self, mention: Mention, described: Sequence[SceneObject]) -> list[SceneObject]:
-        description = self._described(mention, described)
+    def _objects_meant_by(self, mention: Mention, described: Sequence[SceneObject]) -> list[SceneObject]:
+        """Returns the objects of the scene that a mention fits."""
+        description = self._description(mention, described)
         return [thing for thing in self.scene.objects if thing.matches(description, mention.attributes)]
 
-    def _contradicted(self, sentence: Sentence, described: Sequence[SceneObject]) -> bool:
-        meant = [self._meant(mention, described) for mention in sentence.mentions]
+    def _is_contradicted(self, sentence: Sentence, described: Sequence[SceneObject]) -> bool:
+        """Tells whether a sentence is plainly false, whichever of the fitting objects its mentions mean."""
+        meant = [self._objects_meant_by(mention, described) for mention in sentence.mentions]
         if not all(meant):
             return True
-        if sentence.claim == "is":
-            return not any(thing in meant[1] for thing in meant[0])
+        if sentence.claim == "":
+            return False
+        subjects = meant[0]
         if sentence.claim == "zone":
-            return all(outside_zone(thing, sentence.zone) for thing in meant[0])
-        if sentence.claim:
-            relation = RELATIONS[sentence.claim]
-            return all(first is second or relation(second, first) for first, second in itertools.product(*meant))
-        return False
+            return all(is_outside_zone(subject, sentence.zone) for subject in subjects)
+        objects = meant[1]
+        if sentence.claim == "is":
+            return not any(subject in objects for subject in subjects)
+        # A relation that does not hold plainly may still be doubtful. It is wrong if it holds the other way round.
+        relation = RELATIONS[sentence.claim]
+        pairs = itertools.product(subjects, objects)
+        return all(subject is other or relation(other, subject) for subject, other in pairs)
 
 
 @functools.cache
 def _vocabulary(synonym: int) -> dict[str, str]:
-    return {
-        value: words[synonym >> ATTRIBUTES.index(name) & 1]
-        for name, values in SYNONYMS.items()
-        for value, words in values.items()
-    }
+    """Returns the word of each value that has two."""
+    vocabulary = {}
+    for position, name in enumerate(ATTRIBUTES):
+        choice = synonym >> position & 1
+        for value, words in SYNONYMS.get(name, {}).items():
+            vocabulary[value] = words[choice]
+    return vocabulary
 
 
 def _plural(noun: str) -> str:
     return f"{noun}es" if noun == "cross" else f"{noun}s"
 
 
-def _union(boxes: Sequence[list[int]]) -> list[int]:
+def _union(boxes: Sequence[Box]) -> Box:
+    """Returns the smallest box around all boxes."""
     left, top, right, bottom = zip(*boxes, strict=True)
     return [min(left), min(top), max(right), max(bottom)]
