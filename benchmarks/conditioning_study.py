@@ -19,6 +19,7 @@ import json
 import statistics
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,10 @@ from transformers.utils import logging
 from beta_clip_hf import SceneDataset
 from beta_clip_hf.evaluation.benchmarks import load_benchmark
 from beta_clip_hf.evaluation.evaluator import measure
-from beta_clip_hf.evaluation.metrics import bootstrap_interval, embedding_scores, hits_at_k, retrieval_ranks
-from beta_clip_hf.evaluation.results import Figure, figures_to_json, write_values
+from beta_clip_hf.evaluation.intervals import bootstrap_interval
+from beta_clip_hf.evaluation.metrics import hits_at_k, retrieval_ranks
+from beta_clip_hf.evaluation.results import Metric, metrics_to_json, write_values
+from beta_clip_hf.evaluation.scores import embedding_scores
 from beta_clip_hf.evaluation.shortlists import best_candidates, reranked
 from beta_clip_hf.inference.embedder import Embedder
 from beta_clip_hf.inference.identity import environment
@@ -94,30 +97,30 @@ def train(args: argparse.Namespace, weight: float, seed: int, folder: Path) -> t
 
 
 def test_parts(args: argparse.Namespace) -> dict[str, tuple[list[Any], bool]]:
-    """The rows to measure on, and whether their images are squashed, by the first part of the figures' names."""
+    """The rows to measure on, and whether their images are squashed, by part of the benchmark."""
     if args.data == "scenes":
         rows = SceneDataset(args.test_scenes, seed=1, level="easy", image_size=64)
         return {"": ([{name: row[name] for name in row if name != "phrases"} for row in rows], False)}
     parts = {part.name: part for part in load_benchmark("photos", args.photos / "test.jsonl").parts}
     captioned = [{name: row[name] for name in row if name != "phrases"} for row in parts[""].rows]
-    return {"": (captioned, False), "fg_ovd/": (list(parts["fg_ovd"].rows), True)}
+    return {"": (captioned, False), "fg_ovd": (list(parts["fg_ovd"].rows), True)}
 
 
 def run(args: argparse.Namespace, method: str, seed: int, folder: Path) -> None:
-    """Trains one model, measures it, and writes its figures, the values they are means of, and the curve."""
+    """Trains one model, measures it, and writes its metrics, the values that they are the means of, and the curve."""
     trainer, seconds = train(args, METHODS[method], seed, folder)
     model, processor = trainer.model.eval(), trainer.processing_class
-    figures: dict[str, Figure] = {}
-    for prefix, (rows, squash) in test_parts(args).items():
-        of_part = measure(Embedder(model, processor, squash=squash), rows).figures
-        figures |= {f"{prefix}{name}": figure for name, figure in of_part.items()}
-    write_values(figures, folder, "all")
+    metrics: list[Metric] = []
+    for part, (rows, squash) in test_parts(args).items():
+        for metric in measure(Embedder(model, processor, squash=squash), rows).metrics:
+            metrics.append(replace(metric, name=replace(metric.name, part=part)))
+    write_values(metrics, folder, "all")
     record = {
         "method": method,
         "seed": seed,
         "cpu_seconds_of_training": round(seconds, 1),
         "settings": {name: str(value) for name, value in vars(args).items()},
-        "figures": figures_to_json(figures),
+        "figures": metrics_to_json(metrics),
     }
     if seed == args.seeds[0]:
         record["curve"] = curve(Embedder(model, processor), test_parts(args)[""][0])

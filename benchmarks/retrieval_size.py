@@ -19,14 +19,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from beta_clip_hf.evaluation.metrics import (
-    DEFAULT_KS,
-    RetrievalRanks,
-    bootstrap_interval,
-    embedding_scores,
-    hits_at_k,
-    retrieval_ranks,
-)
+from beta_clip_hf.evaluation.intervals import bootstrap_interval
+from beta_clip_hf.evaluation.metrics import DEFAULT_KS, RetrievalRanks, hits_at_k, retrieval_ranks
+from beta_clip_hf.evaluation.scores import embedding_scores
 from beta_clip_hf.inference.identity import environment
 
 

@@ -28,13 +28,7 @@ FLOORS = (
 # Arrows along a floor: a sweep of interpolated models evaluates each of them; `python -m beta_clip_hf` is `beta-clip`.
 SIDEWAYS = {("release", "evaluation"), ("__main__", COMMAND_LINE)}
 # Modules whose command still stands in the library. Each leaves this set as it moves to the command line.
-MOVING = {
-    f"{LIBRARY}/{name}.py"
-    for name in (
-        "demo/app",
-        "evaluation/compare",
-    )
-}
+MOVING = {f"{LIBRARY}/{name}.py" for name in ("demo/app",)}
 OUTSIDE_OF_CORE = {"torch", "transformers", "huggingface_hub", "ftfy"}
 # `forward` of a transformers model takes every tensor of the batch by name.
 MANY_PARAMETERS = {("beta_clip_hf/model/modeling_beta_clip.py", "forward")}
@@ -157,7 +151,9 @@ def test_core_can_be_saved_to_the_hub() -> None:
         "model/loss_beta_clip.py",
         "model/tiled_beta_clip.py",
         "model/logit_tiles_beta_clip.py",
+        "evaluation/intervals.py",
         "evaluation/metrics.py",
+        "evaluation/scores.py",
     ],
 )
 def test_pure_functions_know_no_processes(module: str) -> None:

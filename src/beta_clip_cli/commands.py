@@ -48,7 +48,6 @@ COMMANDS = (
         ("compare",),
         "Compare two results on the same data: paired differences with intervals.",
         "beta-clip compare runs/before/evaluation/results.json runs/photos/evaluation/results.json",
-        home="beta_clip_hf.evaluation.compare",
     ),
     Command(
         ("convert", "b-clip"),

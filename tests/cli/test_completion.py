@@ -66,7 +66,7 @@ def test_every_command_and_option_is_in_the_script(shell, capsys):
 
 
 def test_a_command_without_its_extra_is_left_out_and_said(monkeypatch, capsys, caplog):
-    monkeypatch.setitem(sys.modules, "beta_clip_hf.evaluation.compare", None)
+    monkeypatch.setitem(sys.modules, "beta_clip_cli.compare", None)
     assert cli.main(["completion", "bash"]) == 0
     script = capsys.readouterr().out
     assert "_shtab_beta_clip_compare" in script and "_shtab_beta_clip_compare___seed" not in script

@@ -9,7 +9,8 @@ from safetensors.torch import save_file
 
 from beta_clip_cli import main as cli
 from beta_clip_hf.evaluation.compare import compare, format_comparison
-from beta_clip_hf.evaluation.metrics import bootstrap_interval
+from beta_clip_hf.evaluation.intervals import bootstrap_interval
+from beta_clip_hf.evaluation.metric_names import MetricName
 from evaluation import naive_metrics as naive
 
 
@@ -38,10 +39,24 @@ RULES = {"images": "squashed", "dtype": "float32"}
 def write(folder, values, *, clusters=IMAGE_OF_ITEM, median=7.0, task="urban1k", **changed):
     """A directory as `beta-clip evaluate` leaves it, of one task."""
     figures = {
-        name: {"value": float(one.double().mean()), "chance": 0.1, "low": 0.0, "high": 1.0, "count": len(one)}
-        for name, one in values.items()
+        name: {
+            "value": float(items.double().mean()),
+            "chance": 0.1,
+            "low": 0.0,
+            "high": 1.0,
+            "count": len(items),
+            "name": MetricName("long", "cls", name).to_json(),
+        }
+        for name, items in values.items()
     }
-    figures["median_rank"] = {"value": median, "chance": 30.5, "low": None, "high": None, "count": len(clusters)}
+    figures["median_rank"] = {
+        "value": median,
+        "chance": 30.5,
+        "low": None,
+        "high": None,
+        "count": len(clusters),
+        "name": MetricName("long", "cls", "median_rank").to_json(),
+    }
     result = {
         "protocol": "urban1k/v1",
         "protocol_hash": "12ab",

@@ -14,6 +14,7 @@ from beta_clip_hf.evaluation.hard_negatives import (
 from beta_clip_hf.evaluation.probes import run_probes
 from beta_clip_hf.inference.embedder import Embedder
 from evaluation.colours import ColourModel, ColourProcessor
+from evaluation.probe_helpers import metrics_of
 
 
 def rows_of(count):
@@ -55,7 +56,8 @@ def test_both_scores_equal_a_loop_over_groups(tiny_model, tiny_processor):
             hits["cls"].append(int(torch.cosine_similarity(image, texts).argmax()) == 0)
             hits["conditioned"].append(int(torch.cosine_similarity(conditioned, texts).argmax()) == 0)
     embedder = Embedder(tiny_model, tiny_processor, batch_size=2)
-    figures, counts, *_ = run_probes(embedder, rows, [HardNegativeProbe("foils", embedder, choices_of(groups))])
+    probe = HardNegativeProbe("foils", embedder, choices_of(groups))
+    figures, counts = metrics_of(embedder, rows, [probe]), run_probes(embedder, rows, [probe]).counts
     assert counts == {"foils": 4}
     assert 0 < sum(hits["cls"] + hits["conditioned"]) < 8
     for score, expected in hits.items():
@@ -68,7 +70,7 @@ def test_a_negative_that_repeats_the_true_text_is_a_tie():
     rows = [{"image": Image.new("RGB", (32, 32), "red"), "caption": "red"}]
     embedder = Embedder(ColourModel(), ColourProcessor())
     for group, expected in ((["red", "red", "blue"], 1 / 2), (["red", "blue"], 1), (["blue", "red"], 0)):
-        figures = run_probes(embedder, rows, [HardNegativeProbe("foils", embedder, choices_of([[group]]))]).figures
+        figures = metrics_of(embedder, rows, [HardNegativeProbe("foils", embedder, choices_of([[group]]))])
         assert figures["foils/cls/accuracy"].value == expected
 
 
@@ -76,7 +78,7 @@ def test_a_pooler_that_leaks_the_text_is_at_chance():
     rows = [{"image": Image.new("RGB", (32, 32), "red"), "caption": "red"}]
     embedder = Embedder(ColourModel(), ColourProcessor())
     probe = HardNegativeProbe("foils", embedder, choices_of([[["red", "green", "blue"]]]))
-    figures = run_probes(embedder, rows, [probe]).figures
+    figures = metrics_of(embedder, rows, [probe])
     assert figures["foils/conditioned/accuracy"].value == pytest.approx(1 / 3)
     assert figures["foils/cls/accuracy"].value == 1
 
@@ -86,7 +88,7 @@ def test_each_group_is_asked_of_its_own_image():
     rows = [{"image": Image.new("RGB", (32, 32), colour), "caption": colour} for colour in colours]
     embedder = Embedder(ColourModel(), ColourProcessor(), batch_size=3)
     groups = [[["red", "blue"]], [["blue", "red"], ["blue", "green"]], []]
-    figures = run_probes(embedder, rows, [HardNegativeProbe("foils", embedder, choices_of(groups))]).figures
+    figures = metrics_of(embedder, rows, [HardNegativeProbe("foils", embedder, choices_of(groups))])
     assert figures["foils/cls/accuracy"].value == 1
 
 
@@ -97,7 +99,7 @@ def test_each_kind_has_figures_against_its_own_negatives():
     texts = [["red", "red", "blue"], ["blue", "green", "red"], ["red", "green", "blue"]]
     kinds = [["hard", "easy"], ["easy", "hard"], ["easy", "easy"]]
     choices = [[Choice(*one)] for one in zip(texts, kinds, strict=True)]
-    figures = run_probes(embedder, rows, [HardNegativeProbe("foils", embedder, choices)]).figures
+    figures = metrics_of(embedder, rows, [HardNegativeProbe("foils", embedder, choices)])
     assert figures["foils/cls/accuracy"].value == pytest.approx((1 / 2 + 0 + 1) / 3)
     hard, easy = figures["foils[hard]/cls/accuracy"], figures["foils[easy]/cls/accuracy"]
     assert (hard.count, hard.chance, hard.value) == (2, 0.5, pytest.approx((1 / 2 + 0) / 2))
@@ -111,7 +113,7 @@ def test_each_subset_has_figures_of_its_own():
     rows = [{"image": Image.new("RGB", (32, 32), "red"), "caption": "red"}]
     embedder = Embedder(ColourModel(), ColourProcessor())
     choices = [Choice(["red", "blue"], subset="a"), Choice(["blue", "red"], subset="b"), Choice(["red", "green"])]
-    figures = run_probes(embedder, rows, [HardNegativeProbe("foils", embedder, [choices])]).figures
+    figures = metrics_of(embedder, rows, [HardNegativeProbe("foils", embedder, [choices])])
     accuracy = {name: figure.value for name, figure in figures.items() if "/cls/" in name}
     assert accuracy == {
         "foils/cls/accuracy": pytest.approx(2 / 3), "foils[a]/cls/accuracy": 1, "foils[b]/cls/accuracy": 0

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from beta_clip_hf.evaluation.intervals import bootstrap_interval
 from beta_clip_hf.evaluation.metrics import (
-    bootstrap_interval,
     chance_ranks,
     expected_ranks,
     hard_negative_accuracy,
@@ -129,7 +129,7 @@ def test_a_table_of_hard_negatives_equals_the_loop():
     [
         (torch.zeros(3), torch.tensor([0, 1, 1]), "group 0 has none"),
         (torch.zeros(4), torch.tensor([0, 0, 1, 0]), "non-decreasing"),
-        (torch.zeros(4), torch.tensor([0, 0, 1]), r"must both be \(N,\)"),
+        (torch.zeros(4), torch.tensor([0, 0, 1]), r"must both have the shape \(texts,\)"),
         (torch.tensor([0.0, torch.nan]), torch.tensor([0, 0]), "NaN"),
         (torch.zeros(0), torch.zeros(0, dtype=torch.long), "at least 1"),
         (torch.zeros(4), None, "groups, texts"),
@@ -175,8 +175,8 @@ def test_bootstrap_of_one_value_is_a_point():
     [
         ([torch.nan, 1.0], None, "values must be finite"),
         ([torch.inf, 1.0], None, "values must be finite"),
-        ([0.0, 1.0, 1.0], [0, 1], r"must both be \(N,\), but are \(3,\), \(2,\)"),
-        ([0.0, 1.0], [0, 1, 1], r"must both be \(N,\), but are \(2,\), \(3,\)"),
+        ([0.0, 1.0, 1.0], [0, 1], r"must both have the shape \(values,\), but have \(3,\), \(2,\)"),
+        ([0.0, 1.0], [0, 1, 1], r"must both have the shape \(values,\), but have \(2,\), \(3,\)"),
         ([], None, "number of values must be at least 1"),
     ],
 )

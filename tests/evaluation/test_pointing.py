@@ -16,7 +16,7 @@ GRID = (4, 5)
 
 
 def box_coverage(boxes, grid):
-    return box_cells([boxes], grid).coverage_NHW[0]
+    return box_cells([boxes], grid).coverage_IYX[0]
 
 
 # Edges at multiples of 1/40 and 1/50: the naive raster with ten points a side is then exact.

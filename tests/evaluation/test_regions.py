@@ -10,6 +10,7 @@ from beta_clip_hf.evaluation.regions import LocalisationProbe
 from beta_clip_hf.inference.embedder import Embedder
 from evaluation.colours import ColourModel, ColourProcessor
 from evaluation.naive_metrics import pointing_hit, raster
+from evaluation.probe_helpers import metrics_of
 
 
 def coloured_row(image_size, painted, phrases):
@@ -23,8 +24,8 @@ def coloured_row(image_size, painted, phrases):
 
 def localise(rows, batch_size=2, model=None):
     embedder = Embedder(model or ColourModel(), ColourProcessor(), batch_size=batch_size)
-    figures, counts, *_ = run_probes(embedder, rows, [LocalisationProbe(embedder, rows)])
-    return figures, counts
+    measured = run_probes(embedder, rows, [LocalisationProbe(embedder, rows)])
+    return {str(metric.name): metric for metric in measured.metrics}, measured.counts
 
 
 @pytest.mark.parametrize("image_size", [(128, 64), (64, 128), (64, 64)])
@@ -203,7 +204,7 @@ def test_all_figures_equal_loops_over_phrases(tiny_model, tiny_processor):
                 values.setdefault(f"{name}/pointing", []).append(pointing_hit(one.tolist(), own))
                 values.setdefault(f"{name}/mass_inside", []).append(mass)
     embedder = Embedder(tiny_model, tiny_processor, batch_size=2)
-    figures = run_probes(embedder, rows, [LocalisationProbe(embedder, rows)]).figures
+    figures = metrics_of(embedder, rows, [LocalisationProbe(embedder, rows)])
     assert len(values) == 1 + 2 * (3 + 8) and 0 < sum(values["region/grounding"]) < 9
     for name, expected in values.items():
         assert len(expected) == 9

@@ -3,14 +3,16 @@ import torch
 from PIL import Image
 
 from beta_clip_hf.evaluation import retrieval
+from beta_clip_hf.evaluation.evaluator import evaluate
 from beta_clip_hf.evaluation.metrics import MatchRanks, hits_at_k, match_ranks, recall_at_k
 from beta_clip_hf.evaluation.probes import run_probes
-from beta_clip_hf.evaluation.retrieval import RetrievalEvaluator, RetrievalProbe, cross_fitted, first_copies
+from beta_clip_hf.evaluation.retrieval import RetrievalProbe, cross_fitted, first_copies
 from beta_clip_hf.evaluation.shortlists import best_candidates, reranked
 from beta_clip_hf.inference.embedder import Embedder, read_texts
 from beta_clip_hf.inference.shards import Shards
 from evaluation import naive_metrics
 from evaluation.colours import ColourModel, ColourProcessor
+from evaluation.probe_helpers import metrics_of
 
 
 def rows_of(count, captions_per_image):
@@ -37,15 +39,15 @@ def test_both_scores_equal_loops_over_single_images_and_texts(tiny_model, tiny_p
                 conditioned = tiny_model.get_text_conditioned_image_features(pixels, ids)[0]
             scores["cls"][i, t] = torch.cosine_similarity(image, embed, dim=0)
             scores["all_pairs"][i, t] = conditioned @ embed / embed.norm()
-    figures = RetrievalEvaluator(ks=(1, 2, 5), batch_size=3)(tiny_model, tiny_processor, rows)
+    figures = evaluate(tiny_model, tiny_processor, rows, ks=(1, 2, 5), batch_size=3)["figures"]
     values = set()
     for name, scores_BT in scores.items():
         image_to_text = recall_at_k(scores_BT, image_index == torch.arange(7)[:, None], (1, 2, 5))
         text_to_image = recall_at_k(scores_BT.T, image_index, (1, 2, 5))
         for k in (1, 2, 5):
             values |= {image_to_text[k], text_to_image[k]}
-            assert figures[f"short/{name}/image_to_text/R@{k}"].value == pytest.approx(image_to_text[k])
-            assert figures[f"short/{name}/text_to_image/R@{k}"].value == pytest.approx(text_to_image[k])
+            assert figures[f"short/{name}/image_to_text/R@{k}"]["value"] == pytest.approx(image_to_text[k])
+            assert figures[f"short/{name}/text_to_image/R@{k}"]["value"] == pytest.approx(text_to_image[k])
     assert len(values) > 4
 
 
@@ -54,33 +56,33 @@ def colour_rows(colours, **extra):
 
 
 def test_planted_colours_are_found_by_cls():
-    figures = RetrievalEvaluator()(ColourModel(), ColourProcessor(), colour_rows(["red", "green", "blue"]))
-    assert figures["long/cls/image_to_text/R@1"].value == figures["long/cls/text_to_image/R@1"].value == 1
-    assert figures["long/cls/text_to_image/R@1"].chance == pytest.approx(1 / 3)
-    assert figures["long/cls/text_to_image/median_rank"].value == 1
+    figures = evaluate(ColourModel(), ColourProcessor(), colour_rows(["red", "green", "blue"]))["figures"]
+    assert figures["long/cls/image_to_text/R@1"]["value"] == figures["long/cls/text_to_image/R@1"]["value"] == 1
+    assert figures["long/cls/text_to_image/R@1"]["chance"] == pytest.approx(1 / 3)
+    assert figures["long/cls/text_to_image/median_rank"]["value"] == 1
 
 
 def test_a_pooler_that_leaks_the_text_is_at_chance():
     """v_{i|t} = u_t whatever the image: conditioning each image on its own caption would make that 100 %."""
-    figures = RetrievalEvaluator()(ColourModel(), ColourProcessor(), colour_rows(["red", "green", "blue"]))
+    figures = evaluate(ColourModel(), ColourProcessor(), colour_rows(["red", "green", "blue"]))["figures"]
     for direction in ("image_to_text", "text_to_image"):
         figure = figures[f"long/all_pairs/{direction}/R@1"]
-        assert figure.value == pytest.approx(figure.chance) == pytest.approx(1 / 3)
-        assert figures[f"long/all_pairs/{direction}/median_rank"].value == 2
+        assert figure["value"] == pytest.approx(figure["chance"]) == pytest.approx(1 / 3)
+        assert figures[f"long/all_pairs/{direction}/median_rank"]["value"] == 2
 
 
 def test_equal_captions_share_the_hit():
-    figures = RetrievalEvaluator()(ColourModel(), ColourProcessor(), colour_rows(["red", "red", "blue"]))
-    assert figures["long/cls/image_to_text/R@1"].value == pytest.approx((1 / 2 + 1 / 2 + 1) / 3)
+    figures = evaluate(ColourModel(), ColourProcessor(), colour_rows(["red", "red", "blue"]))["figures"]
+    assert figures["long/cls/image_to_text/R@1"]["value"] == pytest.approx((1 / 2 + 1 / 2 + 1) / 3)
 
 
 def test_which_texts_are_measured():
-    evaluator = RetrievalEvaluator(conditioned=False, ks=(1,))
     model, processor = ColourModel(), ColourProcessor()
     long, short = ({f"{name}/cls/{way}" for way in ("image_to_text", "text_to_image")} for name in ("long", "short"))
 
     def measured(rows):
-        return {name.rsplit("/", 1)[0] for name in evaluator(model, processor, rows)}
+        figures = evaluate(model, processor, rows, conditioned=False, ks=(1,))["figures"]
+        return {name.rsplit("/", 1)[0] for name in figures}
 
     assert measured(colour_rows(["red", "blue"])) == long
     assert measured(colour_rows(["red", "blue"], short_caption="green")) == long | short
@@ -93,12 +95,12 @@ def test_several_captions_count_each_as_a_query_and_any_as_a_hit():
         {"image": Image.new("RGB", (32, 32), "red"), "caption": "red", "captions": ["blue", "red"]},
         {"image": Image.new("RGB", (32, 32), "lime"), "caption": "green", "captions": ["green"]},
     ]
-    figures = RetrievalEvaluator(conditioned=False)(ColourModel(), ColourProcessor(), rows)
+    figures = evaluate(ColourModel(), ColourProcessor(), rows, conditioned=False)["figures"]
     to_text, to_image = figures["short/cls/image_to_text/R@1"], figures["short/cls/text_to_image/R@1"]
-    assert (to_text.count, to_image.count) == (2, 3)
-    assert to_text.value == 1  # "blue" is wrong of both images, tied between them: (1/2 + 1 + 1) / 3
-    assert to_image.value == pytest.approx(2.5 / 3)
-    assert to_text.chance == pytest.approx((2 / 3 + 1 / 3) / 2) and to_image.chance == pytest.approx(1 / 2)
+    assert (to_text["count"], to_image["count"]) == (2, 3)
+    assert to_text["value"] == 1  # "blue" is wrong of both images, tied between them: (1/2 + 1 + 1) / 3
+    assert to_image["value"] == pytest.approx(2.5 / 3)
+    assert to_text["chance"] == pytest.approx((2 / 3 + 1 / 3) / 2) and to_image["chance"] == pytest.approx(1 / 2)
 
 
 def planted(seed=0, num_images=40):
@@ -162,11 +164,11 @@ def test_a_model_that_scores_all_alike_is_at_chance(tiny_model, tiny_processor, 
         getattr(tiny_model, name).weight.data.zero_()
     for most_pairs in (retrieval.MOST_PAIRS, 0):
         monkeypatch.setattr(retrieval, "MOST_PAIRS", most_pairs)
-        figures = RetrievalEvaluator(ks=(1, 3, 6))(tiny_model, tiny_processor, rows_of(9, lambda i: 1 + i % 3))
+        figures = evaluate(tiny_model, tiny_processor, rows_of(9, lambda i: 1 + i % 3), ks=(1, 3, 6))["figures"]
         of_shortlists = {name: figure for name, figure in figures.items() if "/rerank@" in name}
         assert len(of_shortlists) == 2 * 2 * 2 * 4
         for name, figure in of_shortlists.items():
-            assert figure.value == pytest.approx(figure.chance), name
+            assert figure["value"] == pytest.approx(figure["chance"]), name
 
 
 @pytest.mark.parametrize("most_pairs", [retrieval.MOST_PAIRS, 0])
@@ -188,16 +190,16 @@ def test_copies_of_one_image_are_tied_in_any_batch(tiny_model, tiny_processor, m
     for swapped in (False, True):
         if swapped:
             rows[0], rows[4] = ({**rows[i], "captions": rows[4 - i]["captions"]} for i in (0, 4))
-        found = RetrievalEvaluator(ks=(1,), batch_size=4)(tiny_model, tiny_processor, rows)
-        by_text[swapped] = {name: figure.value for name, figure in found.items() if "/text_to_image/" in name}
+        found = evaluate(tiny_model, tiny_processor, rows, ks=(1,), batch_size=4)["figures"]
+        by_text[swapped] = {name: figure["value"] for name, figure in found.items() if "/text_to_image/" in name}
     assert by_text[False] == by_text[True] and any("rerank@4" in name for name in by_text[False])
 
     for row in rows:
         row["image"] = rows[0]["image"]
-    figures = RetrievalEvaluator(ks=(1, 2), batch_size=4)(tiny_model, tiny_processor, rows)
+    figures = evaluate(tiny_model, tiny_processor, rows, ks=(1, 2), batch_size=4)["figures"]
     for name, figure in figures.items():
         if "/text_to_image/" in name:
-            assert figure.value == pytest.approx(figure.chance), name
+            assert figure["value"] == pytest.approx(figure["chance"]), name
 
 
 def test_the_first_copy_of_each_image():
@@ -207,13 +209,13 @@ def test_the_first_copy_of_each_image():
 
 def test_ranks_are_found_once(tiny_model, tiny_processor, monkeypatch):
     calls = []
-    found_ranks = RetrievalProbe._found_ranks
-    monkeypatch.setattr(RetrievalProbe, "_found_ranks", lambda *args: calls.append(1) or found_ranks(*args))
+    compute_ranks = RetrievalProbe._compute_ranks
+    monkeypatch.setattr(RetrievalProbe, "_compute_ranks", lambda *args: calls.append(1) or compute_ranks(*args))
     embedder, rows = Embedder(tiny_model, tiny_processor), rows_of(3, lambda i: 1)
     probe = RetrievalProbe("short", embedder, [row["captions"] for row in rows])
     for runs in (1, 2):  # each run has its own
         measured = run_probes(embedder, rows, [probe])
-        assert len(calls) == runs and measured.figures and measured.reports["short"]["curves"]
+        assert len(calls) == runs and measured.metrics and measured.reports["short"]["curves"]
 
 
 def test_a_shortlist_of_everything_is_the_second_score_alone():
@@ -237,24 +239,24 @@ def test_a_setting_is_chosen_on_the_other_half_of_the_queries():
 
 
 def test_the_sum_and_reranking_are_figures_of_their_own(tiny_model, tiny_processor):
-    figures = RetrievalEvaluator(ks=(1,))(tiny_model, tiny_processor, rows_of(18, lambda i: 1))
+    figures = evaluate(tiny_model, tiny_processor, rows_of(18, lambda i: 1), ks=(1,))["figures"]
     scores = {name.split("/")[1] for name in figures}
     assert scores == {"cls", "all_pairs", "rerank@16", "sum"}
-    assert all(0 <= figures[f"long/{score}/image_to_text/R@1"].value <= 1 for score in scores)
+    assert all(0 <= figures[f"long/{score}/image_to_text/R@1"]["value"] <= 1 for score in scores)
 
 
-def figures_of(model, processor, rows, folder=None):
+def measured_metrics(model, processor, rows, folder=None):
     embedder = Embedder(model, processor, batch_size=4, shards=Shards(folder))
-    return run_probes(embedder, rows, retrieval.retrieval_probes(embedder, read_texts(rows), ks=(1, 2))).figures
+    return metrics_of(embedder, rows, retrieval.retrieval_probes(embedder, read_texts(rows), ks=(1, 2)))
 
 
 def test_shortlists_of_a_second_pass_give_what_all_pairs_give(tiny_model, tiny_processor, monkeypatch, tmp_path):
     rows = rows_of(11, lambda i: 1 + i % 3)
     rows[3]["captions"] = rows[7]["captions"] = ["a photo of both"]  # copies stay tied
     monkeypatch.setattr(retrieval, "RERANKED", (2, 5))
-    whole = figures_of(tiny_model, tiny_processor, rows)
+    whole = measured_metrics(tiny_model, tiny_processor, rows)
     monkeypatch.setattr(retrieval, "MOST_PAIRS", 0)
-    in_two_passes = figures_of(tiny_model, tiny_processor, rows, tmp_path)
+    in_two_passes = measured_metrics(tiny_model, tiny_processor, rows, tmp_path)
     kinds = {"cls", "rerank@2", "rerank@5"}
     assert in_two_passes == {name: figure for name, figure in whole.items() if name.split("/")[1] in kinds}
     assert {name.split("/")[1] for name in whole} == kinds | {"all_pairs", "sum"}
@@ -264,7 +266,7 @@ def test_shortlists_of_a_second_pass_give_what_all_pairs_give(tiny_model, tiny_p
         raise AssertionError("what was kept is not measured again")
 
     monkeypatch.setattr(Embedder, "images", lambda *args: iter(()) if not args[2] else encoded_again())
-    assert figures_of(tiny_model, tiny_processor, rows, tmp_path) == in_two_passes
+    assert measured_metrics(tiny_model, tiny_processor, rows, tmp_path) == in_two_passes
 
 
 def test_the_best_candidates_of_both_ways(monkeypatch):

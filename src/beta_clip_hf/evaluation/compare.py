@@ -1,82 +1,103 @@
 """
-`beta-clip compare`: is one model better than another? Differences between two results, item by item.
+Compares two results on the same data, item by item: is one model better than the other?
 
-Both models were asked the same questions, so each question has a difference of its own: their mean has a far narrower
-interval than the two figures have, as what is hard for one model is mostly hard for the other.
-
-Letters: N items of a figure: queries, groups or phrases.
+Both models were asked the same questions, so each question has a difference of its own. The mean of the differences has
+a far narrower interval than the two metrics have, because what is hard for one model is mostly hard for the other.
 """
 
-import argparse
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from beta_clip_cli.reports import Report, add_json_argument, reporting
+from ..visualize.tables import format_markdown_table
+from .intervals import bootstrap_interval
+from .metric_names import MetricName
+from .results import SCHEMA, cluster_key
 
-from ..files import write_json
-from .metrics import bootstrap_interval
-from .results import SCHEMA
-
-
-logger = logging.getLogger(__name__)
 
 SAME_IN_BOTH = ("protocol", "data_hash", "subset")
-ROUNDING = 1e-5  # values are kept in float32
+# Values are stored in float32, so their mean differs from the metric by rounding.
+ROUNDING = 1e-5
 MARK = "*"
+TABLE_HEADER = ("", "A", "B", "B − A", "95 % interval", "", "n", "images changed")
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One figure of two results. Shares are in [0, 1]; a rank is better where it is lower."""
+    """Difference of one metric between two results. Shares are in [0, 1]; a rank is better if it is lower."""
 
     a: float
     b: float
     difference: float
     """b - a."""
     low: float | None = None
+    """Lower end of the 95 % interval; `None` for a metric that is no mean, or that is of one image only."""
     high: float | None = None
-    """The ends of the 95 % interval of the difference; `None` for a figure that is no mean, or of one image only."""
+    """Upper end of the interval."""
     count: int = 0
-    """Items."""
+    """Number of items."""
     clusters: int = 0
-    """Images, which are resampled whole."""
+    """Number of images, which are resampled whole."""
     clusters_changed: int = 0
-    """Images of which any item differs between the two."""
+    """Number of images of which any item differs between the two results."""
     excludes_zero: bool = False
-    """Whether the interval does."""
+    """Whether the interval excludes 0."""
+
+
+class _Result(NamedTuple):
+    """The result of one task on one side of the comparison."""
+
+    record: Mapping[str, Any]
+    """What results.json says of the task."""
+    values: Mapping[str, Tensor]
+    """Values of its items, as `write_values` has written them."""
+
+    @property
+    def metrics(self) -> Mapping[str, Any]:
+        return self.record["figures"]
+
+
+class _Items(NamedTuple):
+    """The items that a metric is the mean of."""
+
+    values_I: Tensor
+    """(I,) float64."""
+    cluster_index_I: Tensor
+    """(I,) int64: the image of each item."""
 
 
 def compare(
     path_a: str | Path, path_b: str | Path, *, tasks: Sequence[str] | None = None, seed: int = 0
 ) -> dict[str, Any]:
     """
-    The differences B - A of all figures that two results of `beta-clip evaluate` have in common, with the interval of a
-    paired bootstrap: images are drawn, each with the items of both models.
+    Computes the differences B - A of all metrics that two results of `beta-clip evaluate` have in common.
+
+    The intervals are those of a paired bootstrap: images are drawn, each with the items of both models.
 
     Args:
-        path_a, path_b: Each a results.json, with its `values/` beside it, or the directory of both.
-        tasks: Which tasks to compare; by default those that both have.
-        seed: Of the bootstrap.
+        path_a: A results.json with its `values/` beside it, or the directory of both.
+        path_b: The same of the other model.
+        tasks: Tasks to compare; by default those that both results have.
+        seed: Seed of the bootstrap.
 
     Returns:
-        A dict, ready for JSON, of `schema`, `a` and `b` (path and model), `seed` and `tasks`: by task what is the same
-        in both (protocol, the hash of the data), `dtypes` of the two models, `figures` (by name the fields of a
-        [`Difference`]) and `left_out`, the figures that only one of the two has.
+        A dict, ready for JSON, of `schema`, `a` and `b` (path and model), `seed` and `tasks`. Each task has what is the
+        same in both (protocol, hash of the data), the `dtypes` of the two models, `figures` (for each metric by name,
+        the fields of a [`Difference`] and the parts of its `name`) and `left_out`, the metrics that only one result
+        has.
 
     Raises:
-        ValueError: where a file is not of `beta-clip evaluate`, there is no task to compare, or a task differs in its
+        ValueError: if a file is not of `beta-clip evaluate`, there is no task to compare, or a task differs in its
             protocol, its data or its items.
-        FileNotFoundError: where a file is missing.
+        FileNotFoundError: if a file is missing.
     """
-    path_a, path_b = (Path(path) / "results.json" if Path(path).is_dir() else Path(path) for path in (path_a, path_b))
+    path_a, path_b = _results_path(path_a), _results_path(path_b)
     a, b = _read(path_a), _read(path_b)
     if tasks is None:
         tasks = [task for task in a["tasks"] if task in b["tasks"]]
@@ -86,65 +107,75 @@ def compare(
         for path, results in ((path_a, a), (path_b, b)):
             if task not in results["tasks"]:
                 raise ValueError(f"tasks must be of those in {path}, {_names(results)}, but one is {task!r}")
+    compared = {}
+    for task in tasks:
+        result_a = _Result(a["tasks"][task], _read_values(path_a, task))
+        result_b = _Result(b["tasks"][task], _read_values(path_b, task))
+        compared[task] = _compare_task(task, result_a, result_b, seed)
     return {
         "schema": 1,
         "a": {"path": str(path_a), "model": a["model"]},
         "b": {"path": str(path_b), "model": b["model"]},
         "seed": seed,
-        "tasks": {
-            task: _compare_task(
-                task,
-                (a["tasks"][task], _values(path_a, task)),
-                (b["tasks"][task], _values(path_b, task)),
-                seed,
-            )
-            for task in tasks
-        },
+        "tasks": compared,
     }
 
 
-Side = tuple[Mapping[str, Any], Mapping[str, Tensor]]
-"""One result of a task: what results.json says, and its values."""
+def _results_path(path: str | Path) -> Path:
+    path = Path(path)
+    return path / "results.json" if path.is_dir() else path
 
 
-def _compare_task(task: str, a: Side, b: Side, seed: int) -> dict[str, Any]:
-    for name in SAME_IN_BOTH:
-        if a[0].get(name) != b[0].get(name):
+def _compare_task(task: str, a: _Result, b: _Result, seed: int) -> dict[str, Any]:
+    _check_comparable(task, a.record, b.record)
+    common = [key for key in a.metrics if key in b.metrics]
+    differences = {}
+    for key in common:
+        name = MetricName.from_record(key, a.metrics[key])
+        differences[key] = {**asdict(_difference(task, key, a, b, seed)), "name": name.to_json()}
+    return {
+        **{field: a.record.get(field) for field in SAME_IN_BOTH},
+        "dtypes": [a.record["rules"]["dtype"], b.record["rules"]["dtype"]],
+        "figures": differences,
+        "left_out": [key for key in (*a.metrics, *b.metrics) if key not in differences],
+    }
+
+
+def _check_comparable(task: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> None:
+    """Checks that two results of a task are about the same questions. Only the precision of the models may differ."""
+    for field in SAME_IN_BOTH:
+        if a.get(field) != b.get(field):
             raise ValueError(
-                f"{name} of task {task} must be the same in both results, but is {a[0].get(name)!r} and "
-                f"{b[0].get(name)!r}"
+                f"{field} of task {task} must be the same in both results, but is {a.get(field)!r} and {b.get(field)!r}"
             )
-    rules_a, rules_b = a[0]["rules"], b[0]["rules"]
-    differing = [name for name in {**rules_a, **rules_b} if rules_a.get(name) != rules_b.get(name)]
-    hash_a, hash_b = a[0]["protocol_hash"], b[0]["protocol_hash"]
+    rules_a, rules_b = a["rules"], b["rules"]
+    differing = [rule for rule in {**rules_a, **rules_b} if rules_a.get(rule) != rules_b.get(rule)]
+    hash_a, hash_b = a["protocol_hash"], b["protocol_hash"]
     if hash_a != hash_b and differing != ["dtype"]:
         which = f", with other rules of {', '.join(differing)}" if differing else ""
         raise ValueError(
             f"protocol_hash of task {task} must be the same in both results, but is {hash_a!r} and {hash_b!r}{which}"
         )
-    in_a, in_b = a[0]["figures"], b[0]["figures"]
-    return {
-        **{name: a[0].get(name) for name in SAME_IN_BOTH},
-        "dtypes": [rules_a["dtype"], rules_b["dtype"]],
-        "figures": {name: asdict(_difference(task, name, a, b, seed)) for name in in_a if name in in_b},
-        "left_out": [name for name in (*in_a, *in_b) if not (name in in_a and name in in_b)],
-    }
 
 
-def _difference(task: str, name: str, a: Side, b: Side, seed: int) -> Difference:
-    value_a, value_b = (float(side[0]["figures"][name]["value"]) for side in (a, b))
-    count_a, count_b = (side[0]["figures"][name]["count"] for side in (a, b))
+def _difference(task: str, key: str, a: _Result, b: _Result, seed: int) -> Difference:
+    value_a, value_b = float(a.metrics[key]["value"]), float(b.metrics[key]["value"])
+    count_a, count_b = a.metrics[key]["count"], b.metrics[key]["count"]
     if count_a != count_b:
-        raise ValueError(f"{name} of task {task} must be of the same items in both, but has {count_a} and {count_b}")
-    if name not in a[1] or name not in b[1]:
+        raise ValueError(f"{key} of task {task} must be of the same items in both, but has {count_a} and {count_b}")
+    if key not in a.values or key not in b.values:
+        # No mean, such as a median rank: there is nothing to resample.
         return Difference(value_a, value_b, value_b - value_a, count=count_a)
-    values_a, clusters_a = _items(task, name, a)
-    values_b, clusters_b = _items(task, name, b)
-    if not torch.equal(clusters_a, clusters_b):
-        raise ValueError(f"{name} of task {task} must be of the same items in both, but their images differ")
-    gains_N = values_b - values_a
-    clusters, cluster_N = clusters_a.unique(return_inverse=True)
-    low, high = bootstrap_interval(gains_N, cluster_N, seed=seed) if len(clusters) > 1 else (None, None)
+    items_a, items_b = _read_items(task, key, a), _read_items(task, key, b)
+    if not torch.equal(items_a.cluster_index_I, items_b.cluster_index_I):
+        raise ValueError(f"{key} of task {task} must be of the same items in both, but their images differ")
+    gains_I = items_b.values_I - items_a.values_I
+    clusters, cluster_I = items_a.cluster_index_I.unique(return_inverse=True)
+    low, high, excludes_zero = None, None, False
+    # All resamples of a single image are the same.
+    if len(clusters) > 1:
+        low, high = bootstrap_interval(gains_I, cluster_I, seed=seed)
+        excludes_zero = low > 0 or high < 0
     return Difference(
         a=value_a,
         b=value_b,
@@ -153,23 +184,27 @@ def _difference(task: str, name: str, a: Side, b: Side, seed: int) -> Difference
         high=high,
         count=count_a,
         clusters=len(clusters),
-        clusters_changed=len(cluster_N[gains_N != 0].unique()),
-        excludes_zero=low is not None and high is not None and (low > 0 or high < 0),
+        clusters_changed=len(cluster_I[gains_I != 0].unique()),
+        excludes_zero=excludes_zero,
     )
 
 
-def _items(task: str, name: str, side: Side) -> tuple[Tensor, Tensor]:
-    """(N,) float64 values and (N,) clusters of a figure, if they are those that the figure is the mean of."""
-    figure, values_N = side[0]["figures"][name], side[1][name].double()
-    clusters_N = side[1].get(f"{name}#cluster", torch.arange(len(values_N)))
-    fits = values_N.shape == clusters_N.shape == (figure["count"],)
-    if not fits or not abs(float(values_N.mean()) - figure["value"]) <= ROUNDING:
+def _read_items(task: str, key: str, result: _Result) -> _Items:
+    """Returns the items of a metric, after a check that it is the mean of them."""
+    metric = result.metrics[key]
+    values_I = result.values[key].double()
+    # Without images each item is a cluster of its own.
+    cluster_index_I = result.values.get(cluster_key(key), torch.arange(len(values_I)))
+    fits = values_I.shape == cluster_index_I.shape == (metric["count"],)
+    mean = float(values_I.mean())
+    # "not <=" is true of a NaN too.
+    if not fits or not abs(mean - metric["value"]) <= ROUNDING:
         raise ValueError(
-            f"the values of {name} of task {task} must have the mean {figure['value']:.6g} and the number "
-            f"{figure['count']} that results.json gives, but have {float(values_N.mean()):.6g} and {len(values_N)}: "
+            f"the values of {key} of task {task} must have the mean {metric['value']:.6g} and the number "
+            f"{metric['count']} that results.json gives, but have {mean:.6g} and {len(values_I)}: "
             "evaluate that model again"
         )
-    return values_N, clusters_N
+    return _Items(values_I, cluster_index_I)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -185,7 +220,7 @@ def _read(path: Path) -> dict[str, Any]:
     return results
 
 
-def _values(path: Path, task: str) -> dict[str, Tensor]:
+def _read_values(path: Path, task: str) -> dict[str, Tensor]:
     values = path.parent / "values" / f"{task}.safetensors"
     if not values.is_file():
         raise FileNotFoundError(f"{values} must be there, as beta-clip evaluate leaves it beside results.json")
@@ -197,65 +232,55 @@ def _names(results: Mapping[str, Any]) -> str:
 
 
 def format_comparison(comparison: Mapping[str, Any]) -> str:
-    """The tables of a comparison as Markdown, shares in per cent, with what the reader has to know beneath."""
-    model_a, model_b = (comparison[side]["model"].get("name", comparison[side]["path"]) for side in "ab")
-    lines = [f"A: {model_a}", f"B: {model_b}", ""]
-    marked = total = 0
-    for task, one in comparison["tasks"].items():
-        subset = ", a part of the benchmark only" if one["subset"] else ""
-        dtypes = " and ".join(dict.fromkeys(one["dtypes"]))
-        lines += [f"**{task}** ({one['protocol']}{subset}; {dtypes})", ""]
-        rows: list[tuple[str, ...]] = [("", "A", "B", "B − A", "95 % interval", "", "n", "images changed")]
-        rows += [_row(name, Difference(**figure)) for name, figure in one["figures"].items()]
-        lines += [*_markdown(rows), ""]
-        if one["left_out"]:
-            lines += [f"In one of the two only: {', '.join(one['left_out'])}.", ""]
-        intervals = [figure for figure in one["figures"].values() if figure["low"] is not None]
-        total, marked = total + len(intervals), marked + sum(figure["excludes_zero"] for figure in intervals)
+    """Formats a comparison as Markdown tables, shares in per cent, with a note on how to read them below."""
+    lines = []
+    for side, letter in (("a", "A"), ("b", "B")):
+        model = comparison[side]["model"].get("name", comparison[side]["path"])
+        lines.append(f"{letter}: {model}")
+    lines.append("")
+    num_intervals = num_marked = 0
+    for task, result in comparison["tasks"].items():
+        lines += [*_format_task(task, result), ""]
+        for difference in result["figures"].values():
+            num_intervals += difference["low"] is not None
+            num_marked += difference["excludes_zero"]
     lines.append(
-        f"Shares and their differences in per cent. {MARK} marks an interval that excludes 0: {marked} of {total}. Of "
-        "equally good models one in 20 does so too, and one in 10 where only 4 or 5 images changed."
+        f"Shares and their differences in per cent. {MARK} marks an interval that excludes 0: {num_marked} of "
+        f"{num_intervals}. Of equally good models one in 20 does so too, and one in 10 where only 4 or 5 images "
+        "changed."
     )
     return "\n".join(lines)
 
 
-def _row(name: str, one: Difference) -> tuple[str, ...]:
-    scale = 1 if name.endswith("rank") else 100
-    interval = "" if one.low is None or one.high is None else f"{scale * one.low:+.1f} … {scale * one.high:+.1f}"
-    figures = f"{scale * one.a:.1f}", f"{scale * one.b:.1f}", f"{scale * one.difference:+.1f}"
-    changed = f"{one.clusters_changed} of {one.clusters}" if one.clusters else ""
-    return name, *figures, interval, MARK if one.excludes_zero else "", str(one.count), changed
-
-
-def _markdown(rows: Sequence[Sequence[str]]) -> list[str]:
-    """A table whose columns stand in line in plain text too: names to the left, the others to the right."""
-    widths = [max(3, *map(len, column)) for column in zip(*rows, strict=True)]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    lines = []
-    for row in (rows[0], rule, *rows[1:]):
-        cells = [row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))]
-        lines.append(f"| {' | '.join(cells)} |")
+def _format_task(task: str, result: Mapping[str, Any]) -> list[str]:
+    """Returns the heading of a task, its table, and the metrics that only one result has."""
+    subset = ", a part of the benchmark only" if result["subset"] else ""
+    dtypes = " and ".join(dict.fromkeys(result["dtypes"]))
+    rows = [_table_row(key, record) for key, record in result["figures"].items()]
+    lines = [
+        f"**{task}** ({result['protocol']}{subset}; {dtypes})",
+        "",
+        format_markdown_table(TABLE_HEADER, rows),
+    ]
+    if result["left_out"]:
+        lines += ["", f"In one of the two only: {', '.join(result['left_out'])}."]
     return lines
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `beta-clip compare`."""
-    parser.add_argument("a", metavar="A", help="results.json of a model, as beta-clip evaluate wrote it")
-    parser.add_argument("b", metavar="B", help="results.json of another model, on the same data")
-    parser.add_argument(
-        "--tasks", metavar="NAMES", help="one or several, separated by commas (default: those that both have)"
+def _table_row(key: str, record: Mapping[str, Any]) -> tuple[str, ...]:
+    scale = 1 if MetricName.from_record(key, record).is_rank else 100
+    interval = changed = ""
+    if record["low"] is not None:
+        interval = f"{scale * record['low']:+.1f} … {scale * record['high']:+.1f}"
+    if record["clusters"]:
+        changed = f"{record['clusters_changed']} of {record['clusters']}"
+    return (
+        key,
+        f"{scale * record['a']:.1f}",
+        f"{scale * record['b']:.1f}",
+        f"{scale * record['difference']:+.1f}",
+        interval,
+        MARK if record["excludes_zero"] else "",
+        str(record["count"]),
+        changed,
     )
-    parser.add_argument("--output", metavar="FILE", type=Path, help="for the differences, as JSON")
-    parser.add_argument("--seed", metavar="N", type=int, default=0, help="of the bootstrap")
-    add_json_argument(parser)
-
-
-@reporting
-def run(args: argparse.Namespace) -> Report:
-    """Compares; the report are the differences, which are written to `args.output`, too, where that is asked."""
-    tasks = args.tasks and [name.strip() for name in args.tasks.split(",")]
-    comparison = compare(args.a, args.b, tasks=tasks, seed=args.seed)
-    if args.output is not None:
-        write_json(comparison, args.output)
-        logger.info("the differences are in %s", args.output)
-    return Report(comparison, format_comparison(comparison))

@@ -1,4 +1,4 @@
-"""What can be measured on rows: everything that they have the labels for, in one pass over the images."""
+"""Measures everything that rows have the labels for, in one pass over the images."""
 
 import hashlib
 import json
@@ -8,11 +8,11 @@ from typing import Any
 
 from ..data.rows import Row
 from ..inference.embedder import Embedder, read_texts
-from .hard_negatives import HardNegativeProbe, caption_choices, region_choices, text_choices
+from .hard_negatives import hard_negative_probes
 from .metrics import DEFAULT_KS
 from .probes import Measured, Probe, run_probes
 from .regions import LocalisationProbe, located_phrases
-from .results import figures_to_json
+from .results import metrics_to_json
 from .retrieval import TEXT_SETS, retrieval_probes
 from .zero_shot import Classes, classification_probes
 
@@ -35,22 +35,24 @@ def evaluate(
 
     Args:
         model: A `BetaCLIPModel`, or any model with the features of `CLIPModel`, see [`load_model`]. Without a pooler
-            there are no text-conditioned figures; without patch features also none of regions, and no localisation.
-        processor: Its processor.
+            there are no text-conditioned metrics; without patch features there are none of regions either, and no
+            localisation.
+        processor: Processor of the model.
         rows: A sized data set of rows; each image is read when it is needed.
-        protocol: Name under which the figures are reported.
-        classes: What a `label` of rows or of their `regions` is of; without it labels are not looked at.
-        conditioned: Whether to measure the text-conditioned pooler; False leaves out its scores and its attention.
-        ks: The k of R@k.
-        batch_size, num_workers: See [`Embedder`].
-        seed: Of the bootstrap intervals; the figures themselves have no randomness.
+        protocol: Name under which the metrics are reported.
+        classes: Classes that the `label` of rows, or of their `regions`, is an index of. Without it labels are ignored.
+        conditioned: Whether to measure the text-conditioned pooler; `False` leaves out its scores and its attention.
+        ks: Values of k of R@k.
+        batch_size: Number of images, and of texts, that are encoded at a time.
+        num_workers: Number of processes that read images; 0 reads them in this process.
+        seed: Seed of the bootstrap intervals; the metrics themselves have no randomness.
 
     Returns:
-        A dict of `protocol`, `figures` (by name, the fields of a [`Figure`]), `counts`, `data_hash` and `seconds`;
-        ready for JSON.
+        A dict, ready for JSON, of `protocol`, `figures` (for each metric, by its name, the `value`, `chance`, `low` and
+        `high` end of the interval, `count` and the parts of its `name`), `counts`, `data_hash` and `seconds`.
 
     Raises:
-        ValueError: where there are no rows, or a row is not valid. No row is left out: a figure over a part of the data
+        ValueError: if there are no rows, or a row is not valid. No row is left out: a metric over a part of the data
             would look like one over the whole.
     """
     start = time.perf_counter()
@@ -58,7 +60,7 @@ def evaluate(
     measured = measure(embedder, rows, classes=classes, conditioned=conditioned, ks=ks, seed=seed)
     return {
         "protocol": protocol,
-        "figures": figures_to_json(measured.figures),
+        "figures": metrics_to_json(measured.metrics),
         "counts": measured.counts,
         "data_hash": measured.data_hash,
         "seconds": round(time.perf_counter() - start, 1),
@@ -76,35 +78,23 @@ def measure(
     seed: int = 0,
 ) -> Measured:
     """
-    Retrieval where rows have captions (of `text_sets`, see [`retrieval_probes`]), `hard_negatives` of captions,
-    `choices` of texts, negatives of `regions`, `phrases` with boxes, and, of `classes`, a `label` of the image or of
-    `regions`: one pass over the images for all. Arguments and errors as in [`evaluate`]; with several processes it is
-    collective, and all get the same.
+    Measures whatever the rows have the labels for, in one pass over the images.
+
+    It measures retrieval if rows have captions (of `text_sets`, see [`retrieval_probes`]), `hard_negatives` of
+    captions, `choices` of texts, negatives of `regions`, `phrases` with boxes and, with `classes`, a `label` of the
+    image or of `regions`. The other arguments and the errors are those of [`evaluate`].
+
+    With several processes each of them must call it, and all get the same result.
     """
     if len(rows) == 0:
         raise ValueError("rows must be at least one, but is 0")
     texts = read_texts(rows)
     conditioned = conditioned and embedder.has_pooler
     probes: list[Probe] = []
-    has_caption = ["caption" in row for row in texts]
-    if any(has_caption) and not all(has_caption):
-        raise ValueError(f"all rows must have a caption, or none, but {has_caption.count(False)} have none")
-    if any(has_caption):
+    if _have_captions(texts):
         probes += retrieval_probes(embedder, texts, wanted=text_sets, conditioned=conditioned, ks=ks, seed=seed)
-    all_choices = {
-        "hard_negatives": list(map(caption_choices, texts)),
-        "choices": list(map(text_choices, texts)),
-        "region_negatives": list(map(region_choices, texts)),
-    }
-    for name, choices in all_choices.items():
-        if any(choices):
-            settings: dict[str, Any] = {
-                "whole_captions": name == "hard_negatives",
-                "conditioned": conditioned,
-                "seed": seed,
-            }
-            probes.append(HardNegativeProbe(name, embedder, choices, **settings))
-    if embedder.has_patch_features and any(map(located_phrases, texts)):
+    probes += hard_negative_probes(embedder, texts, conditioned=conditioned, seed=seed)
+    if embedder.has_patch_features and any(located_phrases(row) for row in texts):
         probes.append(LocalisationProbe(embedder, texts, conditioned=conditioned, seed=seed))
     if classes is not None:
         probes += classification_probes(embedder, texts, classes, seed=seed)
@@ -114,7 +104,21 @@ def measure(
             f"columns are {sorted(texts[0])}"
         )
     measured = run_probes(embedder, rows, probes)
-    all_labels = [texts, *(classes or ())]
-    labels = hashlib.sha256(json.dumps(all_labels, sort_keys=True, default=str).encode())
-    labels.update(measured.data_hash.encode())
-    return measured._replace(data_hash=labels.hexdigest(), counts={"images": len(rows)} | measured.counts)
+    data_hash = _hash_of_data(texts, classes, measured.data_hash)
+    return measured._replace(data_hash=data_hash, counts={"images": len(rows)} | measured.counts)
+
+
+def _have_captions(texts: Sequence[Row]) -> bool:
+    """Whether the rows have captions: all of them, or none."""
+    num_without = sum("caption" not in row for row in texts)
+    if 0 < num_without < len(texts):
+        raise ValueError(f"all rows must have a caption, or none, but {num_without} have none")
+    return num_without == 0
+
+
+def _hash_of_data(texts: Sequence[Row], classes: Classes | None, images_hash: str) -> str:
+    """SHA-256 over all labels and images."""
+    labels = [texts, *(classes or ())]
+    digest = hashlib.sha256(json.dumps(labels, sort_keys=True, default=str).encode())
+    digest.update(images_hash.encode())
+    return digest.hexdigest()

@@ -1,12 +1,11 @@
 """
-Hard negatives: does an image agree best with its true text, or with one in which a detail is wrong?
+Measures hard negatives: does an image agree best with its true text, or with one in which a detail is wrong?
 
-Letters: B images, N texts of all choices, G choices: a true text and its negatives, any number of them.
+A choice is a true text with its negatives. N in names of tensors counts the texts of all choices, I the choices.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any
 
 import torch
@@ -15,64 +14,107 @@ from torch import Tensor
 from ..data.rows import Row
 from ..inference.embedder import Embedder, ImageBatch
 from ..inference.shards import Kept
+from .metric_names import MetricName
 from .metrics import hard_negative_hits
-from .results import Figure, mean_figure
+from .results import Metric, mean_metric
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A choice between texts that all speak of one image, or of one region of it."""
+    """A choice between texts that all describe one image, or one region of it."""
 
     texts: list[str]
-    """The true one, then its negatives."""
+    """The true text, then its negatives."""
     kinds: list[str] | None = None
     """What is wrong in each negative."""
     box: Any = None
-    """The region, in the `box_format` of the row."""
+    """The region, in the `box_format` of the row; `None` for the whole image."""
     subset: str | None = None
-    """The part of the benchmark that it belongs to."""
+    """Part of the benchmark that the choice belongs to."""
 
 
 def caption_choices(row: Row) -> list[Choice]:
-    """The caption against the row's `hard_negatives`, captions with swapped attributes."""
+    """Returns the choice between the caption and the `hard_negatives` of a row, such as swapped attributes."""
     negatives = row.get("hard_negatives")
-    return [Choice([row["caption"], *negatives], row.get("hard_negative_kinds"))] if negatives else []
+    if not negatives:
+        return []
+    return [Choice([row["caption"], *negatives], row.get("hard_negative_kinds"))]
 
 
 def text_choices(row: Row) -> list[Choice]:
-    """The row's `choices`: any number of texts of the whole image, each with negatives of its own."""
-    return [Choice([one["text"], *one["negatives"]], subset=one.get("subset")) for one in row.get("choices") or []]
+    """Returns the `choices` of a row: any number of texts of the whole image, each with negatives of its own."""
+    choices = []
+    for choice in row.get("choices") or []:
+        choices.append(Choice([choice["text"], *choice["negatives"]], subset=choice.get("subset")))
+    return choices
 
 
 def region_choices(row: Row) -> list[Choice]:
-    """The text of each of the row's `regions` against its negatives; regions without negatives are left out."""
-    return [
-        Choice([region["text"], *region["negatives"]], box=region["box"], subset=region.get("subset"))
-        for region in row.get("regions") or []
-        if region.get("negatives")
-    ]
+    """Returns the choice between the text and the negatives of each of the `regions` of a row that has negatives."""
+    choices = []
+    for region in row.get("regions") or []:
+        if region.get("negatives"):
+            texts = [region["text"], *region["negatives"]]
+            choices.append(Choice(texts, box=region["box"], subset=region.get("subset")))
+    return choices
+
+
+CHOICES: dict[str, Callable[[Row], list[Choice]]] = {
+    "hard_negatives": caption_choices,
+    "choices": text_choices,
+    "region_negatives": region_choices,
+}
+"""For each probe of hard negatives, by its name, the function that takes its choices from a row."""
+
+
+def hard_negative_probes(
+    embedder: Embedder, texts: Sequence[Row], *, conditioned: bool = True, seed: int = 0
+) -> list["HardNegativeProbe"]:
+    """
+    Makes the probes of hard negatives that rows have the labels for, named as in [`CHOICES`].
+
+    Args:
+        embedder: Encodes the texts.
+        texts: Rows without their images.
+        conditioned: Whether to score with the text-conditioned pooler too.
+        seed: Seed of the bootstrap intervals.
+    """
+    probes = []
+    for name, choices_in in CHOICES.items():
+        choices = [choices_in(row) for row in texts]
+        if any(choices):
+            whole_captions = name == "hard_negatives"
+            probe = HardNegativeProbe(
+                name, embedder, choices, whole_captions=whole_captions, conditioned=conditioned, seed=seed
+            )
+            probes.append(probe)
+    return probes
 
 
 class HardNegativeProbe:
     """
-    Accuracy of choosing the true text among its negatives, by CLS, by the text-conditioned score, which here pools the
-    image for the true text and for the negatives alike, and, for choices with a box, by the feature of that region
-    (RoIAlign of the patch features). A tie for the best of n counts 1/n; a box of which nothing is seen ties all of its
-    texts.
+    Measures the accuracy of choosing the true text among its negatives. The scores are:
 
-    Where choices have subsets, each has figures of its own. Where they name the kinds of their negatives, so has each
-    kind, over the choices that have it, against the negatives of that kind alone.
+    - `cls`: the cosine of image and text embedding;
+    - `conditioned`: the text-conditioned score, which pools the image for the true text and for the negatives alike;
+    - `region`: for choices with a box, the cosine of the text and the feature of that region (RoIAlign of the patch
+      features).
+
+    If n texts are tied for the best, it counts 1/n. A box of which nothing is seen ties all of its texts.
+
+    Each subset of the choices has metrics of its own. So has each kind of negatives, over the choices that have it,
+    against the negatives of that kind alone.
 
     Args:
-        name: First part of the figures' names.
+        name: First part of the names of the metrics.
         embedder: Encodes the texts.
-        choices: Per image, see [`caption_choices`] and [`region_choices`]; there must be one at least.
+        choices: Choices of each image, see [`caption_choices`] and [`region_choices`]; there must be at least one.
         whole_captions: Whether the texts are whole captions, see [`Embedder.texts`].
-        conditioned: Whether to score with the pooler too.
-        seed: Of the bootstrap intervals.
+        conditioned: Whether to score with the text-conditioned pooler too.
+        seed: Seed of the bootstrap intervals.
 
     Raises:
-        ValueError: where a choice names kinds, but not one for each negative.
+        ValueError: if a choice names kinds, but not one for each negative.
     """
 
     def __init__(
@@ -85,27 +127,41 @@ class HardNegativeProbe:
         conditioned: bool = True,
         seed: int = 0,
     ) -> None:
-        self.name, self.embedder, self.seed, self.choices = name, embedder, seed, choices
+        self.name = name
+        self.embedder = embedder
+        self.seed = seed
+        self.choices = choices
         self.conditioned = conditioned and embedder.has_pooler
-        self.flat = [choice for of_image in choices for choice in of_image]
-        for choice in self.flat:
-            if choice.kinds is not None and len(choice.kinds) != len(choice.texts) - 1:
-                raise ValueError(f"kinds of {name} must be {len(choice.texts) - 1} of {choice}, one for each negative")
-        self.sizes_G = torch.tensor([len(choice.texts) for choice in self.flat])
-        self.image_G = torch.tensor([image for image, of_image in enumerate(choices) for _ in of_image])
+        self.flat: list[Choice] = []
+        image_index: list[int] = []
+        texts: list[str] = []
+        # The texts of image i are from first_text[i] to first_text[i + 1].
+        self.first_text = [0]
+        for image, image_choices in enumerate(choices):
+            for choice in image_choices:
+                _check_kinds(name, choice)
+                self.flat.append(choice)
+                image_index.append(image)
+                texts += choice.texts
+            self.first_text.append(len(texts))
+        self.sizes_I = torch.tensor([len(choice.texts) for choice in self.flat])
+        self.image_I = torch.tensor(image_index)
         self.has_regions = embedder.has_patch_features and any(choice.box is not None for choice in self.flat)
-        texts = [text for choice in self.flat for text in choice.texts]
         self.text_embeds_ND = embedder.texts(texts, whole_captions=whole_captions)
-        counts = [sum(len(choice.texts) for choice in of_image) for of_image in choices]
-        self.first_text = [0, *accumulate(counts)]
 
     def measure(self, batch: ImageBatch) -> Kept:
+        """Keeps the scores of all texts of the choices of a batch."""
         images = batch.image_index_B.tolist()
-        places = [range(self.first_text[image], self.first_text[image + 1]) for image in images]
-        if not any(places):
+        text_numbers: list[int] = []
+        num_texts = []
+        for image in images:
+            first, end = self.first_text[image], self.first_text[image + 1]
+            text_numbers += range(first, end)
+            num_texts.append(end - first)
+        if not text_numbers:
             return {}
-        text_embeds_ND = self.text_embeds_ND[[text for of_image in places for text in of_image]]
-        image_in_batch_N = torch.arange(len(images)).repeat_interleave(torch.tensor([len(texts) for texts in places]))
+        text_embeds_ND = self.text_embeds_ND[text_numbers]
+        image_in_batch_N = torch.arange(len(images)).repeat_interleave(torch.tensor(num_texts))
         image_in_batch_N = image_in_batch_N.to(text_embeds_ND.device)
         kept = {"cls": (batch.image_embeds_BD[image_in_batch_N] * text_embeds_ND).sum(dim=-1)}
         if self.conditioned:
@@ -115,41 +171,72 @@ class HardNegativeProbe:
         return kept
 
     def _region_scores(self, batch: ImageBatch, text_embeds_ND: Tensor) -> Tensor:
-        """(N,) cosine of each text with the feature of its choice's region."""
-        choices = [self.choices[image] for image in batch.image_index_B.tolist()]
-        region_embeds_GD = self.embedder.region_embeds(batch, [[one.box for one in of_image] for of_image in choices])
-        sizes_G = torch.tensor([len(one.texts) for of_image in choices for one in of_image])
-        group_N = torch.arange(len(sizes_G)).repeat_interleave(sizes_G).to(text_embeds_ND.device)
-        return (region_embeds_GD[group_N] * text_embeds_ND).sum(dim=-1)
+        """(N,) cosine of each text with the feature of the region of its choice."""
+        boxes: list[list[Any]] = []
+        sizes: list[int] = []
+        for image in batch.image_index_B.tolist():
+            boxes.append([choice.box for choice in self.choices[image]])
+            sizes += [len(choice.texts) for choice in self.choices[image]]
+        region_embeds_RD = self.embedder.region_embeds(batch, boxes)
+        region_N = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes)).to(text_embeds_ND.device)
+        return (region_embeds_RD[region_N] * text_embeds_ND).sum(dim=-1)
 
     def counts(self, kept: Kept) -> dict[str, int]:
+        """Returns the number of choices."""
         return {self.name: len(self.flat)}
 
-    def figures(self, kept: Kept) -> dict[str, Figure]:
-        choice_N = torch.arange(len(self.flat)).repeat_interleave(self.sizes_G)
-        figures = self._figures(self.name, kept, choice_N, torch.ones_like(choice_N, dtype=torch.bool))
-        subset_G = [choice.subset for choice in self.flat]
-        for subset in sorted({one for one in subset_G if one is not None}):
-            chosen_G = torch.tensor([one == subset for one in subset_G])
-            figures |= self._figures(f"{self.name}[{subset}]", kept, choice_N, chosen_G[choice_N])
-        kind_N = [kind for choice in self.flat for kind in (None, *(choice.kinds or [""] * (len(choice.texts) - 1)))]
-        for kind in sorted({kind for kind in kind_N if kind}):
-            of_kind_N, is_true_N = (torch.tensor([one == wanted for one in kind_N]) for wanted in (kind, None))
-            has_kind_G = torch.zeros(len(self.flat), dtype=torch.bool)
-            has_kind_G[choice_N[of_kind_N]] = True
-            chosen_N = of_kind_N | (is_true_N & has_kind_G[choice_N])
-            figures |= self._figures(f"{self.name}[{kind}]", kept, choice_N, chosen_N)
-        return figures
+    def metrics(self, kept: Kept) -> list[Metric]:
+        """Returns the accuracy by each score: of all choices, of each subset, and of each kind of negatives."""
+        choice_N = torch.arange(len(self.flat)).repeat_interleave(self.sizes_I)
+        everything_N = torch.ones_like(choice_N, dtype=torch.bool)
+        metrics = self._accuracies("", kept, choice_N, everything_N)
+        for subset, is_selected_I in self._subsets().items():
+            metrics += self._accuracies(subset, kept, choice_N, is_selected_I[choice_N])
+        for kind, is_selected_N in self._kinds(choice_N).items():
+            metrics += self._accuracies(kind, kept, choice_N, is_selected_N)
+        return metrics
 
-    def _figures(self, name: str, kept: Kept, choice_N: Tensor, chosen_N: Tensor) -> dict[str, Figure]:
-        groups, group_index, sizes = choice_N[chosen_N].unique_consecutive(return_inverse=True, return_counts=True)
+    def _subsets(self) -> dict[str, Tensor]:
+        """For each subset by name, (I,) bool: the choices that belong to it."""
+        subsets = sorted({choice.subset for choice in self.flat if choice.subset})
+        return {subset: torch.tensor([choice.subset == subset for choice in self.flat]) for subset in subsets}
+
+    def _kinds(self, choice_N: Tensor) -> dict[str, Tensor]:
+        """For each kind of negatives by name, (N,) bool: these negatives, and the true texts that they belong to."""
+        kind_N: list[str] = []
+        is_true: list[bool] = []
+        for choice in self.flat:
+            num_negatives = len(choice.texts) - 1
+            # The true text and negatives without a name are of no kind.
+            kind_N += ["", *(choice.kinds or [""] * num_negatives)]
+            is_true += [True, *[False] * num_negatives]
+        is_true_N = torch.tensor(is_true)
+        selected = {}
+        for kind in sorted(set(kind_N) - {""}):
+            is_kind_N = torch.tensor([text_kind == kind for text_kind in kind_N])
+            has_kind_I = torch.zeros(len(self.flat), dtype=torch.bool)
+            has_kind_I[choice_N[is_kind_N]] = True
+            selected[kind] = is_kind_N | (is_true_N & has_kind_I[choice_N])
+        return selected
+
+    def _accuracies(self, subset: str, kept: Kept, choice_N: Tensor, is_selected_N: Tensor) -> list[Metric]:
+        """Returns the accuracy by each score among the selected texts."""
+        groups, group_index, sizes = choice_N[is_selected_N].unique_consecutive(return_inverse=True, return_counts=True)
         chance = float((1 / sizes.double()).mean())
-        return {
-            f"{name}/{score}/accuracy": mean_figure(
-                hard_negative_hits(scores_N[chosen_N], group_index),
+        metrics = []
+        for score, scores_N in kept.items():
+            metric = mean_metric(
+                MetricName(self.name, score, "accuracy", subset=subset),
+                hard_negative_hits(scores_N[is_selected_N], group_index),
                 chance=chance,
-                cluster_index_N=self.image_G[groups],
+                cluster_index_I=self.image_I[groups],
                 seed=self.seed,
             )
-            for score, scores_N in kept.items()
-        }
+            metrics.append(metric)
+        return metrics
+
+
+def _check_kinds(name: str, choice: Choice) -> None:
+    num_negatives = len(choice.texts) - 1
+    if choice.kinds is not None and len(choice.kinds) != num_negatives:
+        raise ValueError(f"kinds of {name} must be {num_negatives} of {choice}, one for each negative")

@@ -1,4 +1,4 @@
-"""What retrieval looks like: recall curves, and a page of the texts that miss their images by most."""
+"""Draws what retrieval looks like: recall curves, and a page of the texts whose images are ranked furthest behind."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -18,35 +18,41 @@ def draw_retrieval(
     reports: Mapping[str, Mapping[str, Any]], rows: Sequence[Row], folder: Path, name: str
 ) -> list[Path]:
     """
-    Draws `NAME-SET-recall.png` and `NAME-SET-misses.html` of each set of texts into a folder, as far as there are any.
+    Draws `NAME-SET-recall.png` and `NAME-SET-misses.html` for each set of texts that was measured.
 
     Args:
-        reports: By set of texts, see [`RetrievalProbe.report`].
+        reports: Reports of the probes by name, see [`RetrievalProbe.report`]. Those of other probes are skipped.
         rows: The measured rows, for their images.
-        folder, name: Of the files.
+        folder: Directory for the files.
+        name: Beginning of their names.
 
     Returns:
-        The files. Without matplotlib there are no curves, and the log says so.
+        The paths of the files. Without matplotlib there are no curves, and the log says so.
     """
     paths = []
-    for of_set, report in reports.items():
+    for text_set, report in reports.items():
         if "misses" not in report:
             continue
-        page = folder / f"{name}-{of_set}-misses.html"
         sections = [_section(miss, rows) for miss in report["misses"]]
-        summary = "By the cosine of text and image embedding. In the frame: the image that the text is of."
-        paths.append(write_page(page, f"{name}, {of_set} texts: furthest from their images", sections, summary=summary))
+        page = write_page(
+            folder / f"{name}-{text_set}-misses.html",
+            f"{name}, {text_set} texts: furthest from their images",
+            sections,
+            summary="By the cosine of text and image embedding. The image that the text belongs to has a frame.",
+        )
+        paths.append(page)
         try:
-            paths.append(plot_recall_curves(report["curves"], folder / f"{name}-{of_set}-recall.png"))
+            paths.append(plot_recall_curves(report["curves"], folder / f"{name}-{text_set}-recall.png"))
         except ImportError as error:
             logger.warning("no recall curves: %s", error)
     return paths
 
 
 def _section(miss: Mapping[str, Any], rows: Sequence[Row]) -> Section:
-    own = Picture(load_image(rows[miss["image"]]["image"]), f"its own, rank {miss['rank']:g}", is_marked=True)
-    first = [
-        Picture(load_image(rows[place]["image"]), f"rank {rank}", is_marked=place == miss["image"])
-        for rank, place in enumerate(miss["first"], 1)
-    ]
-    return Section(miss["text"], [own, *first])
+    """One text with its own image, and the images that are ranked first for it."""
+    own_image = load_image(rows[miss["image"]]["image"])
+    pictures = [Picture(own_image, f"its own, rank {miss['rank']:g}", is_marked=True)]
+    for rank, image in enumerate(miss["first"], start=1):
+        picture = Picture(load_image(rows[image]["image"]), f"rank {rank}", is_marked=image == miss["image"])
+        pictures.append(picture)
+    return Section(miss["text"], pictures)

@@ -1,10 +1,13 @@
 """
-One pass over the images of a data set. Probes take from it what they measure, so that no image is encoded twice and
-no patch feature is kept longer than its batch.
+Measures a data set in one pass over its images.
+
+Probes take what they measure from each encoded batch, so that no image is encoded twice, and no patch feature is kept
+longer than its batch.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -12,107 +15,158 @@ import torch
 from ..data.rows import Row
 from ..inference.embedder import Embedder, ImageBatch
 from ..inference.shards import Kept, joined, split
-from .results import Figure
+from .results import Metric
 
 
-IMAGES_PER_SHARD = 256  # what a stop can cost
+# A run that is stopped loses at most one shard per process.
+IMAGES_PER_SHARD = 256
 
 
 class Probe(Protocol):
     """
-    Something that is measured in one pass over the images. What it keeps of each batch are plain tensors, which are
-    joined in the order of the images, whichever process has read them, and are all that its figures are made of.
+    Something that is measured in one pass over the images.
+
+    A probe keeps plain tensors of each batch. They are joined in the order of the images, whichever process has read
+    them, and the metrics are computed from nothing else.
     """
 
     name: str
-    """First part of its figures' names."""
+    """First part of the names of its metrics."""
 
     def measure(self, batch: ImageBatch) -> Kept:
-        """What to keep of a batch: the same names for every batch, any number of rows."""
+        """Returns what to keep of a batch: the same names for every batch, any number of rows."""
 
-    def figures(self, kept: Kept) -> dict[str, Figure]:
-        """The figures by name, of what was kept of all batches."""
+    def metrics(self, kept: Kept) -> list[Metric]:
+        """Returns the metrics, from what was kept of all batches."""
 
     def counts(self, kept: Kept) -> dict[str, int]:
-        """How many of what was measured, by name."""
+        """Returns the numbers of images, texts or boxes that were measured, by name."""
 
 
 @runtime_checkable
 class TwoPassProbe(Probe, Protocol):
     """
-    A probe that may go over the images once more, to measure what depends on what all of them have given. What it keeps
-    then is added to what it kept before.
+    A probe that may go over the images a second time, to measure what depends on the first pass over all of them.
+
+    What it keeps then is added to what it kept before.
     """
 
     def plan(self, kept: Kept) -> Kept | None:
-        """What the second pass needs, of what the first has kept of all batches; `None` for no second pass."""
+        """Returns what the second pass needs, from all that the first has kept; `None` for no second pass."""
 
     def second_pass(self, plan: Kept) -> Callable[[ImageBatch], Kept]:
-        """What to keep of each batch in the second pass, under names that the first has not used."""
+        """Returns a function for the second pass: what to keep of a batch, under names that the first has not used."""
+
+
+@runtime_checkable
+class ReportingProbe(Probe, Protocol):
+    """A probe that has more to tell than metrics, for pictures."""
+
+    def report(self, kept: Kept) -> dict[str, Any]:
+        """Returns what the pictures need, ready for JSON."""
 
 
 class Measured(NamedTuple):
-    """What one pass over the images has given; the same in every process."""
+    """Result of a pass over the images; the same in every process."""
 
-    figures: dict[str, Figure]
+    metrics: list[Metric]
     counts: dict[str, int]
     data_hash: str
     """SHA-256 over all images, in order."""
     reports: dict[str, dict[str, Any]]
-    """Of the probes that have one, by their name: what a picture needs. JSON."""
+    """What pictures need, by the name of the probe. Not all probes have a report."""
 
 
 def run_probes(embedder: Embedder, rows: Sequence[Row], probes: Sequence[Probe]) -> Measured:
     """
-    One pass over the images for all probes, and a second one for those that want it, shared between processes and
-    resumed as `embedder.shards` says. A batch holds the same images in any number of processes, so that the figures are
-    the same too.
+    Runs all probes in one pass over the images, and those that want it in a second pass.
+
+    `embedder.shards` says which processes share the work and where it is kept. A batch holds the same images in any
+    number of processes, so that the metrics are the same too.
     """
     processes = embedder.shards.processes
-    kept = _one_pass(embedder, rows, "images", lambda batch: _measured(probes, batch))
-    plans = {}
-    if processes.rank == 0:
-        of_two = [(place, probe) for place, probe in enumerate(probes) if isinstance(probe, TwoPassProbe)]
-        plans = {place: plan for place, probe in of_two if (plan := probe.plan(_of_probe(kept, place))) is not None}
-    plans = processes.broadcast(plans)
+    kept = _pass_over_images(embedder, rows, "images", lambda batch: _measure_batch(probes, batch))
+    # Only the first process has what all of them have kept.
+    plans = processes.broadcast(_second_pass_plans(probes, kept) if processes.rank == 0 else None)
     if plans:
-        again = {place: probes[place].second_pass(plan) for place, plan in plans.items()}
-        kept |= _one_pass(embedder, rows, "again", lambda batch: _named({i: of(batch) for i, of in again.items()}))
-    result = None
-    if processes.rank == 0:
-        of_probes = [(probe, _of_probe(kept, place)) for place, probe in enumerate(probes)]
-        result = Measured(
-            {name: figure for probe, of_probe in of_probes for name, figure in probe.figures(of_probe).items()},
-            {name: number for probe, of_probe in of_probes for name, number in probe.counts(of_probe).items()},
-            hashlib.sha256(kept["digests"].numpy().tobytes()).hexdigest(),
-            {probe.name: probe.report(of_probe) for probe, of_probe in of_probes if hasattr(probe, "report")},
-        )
-    return processes.broadcast(result)
+        kept |= _second_pass(embedder, rows, probes, plans)
+    return processes.broadcast(_evaluate_probes(probes, kept) if processes.rank == 0 else None)
 
 
-def _one_pass(embedder: Embedder, rows: Sequence[Row], name: str, measure: Callable[[ImageBatch], Kept]) -> Kept:
-    """What is measured of all batches, joined, in the first process."""
+def _measure_batch(probes: Sequence[Probe], batch: ImageBatch) -> Kept:
+    digests = bytearray(b"".join(batch.digests))
+    kept: Kept = {"digests": torch.frombuffer(digests, dtype=torch.uint8)}
+    for number, probe in enumerate(probes):
+        kept |= _numbered(number, probe.measure(batch))
+    return kept
+
+
+def _second_pass_plans(probes: Sequence[Probe], kept: Kept) -> dict[int, Kept]:
+    """Returns the plans of the probes that want a second pass, by the number of the probe."""
+    plans = {}
+    for number, probe in enumerate(probes):
+        if isinstance(probe, TwoPassProbe):
+            plan = probe.plan(_kept_by_probe(kept, number))
+            if plan is not None:
+                plans[number] = plan
+    return plans
+
+
+def _second_pass(embedder: Embedder, rows: Sequence[Row], probes: Sequence[Probe], plans: Mapping[int, Kept]) -> Kept:
+    measure_again = {}
+    for number, plan in plans.items():
+        probe = probes[number]
+        assert isinstance(probe, TwoPassProbe)
+        measure_again[number] = probe.second_pass(plan)
+
+    def measure(batch: ImageBatch) -> Kept:
+        kept: Kept = {}
+        for number, measure_batch in measure_again.items():
+            kept |= _numbered(number, measure_batch(batch))
+        return kept
+
+    return _pass_over_images(embedder, rows, "again", measure)
+
+
+def _evaluate_probes(probes: Sequence[Probe], kept: Kept) -> Measured:
+    metrics: list[Metric] = []
+    counts: dict[str, int] = {}
+    reports = {}
+    for number, probe in enumerate(probes):
+        kept_by_probe = _kept_by_probe(kept, number)
+        metrics += probe.metrics(kept_by_probe)
+        counts |= probe.counts(kept_by_probe)
+        if isinstance(probe, ReportingProbe):
+            reports[probe.name] = probe.report(kept_by_probe)
+    data_hash = hashlib.sha256(kept["digests"].numpy().tobytes()).hexdigest()
+    return Measured(metrics, counts, data_hash, reports)
+
+
+def _pass_over_images(
+    embedder: Embedder, rows: Sequence[Row], name: str, measure: Callable[[ImageBatch], Kept]
+) -> Kept:
+    """Returns what is measured of all batches, joined, in the first process; nothing in the others."""
     shards = split(range(len(rows)), IMAGES_PER_SHARD)
 
     def work(numbers: Sequence[int]) -> Iterator[Kept]:
-        batches = [split(shards[number], embedder.batch_size) for number in numbers]
-        encoded = embedder.images(rows, [batch for of_shard in batches for batch in of_shard])
-        for of_shard in batches:
-            yield joined([measure(next(encoded)) for _ in of_shard])
-        next(encoded, None)  # ends the progress bar
+        batches_of_shards = [split(shards[number], embedder.batch_size) for number in numbers]
+        # One loader reads the batches of all shards: its workers need not start again for each shard.
+        encoded = embedder.images(rows, list(chain.from_iterable(batches_of_shards)))
+        for batches_of_shard in batches_of_shards:
+            yield joined([measure(next(encoded)) for _ in batches_of_shard])
+        # The generator runs to its end, which closes the progress bar.
+        next(encoded, None)
 
     return embedder.shards.run(name, len(shards), work)
 
 
-def _measured(probes: Sequence[Probe], batch: ImageBatch) -> Kept:
-    digests = torch.frombuffer(bytearray(b"".join(batch.digests)), dtype=torch.uint8)
-    return {"digests": digests} | _named({place: probe.measure(batch) for place, probe in enumerate(probes)})
+# Tensors of all probes are kept in one dictionary, under names that begin with the number of their probe.
 
 
-def _named(of_places: dict[int, Kept]) -> Kept:
-    """What probes keep, under the place of each."""
-    return {f"{place}/{name}": tensor.cpu() for place, kept in of_places.items() for name, tensor in kept.items()}
+def _numbered(number: int, kept: Kept) -> Kept:
+    return {f"{number}/{name}": tensor.cpu() for name, tensor in kept.items()}
 
 
-def _of_probe(kept: Kept, place: int) -> Kept:
-    return {name.partition("/")[2]: tensor for name, tensor in kept.items() if name.startswith(f"{place}/")}
+def _kept_by_probe(kept: Kept, number: int) -> Kept:
+    prefix = f"{number}/"
+    return {name.removeprefix(prefix): tensor for name, tensor in kept.items() if name.startswith(prefix)}

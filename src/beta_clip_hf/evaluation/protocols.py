@@ -1,4 +1,4 @@
-"""How figures come about, as named versions: two figures may be compared if their protocols have the same hash."""
+"""How metrics come about, as named versions: two metrics may be compared if their protocols have the same hash."""
 
 import hashlib
 import json
@@ -11,16 +11,18 @@ from .retrieval import RERANKED, WEIGHTS
 @dataclass(frozen=True)
 class Protocol:
     """
-    All that changes a figure but the model and the data. Whoever changes a rule below, or the code behind it in a way
-    that changes figures, gives the protocol a new version.
+    All that changes a metric, except for the model and the data.
+
+    Whoever changes a rule below, or the code behind it in a way that changes metrics, gives the protocol a new version.
+    The rules are part of the hash: another wording is another protocol.
     """
 
     name: str
-    """As `urban1k/v1`."""
+    """Name with a version, such as `urban1k/v1`."""
     task: str
     """What is measured of the benchmark, and by which texts."""
     dtype: str = "float32"
-    """Of the model."""
+    """Precision of the model."""
     images: str = "resized and cropped by the model's own processor"
     texts: str = (
         "cleaned and tokenised by the model's own processor, cut to its context with the end-of-text token kept; "
@@ -39,8 +41,10 @@ class Protocol:
 
     @property
     def rules(self) -> dict[str, str]:
-        """All but the name."""
-        return {name: rule for name, rule in asdict(self).items() if name != "name"}
+        """All fields except for the name."""
+        rules = asdict(self)
+        del rules["name"]
+        return rules
 
     @property
     def hash(self) -> str:
@@ -49,19 +53,21 @@ class Protocol:
 
     @property
     def squash(self) -> bool:
-        """Whether images are resized to a square as they are."""
+        """Whether images are resized to a square without a crop, which changes their shape."""
         return self.images == SQUASHED
 
 
 SQUASHED = "both sides resized to the model's size, nothing cropped"
-_OF_BOXES = ("fg_ovd", "coco_boxes", "lvis_boxes")
+# Tasks whose boxes must be seen whole.
 _IMAGES = {
-    **dict.fromkeys(_OF_BOXES, SQUASHED),
+    "fg_ovd": SQUASHED,
+    "coco_boxes": SQUASHED,
+    "lvis_boxes": SQUASHED,
     "photos": f"{Protocol.images}; in the part fg_ovd {SQUASHED}",
 }
 
 
 def protocol_of(task: str, dtype: str = "float32") -> Protocol:
-    """The current protocol of a task, by its id, for a model of a dtype."""
+    """Returns the current protocol of a task for a model of a precision."""
     images = _IMAGES.get(task, Protocol.images)
     return Protocol(f"{task}/v1", BENCHMARKS[task].protocol, dtype, images=images)

@@ -1,12 +1,12 @@
 """
-Phrase localisation: where does the model look for a phrase, and is it where people drew the phrase's boxes?
+Measures phrase localisation: where does the model look for a phrase, and is it where people drew its boxes?
 
-Letters: B images, N phrases, n phrases of one image, P patches, D projection width, H heads, W windows, R boxes.
+In names of tensors, I counts phrases, and V, beside the legend of the package, windows.
 """
 
-from collections.abc import Sequence
-from itertools import accumulate
-from typing import Any
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, chain
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,157 +17,268 @@ from ..inference.shards import Kept
 from ..model.boxes_beta_clip import Box
 from ..model.image_views_beta_clip import boxes_in_view
 from ..model.regions_beta_clip import roi_align
+from .metric_names import MetricName
 from .metrics import chance_ranks, hits_at_k, match_ranks
-from .pointing import box_cells, centre_map, mass_inside_boxes, pointing_hits, sliding_windows, uniform_map
-from .results import Figure, mean_figure
+from .pointing import (
+    BoxCells,
+    box_cells,
+    centre_map,
+    mass_inside_boxes,
+    pointing_hits,
+    sliding_windows,
+    uniform_map,
+)
+from .results import Metric, mean_metric
+
+
+POINTING, MASS_INSIDE, GROUNDING = "pointing", "mass_inside", "grounding"
+MODEL_MAPS = ("attention", "patch_similarity", "region_similarity")
+# What is kept of each batch: a tensor for each score and metric, and for the single heads of the attention one (I, H)
+# for each metric.
+HEADS, UNIFORM, CENTRE = "heads", "uniform", "centre"
 
 
 def located_phrases(row: Row) -> list[dict[str, Any]]:
-    """The row's phrases that have boxes."""
-    return [phrase for phrase in row.get("phrases") or [] if isinstance(phrase, dict) and phrase.get("boxes")]
+    """Returns the phrases of a row that have boxes."""
+    phrases = row.get("phrases") or []
+    return [phrase for phrase in phrases if isinstance(phrase, dict) and phrase.get("boxes")]
+
+
+class _SeenPhrases(NamedTuple):
+    """The phrases of a batch of whose boxes the model sees something."""
+
+    numbers: list[int]
+    """Number of each phrase among all phrases of the data set."""
+    boxes: list[list[Box]]
+    """Boxes of each phrase, in shares of the view."""
+    image_I: Tensor
+    """(I,) int64: place in the batch of the image of each phrase, non-decreasing."""
 
 
 class LocalisationProbe:
     """
-    Pointing game and mass inside the boxes, for several maps of each phrase over the patches:
+    Measures the pointing game and the mass inside the boxes, for several maps of each phrase over the patches:
 
-    - `attention`: the pooler's attention, the mean of its heads, and of each head, as `attention[head 0]`;
+    - `attention`: the attention of the pooler, the mean of its heads, and of each head, as `attention[head 0]`;
     - `patch_similarity`: the cosines of patch features and phrase, less the least one, which has no mass;
-    - `region_similarity`: the same of region features, for each patch the best cosine of the [`sliding_windows`] whose
-      middle it is;
-    - `centre`: always looks at the middle. The chance level of all is a uniform map.
+    - `region_similarity`: the same for features of regions: for each patch the best cosine of the [`sliding_windows`]
+      around it;
+    - `centre`: always looks at the middle.
 
-    `best_possible` is the share of phrases that have the centre of a patch inside a box, which no map can exceed.
+    The chance level of all is a uniform map. `best_possible` is the share of phrases that have the centre of a patch
+    inside a box, which no map can exceed.
 
-    `region/grounding` chooses among all boxes of the image's phrases, by the cosine of region feature and phrase: a hit
-    is a box of the phrase, a tie for the best of n counts 1/n. `centre/grounding` takes the box whose centre is nearest
-    to the middle. A phrase that has all of these boxes is not asked.
+    `region/grounding` chooses among all boxes of the phrases of an image, by the cosine of region feature and phrase: a
+    hit is a box of the phrase, and a tie for the best of n counts 1/n. `centre/grounding` takes the box whose centre is
+    nearest to the middle. Phrases that have all of these boxes have no choice and are left out.
 
-    Phrases whose boxes lie wholly outside of what the model sees (cropped away) are counted and left out. Where
-    phrases are of several kinds, each kind has its figures too, but for those of single heads.
+    Phrases whose boxes lie wholly outside of what the model sees (cropped away) are counted and left out. If phrases
+    are of several kinds, each kind has metrics too, but not for single heads.
 
     Args:
         embedder: Encodes the phrases; its model must have patch features.
-        texts: The rows without their images, see [`located_phrases`].
-        conditioned: Whether to measure the pooler's attention, where there is a pooler.
-        seed: Of the bootstrap intervals.
+        texts: Rows without their images, see [`located_phrases`].
+        conditioned: Whether to measure the attention of the pooler, if there is one.
+        seed: Seed of the bootstrap intervals.
     """
 
     name = "phrases"
 
     def __init__(self, embedder: Embedder, texts: Sequence[Row], *, conditioned: bool = True, seed: int = 0) -> None:
-        self.embedder, self.seed = embedder, seed
+        self.embedder = embedder
+        self.seed = seed
         self.has_attention = conditioned and embedder.has_pooler
         self.phrases = [located_phrases(row) for row in texts]
-        self.first_phrase = [0, *accumulate(map(len, self.phrases))]
-        self.text_embeds_ND = embedder.texts([one["text"] for of_image in self.phrases for one in of_image])
+        self.num_phrases_B = torch.tensor([len(image_phrases) for image_phrases in self.phrases])
+        # The phrases of image i are numbered from first_phrase[i] to first_phrase[i + 1].
+        self.first_phrase = [0, *accumulate(self.num_phrases_B.tolist())]
+        self.flat = list(chain.from_iterable(self.phrases))
+        self.text_embeds_ID = embedder.texts([phrase["text"] for phrase in self.flat])
 
     def measure(self, batch: ImageBatch) -> Kept:
+        """Keeps the hits and masses of all maps of the phrases of a batch."""
+        seen = self._seen_phrases(batch)
+        kept: Kept = {"phrase": torch.tensor(seen.numbers, dtype=torch.int64)}
+        if not seen.numbers:
+            return kept
+        boxes = [torch.tensor(phrase_boxes, dtype=torch.float64) for phrase_boxes in seen.boxes]
+        cells = box_cells(boxes, batch.grid)
+        text_embeds_ID = self.text_embeds_ID[seen.numbers]
+        maps = self._similarity_maps(batch, text_embeds_ID, seen.image_I)
+        maps[UNIFORM] = uniform_map(batch.grid).expand(len(boxes), -1, -1)
+        maps[CENTRE] = centre_map(batch.grid).expand(len(boxes), -1, -1)
+        if self.has_attention:
+            device = batch.patch_features_BPD.device
+            attention_IHP = self.embedder.attention(batch, text_embeds_ID, seen.image_I.to(device))
+            maps["attention"] = attention_IHP.mean(dim=1).unflatten(-1, batch.grid)
+            head_maps = attention_IHP.unflatten(-1, batch.grid).unbind(dim=1)
+            heads = [_map_values(map_IYX, cells) for map_IYX in head_maps]
+            for metric in (POINTING, MASS_INSIDE):
+                kept[_key(HEADS, metric)] = torch.stack([values[metric] for values in heads], dim=1)
+        for score, map_IYX in maps.items():
+            for metric, values_I in _map_values(map_IYX, cells).items():
+                kept[_key(score, metric)] = values_I
+        return kept | self._grounding(batch, text_embeds_ID, seen)
+
+    def _seen_phrases(self, batch: ImageBatch) -> _SeenPhrases:
+        numbers: list[int] = []
         boxes: list[list[Box]] = []
-        places, numbers = [], []
+        places: list[int] = []
         for place, image in enumerate(batch.image_index_B.tolist()):
             for number, phrase in enumerate(self.phrases[image], self.first_phrase[image]):
                 seen = boxes_in_view(phrase["boxes"], batch.sizes[place], self.embedder.image_processor)
                 if seen:
+                    numbers.append(number)
                     boxes.append(seen)
                     places.append(place)
-                    numbers.append(number)
-        kept = {"phrase": torch.tensor(numbers, dtype=torch.int64)}
-        if not numbers:
-            return kept
-        image_N = torch.tensor(places, dtype=torch.int64)
-        maps = {name: flat.unflatten(-1, batch.grid) for name, flat in self._maps(batch, numbers, image_N).items()}
-        for name, one in {"uniform": uniform_map(batch.grid), "centre": centre_map(batch.grid)}.items():
-            maps[name] = one.expand(len(boxes), -1, -1)
-        cells = box_cells([torch.tensor(seen, dtype=torch.float64) for seen in boxes], batch.grid)
-        for name, map_NHW in maps.items():
-            kept[f"{name}/pointing"] = pointing_hits(map_NHW, cells)
-            kept[f"{name}/mass_inside"] = mass_inside_boxes(map_NHW, cells)
-        return kept | self._grounding(batch, numbers, image_N, boxes)
+        return _SeenPhrases(numbers, boxes, torch.tensor(places, dtype=torch.int64))
+
+    def _similarity_maps(self, batch: ImageBatch, text_embeds_ID: Tensor, image_I: Tensor) -> dict[str, Tensor]:
+        """(I, Y, X) maps of the cosines of phrases with patches and with regions; none of them is negative."""
+        patches_BPD = batch.patch_features_BPD.float()
+        device = patches_BPD.device
+        num_patches = patches_BPD.shape[1]
+        num_phrases_B = torch.bincount(image_I, minlength=len(patches_BPD)).tolist()
+        image_I = image_I.to(device)
+        # Features of windows are sums of those of patches, and so are their products with the phrases. The weights are
+        # what RoIAlign makes of an image whose patch features are unit vectors.
+        rows, columns = batch.grid
+        sides = torch.tensor([columns, rows, columns, rows], device=device)
+        windows_V4 = sliding_windows(batch.grid).to(device) * sides
+        units_PP = torch.eye(num_patches, device=device)
+        first_image_V = windows_V4.new_zeros(len(windows_V4)).long()
+        weights_VP = roi_align(units_PP[None], windows_V4, first_image_V, batch.grid)
+        # Each phrase with the patches of its own image alone.
+        products = []
+        for image_texts_ID, patches_PD in zip(text_embeds_ID.split(num_phrases_B), patches_BPD, strict=True):
+            products.append(image_texts_ID @ patches_PD.T)
+        product_IP = torch.cat(products)
+        # Image by image: the features of all windows of a batch at once would be many times those of its patches.
+        lengths = [(weights_VP @ patches_PD).norm(dim=-1) for patches_PD in patches_BPD]
+        length_BV = torch.stack(lengths).clamp(min=1e-12)
+        length_BP = patches_BPD.norm(dim=-1).clamp(min=1e-12)
+        patch_IP = product_IP / length_BP[image_I]
+        window_IV = product_IP @ weights_VP.T / length_BV[image_I]
+        # Windows are listed size by size, one for each patch: the best size counts.
+        region_IP = window_IV.unflatten(-1, (-1, num_patches)).amax(dim=1)
+        maps = {}
+        for score, similarity_IP in (("patch_similarity", patch_IP), ("region_similarity", region_IP)):
+            map_IP = similarity_IP - similarity_IP.amin(dim=-1, keepdim=True)
+            maps[score] = map_IP.unflatten(-1, batch.grid)
+        return maps
+
+    def _grounding(self, batch: ImageBatch, text_embeds_ID: Tensor, seen: _SeenPhrases) -> Kept:
+        """(I,) hits of each score, and of chance; NaN for phrases that have nothing to choose from."""
+        places, counts = seen.image_I.unique_consecutive(return_counts=True)
+        image_texts = text_embeds_ID.split(counts.tolist())
+        # The boxes of the phrases of each image, and each different box once.
+        phrase_boxes: list[list[list[Box]]] = []
+        candidates: list[list[Box]] = []
+        ends = list(accumulate(counts.tolist()))
+        for first, end in zip([0, *ends[:-1]], ends, strict=True):
+            phrase_boxes.append(seen.boxes[first:end])
+            candidates.append(list(dict.fromkeys(chain.from_iterable(seen.boxes[first:end]))))
+        sizes = [len(boxes) for boxes in candidates]
+        place_R = places.repeat_interleave(torch.tensor(sizes))
+        embeds_RD = self.embedder.view_embeds(batch, list(chain.from_iterable(candidates)), place_R)
+        hits: dict[str, list[Tensor]] = {"region": [], CENTRE: [], UNIFORM: []}
+        images = zip(image_texts, embeds_RD.split(sizes), candidates, phrase_boxes, strict=True)
+        for texts_ID, box_embeds_RD, boxes, boxes_of_phrases in images:
+            image_hits = _grounding_hits((texts_ID @ box_embeds_RD.T).cpu(), boxes, boxes_of_phrases)
+            for score, hits_I in image_hits.items():
+                hits[score].append(hits_I)
+        return {_key(score, GROUNDING): torch.cat(parts) for score, parts in hits.items()}
 
     def counts(self, kept: Kept) -> dict[str, int]:
-        total = self.first_phrase[-1]
-        return {"phrases": total, "phrases_outside_view": total - len(kept["phrase"])}
+        """Returns the number of phrases, and of those that the model does not see."""
+        num_phrases = len(self.flat)
+        return {"phrases": num_phrases, "phrases_outside_view": num_phrases - len(kept["phrase"])}
 
-    def figures(self, kept: Kept) -> dict[str, Figure]:
-        named = [one.get("kind", "phrase") for of_image in self.phrases for one in of_image]
-        kinds = [named[number] for number in kept["phrase"].tolist()]
-        figures = self._figures("phrases", kept, torch.arange(len(kinds))) if kinds else {}
-        without_heads = {name: values_N for name, values_N in kept.items() if "[head" not in name}
-        for kind in sorted(set(kinds)) if len(set(kinds)) > 1 else ():
-            of_kind = torch.tensor([one == kind for one in kinds]).nonzero()[:, 0]
-            figures |= self._figures(f"phrases[{kind}]", without_heads, of_kind)
-        return figures
+    def metrics(self, kept: Kept) -> list[Metric]:
+        """Returns the metrics of all phrases and, if there are several kinds, of each kind."""
+        numbers = kept["phrase"].tolist()
+        if not numbers:
+            return []
+        kinds = [self.flat[number].get("kind", "phrase") for number in numbers]
+        metrics = self._metrics("", kept, torch.arange(len(kinds)))
+        distinct_kinds = sorted(set(kinds))
+        # A single kind would repeat the total.
+        if len(distinct_kinds) > 1:
+            for kind in distinct_kinds:
+                selected = torch.tensor([phrase_kind == kind for phrase_kind in kinds]).nonzero()[:, 0]
+                metrics += self._metrics(kind, kept, selected)
+        return metrics
 
-    def _maps(self, batch: ImageBatch, numbers: list[int], image_N: Tensor) -> dict[str, Tensor]:
-        """The maps by name, (N, P) each, none of them negative."""
-        texts_ND, patches_BPD = self.text_embeds_ND[numbers], batch.patch_features_BPD.float()
-        device, counts_B = patches_BPD.device, torch.bincount(image_N, minlength=len(patches_BPD)).tolist()
-        image_N = image_N.to(device)
-        # Features of windows are sums of those of patches, and so are their products with the phrases.
-        windows_W4 = sliding_windows(batch.grid).to(device) * torch.tensor(batch.grid[::-1] * 2, device=device)
-        patches_PP = torch.eye(patches_BPD.shape[1], device=device)
-        weights_WP = roi_align(patches_PP[None], windows_W4, windows_W4.new_zeros(len(windows_W4)).long(), batch.grid)
-        products = [texts_nD @ one_PD.T for texts_nD, one_PD in zip(texts_ND.split(counts_B), patches_BPD, strict=True)]
-        product_NP = torch.cat(products)
-        length_BW = torch.stack([(weights_WP @ one_PD).norm(dim=-1) for one_PD in patches_BPD]).clamp(min=1e-12)
-        length_BP = patches_BPD.norm(dim=-1).clamp(min=1e-12)
-        region_NW = product_NP @ weights_WP.T / length_BW[image_N]
-        similarities = {
-            "patch_similarity": product_NP / length_BP[image_N],
-            "region_similarity": region_NW.unflatten(-1, (-1, len(patches_PP))).amax(dim=1),
-        }
-        maps = {name: one_NP - one_NP.amin(dim=-1, keepdim=True) for name, one_NP in similarities.items()}
-        if not self.has_attention:
-            return maps
-        attention_NHP = self.embedder.attention(batch, texts_ND, image_N)
-        heads = {f"attention[head {head}]": one_NP for head, one_NP in enumerate(attention_NHP.unbind(dim=1))}
-        return {"attention": attention_NHP.mean(dim=1)} | maps | heads
+    def _metrics(self, kind: str, kept: Kept, selected: Tensor) -> list[Metric]:
+        """Returns the metrics of selected phrases, all of a kind or, if that is empty, of any."""
+        image_of_phrase = torch.arange(len(self.phrases)).repeat_interleave(self.num_phrases_B)
+        image_I = image_of_phrase[kept["phrase"]][selected]
+        metrics = []
+        for name, values in self._named_values(kind, kept):
+            values_I = values[selected]
+            chance_I = kept[_key(UNIFORM, name.metric)][selected]
+            has_choice_I = ~values_I.isnan()
+            if has_choice_I.any():
+                metric = mean_metric(
+                    name,
+                    values_I[has_choice_I],
+                    chance=float(chance_I[has_choice_I].mean()),
+                    cluster_index_I=image_I[has_choice_I],
+                    seed=self.seed,
+                )
+                metrics.append(metric)
+        # On a uniform map the score is the share of patch centres inside: above 0 if there is one to point at.
+        is_reachable_I = kept[_key(UNIFORM, POINTING)][selected] > 0
+        name = MetricName(self.name, "best_possible", POINTING, subset=kind)
+        best_possible = mean_metric(name, is_reachable_I.double(), cluster_index_I=image_I, seed=self.seed)
+        return [*metrics, best_possible]
 
-    def _grounding(
-        self, batch: ImageBatch, numbers: list[int], image_N: Tensor, boxes: list[list[Box]]
-    ) -> dict[str, Tensor]:
-        """(N,) hits of each score, and of chance; NaN where there is nothing to choose from."""
-        places, counts = image_N.unique_consecutive(return_counts=True)
-        phrases = torch.arange(len(image_N)).split(counts.tolist())
-        candidates = [list(dict.fromkeys(box for phrase in own for box in boxes[phrase])) for own in phrases]
-        sizes = list(map(len, candidates))
-        flat = [box for of_image in candidates for box in of_image]
-        embeds = self.embedder.view_embeds(batch, flat, places.repeat_interleave(torch.tensor(sizes))).split(sizes)
-        parts: list[tuple[Tensor, ...]] = []
-        for phrases_n, boxes_R, embeds_RD in zip(phrases, candidates, embeds, strict=True):
-            is_own_nR = torch.tensor([[box in boxes[phrase] for box in boxes_R] for phrase in phrases_n])
-            texts_nD = self.text_embeds_ND[[numbers[phrase] for phrase in phrases_n]]
-            centre_R2 = torch.tensor(boxes_R, dtype=torch.float64).view(-1, 2, 2).mean(dim=1)
-            nearness_R = -(centre_R2 - 0.5).norm(dim=-1).round(decimals=9)
-            ranks = [
-                match_ranks((texts_nD @ embeds_RD.T).cpu(), is_own_nR),
-                match_ranks(nearness_R.expand(len(phrases_n), -1), is_own_nR),
-                chance_ranks(len(boxes_R), is_own_nR.sum(dim=1)),
-            ]
-            has_no_choice_n = is_own_nR.all(dim=1)
-            parts.append(tuple(hits_at_k(one, 1).masked_fill(has_no_choice_n, torch.nan) for one in ranks))
-        names = ("region/grounding", "centre/grounding", "uniform/grounding")
-        return dict(zip(names, map(torch.cat, zip(*parts, strict=True)), strict=True))
+    def _named_values(self, kind: str, kept: Kept) -> Iterator[tuple[MetricName, Tensor]]:
+        """Yields the name of each metric with its values, one per phrase; for a kind, not those of single heads."""
+        for score in MODEL_MAPS:
+            for metric in (POINTING, MASS_INSIDE):
+                if _key(score, metric) in kept:
+                    yield MetricName(self.name, score, metric, subset=kind), kept[_key(score, metric)]
+        if _key(HEADS, POINTING) in kept and not kind:
+            for head in range(kept[_key(HEADS, POINTING)].shape[1]):
+                for metric in (POINTING, MASS_INSIDE):
+                    yield MetricName(self.name, "attention", metric, head=head), kept[_key(HEADS, metric)][:, head]
+        for score, metric in ((CENTRE, POINTING), (CENTRE, MASS_INSIDE), ("region", GROUNDING), (CENTRE, GROUNDING)):
+            yield MetricName(self.name, score, metric, subset=kind), kept[_key(score, metric)]
 
-    def _figures(self, prefix: str, kept: Kept, which: Tensor) -> dict[str, Figure]:
-        images = torch.arange(len(self.phrases)).repeat_interleave(torch.tensor(list(map(len, self.phrases))))
-        images = images[kept["phrase"]][which]
-        values = {name: values_N[which] for name, values_N in kept.items() if "/" in name}
-        figures = {}
-        for name, values_N in values.items():
-            of_chance_N = values[f"uniform/{name.partition('/')[2]}"]
-            is_asked_N = ~values_N.isnan()
-            if name.startswith("uniform/") or not is_asked_N.any():
-                continue
-            figures[f"{prefix}/{name}"] = mean_figure(
-                values_N[is_asked_N],
-                chance=float(of_chance_N[is_asked_N].mean()),
-                cluster_index_N=images[is_asked_N],
-                seed=self.seed,
-            )
-        # On a uniform map the score is the share of patch centres inside: above 0 where there is one to point at.
-        reachable = (values["uniform/pointing"] > 0).double()
-        return figures | {
-            f"{prefix}/best_possible/pointing": mean_figure(reachable, cluster_index_N=images, seed=self.seed)
-        }
+
+def _key(score: str, metric: str) -> str:
+    """The name under which the values of a score are kept."""
+    return f"{score}/{metric}"
+
+
+def _map_values(map_IYX: Tensor, cells: BoxCells) -> dict[str, Tensor]:
+    """Returns (I,) values of each metric of a map."""
+    return {POINTING: pointing_hits(map_IYX, cells), MASS_INSIDE: mass_inside_boxes(map_IYX, cells)}
+
+
+def _grounding_hits(
+    scores_IR: Tensor, boxes: Sequence[Box], boxes_of_phrases: Sequence[Sequence[Box]]
+) -> dict[str, Tensor]:
+    """
+    Computes (I,) hits by each score for the phrases of one image.
+
+    Args:
+        scores_IR: (I, R) cosine of each phrase with each box.
+        boxes: R boxes to choose from.
+        boxes_of_phrases: The boxes of each phrase.
+    """
+    is_own_IR = torch.tensor([[box in own_boxes for box in boxes] for own_boxes in boxes_of_phrases])
+    centre_R2 = torch.tensor(boxes, dtype=torch.float64).view(-1, 2, 2).mean(dim=1)
+    # Rounded, so that boxes at the same distance on different sides are tied.
+    nearness_R = -(centre_R2 - 0.5).norm(dim=-1).round(decimals=9)
+    ranks = {
+        "region": match_ranks(scores_IR, is_own_IR),
+        CENTRE: match_ranks(nearness_R.expand(len(is_own_IR), -1), is_own_IR),
+        UNIFORM: chance_ranks(len(boxes), is_own_IR.sum(dim=1)),
+    }
+    has_no_choice_I = is_own_IR.all(dim=1)
+    hits = {}
+    for score, score_ranks in ranks.items():
+        hits[score] = hits_at_k(score_ranks, 1).masked_fill(has_no_choice_I, torch.nan)
+    return hits

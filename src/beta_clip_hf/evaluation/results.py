@@ -1,10 +1,10 @@
-"""What an evaluation reports: figures with their chance level and interval, the table of them, and results.json."""
+"""What an evaluation reports: metrics with their chance level and interval, tables of them, and results.json."""
 
 import json
 import logging
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,87 +12,119 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..files import write_bytes, write_json, write_text
-from .metrics import bootstrap_interval
+from ..visualize import tables
+from .intervals import bootstrap_interval
+from .metric_names import MetricName
 
 
 logger = logging.getLogger(__name__)
 
-SCHEMA = 3  # of results.json, see docs/evaluation.md
+SCHEMA = 3
+"""Version of results.json, see docs/evaluation.md."""
+TABLE_HEADER = ("", "value", "95 % interval", "chance", "n")
 
 
 @dataclass(frozen=True)
-class Figure:
+class Metric:
     """One reported number: a share in [0, 1], or a rank."""
 
+    name: MetricName
     value: float
     chance: float | None = None
-    """What a model that scores everything alike gets."""
+    """Value for a model that scores everything alike."""
     low: float | None = None
+    """Lower end of the 95 % bootstrap interval; `None` if there is no interval, as for a median."""
     high: float | None = None
-    """The ends of the 95 % bootstrap interval; `None` where there is none, as for a median."""
+    """Upper end of the interval."""
     count: int = 0
-    """How many queries, groups or phrases it is the mean of."""
-    values_N: Tensor | None = field(default=None, repr=False, compare=False)
-    """(N,) the values that it is the mean of, for a comparison item by item; and"""
-    cluster_index_N: Tensor | None = field(default=None, repr=False, compare=False)
-    """(N,) int64: the image of each."""
+    """Number of queries, groups or phrases that the value is the mean of."""
+    values_I: Tensor | None = field(default=None, repr=False, compare=False)
+    """(I,) the values that `value` is the mean of, for a comparison item by item."""
+    cluster_index_I: Tensor | None = field(default=None, repr=False, compare=False)
+    """(I,) int64: the image of each value."""
 
 
-def mean_figure(
-    values_N: Tensor, *, chance: float | None = None, cluster_index_N: Tensor | None = None, seed: int = 0
-) -> Figure:
-    """The mean of (N,) values with its interval; values of one image (cluster) are resampled together."""
-    low, high = bootstrap_interval(values_N, cluster_index_N, seed=seed)
-    return Figure(float(values_N.double().mean()), chance, low, high, len(values_N), values_N, cluster_index_N)
+def mean_metric(
+    name: MetricName,
+    values_I: Tensor,
+    *,
+    chance: float | None = None,
+    cluster_index_I: Tensor | None = None,
+    seed: int = 0,
+) -> Metric:
+    """
+    Returns the mean of values with its bootstrap interval.
+
+    Args:
+        name: Name of the metric.
+        values_I: (I,) one value per query, group or phrase.
+        chance: Value for a model that scores everything alike.
+        cluster_index_I: (I,) int64, the image of each value: values of one image are resampled together.
+        seed: Seed of the bootstrap.
+    """
+    low, high = bootstrap_interval(values_I, cluster_index_I, seed=seed)
+    return Metric(
+        name=name,
+        value=float(values_I.double().mean()),
+        chance=chance,
+        low=low,
+        high=high,
+        count=len(values_I),
+        values_I=values_I,
+        cluster_index_I=cluster_index_I,
+    )
 
 
-def figures_to_json(figures: Mapping[str, Figure]) -> dict[str, dict[str, Any]]:
-    """The fields of each figure by name, without the values that it is the mean of."""
-    names = [one.name for one in fields(Figure) if one.type in (float, int, float | None)]
-    return {name: {field: getattr(figure, field) for field in names} for name, figure in figures.items()}
+def metrics_to_json(metrics: Iterable[Metric]) -> dict[str, dict[str, Any]]:
+    """Returns a record of each metric under its name, without the values that it is the mean of."""
+    records = {}
+    for metric in metrics:
+        records[str(metric.name)] = {
+            "value": metric.value,
+            "chance": metric.chance,
+            "low": metric.low,
+            "high": metric.high,
+            "count": metric.count,
+            "name": metric.name.to_json(),
+        }
+    return records
 
 
 def format_table(task: str, result: Mapping[str, Any]) -> str:
     """
-    The figures of one task as a plain-text table, shares in per cent, followed by its counts.
+    Formats the metrics of one task as a plain-text table, shares in per cent, below a line with its counts.
 
     Args:
-        task: The heading.
-        result: One task's result as in results.json.
+        task: Heading of the table.
+        result: Result of the task as in results.json.
     """
-    header = ("", "value", "95 % interval", "chance", "n")
-    rows = [header, *(_table_row(name, figure) for name, figure in result["figures"].items())]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
-        for row in rows
-    ]
     counts = ", ".join(f"{name.replace('_', ' ')} {number}" for name, number in result["counts"].items())
-    return "\n".join([f"{task} ({result['protocol']}; {counts})", *(line.rstrip() for line in lines)])
+    rows = [_table_row(key, record) for key, record in result["figures"].items()]
+    return f"{task} ({result['protocol']}; {counts})\n{tables.format_table(TABLE_HEADER, rows)}"
 
 
 def format_before_after(
     before: Mapping[str, Any], after: Mapping[str, Any], names: Mapping[str, str], heading: str = ""
 ) -> str:
     """
-    Some figures of two results of the same task beside their chance level, in per cent, as a plain-text table.
+    Formats some metrics of two results beside their chance level, in per cent, as a plain-text table.
 
     Args:
-        before, after: What [`evaluate`] returns, of an earlier and of a later model.
-        names: What a row is called, and the figure that it shows.
-        heading: Of the first column.
+        before: What [`evaluate`] returned for an earlier model.
+        after: What it returned for a later model, on the same rows.
+        names: For the label of each line, the key of the metric that it shows.
+        heading: Heading of the column of labels.
     """
-    width = max(map(len, (heading, *names)))
-    lines = [f"{heading:{width}}{'chance':>8}{'before':>8}{'after':>8}"]
-    for label, name in names.items():
-        old, new = before["figures"][name], after["figures"][name]
-        cells = (new["chance"], old["value"], new["value"])
-        lines.append(f"{label:{width}}" + "".join(f"{100 * cell:8.1f}" for cell in cells))
-    return "\n".join(lines)
+    rows = []
+    for label, key in names.items():
+        old, new = before["figures"][key], after["figures"][key]
+        percents = [f"{100 * share:.1f}" for share in (new["chance"], old["value"], new["value"])]
+        rows.append([label, *percents])
+    return tables.format_table((heading, "chance", "before", "after"), rows)
 
 
 def format_markdown(results: Mapping[str, Any]) -> str:
-    """All tasks of a results.json as Markdown: a heading and a table each."""
+    """Formats a results.json as Markdown: for each task a heading and a table."""
     model, environment = results["model"], results["environment"]
     lines = [
         f"# {model['name']}",
@@ -100,24 +132,23 @@ def format_markdown(results: Mapping[str, Any]) -> str:
         f"Weights {model['sha256'][:16]}, {_versions(environment)}. Shares in per cent.",
     ]
     for name, task in results["tasks"].items():
-        counts = ", ".join(f"{number} {what.replace('_', ' ')}" for what, number in task["counts"].items())
-        was_elsewhere = task["environment"] != environment
-        versions = f", {_versions(task['environment'])}" if was_elsewhere else ""
-        protocol = f"{task['protocol']} ({task['protocol_hash']}), {task['rules']['dtype']}{versions}"
-        lines += ["", f"## {name}", "", f"{protocol}: {counts}.", ""]
-        lines += ["| | value | 95 % interval | chance | n |", "|---|---|---|---|---|"]
-        lines += [f"| {' | '.join(_table_row(*figure))} |" for figure in task["figures"].items()]
+        counts = ", ".join(f"{number} {counted.replace('_', ' ')}" for counted, number in task["counts"].items())
+        protocol = f"{task['protocol']} ({task['protocol_hash']}), {task['rules']['dtype']}"
+        if task["environment"] != environment:
+            # The task was measured by an earlier run, on another machine or with other versions.
+            protocol = f"{protocol}, {_versions(task['environment'])}"
+        rows = [_table_row(key, record) for key, record in task["figures"].items()]
+        table = tables.format_markdown_table(TABLE_HEADER, rows, is_padded=False)
+        lines += ["", f"## {name}", "", f"{protocol}: {counts}.", "", table]
     return "\n".join(lines) + "\n"
-
-
-def _versions(environment: Mapping[str, str]) -> str:
-    return f"{environment['hardware']}, torch {environment['torch']}, transformers {environment['transformers']}"
 
 
 def write_results(results: Mapping[str, Any], output_dir: str | os.PathLike[str]) -> Path:
     """
-    Writes results.json, and results.md, into the directory (made where missing) and returns the path of the first;
-    never leaves half a file.
+    Writes results.json and results.md into a directory, which is created if it is missing. Neither is ever half there.
+
+    Returns:
+        The path of results.json.
     """
     folder = Path(output_dir)
     write_text(folder / "results.md", format_markdown(results))
@@ -125,7 +156,7 @@ def write_results(results: Mapping[str, Any], output_dir: str | os.PathLike[str]
 
 
 def read_results(output_dir: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """What results.json of a directory holds, if it is there, whole and of this version's schema."""
+    """Returns what results.json of a directory holds; `None` if it is missing, damaged or of another schema."""
     path = Path(output_dir) / "results.json"
     if not path.exists():
         return None
@@ -134,30 +165,50 @@ def read_results(output_dir: str | os.PathLike[str]) -> dict[str, Any] | None:
         if results["schema"] == SCHEMA and {"model", "tasks"} <= set(results):
             return results
     except (ValueError, TypeError, KeyError):
+        # Not JSON, or not an object: treated like another schema.
         pass
     logger.warning("%s is not of this version of beta-clip evaluate: it is replaced", path)
     return None
 
 
-def write_values(figures: Mapping[str, Figure], output_dir: str | os.PathLike[str], task: str) -> Path:
+def write_values(metrics: Iterable[Metric], output_dir: str | os.PathLike[str], task: str) -> Path:
     """
-    Writes `values/TASK.safetensors`: for each figure that is a mean the values (N,) under its name, float32, and under
-    `NAME#cluster` the image (N,) of each, int64: what a comparison of two models item by item needs.
+    Writes `values/TASK.safetensors`, which a comparison of two models item by item needs.
+
+    For each metric that is a mean it holds the values (I,) under the name of the metric, float32, and the image (I,) of
+    each value under `NAME#cluster`, int64.
+
+    Returns:
+        The path of the file.
     """
-    values = {name: figure.values_N.float() for name, figure in figures.items() if figure.values_N is not None}
-    clusters = {
-        f"{name}#cluster": figure.cluster_index_N.clone()  # several figures have the same
-        for name, figure in figures.items()
-        if figure.cluster_index_N is not None
-    }
+    values: dict[str, Tensor] = {}
+    clusters: dict[str, Tensor] = {}
+    for metric in metrics:
+        if metric.values_I is not None:
+            values[str(metric.name)] = metric.values_I.float()
+        if metric.cluster_index_I is not None:
+            # Several metrics share one tensor, which safetensors refuses to store twice.
+            clusters[cluster_key(metric.name)] = metric.cluster_index_I.clone()
     return write_bytes(Path(output_dir) / "values" / f"{task}.safetensors", save(values | clusters))
 
 
-def _table_row(name: str, figure: Mapping[str, Any]) -> tuple[str, ...]:
-    def show(number: float | None) -> str:
-        if number is None:
-            return ""
-        return f"{number:.1f}" if name.endswith("rank") else f"{100 * number:.1f}"
+def cluster_key(name: MetricName | str) -> str:
+    """Returns the key under which `values/TASK.safetensors` holds the images of the values of a metric."""
+    return f"{name}#cluster"
 
-    interval = "" if figure["low"] is None else f"{show(figure['low'])} – {show(figure['high'])}"
-    return name, show(figure["value"]), interval, show(figure["chance"]), str(figure["count"])
+
+def _table_row(key: str, record: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns the cells of one metric, as in `TABLE_HEADER`."""
+    scale = 1 if MetricName.from_record(key, record).is_rank else 100
+
+    def cell(number: float | None) -> str:
+        return "" if number is None else f"{scale * number:.1f}"
+
+    interval = ""
+    if record["low"] is not None:
+        interval = f"{cell(record['low'])} – {cell(record['high'])}"
+    return key, cell(record["value"]), interval, cell(record["chance"]), str(record["count"])
+
+
+def _versions(environment: Mapping[str, str]) -> str:
+    return f"{environment['hardware']}, torch {environment['torch']}, transformers {environment['transformers']}"

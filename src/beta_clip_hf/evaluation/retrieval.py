@@ -1,10 +1,9 @@
 """
-Retrieval both ways, by CLS and by text-conditioned scores.
+Measures retrieval in both directions, by CLS and by text-conditioned scores.
 
-An image pooled with its own caption, and compared across images, would leak which caption is its own. So the
-conditioned score of image i and text t is v_{i|t} · u_t for EVERY pair that is compared, whoever belongs to whom.
-
-Letters: B images, T texts, Q queries, C candidates, K candidates of a shortlist, D projection width.
+An image that is pooled with its own caption, and compared across images, would leak which caption is its own. So the
+conditioned score of image i and text t is v_{i|t} · u_t for EVERY pair that is compared, whether they belong together
+or not.
 """
 
 import logging
@@ -15,64 +14,39 @@ import torch
 from torch import Tensor
 
 from ..data.rows import Row
-from ..inference.embedder import Embedder, ImageBatch, read_texts
+from ..inference.embedder import Embedder, ImageBatch
 from ..inference.shards import Kept
+from .metric_names import MEDIAN_RANK, MetricName
 from .metrics import (
     DEFAULT_KS,
-    DistinctEmbeddings,
     MatchRanks,
     RetrievalRanks,
-    ScoreFunction,
     chance_ranks,
-    embedding_scores,
+    choose_ranks,
     expected_ranks,
     hits_at_k,
     retrieval_ranks,
 )
-from .probes import run_probes
-from .results import Figure, mean_figure
-from .shortlists import Shortlists, ShortlistScores, best_candidates, reranked
+from .results import Metric, mean_metric
+from .scores import EVERYTHING, DistinctEmbeddings, ScoreFunction, embedding_scores
+from .shortlists import CandidateScores, Shortlists, ShortlistScores, best_candidates, reranked
 
 
 logger = logging.getLogger(__name__)
 
 TEXT_SETS = ("long", "short")
-RERANKED = (16, 64, 256)  # the K of shortlists, as far as there are more candidates
-MOST_PAIRS = 2**27  # scores of all pairs that are kept, 512 MiB; 5,000 images x 25,000 texts are fewer
-CURVE = (1, 2, 3, 5, 10, 20, 30, 50, 100)  # the k of a recall curve
-WORST, FIRST = 12, 3  # texts that are shown because they miss, and images found for each
-WEIGHTS = tuple(tenth / 10 for tenth in range(11))  # of the conditioned score in a sum
-
-
-class RetrievalEvaluator:
-    """
-    Retrieval of a whole data set: `RetrievalEvaluator()(model, processor, rows)` gives figures by name, as
-    `long/cls/image_to_text/R@1` (see [`retrieval_probes`] and [`RetrievalProbe`]).
-
-    Args:
-        conditioned: Also score all pairs with the text-conditioned pooler; needs a model that has one.
-        ks: The k of R@k.
-        seed: Of the bootstrap intervals.
-        batch_size, num_workers: See [`Embedder`].
-    """
-
-    def __init__(
-        self,
-        *,
-        conditioned: bool = True,
-        ks: Sequence[int] = DEFAULT_KS,
-        seed: int = 0,
-        batch_size: int = 32,
-        num_workers: int = 0,
-    ) -> None:
-        self.conditioned, self.ks, self.seed = conditioned, tuple(ks), seed
-        self.batch_size, self.num_workers = batch_size, num_workers
-
-    def __call__(self, model: Any, processor: Any, rows: Sequence[Row]) -> dict[str, Figure]:
-        embedder = Embedder(model, processor, batch_size=self.batch_size, num_workers=self.num_workers)
-        texts = read_texts(rows)
-        probes = retrieval_probes(embedder, texts, conditioned=self.conditioned, ks=self.ks, seed=self.seed)
-        return run_probes(embedder, rows, probes).figures
+RERANKED = (16, 64, 256)
+"""The K of shortlists. Those that are not smaller than the number of images are left out."""
+MOST_PAIRS = 2**27
+"""Most scores of all pairs that are kept, 512 MiB; 5,000 images x 25,000 texts are fewer."""
+CURVE = (1, 2, 3, 5, 10, 20, 30, 50, 100)
+"""The k of a recall curve."""
+NUM_MISSES = 12
+"""Texts on the page of misses."""
+NUM_FIRST = 3
+"""Images on that page that are ranked first for a text."""
+WEIGHTS = tuple(tenth / 10 for tenth in range(11))
+"""Weights of the conditioned score in a sum."""
 
 
 def retrieval_probes(
@@ -85,44 +59,57 @@ def retrieval_probes(
     seed: int = 0,
 ) -> list["RetrievalProbe"]:
     """
-    A probe named `long` for the whole captions, one per image, and one named `short` where all rows have `captions`
-    (several per image: any of them is a hit) or a `short_caption`; as far as they are `wanted`.
+    Makes the probes of retrieval that rows have the texts for.
+
+    They are `long`, the whole captions, one per image; and `short` if all rows have `captions` (several per image: any
+    of them is a hit) or a `short_caption`.
+
+    Args:
+        embedder: Encodes the texts.
+        texts: Rows without their images.
+        wanted: Names of the probes to make.
+        conditioned: Whether to score with the text-conditioned pooler too.
+        ks: Values of k of R@k.
+        seed: Seed of the bootstrap intervals.
     """
     text_sets = {"long": [[row["caption"]] for row in texts]}
     if all(row.get("captions") for row in texts):
         text_sets["short"] = [list(row["captions"]) for row in texts]
     elif all(row.get("short_caption") for row in texts):
         text_sets["short"] = [[row["short_caption"]] for row in texts]
-    return [
-        RetrievalProbe(
-            name, embedder, captions, whole_captions=name == "long", conditioned=conditioned, ks=ks, seed=seed
-        )
-        for name, captions in text_sets.items()
-        if name in wanted
-    ]
+    probes = []
+    for name, captions in text_sets.items():
+        if name in wanted:
+            whole_captions = name == "long"
+            probe = RetrievalProbe(
+                name, embedder, captions, whole_captions=whole_captions, conditioned=conditioned, ks=ks, seed=seed
+            )
+            probes.append(probe)
+    return probes
 
 
 class RetrievalProbe:
     """
-    R@k and median rank of one set of texts, both ways. Its texts are encoded at once. Scores:
+    Measures R@k and median rank of one set of texts in both directions. The scores are:
 
     - `cls`: the cosine of image and text embedding.
-    - `rerank@K`: the K best candidates by `cls`, put in the order of their text-conditioned scores; the others follow.
-      Those that are tied at the end of the shortlist and do not all fit in it are among the others.
-    - `all_pairs`: the text-conditioned score of every pair. Left out, as is `sum`, where there are more than
+    - `rerank@K`: the K best candidates by `cls`, ordered by their text-conditioned scores; all others follow.
+      Candidates that are tied at the end of the shortlist, and do not all fit in it, are among the others.
+    - `all_pairs`: the text-conditioned score of every pair. It and `sum` are left out if there are more than
       `MOST_PAIRS`: then a second pass over the images scores the pairs of the shortlists alone.
     - `sum`: w · `all_pairs` + (1 − w) · `cls`, with the w in 0, 0.1, …, 1 that has the best R@1 on the other half of
-      the queries: those of images with even places choose for those with odd ones, and the other way round.
+      the queries: those of images with even indices choose for those with odd ones, and the other way round.
 
-    Copies of one image have the embedding and the scores of the first of them, so that they are tied exactly.
+    Copies of an image have the embedding and the scores of the first of them, so that they are tied exactly.
 
     Args:
-        name: First part of the figures' names.
-        embedder: Encodes the texts.
-        captions: Per image its captions, one or several.
+        name: First part of the names of the metrics.
+        embedder: Encodes the texts, all of them at once.
+        captions: One or several captions of each image.
         whole_captions: Whether these are whole captions, see [`Embedder.texts`].
-        conditioned: Whether to score with the pooler too.
-        ks, seed: See [`RetrievalEvaluator`].
+        conditioned: Whether to score with the text-conditioned pooler too.
+        ks: Values of k of R@k.
+        seed: Seed of the bootstrap intervals.
     """
 
     def __init__(
@@ -136,186 +123,241 @@ class RetrievalProbe:
         ks: Sequence[int] = DEFAULT_KS,
         seed: int = 0,
     ) -> None:
-        self.name, self.embedder, self.ks, self.seed = name, embedder, tuple(ks), seed
-        self.texts = flat = [caption for of_image in captions for caption in of_image]
+        self.name = name
+        self.embedder = embedder
+        self.ks = tuple(ks)
+        self.seed = seed
+        self.texts: list[str] = []
+        for image_captions in captions:
+            self.texts += image_captions
+        num_captions_B = torch.tensor([len(image_captions) for image_captions in captions])
+        self.image_index_T = torch.arange(len(captions)).repeat_interleave(num_captions_B)
         self.conditioned = conditioned and embedder.has_pooler
-        self.all_pairs = self.conditioned and len(captions) * len(flat) <= MOST_PAIRS
+        self.all_pairs = self.conditioned and len(captions) * len(self.texts) <= MOST_PAIRS
         if self.conditioned and not self.all_pairs:
             logger.warning(
-                "%s: %d images x %d texts are too many to score all pairs: of each only the %d best by CLS are scored",
-                *(name, len(captions), len(flat), RERANKED[-1]),
+                "%s: %d images x %d texts are too many to score all pairs: only the %d best of each by CLS are scored",
+                name,
+                len(captions),
+                len(self.texts),
+                RERANKED[-1],
             )
-        self.text_embeds_TD = embedder.texts(flat, whole_captions=whole_captions)
+        self.text_embeds_TD = embedder.texts(self.texts, whole_captions=whole_captions)
         self.distinct_texts = DistinctEmbeddings(self.text_embeds_TD)
-        self.shortlist_scores: ShortlistScores | None = None  # of a second pass
+        # Only a second pass has these.
+        self.shortlist_scores: ShortlistScores | None = None
         self._last_ranks: tuple[Kept, dict[str, RetrievalRanks]] | None = None
-        self.image_index_T = torch.arange(len(captions)).repeat_interleave(torch.tensor([len(c) for c in captions]))
 
     def measure(self, batch: ImageBatch) -> Kept:
-        kept = {"image_embeds": batch.image_embeds_BD, "digests": torch.tensor([*map(list, batch.digests)]).byte()}
+        """Keeps embeddings and digests of the images, and the scores of all pairs if there are not too many."""
+        digests_B32 = torch.tensor([list(digest) for digest in batch.digests]).byte()
+        kept = {"image_embeds": batch.image_embeds_BD, "digests": digests_B32}
         if self.all_pairs:
             scores_BU = self.embedder.pair_scores(batch, self.distinct_texts.embeds_UD)
             kept["pair_scores"] = self.distinct_texts.spread(scores_BU, 1)
         return kept
 
     def plan(self, kept: Kept) -> Kept | None:
-        """The shortlists, where the pairs of no others are to be scored."""
+        """Returns the shortlists, if only their pairs are to be scored."""
         if not self.conditioned or self.all_pairs:
             return None
         return self._shortlists(kept)._asdict() | {"first_B": first_copies(kept["digests"])}
 
     def second_pass(self, plan: Kept) -> Callable[[ImageBatch], Kept]:
-        first_B = plan["first_B"]
+        """Returns a function that scores the pairs of the shortlists."""
         shortlists = Shortlists(**{name: plan[name] for name in Shortlists._fields})
-        self.shortlist_scores = scores = ShortlistScores(shortlists, self.distinct_texts, first_B)
+        scores = ShortlistScores(shortlists, self.distinct_texts, plan["first_B"])
+        self.shortlist_scores = scores
         return lambda batch: scores.measure(self.embedder, batch)
 
     def counts(self, kept: Kept) -> dict[str, int]:
+        """Returns the number of texts."""
         return {f"{self.name}_texts": len(self.image_index_T)}
 
-    def figures(self, kept: Kept) -> dict[str, Figure]:
-        ranks = self._all_ranks(kept)
-        return {name: figure for score in ranks for name, figure in self._both_ways(score, ranks[score]).items()}
+    def metrics(self, kept: Kept) -> list[Metric]:
+        """Returns R@k and median rank of each score in both directions."""
+        chance = self._chance()
+        images_B = torch.arange(len(kept["image_embeds"]))
+        metrics: list[Metric] = []
+        for score, ranks in self._all_ranks(kept).items():
+            metrics += self._direction_metrics(
+                score, "image_to_text", ranks.image_to_text, chance.image_to_text, images_B
+            )
+            metrics += self._direction_metrics(
+                score, "text_to_image", ranks.text_to_image, chance.text_to_image, self.image_index_T
+            )
+        return metrics
 
     def report(self, kept: Kept) -> dict[str, Any]:
         """
-        `curves`: R@k over k by direction and by label of the score, such as "long/cls"; and `misses`: the texts whose
-        images `cls` puts furthest behind, each with the places of its `image` and of the `first` ones found, and its
-        `rank`.
+        Returns what the pictures of retrieval show, ready for JSON.
+
+        Returns:
+            `curves`: R@k over k by direction and by label of the score, such as "long/cls". `misses`: the texts whose
+            images `cls` ranks furthest behind, each with the `text`, the index of its `image`, the indices of the
+            images that are ranked `first`, and the `rank` of its image.
         """
-        by_cls = self._by_cls(kept)
         curves: dict[str, dict[str, list[list[float]]]] = {}
         for score, ranks in {**self._all_ranks(kept), "chance": self._chance()}.items():
             for direction, direction_ranks in ranks._asdict().items():
                 points = [[k, float(hits_at_k(direction_ranks, k).mean())] for k in CURVE]
                 curves.setdefault(direction, {})[f"{self.name}/{score}"] = points
-        ranks_T = expected_ranks(self._ranks(by_cls, len(kept["image_embeds"])).text_to_image)
-        worst = ranks_T.argsort(descending=True, stable=True)[:WORST].tolist()
-        first = {t: by_cls(slice(None), slice(t, t + 1))[:, 0] for t in worst}
-        misses = [
-            {
-                "text": self.texts[t],
-                "image": int(self.image_index_T[t]),
-                "rank": float(ranks_T[t]),
-                "first": first[t].topk(min(FIRST, len(first[t]))).indices.tolist(),
-            }
-            for t in worst
-        ]
-        return {"curves": curves, "misses": misses}
+        return {"curves": curves, "misses": self._misses(kept)}
 
-    def _by_cls(self, kept: Kept) -> ScoreFunction:
-        texts_TD = self.text_embeds_TD
-        images_BD = of_first_copies(kept["image_embeds"], kept["digests"])
-        return embedding_scores(images_BD.to(texts_TD.device), texts_TD)
+    def _misses(self, kept: Kept) -> list[dict[str, Any]]:
+        cls_score = self._cls_score(kept)
+        ranks_T = expected_ranks(self._all_ranks(kept)["cls"].text_to_image)
+        worst = ranks_T.argsort(descending=True, stable=True)[:NUM_MISSES]
+        misses = []
+        for text in worst.tolist():
+            scores_B = cls_score(EVERYTHING, slice(text, text + 1))[:, 0]
+            first = scores_B.topk(min(NUM_FIRST, len(scores_B))).indices
+            miss = {
+                "text": self.texts[text],
+                "image": int(self.image_index_T[text]),
+                "rank": float(ranks_T[text]),
+                "first": first.tolist(),
+            }
+            misses.append(miss)
+        return misses
+
+    def _cls_score(self, kept: Kept) -> ScoreFunction:
+        images_BD = with_first_copies(kept["image_embeds"], kept["digests"])
+        return embedding_scores(images_BD.to(self.text_embeds_TD.device), self.text_embeds_TD)
 
     def _shortlists(self, kept: Kept) -> Shortlists:
-        counts = len(kept["image_embeds"]), len(self.image_index_T)
-        found, first_B = best_candidates(self._by_cls(kept), *counts, RERANKED[-1]), first_copies(kept["digests"])
-        return found._replace(texts_BK=found.texts_BK[first_B], text_ends_BK=found.text_ends_BK[first_B])
+        num_images, num_texts = len(kept["image_embeds"]), len(self.image_index_T)
+        shortlists = best_candidates(self._cls_score(kept), num_images, num_texts, RERANKED[-1])
+        # Rows of one matrix may differ in their last bits: copies of an image take the shortlist of the first.
+        first_B = first_copies(kept["digests"])
+        return shortlists._replace(texts_BK=shortlists.texts_BK[first_B], text_ends_BK=shortlists.text_ends_BK[first_B])
 
     def _all_ranks(self, kept: Kept) -> dict[str, RetrievalRanks]:
-        """The ranks by each score; of the same `kept` they are found once, as figures and report need them both."""
+        """Returns the ranks by each score. Metrics and report both need them, so those of the same `kept` stay."""
         if self._last_ranks is None or self._last_ranks[0] is not kept:
-            self._last_ranks = kept, self._found_ranks(kept)
+            self._last_ranks = (kept, self._compute_ranks(kept))
         return self._last_ranks[1]
 
-    def _found_ranks(self, kept: Kept) -> dict[str, RetrievalRanks]:
-        by_cls, num_images = self._by_cls(kept), len(kept["image_embeds"])
-        ranks = {"cls": self._ranks(by_cls, num_images)}
+    def _compute_ranks(self, kept: Kept) -> dict[str, RetrievalRanks]:
+        cls_score = self._cls_score(kept)
+        num_images = len(kept["image_embeds"])
+        ranks = {"cls": self._ranks(cls_score, num_images)}
         if not self.conditioned:
             return ranks
-        if self.all_pairs:
-            pairs_BT = of_first_copies(kept["pair_scores"], kept["digests"])
-            ranks["all_pairs"] = self._ranks(lambda i, t: pairs_BT[i, t], num_images)
-            shortlists = self._shortlists(kept)
-            scores = tuple(
-                side.gather(1, best.long()) for side, best in zip((pairs_BT, pairs_BT.T), shortlists[:2], strict=True)
-            )
-        else:
+        if not self.all_pairs:
             assert self.shortlist_scores is not None
-            shortlists, scores = self.shortlist_scores.shortlists, self.shortlist_scores.joined(kept)
-        for size in RERANKED:
-            if size < num_images:
-                best = shortlists.first(size)
-                ranks[f"rerank@{size}"] = self._reranked(ranks["cls"], best, [side[:, :size] for side in scores])
-        if self.all_pairs:
-            ranks["sum"] = self._sum(by_cls(slice(None), slice(None)).cpu(), pairs_BT)
+            scores = self.shortlist_scores.joined(kept)
+            return ranks | self._reranked(ranks["cls"], self.shortlist_scores.shortlists, scores)
+        pairs_BT = with_first_copies(kept["pair_scores"], kept["digests"])
+        ranks["all_pairs"] = self._ranks(lambda images, texts: pairs_BT[images, texts], num_images)
+        shortlists = self._shortlists(kept)
+        scores = CandidateScores(
+            texts_BK=pairs_BT.gather(1, shortlists.texts_BK.long()),
+            images_TK=pairs_BT.T.gather(1, shortlists.images_TK.long()),
+        )
+        ranks |= self._reranked(ranks["cls"], shortlists, scores)
+        ranks["sum"] = self._sum_ranks(cls_score(EVERYTHING, EVERYTHING).cpu(), pairs_BT)
         return ranks
 
     def _ranks(self, score: ScoreFunction, num_images: int) -> RetrievalRanks:
         return retrieval_ranks(score, self.image_index_T, num_images)
 
-    def _reranked(self, ranks: RetrievalRanks, best: Sequence[Tensor], scores: Sequence[Tensor]) -> RetrievalRanks:
-        """`best` and `scores`: the candidates of shortlists, (B, K) texts and (T, K) images, and their scores."""
-        images_B = torch.arange(len(best[0]))
-        return RetrievalRanks(
-            reranked(ranks.image_to_text, best[0], scores[0], images_B, self.image_index_T),
-            reranked(ranks.text_to_image, best[1], scores[1], self.image_index_T, images_B),
-        )
+    def _reranked(
+        self, ranks: RetrievalRanks, shortlists: Shortlists, scores: CandidateScores
+    ) -> dict[str, RetrievalRanks]:
+        """Returns the ranks after reranking, for each size of shortlists that is smaller than the number of images."""
+        num_images = len(shortlists.texts_BK)
+        images_B = torch.arange(num_images)
+        reranked_ranks = {}
+        for size in RERANKED:
+            if size < num_images:
+                first = shortlists.first(size)
+                reranked_ranks[f"rerank@{size}"] = RetrievalRanks(
+                    image_to_text=reranked(
+                        ranks.image_to_text, first.texts_BK, scores.texts_BK[:, :size], images_B, self.image_index_T
+                    ),
+                    text_to_image=reranked(
+                        ranks.text_to_image, first.images_TK, scores.images_TK[:, :size], self.image_index_T, images_B
+                    ),
+                )
+        return reranked_ranks
 
-    def _sum(self, cls_BT: Tensor, pairs_BT: Tensor) -> RetrievalRanks:
-        """Ranks by the sum of both scores, its weight chosen for each half of the queries on the other half."""
-
-        def mixed(weight: float) -> ScoreFunction:
-            return lambda images, texts: torch.lerp(cls_BT[images, texts], pairs_BT[images, texts], weight)
-
-        tried = [self._ranks(mixed(weight), len(cls_BT)) for weight in WEIGHTS]
+    def _sum_ranks(self, cls_BT: Tensor, pairs_BT: Tensor) -> RetrievalRanks:
+        """Returns the ranks by the sum of both scores, its weight chosen for each half of the queries on the other."""
+        tried = []
+        for weight in WEIGHTS:
+            # lerp gives exactly `cls` for 0 and exactly `all_pairs` for 1.
+            score = _mixed_score(cls_BT, pairs_BT, weight)
+            tried.append(self._ranks(score, len(cls_BT)))
         is_odd_B = torch.arange(len(cls_BT)) % 2 == 1
         return RetrievalRanks(
-            *(
-                cross_fitted([getattr(ranks, way) for ranks in tried], is_odd_Q)
-                for way, is_odd_Q in zip(RetrievalRanks._fields, (is_odd_B, is_odd_B[self.image_index_T]), strict=True)
-            )
+            image_to_text=cross_fitted([ranks.image_to_text for ranks in tried], is_odd_B),
+            text_to_image=cross_fitted([ranks.text_to_image for ranks in tried], is_odd_B[self.image_index_T]),
         )
-
-    def _both_ways(self, score: str, ranks: RetrievalRanks) -> dict[str, Figure]:
-        chance, name = self._chance(), f"{self.name}/{score}"
-        images_B = torch.arange(len(ranks.image_to_text.ahead_Q))
-        return {
-            **self._figures(f"{name}/image_to_text", ranks.image_to_text, chance.image_to_text, images_B),
-            **self._figures(f"{name}/text_to_image", ranks.text_to_image, chance.text_to_image, self.image_index_T),
-        }
 
     def _chance(self) -> RetrievalRanks:
-        captions_B = torch.bincount(self.image_index_T)
+        num_captions_B = torch.bincount(self.image_index_T)
         return RetrievalRanks(
-            chance_ranks(len(self.image_index_T), captions_B),
-            chance_ranks(len(captions_B), torch.ones_like(self.image_index_T)),
+            image_to_text=chance_ranks(len(self.image_index_T), num_captions_B),
+            text_to_image=chance_ranks(len(num_captions_B), torch.ones_like(self.image_index_T)),
         )
 
-    def _figures(self, name: str, ranks: MatchRanks, chance: MatchRanks, image_Q: Tensor) -> dict[str, Figure]:
-        figures = {
-            f"{name}/R@{k}": mean_figure(
+    def _direction_metrics(
+        self, score: str, direction: str, ranks: MatchRanks, chance: MatchRanks, image_Q: Tensor
+    ) -> list[Metric]:
+        metrics = []
+        for k in self.ks:
+            metric = mean_metric(
+                MetricName(self.name, score, f"R@{k}", direction),
                 hits_at_k(ranks, k),
                 chance=float(hits_at_k(chance, k).mean()),
-                cluster_index_N=image_Q,
+                cluster_index_I=image_Q,
                 seed=self.seed,
             )
-            for k in self.ks
-        }
-        median, chance_median = (float(expected_ranks(one).quantile(0.5)) for one in (ranks, chance))
-        return figures | {f"{name}/median_rank": Figure(median, chance_median, count=len(image_Q))}
+            metrics.append(metric)
+        median = Metric(
+            MetricName(self.name, score, MEDIAN_RANK, direction),
+            value=float(expected_ranks(ranks).quantile(0.5)),
+            chance=float(expected_ranks(chance).quantile(0.5)),
+            count=len(image_Q),
+        )
+        return [*metrics, median]
 
 
 def first_copies(digests_B32: Tensor) -> Tensor:
-    """(B,) int64: of each image the first one that has its digest."""
+    """(B,) int64: for each image the index of the first one with the same digest."""
     distinct, place_B = digests_B32.unique(dim=0, return_inverse=True)
     images_B = torch.arange(len(place_B))
-    return images_B.new_full((len(distinct),), len(images_B)).scatter_reduce(0, place_B, images_B, "amin")[place_B]
+    first_of_distinct = images_B.new_full((len(distinct),), len(images_B))
+    return first_of_distinct.scatter_reduce(0, place_B, images_B, "amin")[place_B]
 
 
-def of_first_copies(values_BX: Tensor, digests_B32: Tensor) -> Tensor:
-    """(B, X): the rows, those of copies of an image as the first one's."""
+def with_first_copies(values: Tensor, digests_B32: Tensor) -> Tensor:
+    """Returns values of B images, (B, …), in which all copies of an image have those of the first of them."""
     first_B = first_copies(digests_B32)
-    return values_BX if torch.equal(first_B, torch.arange(len(first_B))) else values_BX[first_B]
+    has_copies = not torch.equal(first_B, torch.arange(len(first_B)))
+    return values[first_B] if has_copies else values
 
 
 def cross_fitted(tried: Sequence[MatchRanks], is_odd_Q: Tensor) -> MatchRanks:
-    """For each half of the queries the ranks of that one of several settings which has the best R@1 on the other half;
-    the first of equals."""
+    """
+    Chooses for each half of the queries the setting that has the best R@1 on the other half; the first of equals.
+
+    Args:
+        tried: Ranks of all queries by each setting.
+        is_odd_Q: (Q,) bool, which half each query is in.
+
+    Returns:
+        For each query its ranks by the setting that was chosen for it.
+    """
     hits = [hits_at_k(ranks, 1) for ranks in tried]
-    of_odd, of_even = (
-        tried[max(range(len(tried)), key=lambda i: float(hits[i][chosen_Q].sum()))]
-        for chosen_Q in (~is_odd_Q, is_odd_Q)
-    )
-    return MatchRanks(*(torch.where(is_odd_Q, odd, even) for odd, even in zip(of_odd, of_even, strict=True)))
+
+    def best_on(is_chosen_Q: Tensor) -> MatchRanks:
+        sums = [float(hits_Q[is_chosen_Q].sum()) for hits_Q in hits]
+        return tried[sums.index(max(sums))]
+
+    return choose_ranks(is_odd_Q, best_on(~is_odd_Q), best_on(is_odd_Q))
+
+
+def _mixed_score(cls_BT: Tensor, pairs_BT: Tensor, weight: float) -> ScoreFunction:
+    return lambda images, texts: torch.lerp(cls_BT[images, texts], pairs_BT[images, texts], weight)

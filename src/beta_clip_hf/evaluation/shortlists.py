@@ -1,7 +1,7 @@
 """
 Shortlists: the best candidates of each query by a first score, and their order by a second one.
 
-Letters: B images, T texts, Q queries, C candidates, K candidates of a shortlist, N pairs.
+M in names of tensors is the number of pairs of an image and a text.
 """
 
 from typing import NamedTuple
@@ -11,103 +11,167 @@ from torch import Tensor
 
 from ..inference.embedder import Embedder, ImageBatch
 from ..inference.shards import Kept
-from .metrics import SCORES_AT_A_TIME, DistinctEmbeddings, MatchRanks, ScoreFunction, parts_of
+from .metrics import SCORES_AT_A_TIME, MatchRanks, choose_ranks, row_slices
+from .scores import EVERYTHING, DistinctEmbeddings, ScoreFunction
+
+
+class Candidates(NamedTuple):
+    """Indices of candidates of retrieval in both directions; -1 for none."""
+
+    texts_BK: Tensor
+    """(B, K) texts of each image."""
+    images_TK: Tensor
+    """(T, K) images of each text."""
+
+
+class CandidateScores(NamedTuple):
+    """Scores of candidates, in their order."""
+
+    texts_BK: Tensor
+    images_TK: Tensor
 
 
 class Shortlists(NamedTuple):
-    """The best candidates of retrieval both ways, best first, integers. The two K may differ."""
+    """The best candidates of retrieval in both directions, best first, as integers. The two K may differ."""
 
     texts_BK: Tensor
     images_TK: Tensor
     text_ends_BK: Tensor
-    """Of each candidate the place of the last one that is tied with it: so long must a shortlist be to hold them all.
-    Where more are tied than there are places, it is K + 1."""
+    """For each candidate the place of the last one that is tied with it: a shortlist must be so long to hold them all.
+    If more are tied than there are places, it is K + 1."""
     image_ends_TK: Tensor
 
-    def first(self, size: int) -> tuple[Tensor, Tensor]:
+    def first(self, size: int) -> Candidates:
         """
-        (B, K) and (T, K): the shortlists of a smaller size, as far as there are so many candidates. Of those tied at
-        its end all are taken, or none where not all fit, in whose place is -1: no order of the data decides.
+        Returns the shortlists of a smaller size, or of all candidates if there are fewer.
+
+        Of candidates that are tied at the end of a shortlist all are in it or, if not all fit, none. The places of
+        these hold -1: the order of the data decides nothing.
         """
-        texts_BK, images_TK, text_ends_BK, image_ends_TK = (side[:, :size] for side in self)
-        return texts_BK.masked_fill(text_ends_BK > size, -1), images_TK.masked_fill(image_ends_TK > size, -1)
+        texts_BK = self.texts_BK[:, :size]
+        images_TK = self.images_TK[:, :size]
+        return Candidates(
+            texts_BK=texts_BK.masked_fill(self.text_ends_BK[:, :size] > size, -1),
+            images_TK=images_TK.masked_fill(self.image_ends_TK[:, :size] > size, -1),
+        )
 
 
 def best_candidates(score: ScoreFunction, num_images: int, num_texts: int, size: int) -> Shortlists:
     """
-    The `size` best candidates of each image and of each text, or all where there are fewer, on the CPU. The whole
-    score matrix is never held.
-    """
-    everything = slice(None)
-    texts = [_best(score(part, everything), size) for part in parts_of(num_images, num_texts, SCORES_AT_A_TIME)]
-    images = [_best(score(everything, part).T, size) for part in parts_of(num_texts, num_images, SCORES_AT_A_TIME)]
-    (texts_BK, text_ends_BK), (images_TK, image_ends_TK) = (
-        map(torch.cat, zip(*parts, strict=True)) for parts in (texts, images)
-    )
-    return Shortlists(texts_BK, images_TK, text_ends_BK, image_ends_TK)
-
-
-def _best(scores_QC: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """The best candidates of each query, int32, and for each the place of the last one of its score, int16."""
-    best = scores_QC.topk(min(size + 1, scores_QC.shape[1]), dim=1)
-    ends_QK = torch.searchsorted(-best.values, -best.values[:, :size].contiguous(), right=True)
-    return best.indices[:, :size].int().cpu(), ends_QK.short().cpu()
-
-
-def reranked(ranks: MatchRanks, short_QK: Tensor, scores_QK: Tensor, label_Q: Tensor, label_C: Tensor) -> MatchRanks:
-    """
-    Ranks after the candidates of a shortlist are put in the order of a second score, before all others, which keep
-    their places. So the others must not be better by the first score than any of the shortlist, or tied with one.
+    Finds the best candidates of each image and of each text, on the CPU, without the whole score matrix.
 
     Args:
-        ranks: By the first score alone.
-        short_QK: (Q, K) integer, the best candidates of each query by the first score; -1 for none.
-        scores_QK: (Q, K), the second score of each; higher is better.
-        label_Q, label_C: (Q,) and (C,) int64: a candidate is relevant for the queries of its label.
+        score: First score of images with texts.
+        num_images: Number of images, B.
+        num_texts: Number of texts, T.
+        size: Number of candidates of each query, K; all of them if there are fewer.
     """
-    present_QK = short_QK >= 0
-    relevant_QK = present_QK & (label_C[short_QK.clamp(min=0).long()] == label_Q[:, None])
-    best_Q1 = scores_QK.masked_fill(~relevant_QK, -torch.inf).amax(dim=1, keepdim=True)
-    ahead_QK, tied_QK = (scores_QK > best_Q1) & present_QK, (scores_QK == best_Q1) & present_QK
-    inside_Q = relevant_QK.any(dim=1)
-    of_shortlist = MatchRanks(ahead_QK.sum(dim=1), tied_QK.sum(dim=1), (tied_QK & relevant_QK).sum(dim=1))
-    return MatchRanks(*(torch.where(inside_Q, new_Q, old_Q) for new_Q, old_Q in zip(of_shortlist, ranks, strict=True)))
+    text_parts = []
+    for images in row_slices(num_images, num_texts, SCORES_AT_A_TIME):
+        text_parts.append(_best(score(images, EVERYTHING), size))
+    image_parts = []
+    for texts in row_slices(num_texts, num_images, SCORES_AT_A_TIME):
+        image_parts.append(_best(score(EVERYTHING, texts).T, size))
+    return Shortlists(
+        texts_BK=torch.cat([part.index_QK for part in text_parts]),
+        images_TK=torch.cat([part.index_QK for part in image_parts]),
+        text_ends_BK=torch.cat([part.end_QK for part in text_parts]),
+        image_ends_TK=torch.cat([part.end_QK for part in image_parts]),
+    )
+
+
+class _Best(NamedTuple):
+    """The best candidates of some queries."""
+
+    index_QK: Tensor
+    """int32, which is half the memory of what topk returns."""
+    end_QK: Tensor
+    """int16: for each candidate the place of the last one with the same score."""
+
+
+def _best(scores_QG: Tensor, size: int) -> _Best:
+    # One more than the shortlist holds tells whether there is a tie across its end.
+    best = scores_QG.topk(min(size + 1, scores_QG.shape[1]), dim=1)
+    # searchsorted needs rising numbers, and topk gives falling ones.
+    end_QK = torch.searchsorted(-best.values, -best.values[:, :size].contiguous(), right=True)
+    return _Best(best.indices[:, :size].int().cpu(), end_QK.short().cpu())
+
+
+def reranked(ranks: MatchRanks, short_QK: Tensor, scores_QK: Tensor, label_Q: Tensor, label_G: Tensor) -> MatchRanks:
+    """
+    Computes the ranks after the candidates of a shortlist are ordered by a second score, ahead of all others.
+
+    The others keep their places. So none of them may be better by the first score than any of the shortlist, or tied
+    with one.
+
+    Args:
+        ranks: Ranks by the first score alone.
+        short_QK: (Q, K) integer, the best candidates of each query by the first score; -1 for none.
+        scores_QK: (Q, K), the second score of each candidate; higher is better.
+        label_Q: (Q,) int64, label of each query.
+        label_G: (G,) int64, label of each candidate: it is relevant for the queries of its label.
+    """
+    is_present_QK = short_QK >= 0
+    # Index 0 stands in for none: what is not present is not relevant either.
+    label_QK = label_G[short_QK.clamp(min=0).long()]
+    is_relevant_QK = is_present_QK & (label_QK == label_Q[:, None])
+    best_Q1 = scores_QK.masked_fill(~is_relevant_QK, -torch.inf).amax(dim=1, keepdim=True)
+    is_ahead_QK = (scores_QK > best_Q1) & is_present_QK
+    is_tied_QK = (scores_QK == best_Q1) & is_present_QK
+    shortlist_ranks = MatchRanks(
+        ahead_Q=is_ahead_QK.sum(dim=1),
+        tied_Q=is_tied_QK.sum(dim=1),
+        tied_relevant_Q=(is_tied_QK & is_relevant_QK).sum(dim=1),
+    )
+    return choose_ranks(is_relevant_QK.any(dim=1), shortlist_ranks, ranks)
 
 
 class ShortlistScores:
     """
-    The text-conditioned scores of all pairs of shortlists, image by image: a text's candidates are in many batches, so
-    what it needs of an image is found by the image.
+    Scores all pairs of shortlists with the text-conditioned pooler, image by image.
+
+    The candidates of one text are in many batches. So the pairs of all texts are sorted by their image, and each batch
+    takes those of its images.
 
     Args:
-        shortlists: Of all images and texts.
-        texts: The embeddings of all texts; copies of one are scored once, so that they stay tied.
-        first_B: (B,) int64, of each image the first one that it is a copy of, or itself: for its texts this is scored.
+        shortlists: Shortlists of all images and texts.
+        texts: Embeddings of all texts. Copies of one text are scored once, so that they stay tied.
+        first_B: (B,) int64: for each image the first one that it is a copy of, or itself. Its texts are scored with
+            this one.
     """
 
     def __init__(self, shortlists: Shortlists, texts: DistinctEmbeddings, first_B: Tensor) -> None:
-        self.shortlists, self.texts, self.first_B = shortlists, texts, first_B
-        # Places in the flat images_TK, image by image: those of image i are from ends[i] to ends[i + 1].
-        self.image_N = first_B.int()[shortlists.images_TK.flatten().long()]
-        self.order_N = self.image_N.argsort(stable=True)
-        counts_B = torch.bincount(self.image_N, minlength=len(first_B))
-        self.ends = [0, *counts_B.cumsum(0).tolist()]
+        self.shortlists = shortlists
+        self.texts = texts
+        self.first_B = first_B
+        # Pairs are numbered by their places in the flat images_TK.
+        self.image_M = first_B.int()[shortlists.images_TK.flatten().long()]
+        self.order_M = self.image_M.argsort(stable=True)
+        # Sorted by image, the pairs of image i are from ends[i] to ends[i + 1].
+        num_pairs_B = torch.bincount(self.image_M, minlength=len(first_B))
+        self.ends = [0, *num_pairs_B.cumsum(0).tolist()]
 
     def measure(self, embedder: Embedder, batch: ImageBatch) -> Kept:
-        """Of a batch of consecutive images: the scores of their shortlists, and of those that they are in."""
-        first, count = int(batch.image_index_B[0]), len(batch.rows)
-        texts_bK = self.shortlists.texts_BK[first : first + count].long()
-        places_N = self.order_N[self.ends[first] : self.ends[first + count]]
-        width = self.shortlists.images_TK.shape[1]
-        own_N = torch.arange(count).repeat_interleave(texts_bK.shape[1])
-        image_N = torch.cat([own_N, self.image_N[places_N].long() - first])
-        text_N = self.texts.places(torch.cat([texts_bK.flatten(), places_N // width]))
-        scores_N = embedder.candidate_scores(batch, self.texts.embeds_UD, image_N, text_N).cpu()
-        return {"texts_BK": scores_N[: texts_bK.numel()].view_as(texts_bK), "images_N": scores_N[texts_bK.numel() :]}
+        """Returns the scores of a batch of consecutive images with their candidates, and with texts they are one of."""
+        first_image = int(batch.image_index_B[0])
+        num_images = len(batch.rows)
+        texts_BK = self.shortlists.texts_BK[first_image : first_image + num_images].long()
+        # Pairs of the shortlists of texts whose image is in the batch.
+        pair_M = self.order_M[self.ends[first_image] : self.ends[first_image + num_images]]
+        pair_image_M = self.image_M[pair_M].long() - first_image
+        pair_text_M = pair_M // self.shortlists.images_TK.shape[1]
+        own_image_M = torch.arange(num_images).repeat_interleave(texts_BK.shape[1])
+        image_M = torch.cat([own_image_M, pair_image_M])
+        text_M = self.texts.places(torch.cat([texts_BK.flatten(), pair_text_M]))
+        scores_M = embedder.candidate_scores(batch, self.texts.embeds_UD, image_M, text_M).cpu()
+        num_own = texts_BK.numel()
+        return {"texts_BK": scores_M[:num_own].view_as(texts_BK), "images_N": scores_M[num_own:]}
 
-    def joined(self, kept: Kept) -> tuple[Tensor, Tensor]:
-        """(B, K) and (T, K): the scores in the order of the shortlists, of what all batches have given in their order;
-        float32."""
-        images_N = torch.empty_like(kept["images_N"])
-        images_N[self.order_N] = kept["images_N"]
-        return kept["texts_BK"][self.first_B], images_N.view_as(self.shortlists.images_TK)
+    def joined(self, kept: Kept) -> CandidateScores:
+        """Returns the scores in the order of the shortlists, from what all batches have given; float32."""
+        images_M = torch.empty_like(kept["images_N"])
+        images_M[self.order_M] = kept["images_N"]
+        return CandidateScores(
+            texts_BK=kept["texts_BK"][self.first_B],
+            images_TK=images_M.view_as(self.shortlists.images_TK),
+        )

@@ -1,5 +1,5 @@
 """
-Evaluates a model on tasks and writes results.json, which holds all that is needed to read its figures.
+Evaluates a model on tasks and writes results.json, which holds all that is needed to read its metrics.
 
 `beta-clip evaluate` calls [`evaluate_tasks`]. To measure the rows of any data set, without files, see `evaluator.py`.
 """
@@ -11,7 +11,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,11 @@ from ..inference.processes import Processes, launched_processes, own_device
 from ..inference.shards import Shards
 from .benchmarks import BENCHMARKS, Part, Reading, find_benchmark, load_benchmark
 from .evaluator import measure
+from .metric_names import MetricName
 from .pictures import draw_retrieval
 from .probes import Measured
 from .protocols import Protocol, protocol_of
-from .results import SCHEMA, Figure, figures_to_json, read_results, write_results, write_values
+from .results import SCHEMA, Metric, metrics_to_json, read_results, write_results, write_values
 from .retrieval import TEXT_SETS
 from .zero_shot import PLAIN_TEMPLATES, Classes
 
@@ -173,7 +174,7 @@ class _Evaluation:
         self.loaded = load_model(settings.model, device, getattr(torch, settings.dtype))
         self.conditioned = settings.conditioned and self.loaded.has_trained_pooler
         if settings.conditioned and not self.conditioned and self.is_first:
-            logger.warning("%s has no trained pooler: there are no text-conditioned figures", settings.model)
+            logger.warning("%s has no trained pooler: there are no text-conditioned metrics", settings.model)
         model = self.loaded.model
         self.results: dict[str, Any] = {
             "schema": SCHEMA,
@@ -240,6 +241,8 @@ class _Evaluation:
             settings.limit,
             self.conditioned,
             reading.key,
+            # Results whose metrics are described in another way are measured again.
+            [field.name for field in fields(MetricName)],
         ]
         for part in reading.parts:
             parts.extend(_image_stamps(part.rows))
@@ -259,22 +262,23 @@ class _Evaluation:
         protocol = protocol_of(name, self.settings.dtype)
         # A run that was stopped finds its shards here again. The key tells apart all that changes them.
         folder = self.output / "unfinished" / f"{name}-{key[:16]}"
-        figures: dict[str, Figure] = {}
+        metrics: list[Metric] = []
         counts: dict[str, int] = {}
         pictures: list[Path] = []
         data_hash = hashlib.sha256()
         for part in reading.parts:
             rows = _first_rows(part.rows, self.settings.limit)
             measured = self._measure_part(name, part, rows, protocol, folder)
-            prefix = f"{part.name}/" if part.name else ""
-            figures |= {f"{prefix}{figure}": value for figure, value in measured.figures.items()}
-            counts |= {f"{prefix}{count}": number for count, number in measured.counts.items()}
+            for metric in measured.metrics:
+                metrics.append(replace(metric, name=replace(metric.name, part=part.name)))
+            for counted, number in measured.counts.items():
+                counts[f"{part.name}/{counted}" if part.name else counted] = number
             data_hash.update(measured.data_hash.encode())
             if self.is_first and self.settings.pictures:
                 stem = f"{name}-{part.name}" if part.name else name
                 pictures += draw_retrieval(measured.reports, rows, self.output / "pictures", stem)
         if self.is_first:
-            write_values(figures, self.output, name)
+            write_values(metrics, self.output, name)
             _remove_unfinished(folder.parent, name)
         picture_names = [path.relative_to(self.output).as_posix() for path in pictures]
         return {
@@ -282,7 +286,7 @@ class _Evaluation:
             "protocol_hash": protocol.hash,
             "rules": protocol.rules,
             "subset": reading.is_subset or self.settings.limit is not None,
-            "figures": figures_to_json(figures),
+            "figures": metrics_to_json(metrics),
             "counts": counts,
             "data_hash": data_hash.hexdigest(),
             "key": key,

@@ -1,11 +1,12 @@
 """
-Zero-shot classification of images, and of boxes by the features of their regions.
+Measures zero-shot classification of images, and of boxes by the features of their regions.
 
-Letters: N images or boxes, C classes, U classes with a name of their own, M templates, D projection width.
+The gallery is the classes: G in names of tensors counts classes, U those with a name of their own, I images or boxes.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from itertools import chain
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,29 +15,31 @@ from torch.nn.functional import normalize
 from ..data.rows import Row
 from ..inference.embedder import Embedder, ImageBatch
 from ..inference.shards import Kept
+from .metric_names import MetricName
 from .metrics import MatchRanks, chance_ranks, hits_at_k, match_ranks
-from .results import Figure, mean_figure
+from .results import Metric, mean_metric
 
 
 KS = (1, 5)
 PLAIN_TEMPLATES = ("a photo of a {}.",)
+SCORES = ("cls", "region")
 
 
 class Classes(NamedTuple):
-    """What there is to choose from."""
+    """The classes to choose from."""
 
     names: Sequence[str]
-    """A label counts from 0 in this order."""
+    """Names of the classes; a label is an index of this sequence."""
     templates: Sequence[str] = PLAIN_TEMPLATES
     """Prompts, in which {} stands for the name."""
 
 
 def class_embeds(embedder: Embedder, classes: Classes) -> Tensor:
     """
-    (C, D) float32, normalised: of each class the mean of the normalised embeddings of all its prompts.
+    (G, D) float32, normalised: for each class the mean of the normalised embeddings of all its prompts.
 
     Raises:
-        ValueError: where there is no class or no template, or a template has no {}.
+        ValueError: if there is no class or no template, or a template has no {}.
 
     Source: Radford et al. 2021 (CLIP), prompt ensembling.
     """
@@ -46,42 +49,61 @@ def class_embeds(embedder: Embedder, classes: Classes) -> Tensor:
     for template in templates:
         if "{}" not in template:
             raise ValueError(f"templates must hold {{}} for the name of a class, but one is {template!r}")
-    texts_ND = embedder.texts([template.replace("{}", name) for name in names for template in templates])
-    return normalize(texts_ND.unflatten(0, (len(names), len(templates))).mean(dim=1), dim=-1)
+    prompts: list[str] = []
+    for name in names:
+        prompts += [template.replace("{}", name) for template in templates]
+    prompt_embeds = embedder.texts(prompts).unflatten(0, (len(names), len(templates)))
+    return normalize(prompt_embeds.mean(dim=1), dim=-1)
 
 
 def classification_probes(
     embedder: Embedder, texts: Sequence[Row], classes: Classes, *, seed: int = 0
 ) -> list["ClassificationProbe"]:
-    """A probe named `classes` for the images that have a `label`, and one named `boxes` for `regions` that have one."""
-    labels = [[row["label"]] if "label" in row else [] for row in texts]
-    labelled = [[region for region in row.get("regions") or () if "label" in region] for row in texts]
-    of_boxes = [[region["label"] for region in of_image] for of_image in labelled]
-    boxes = [[region["box"] for region in of_image] for of_image in labelled]
+    """
+    Makes the probes of classification that rows have labels for.
+
+    They are `classes` for images that have a `label`, and `boxes` for `regions` that have one.
+
+    Args:
+        embedder: Encodes the prompts.
+        texts: Rows without their images.
+        classes: What the labels are indices of.
+        seed: Seed of the bootstrap intervals.
+    """
+    image_labels: list[list[int]] = []
+    box_labels: list[list[int]] = []
+    boxes: list[list[Any]] = []
+    for row in texts:
+        image_labels.append([row["label"]] if "label" in row else [])
+        regions = [region for region in row.get("regions") or () if "label" in region]
+        box_labels.append([region["label"] for region in regions])
+        boxes.append([region["box"] for region in regions])
     probes = []
-    if any(labels):
-        probes.append(ClassificationProbe("classes", embedder, labels, classes, seed=seed))
+    if any(image_labels):
+        probes.append(ClassificationProbe("classes", embedder, image_labels, classes, seed=seed))
     if any(boxes):
-        probes.append(ClassificationProbe("boxes", embedder, of_boxes, classes, boxes=boxes, seed=seed))
+        probes.append(ClassificationProbe("boxes", embedder, box_labels, classes, boxes=boxes, seed=seed))
     return probes
 
 
 class ClassificationProbe:
     """
-    Accuracy of the first, and of the first five, of all classes by cosine: with `cls`, the whole image, and, for boxes,
-    with `region`, the feature of the region, where the model has patch features. Ties count as the expected value; a
-    box of which nothing is seen ties all classes. The mean is over all images or boxes, not over classes.
+    Measures how often the right class is the first, and among the first five, of all classes by cosine.
+
+    The scores are `cls`, the cosine with the whole image, and, for boxes, `region`, the cosine with the feature of the
+    region, if the model has patch features. Ties count as their expected value; a box of which nothing is seen ties all
+    classes. The mean is over all images or boxes, not over classes.
 
     Args:
-        name: First part of the figures' names.
+        name: First part of the names of the metrics.
         embedder: Encodes the prompts.
-        labels: Per image its labels, none or one; or one for each box.
-        classes: What the labels are of.
-        boxes: Per image the boxes that its labels are of, in the `box_format` of its row.
-        seed: Of the bootstrap intervals.
+        labels: Labels of each image: none or one, or one for each box.
+        classes: What the labels are indices of.
+        boxes: For each image the boxes that its labels belong to, in the `box_format` of its row.
+        seed: Seed of the bootstrap intervals.
 
     Raises:
-        ValueError: where a label is not the place of a class, and as [`class_embeds`].
+        ValueError: if a label is not the index of a class, and as [`class_embeds`].
     """
 
     def __init__(
@@ -94,46 +116,66 @@ class ClassificationProbe:
         boxes: Sequence[Sequence[Sequence[float]]] | None = None,
         seed: int = 0,
     ) -> None:
-        self.name, self.embedder, self.seed = name, embedder, seed
-        self.labels, self.boxes, self.num_classes = labels, boxes, len(classes.names)
-        for label in (label for of_image in labels for label in of_image):
+        self.name = name
+        self.embedder = embedder
+        self.seed = seed
+        self.labels = labels
+        self.boxes = boxes
+        self.num_classes = len(classes.names)
+        for label in chain.from_iterable(labels):
             if not (isinstance(label, int) and 0 <= label < self.num_classes):
                 raise ValueError(f"label must be a whole number from 0 to {self.num_classes - 1}, but is {label!r}")
-        # Copies of a class would not be tied to the last bit by a matrix product.
+        # A matrix product would not tie copies of a class to the last bit, so each name is scored once.
         names = list(dict.fromkeys(classes.names))
         self.class_embeds_UD = class_embeds(embedder, classes._replace(names=names))
-        self.place_C = torch.tensor([names.index(one) for one in classes.names], device=self.class_embeds_UD.device)
+        places = [names.index(class_name) for class_name in classes.names]
+        self.place_G = torch.tensor(places, device=self.class_embeds_UD.device)
 
     def measure(self, batch: ImageBatch) -> Kept:
+        """Keeps the ranks of the right classes of the images, or boxes, of a batch."""
         images = batch.image_index_B.tolist()
-        labels_N = torch.tensor([label for image in images for label in self.labels[image]], dtype=torch.int64)
-        counts_B = torch.tensor([len(self.labels[image]) for image in images])
-        embeds_ND = {"cls": batch.image_embeds_BD.repeat_interleave(counts_B.to(batch.image_embeds_BD.device), dim=0)}
+        labels: list[int] = []
+        for image in images:
+            labels += self.labels[image]
+        labels_I = torch.tensor(labels, dtype=torch.int64)
+        num_labels_B = torch.tensor([len(self.labels[image]) for image in images])
+        device = batch.image_embeds_BD.device
+        embeds = {"cls": batch.image_embeds_BD.repeat_interleave(num_labels_B.to(device), dim=0)}
         if self.boxes is not None and self.embedder.has_patch_features:
-            embeds_ND["region"] = self.embedder.region_embeds(batch, [self.boxes[image] for image in images])
-        kept = {"image": batch.image_index_B.repeat_interleave(counts_B)}
-        for score, one_ND in embeds_ND.items():
-            scores_NC = (one_ND @ self.class_embeds_UD.T)[:, self.place_C]
-            ranks = match_ranks(scores_NC.cpu(), labels_N)
-            kept |= {f"{score}/{what}": values_N for what, values_N in ranks._asdict().items()}
+            embeds["region"] = self.embedder.region_embeds(batch, [self.boxes[image] for image in images])
+        kept: Kept = {"image": batch.image_index_B.repeat_interleave(num_labels_B)}
+        for score, embeds_ID in embeds.items():
+            scores_IG = (embeds_ID @ self.class_embeds_UD.T)[:, self.place_G]
+            ranks = match_ranks(scores_IG.cpu(), labels_I)
+            for field, values_I in ranks._asdict().items():
+                kept[_key(score, field)] = values_I
         return kept
 
     def counts(self, kept: Kept) -> dict[str, int]:
-        return {
-            f"labelled_{'images' if self.boxes is None else 'boxes'}": len(kept["image"]),
-            "classes": self.num_classes,
-        }
+        """Returns the number of labelled images or boxes, and of classes."""
+        labelled = "labelled_images" if self.boxes is None else "labelled_boxes"
+        return {labelled: len(kept["image"]), "classes": self.num_classes}
 
-    def figures(self, kept: Kept) -> dict[str, Figure]:
+    def metrics(self, kept: Kept) -> list[Metric]:
+        """Returns top-1 and top-5 accuracy by each score."""
         chance = chance_ranks(self.num_classes, torch.ones(1, dtype=torch.int64))
-        figures = {}
-        for score in dict.fromkeys(name.partition("/")[0] for name in kept if "/" in name):
-            ranks = MatchRanks(*(kept[f"{score}/{what}"] for what in MatchRanks._fields))
+        metrics = []
+        for score in SCORES:
+            if _key(score, MatchRanks._fields[0]) not in kept:
+                continue
+            ranks = MatchRanks(*(kept[_key(score, field)] for field in MatchRanks._fields))
             for k in KS:
-                figures[f"{self.name}/{score}/top{k}"] = mean_figure(
+                metric = mean_metric(
+                    MetricName(self.name, score, f"top{k}"),
                     hits_at_k(ranks, k),
                     chance=float(hits_at_k(chance, k)),
-                    cluster_index_N=kept["image"],
+                    cluster_index_I=kept["image"],
                     seed=self.seed,
                 )
-        return figures
+                metrics.append(metric)
+        return metrics
+
+
+def _key(score: str, field: str) -> str:
+    """The name under which a field of the ranks by a score is kept."""
+    return f"{score}/{field}"
