@@ -56,20 +56,21 @@ class SharedOut(BetaCLIPTrainer):
             losses = {name: torch.stack([parts[name] for _, parts in found]).mean() for name in found[0][1]}
             return torch.stack([loss for loss, _ in found]).mean(), losses
 
-        return super().compute_loss(model, {**inputs, "objective": objective}, *args, **kwargs)
+        with self.model.loss_context(objective=objective):
+            return super().compute_loss(model, inputs, *args, **kwargs)
 
 
 def parts_of(embeds: FlatEmbeds, shares: int) -> list[FlatEmbeds]:
     """The batches that `shares` processes would have, of as many images each; texts of an image are adjacent."""
-    assert embeds.caption_B is not None and embeds.short_S is not None and embeds.aligned_A is not None
+    assert embeds.caption_B is not None and embeds.short_J is not None and embeds.aligned_A is not None
     assert embeds.contextualized_TD is not None
     images = len(embeds.image_BD) // shares
     edges = [0, *(embeds.image_index_T.bincount().cumsum(0)[images - 1 :: images].tolist())]
     parts = []
     for share, (start, stop) in enumerate(pairwise(edges)):
         of_images, of_texts = slice(share * images, (share + 1) * images), slice(start, stop)
-        short_S, aligned_A = (
-            index[(index >= start) & (index < stop)] - start for index in (embeds.short_S, embeds.aligned_A)
+        short_J, aligned_A = (
+            index[(index >= start) & (index < stop)] - start for index in (embeds.short_J, embeds.aligned_A)
         )
         parts.append(
             FlatEmbeds(
@@ -77,7 +78,7 @@ def parts_of(embeds: FlatEmbeds, shares: int) -> list[FlatEmbeds]:
                 text_TD=embeds.text_TD[of_texts],
                 image_index_T=embeds.image_index_T[of_texts] - of_images.start,
                 caption_B=embeds.caption_B[of_images] - start,
-                short_S=short_S,
+                short_J=short_J,
                 aligned_A=aligned_A,
                 contextualized_TD=embeds.contextualized_TD[of_texts],
             )

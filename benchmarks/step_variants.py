@@ -84,8 +84,8 @@ def micro_batches(model: BetaCLIPModel, batch: Batch) -> Step:
         model.zero_grad()
         contrast = CachedContrast(model, parts, autocast=lambda: _autocast(model))
         for number, part in enumerate(parts):
-            with _autocast(model):
-                loss = model(**part, objective=contrast.objective(number)).loss
+            with _autocast(model), contrast.micro_batch(number):
+                loss = model(**part).loss
             if number == 0:  # later there are gradients of the parameters too
                 mark()
             loss.backward()

@@ -16,7 +16,7 @@ from report import OUTPUT, markdown_table, shown, spread, write_report
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from beta_clip_hf.model import loss_beta_clip
+from beta_clip_hf.model import paired_rows_beta_clip
 from beta_clip_hf.model.loss_beta_clip import beta_cal_loss, clip_loss
 
 
@@ -33,7 +33,7 @@ def leaves(texts: int) -> tuple[Tensor, Tensor, Tensor]:
 
 def step(kind: str, way: str, left: Tensor, right: Tensor, scale: Tensor) -> tuple[Tensor, ...]:
     """The loss and its gradients."""
-    loss_beta_clip.DENSE_LIMIT = LIMITS[way]  # type: ignore[assignment]
+    paired_rows_beta_clip.DENSE_LIMIT = LIMITS[way]  # type: ignore[assignment]
     if kind == "clip":
         loss = clip_loss(left, right, logit_scale=scale)
     else:

@@ -28,7 +28,7 @@ from report import OUTPUT, shown, spread, write_report
 from torch.nn.parallel import DistributedDataParallel
 
 from beta_clip_hf import BetaCLIPConfig, BetaCLIPModel
-from beta_clip_hf.model import loss_beta_clip
+from beta_clip_hf.model import paired_rows_beta_clip
 from beta_clip_hf.training.distributed import ProcessGather
 
 
@@ -55,7 +55,7 @@ def step_collectives(
         kind: "ce" or "bce".
         dense_limit: logits beyond which a loss is tiled and its work is shared; by default that of the package.
     """
-    limit = loss_beta_clip.DENSE_LIMIT if dense_limit is None else dense_limit
+    limit = paired_rows_beta_clip.DENSE_LIMIT if dense_limit is None else dense_limit
     of_images = contrast_collectives(images, width, "ce", has_ids=False, limit=limit)
     of_texts = contrast_collectives(texts, width, kind, has_ids=True, limit=limit)
     sizes = [("all_gather", 8 * 5 * len(images))]
@@ -136,7 +136,7 @@ def make_batch(images: int, seed: int) -> dict[str, Any]:
 def in_process(rank: int, processes: int, folder: str, args: argparse.Namespace) -> None:
     """Writes to a file of the process: wall and CPU seconds of the steps, and how far the peak of memory rose."""
     torch.set_num_threads(1)
-    loss_beta_clip.DENSE_LIMIT = args.dense_limit
+    paired_rows_beta_clip.DENSE_LIMIT = args.dense_limit
     dist.init_process_group("gloo", init_method=f"file://{folder}/init", rank=rank, world_size=processes)
     torch.manual_seed(0)
     config = BetaCLIPConfig(**CONFIG, pooler_num_attention_heads=2, alignment_loss=args.kind)
@@ -145,14 +145,16 @@ def in_process(rank: int, processes: int, folder: str, args: argparse.Namespace)
     gathers = {"over all": ProcessGather(), "own batch": None}
     clocks = {"wall": time.perf_counter, "cpu": time.process_time}
     seconds: dict[str, dict[str, list[float]]] = {clock: {way: [] for way in gathers} for clock in clocks}
-    model(**make_batch(1, seed=rank), gather=ProcessGather()).loss.backward()  # what the libraries take once
+    with model.module.loss_context(gather=ProcessGather()):
+        model(**make_batch(1, seed=rank)).loss.backward()  # what the libraries take once
     before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
     for repeat in range(args.repeats + 1):
         for way, gather in gathers.items():
             model.zero_grad(set_to_none=False)
             dist.barrier()
             start = {name: clock() for name, clock in clocks.items()}
-            model(**batch, gather=gather).loss.backward()
+            with model.module.loss_context(gather=gather):
+                model(**batch).loss.backward()
             dist.barrier()
             if repeat:
                 for name, clock in clocks.items():

@@ -148,7 +148,9 @@ def test_core_can_be_saved_to_the_hub() -> None:
 @pytest.mark.parametrize(
     "module",
     [
+        "model/gather_beta_clip.py",
         "model/loss_beta_clip.py",
+        "model/paired_rows_beta_clip.py",
         "model/tiled_beta_clip.py",
         "model/logit_tiles_beta_clip.py",
         "evaluation/intervals.py",

@@ -20,6 +20,7 @@ FUNCTIONS = {
     "hard_negative_loss": "region_embeds_RD, hard_text_embeds_ND, hard_region_index_N, *, logit_scale",
     "region_loss": "region_embeds_RD, region_text_embeds_RD, *, logit_scale, text_id_R=None, gather=None",
     "split_sentences": "text",
+    "text_conditioned_loss": "scores_BT, image_index_T, *, logit_scale, kind='ce', gather=None",
 }
 CLASSES = [
     "BetaCLIPConfig",
@@ -37,7 +38,7 @@ CLASSES = [
 ]
 # Arguments that callers name; a method may take more (those of CLIPModel's method of the same name).
 METHODS = {
-    "forward": ["pixel_values", "input_ids", "attention_mask", "image_index", "granularity", "return_loss", "gather"],
+    "forward": ["pixel_values", "input_ids", "attention_mask", "image_index", "granularity", "return_loss"],
     "get_image_features": ["pixel_values"],
     "get_text_features": ["input_ids", "attention_mask", "path"],
     "get_patch_features": ["pixel_values"],
@@ -76,6 +77,11 @@ def test_functions(name: str) -> None:
 def test_methods_of_the_model(name: str) -> None:
     taken = inspect.signature(getattr(BetaCLIPModel, name)).parameters
     assert [argument for argument in METHODS[name] if argument not in taken] == []
+
+
+def test_what_is_not_for_users_is_not_in_the_signature() -> None:
+    taken = inspect.signature(BetaCLIPModel.forward).parameters
+    assert not {"gather", "objective", "plan"} & taken.keys()
 
 
 def test_output() -> None:

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data._utils.pin_memory import pin_memory
 
 from beta_clip_hf import BetaCLIPConfig, BetaCLIPDataCollator, BetaCLIPModel, BetaCLIPProcessor, SceneDataset
-from beta_clip_hf.model import loss_beta_clip
+from beta_clip_hf.model import paired_rows_beta_clip
 from beta_clip_hf.model.batch_plan_beta_clip import BatchPlan, plan_batch
 from beta_clip_hf.model.packing_beta_clip import TextPacking, plan_texts
 from beta_clip_hf.model.ragged_beta_clip import ImageSlots, slots_by_image
@@ -55,7 +55,7 @@ def test_a_plan_is_what_plain_loops_find():
     index, kinds = IMAGE_INDEX.tolist(), GRANULARITY.tolist()
     captions = [next(t for t in range(9) if index[t] == image and kinds[t] == 0) for image in range(4)]
     assert plan.caption_B.tolist() == captions
-    assert plan.short_S.tolist() == [t for t in range(9) if kinds[t] == 3]
+    assert plan.short_J.tolist() == [t for t in range(9) if kinds[t] == 3]
     assert plan.aligned_A.tolist() == [t for t in range(9) if kinds[t] < 3]
     assert plan.text_slots.num_slots == 3 and plan.region_slots is None
     places = [3 * index[t] + sum(index[other] == index[t] for other in range(t)) for t in range(9)]
@@ -87,7 +87,7 @@ def test_a_batch_that_cannot_have_a_loss_has_no_plan_for_one():
         with pytest.raises(ValueError, match=message):
             plan_batch(packing_of(9), IMAGE_INDEX, 4, granularity_T=wrong)
         plan = plan_batch(packing_of(9), IMAGE_INDEX, 4)
-        assert plan.caption_B is plan.short_S is plan.aligned_A is None
+        assert plan.caption_B is plan.short_J is plan.aligned_A is None
     shorts = GRANULARITY.clone()
     shorts[8] = 3
     with pytest.raises(ValueError, match=r"at most one short caption for a loss, but they have \[2, 0, 0, 1\]"):
@@ -126,7 +126,7 @@ def test_a_worker_makes_the_plan_and_the_loader_moves_it(collator, rows, monkeyp
 @pytest.mark.parametrize("device", DEVICES)
 def test_a_step_waits_for_nothing(tiny_clip_config, collator, rows, monkeypatch, device, system, tiles):
     if tiles:
-        monkeypatch.setattr(loss_beta_clip, "DENSE_LIMIT", 0)
+        monkeypatch.setattr(paired_rows_beta_clip, "DENSE_LIMIT", 0)
     model = new_model(tiny_clip_config, short_clip_loss_weight=1.0, **SYSTEMS[system]).to(device)
     if not model.config.use_regions:
         collator.num_regions = 0

@@ -1,10 +1,12 @@
+from unittest.mock import Mock
+
 import pytest
 import torch
 from torch.nn import functional as F
 
 import reference
 from beta_clip_hf import beta_cal_loss, clip_loss, hard_negative_loss, region_loss
-from beta_clip_hf.model import logit_tiles_beta_clip, loss_beta_clip
+from beta_clip_hf.model import logit_tiles_beta_clip, paired_rows_beta_clip
 
 
 IMAGE_INDEX = torch.tensor([0, 0, 0, 1, 2, 2, 3, 3, 3, 3])
@@ -19,7 +21,7 @@ def embeddings(n: int, width: int = 6, seed: int = 0, dtype: torch.dtype = torch
 @pytest.fixture(autouse=True, params=["dense", "tiled"])
 def path(request, monkeypatch):
     """Every test of this file holds for both ways to compute the losses: dense, and in tiles of 4 × 4 at most."""
-    monkeypatch.setattr(loss_beta_clip, "DENSE_LIMIT", float("inf") if request.param == "dense" else 0)
+    monkeypatch.setattr(paired_rows_beta_clip, "DENSE_LIMIT", float("inf") if request.param == "dense" else 0)
     monkeypatch.setattr(logit_tiles_beta_clip, "CPU_TILE", 4)
     return request.param
 
@@ -103,18 +105,17 @@ def test_a_wrong_pairing_costs_more(kind):
 def test_the_path_is_chosen_by_the_number_of_logits(path, kind, rows, monkeypatch):
     """Rows² logits against a limit of 9: only what exceeds it is tiled."""
     if path == "tiled":
-        monkeypatch.setattr(loss_beta_clip, "DENSE_LIMIT", 9)
-    calls = []
+        monkeypatch.setattr(paired_rows_beta_clip, "DENSE_LIMIT", 9)
+    spies = []
     for name in ("tiled_contrast", "tiled_sigmoid"):
-        original = getattr(loss_beta_clip, name)
-        monkeypatch.setattr(
-            loss_beta_clip, name, lambda *args, original=original, **kw: calls.append(args) or original(*args, **kw)
-        )
+        spy = Mock(wraps=getattr(paired_rows_beta_clip, name))
+        monkeypatch.setattr(paired_rows_beta_clip, name, spy)
+        spies.append(spy)
     if kind in ("ce", "bce"):
         loss = beta_cal_loss(V[:rows], U[:rows], IMAGE_INDEX[:rows], logit_scale=SCALE, kind=kind)
     else:
         loss = {"clip": clip_loss, "region": region_loss}[kind](V[:rows], U[:rows], logit_scale=SCALE)
-    assert len(calls) == (path == "tiled" and rows == 4)
+    assert sum(spy.call_count for spy in spies) == (path == "tiled" and rows == 4)
     assert loss.ndim == 0 and loss > 0.1
 
 

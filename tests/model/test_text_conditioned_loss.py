@@ -7,9 +7,9 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 
 import reference
-from beta_clip_hf import BetaCLIPModel, beta_cal_loss
+from beta_clip_hf import BetaCLIPModel, beta_cal_loss, text_conditioned_loss
 from beta_clip_hf.model import pooler_beta_clip
-from beta_clip_hf.model.loss_beta_clip import text_conditioned_loss
+from beta_clip_hf.model.batch_plan_beta_clip import plan_batch
 from beta_clip_hf.model.packing_beta_clip import plan_texts, text_lengths
 from no_waits import DEVICES, no_waits
 from training.tiny_runs import TensorCollator, TensorRows
@@ -199,8 +199,8 @@ def test_the_memory_of_the_pairs_is_that_of_a_chunk(model, monkeypatch):
 def test_the_gpu_is_not_waited_for(tiny_config, batch, device):
     tiny_config.text_conditioned_loss_weight = 1
     model = BetaCLIPModel(tiny_config)
-    labels = (batch["input_ids"], batch["image_index"], batch["granularity"])
-    plan = model._plan_batch(labels[0], None, labels[1], 5, labels[2], None)
+    packing = model.plan_texts(batch["input_ids"], None)
+    plan = plan_batch(packing, batch["image_index"], 5, granularity_T=batch["granularity"])
     model.to(device)
     moved = {name: value.to(device) for name, value in batch.items() if isinstance(value, torch.Tensor)}
     moved["pixel_values"] = moved["pixel_values"].float()

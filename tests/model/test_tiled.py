@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from beta_clip_hf import beta_cal_loss, clip_loss, region_loss
-from beta_clip_hf.model import logit_tiles_beta_clip, loss_beta_clip
+from beta_clip_hf.model import logit_tiles_beta_clip, paired_rows_beta_clip
 from beta_clip_hf.model.logit_tiles_beta_clip import tiles_of
 from beta_clip_hf.model.tiled_beta_clip import tiled_contrast, tiled_sigmoid
 
@@ -45,7 +45,7 @@ def loss_of(path, kind, beta, leaves, index):
     """One of the losses, with `path` "dense" or "tiled"."""
     v, u, scale = leaves
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loss_beta_clip, "DENSE_LIMIT", {"dense": float("inf"), "tiled": 0}[path])
+        patch.setattr(paired_rows_beta_clip, "DENSE_LIMIT", {"dense": float("inf"), "tiled": 0}[path])
         if kind == "clip":
             return clip_loss(v, u, logit_scale=scale)
         if kind == "region":
@@ -97,7 +97,7 @@ def test_contrasts_of_parts_add_up_to_the_whole(kind, beta, images, counts, side
     """Each process holds some rows of the left side and all columns: value and gradients of the whole, summed."""
     index, leaves = IMAGES[images], leaves_of()
     v, u, scale = leaves
-    ids = {"clip": {}, "region": {"text_id_M": index}}.get(kind, {"image_index_M": index, "beta": beta})
+    ids = {"clip": {}, "region": {"text_id_E": index}}.get(kind, {"image_index_E": index, "beta": beta})
     parts = [slice(stop - count, stop) for count, stop in zip(counts, itertools.accumulate(counts), strict=True)]
     vectors = []  # the log-sum-exps of each process, before any knows those of the others
 
@@ -131,7 +131,7 @@ def test_a_part_without_rows_has_zero_gradients_for_all_columns():
     """Its process takes part in the backward pass of the gather, so its gradients have to be there."""
     _, u, scale = leaves_of()
     empty = torch.zeros(0, WIDTH, dtype=torch.float64, requires_grad=True)
-    ids = {"image_index_M": IMAGES["adjacent"], "beta": 0.5}
+    ids = {"image_index_E": IMAGES["adjacent"], "beta": 0.5}
     for loss in (
         tiled_contrast(empty, u, logit_scale=scale, first_row=4, **ids),
         tiled_sigmoid(empty, u, IMAGES["adjacent"], logit_scale=scale, beta=0.5, first_row=4),
@@ -237,7 +237,7 @@ def test_a_nan_is_not_swallowed(kind, beta, side):
 
 def test_compilation_leaves_the_loops_over_tiles_alone(monkeypatch):
     """Unrolled, they would be compiled anew for each number of texts."""
-    monkeypatch.setattr(loss_beta_clip, "DENSE_LIMIT", 0)
+    monkeypatch.setattr(paired_rows_beta_clip, "DENSE_LIMIT", 0)
     compiled_graphs = []
 
     def backend(graph, inputs):
@@ -303,10 +303,10 @@ def test_tiles_cover_every_pair_once_and_know_their_own_pairs(first_row, side):
     left, seen, own, same = v[first_row : first_row + 9], torch.zeros(9, ROWS), [], torch.zeros(9, ROWS)
     index = IMAGES["adjacent"]
     for tile in tiles_of(left, u, scale, first_row):
-        shape = tile.logits_nm.shape
+        shape = tile.logits_me.shape
         assert max(shape) <= side and min(shape) >= min(side, 9) // 2  # no thin tile at the edge
         expected = scale * left[tile.rows] @ u[tile.columns].T
-        torch.testing.assert_close(tile.logits_nm, expected, rtol=0, atol=1e-13)
+        torch.testing.assert_close(tile.logits_me, expected, rtol=0, atol=1e-13)
         seen[tile.rows, tile.columns] += 1
         own += [
             (row, tile.columns.start + tile.own_column + row - tile.rows.start) for row in range(ROWS)[tile.own_rows]

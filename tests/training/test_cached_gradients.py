@@ -42,8 +42,8 @@ def micro_batches(parts):
 def cached(model, batches, gather=None, wrapped=None):
     contrast = CachedContrast(model, batches, gather=gather)
     for number, batch in enumerate(batches):
-        with contrast.replayed(number):
-            outputs = (wrapped or model)(**batch, objective=contrast.objective(number))
+        with contrast.micro_batch(number):
+            outputs = (wrapped or model)(**batch)
         outputs.loss.backward()
         assert outputs.loss.item() == contrast.loss.item() and outputs.losses is contrast.losses
     return contrast, {name: parameter.grad for name, parameter in model.named_parameters()}
@@ -79,20 +79,22 @@ def test_dropout_drops_the_same_in_both_passes(both_systems_config):
 
     torch.manual_seed(3)
     for batch in batches:
-        model(**batch, objective=keep)
+        with model.loss_context(objective=keep):
+            model(**batch)
     expected, after = torch.cat(seen), torch.rand(1)
 
     seen.clear()
     torch.manual_seed(3)
     contrast = CachedContrast(model, batches)
     for number, batch in enumerate(batches):
-        with contrast.replayed(number):
-            model(**batch, objective=keep)
+        with contrast.micro_batch(number), model.loss_context(objective=keep):
+            model(**batch)
     torch.testing.assert_close(torch.cat(seen), expected, rtol=0, atol=0)
     assert torch.equal(torch.rand(1), after)  # the second passes have drawn nothing
     seen.clear()
     for batch in batches:
-        model(**batch, objective=keep)
+        with model.loss_context(objective=keep):
+            model(**batch)
     assert (torch.cat(seen) - expected).abs().max() > 1e-3  # dropout is at work
 
 
@@ -136,7 +138,9 @@ def in_process(rank, config):
         contrast = CachedContrast(model, batches, gather=ProcessGather())
         for number, batch in enumerate(batches):
             with nullcontext() if exchanged_always or number == len(batches) - 1 else wrapped.no_sync():
-                wrapped(**batch, objective=contrast.objective(number)).loss.backward()
+                with contrast.micro_batch(number):
+                    loss = wrapped(**batch).loss
+                loss.backward()
         found.append((contrast.loss, {name: parameter.grad for name, parameter in model.named_parameters()}))
     return found
 

@@ -81,7 +81,8 @@ def model_gradients(config, rows, gather, wrap=lambda model: model):
         model.config.alignment_loss = kind
         batch = TensorCollator()([TensorRows(6)[index] for index in rows])
         wrapped = wrap(model)  # DDP has to live on until the backward pass
-        outputs = wrapped(**batch | {"pixel_values": batch["pixel_values"].double()}, gather=gather)
+        with model.loss_context(gather=gather):
+            outputs = wrapped(**batch | {"pixel_values": batch["pixel_values"].double()})
         outputs.loss.backward()
         found[kind] = (
             {name: part.detach() for name, part in outputs.losses.items()},

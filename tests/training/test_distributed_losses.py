@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from beta_clip_hf import BetaCLIPConfig, beta_cal_loss, clip_loss, region_loss
-from beta_clip_hf.model import logit_tiles_beta_clip, loss_beta_clip
+from beta_clip_hf.model import logit_tiles_beta_clip, paired_rows_beta_clip
 from beta_clip_hf.training.distributed import ProcessGather
 from ddp_helpers import run_processes
 from model.test_tiled import LargestTensor, assert_close
@@ -64,7 +64,7 @@ def value_and_gradients(kind, beta, raw, image_index, text_id, gather=None):
 @contextmanager
 def tiled_from(limit, side=3):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loss_beta_clip, "DENSE_LIMIT", limit)
+        patch.setattr(paired_rows_beta_clip, "DENSE_LIMIT", limit)
         patch.setattr(logit_tiles_beta_clip, "CPU_TILE", side)
         yield
 
@@ -131,8 +131,8 @@ def sent_in_process(rank, config, kind, limit):
     wrapped = DistributedDataParallel(model)
     batch = TensorCollator()([TensorRows(7)[index] for index in BATCH[rank]])
     with tiled_from(limit):
-        with counted() as forward:
-            loss = wrapped(**batch, gather=ProcessGather()).loss
+        with counted() as forward, model.loss_context(gather=ProcessGather()):
+            loss = wrapped(**batch).loss
         with counted() as backward:
             loss.backward()
     return forward, backward

@@ -7,7 +7,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from beta_clip_hf import BetaCLIPModel
-from beta_clip_hf.model import loss_beta_clip
+from beta_clip_hf.model import paired_rows_beta_clip
 from beta_clip_hf.training.distributed import ProcessGather
 from ddp_helpers import run_processes
 
@@ -69,7 +69,8 @@ def gradients(config, case, numbers, gather, wrap=lambda model: model, kind="ce"
     model.config.alignment_loss = kind
     parts = [(number, CASES[case][number]) for number in numbers]
     wrapped = wrap(model)
-    outputs = wrapped(**batch_of(parts, seed=7), return_loss=True, gather=gather)
+    with model.loss_context(gather=gather):
+        outputs = wrapped(**batch_of(parts, seed=7), return_loss=True)
     outputs.loss.backward()
     losses = {name: part.detach() for name, part in outputs.losses.items()}
     return losses, {name: parameter.grad for name, parameter in model.named_parameters()}
@@ -80,7 +81,7 @@ def in_process(rank, config):
         return DistributedDataParallel(model, find_unused_parameters=True)
 
     found = {}
-    for way, loss_beta_clip.DENSE_LIMIT in LIMITS.items():
+    for way, paired_rows_beta_clip.DENSE_LIMIT in LIMITS.items():
         for case in CASES:
             for kind in ("ce", "bce"):
                 found[way, case, kind] = gradients(config, case, [rank], ProcessGather(), wrap, kind)

@@ -28,7 +28,8 @@ def gradients(config, kind, numbers, gather, wrap=lambda model: model):
         kept = torch.ones(len(batch["image_index"]), dtype=torch.bool)
         kept[1 + 5 * (0 in numbers)] = False
         batch |= {name: batch[name][kept] for name in ("input_ids", "image_index", "granularity")}
-    outputs = wrapped(**batch, return_loss=True, gather=gather)
+    with model.loss_context(gather=gather):
+        outputs = wrapped(**batch, return_loss=True)
     outputs.loss.backward()
     losses = {name: part.detach() for name, part in outputs.losses.items()}
     return losses, {name: parameter.grad for name, parameter in model.named_parameters()}

@@ -5,16 +5,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any, NamedTuple
 
-import torch
 from PIL import Image
 
+from ..model.batch_beta_clip import BatchTexts
 from ..model.batch_plan_beta_clip import BatchPlan, plan_batch
-from ..model.configuration_beta_clip import Granularity
 from ..model.image_views_beta_clip import seen_size
 from ..model.packing_beta_clip import plan_texts, text_lengths
 from ..model.processing_beta_clip import BetaCLIPProcessor
 from ..model.text_cleaning_beta_clip import clean_checked_text
-from ..model.towers_beta_clip import joined_texts
 from ..text.hierarchy import TextHierarchy
 from ..text.phrases import PhraseExtractor
 from ..text.sentences import split_sentences
@@ -187,12 +185,11 @@ class BetaCLIPDataCollator:
 
     def _plan(self, batch: Mapping[str, Any]) -> BatchPlan:
         """Plans how the texts are packed, in the order in which the model encodes them."""
-        ids_TL, counts = joined_texts([batch.get(f"{kind}input_ids") for kind in ("", "region_", "hard_")])
+        texts = BatchTexts(batch["input_ids"], batch.get("region_input_ids"), batch.get("hard_input_ids"))
+        ids_TL = texts.joined()
         is_long_T = None
         if self.processor.short_max_length is not None:
-            # Of a model with two text paths, only captions take the long one.
-            is_long_T = torch.zeros(len(ids_TL), dtype=torch.bool)
-            is_long_T[: counts[0]] = batch["granularity"] == Granularity.CAPTION
+            is_long_T = texts.is_long(batch["granularity"])
         packing = plan_texts(
             ids_TL,
             text_lengths(ids_TL, self.processor.tokenizer.eos_token_id),

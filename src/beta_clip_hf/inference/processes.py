@@ -9,6 +9,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from ..data.workers import ProcessPlace, joined_place, launched_place
+
 
 # The first process ranks and draws while the others wait.
 _PATIENCE = timedelta(hours=12)
@@ -21,9 +23,9 @@ class Processes:
     """
 
     def __init__(self) -> None:
-        is_several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-        self.count, self.rank = (dist.get_world_size(), dist.get_rank()) if is_several else (1, 0)
-        self._group = dist.new_group(backend="gloo", timeout=_PATIENCE) if is_several else None
+        place = joined_place() or ProcessPlace(rank=0, world_size=1)
+        self.rank, self.count = place
+        self._group = dist.new_group(backend="gloo", timeout=_PATIENCE) if place.world_size > 1 else None
 
     def broadcast(self, value: Any) -> Any:
         """The value of the first process, in every process."""
@@ -45,7 +47,7 @@ class Processes:
 @contextmanager
 def launched_processes() -> Iterator[None]:
     """Joins the processes that `torchrun` or `accelerate launch` has started, if it has; and leaves them."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+    if launched_place().world_size == 1 or joined_place() is not None:
         yield
         return
     dist.init_process_group("gloo", timeout=_PATIENCE)

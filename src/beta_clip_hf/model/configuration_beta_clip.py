@@ -14,6 +14,10 @@ LONG_TEXT_POSITIONS = 248
 TEXT_PATHS = ("short", "long")
 # Keyword arguments of `from_pretrained` that say where to read from, and not what to make of it.
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+# Names of the two text paths of a model with `use_long_text_path`; a bool "is long" is a place in this tuple.
+TEXT_PATHS = ("short", "long")
+# Keyword arguments of `from_pretrained` that say where to read from, and not what to make of it.
+HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 LOSS_PARTS = (
     "clip_loss",
     "short_clip_loss",
@@ -139,9 +143,9 @@ class BetaCLIPConfig(CLIPConfig):
             raise ValueError(f"beta must be in [0, 1], but is {self.beta}")
         if self.alignment_loss not in ALIGNMENT_LOSSES:
             raise ValueError(f"alignment_loss must be one of {ALIGNMENT_LOSSES}, but is {self.alignment_loss!r}")
-        for part in LOSS_PARTS:
-            if getattr(self, f"{part}_weight") < 0:
-                raise ValueError(f"{part}_weight must not be negative, but is {getattr(self, f'{part}_weight')}")
+        for name in type(self).__dataclass_fields__:
+            if name.endswith("_loss_weight") and getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, but is {getattr(self, name)}")
 
 
 __all__ = ["HUB_ARGUMENTS", "TEXT_PATHS", "BetaCLIPConfig", "Granularity"]

@@ -27,58 +27,58 @@ class Tile:
     rows: slice
     columns: slice
     own_column: int
-    logits_nm: Tensor
-    scratch_nm: Tensor
+    logits_me: Tensor
+    scratch_me: Tensor
 
     @property
     def own_rows(self) -> slice:
         """The rows, among all N, whose own column is in the tile."""
         start = self.rows.start + max(0, -self.own_column)
-        return slice(start, start + len(self.own(self.logits_nm)))
+        return slice(start, start + len(self.own(self.logits_me)))
 
-    def own(self, values_nm: Tensor) -> Tensor:
+    def own(self, values_me: Tensor) -> Tensor:
         """A view of the values of the pairs of a row and its own column."""
-        return values_nm.diagonal(self.own_column)
+        return values_me.diagonal(self.own_column)
 
-    def equal(self, id_M: Tensor) -> Tensor | None:
+    def equal(self, id_E: Tensor) -> Tensor | None:
         """Which pairs have the same id, `(n, m)`; `None` where it is known at no cost that none has."""
         first = self.columns.start + self.own_column
-        row_id_n, column_id_m = id_M[first : first + len(self.logits_nm)], id_M[self.columns]
-        if id_M.device.type == "cpu":  # elsewhere the question would wait for its answer
-            (lowest, highest), (lowest_column, highest_column) = row_id_n.aminmax(), column_id_m.aminmax()
+        row_id_m, column_id_e = id_E[first : first + len(self.logits_me)], id_E[self.columns]
+        if id_E.device.type == "cpu":  # elsewhere the question would wait for its answer
+            (lowest, highest), (lowest_column, highest_column) = row_id_m.aminmax(), column_id_e.aminmax()
             if lowest > highest_column or highest < lowest_column:
                 return None
-        return row_id_n[:, None] == column_id_m
+        return row_id_m[:, None] == column_id_e
 
-    def leave_out_equal(self, id_M: Tensor | None) -> None:
+    def leave_out_equal(self, id_E: Tensor | None) -> None:
         """Takes the pairs of different rows with the same id out of every softmax."""
-        equal_nm = None if id_M is None else self.equal(id_M)
-        if equal_nm is not None:
-            self.own(equal_nm).fill_(False)
-            self.logits_nm.masked_fill_(equal_nm, -torch.inf)
+        equal_me = None if id_E is None else self.equal(id_E)
+        if equal_me is not None:
+            self.own(equal_me).fill_(False)
+            self.logits_me.masked_fill_(equal_me, -torch.inf)
 
 
-def tiles_of(left_ND: Tensor, right_MD: Tensor, scale: Tensor, first_row: int) -> Iterator[Tile]:
+def tiles_of(left_MD: Tensor, right_ED: Tensor, scale: Tensor, first_row: int) -> Iterator[Tile]:
     """
     All tiles of the logits, in two buffers.
 
     Args:
-        left_ND (`Tensor` of shape `(N, D)`), right_MD (`Tensor` of shape `(M, D)`): in the precision of the logits.
+        left_MD (`Tensor` of shape `(N, D)`), right_ED (`Tensor` of shape `(M, D)`): in the precision of the logits.
         scale (scalar `Tensor`): s.
         first_row (`int`): row i's own column is `first_row + i`.
     """
-    assert first_row + len(left_ND) <= len(right_MD), "each row has its own column"
-    row_blocks, column_blocks = _cut(left_ND), _cut(right_MD)
+    assert first_row + len(left_MD) <= len(right_ED), "each row has its own column"
+    row_blocks, column_blocks = _cut(left_MD), _cut(right_ED)
     largest = [max((block.stop - block.start for block in blocks), default=0) for blocks in (row_blocks, column_blocks)]
-    logits, scratch = left_ND.new_empty(largest[0] * largest[1]), left_ND.new_empty(largest[0] * largest[1])
+    logits, scratch = left_MD.new_empty(largest[0] * largest[1]), left_MD.new_empty(largest[0] * largest[1])
     for rows in row_blocks:
-        scaled_nD = left_ND[rows] * scale
+        scaled_mD = left_MD[rows] * scale
         for columns in column_blocks:
             n, m = rows.stop - rows.start, columns.stop - columns.start
-            logits_nm, scratch_nm = logits[: n * m].view(n, m), scratch[: n * m].view(n, m)
+            logits_me, scratch_me = logits[: n * m].view(n, m), scratch[: n * m].view(n, m)
             # Autocast leaves a product with `out` alone: logits up to 100 need more digits than half precision has.
-            torch.mm(scaled_nD, right_MD[columns].T, out=logits_nm)
-            yield Tile(rows, columns, first_row + rows.start - columns.start, logits_nm, scratch_nm)
+            torch.mm(scaled_mD, right_ED[columns].T, out=logits_me)
+            yield Tile(rows, columns, first_row + rows.start - columns.start, logits_me, scratch_me)
 
 
 class OnlineLogSumExp:
@@ -87,60 +87,60 @@ class OnlineLogSumExp:
     of exp(logit − shift): nothing overflows, and the difference loses no digit where it matters, near 0.
     """
 
-    def __init__(self, embeds_ND: Tensor) -> None:
+    def __init__(self, embeds_MD: Tensor) -> None:
         # Not −∞: all that a tile has for a row may be left out, and −∞ − (−∞) is no number.
-        self.shift_N = embeds_ND.new_full((len(embeds_ND),), torch.finfo(embeds_ND.dtype).min)
-        self.sum_N = torch.zeros_like(self.shift_N)
+        self.shift_M = embeds_MD.new_full((len(embeds_MD),), torch.finfo(embeds_MD.dtype).min)
+        self.sum_M = torch.zeros_like(self.shift_M)
 
     def add(self, tile: Tile, rows: slice, dim: int) -> None:
         """Logits of some rows, along `dim` of a tile; overwrites its scratch."""
-        old_n = self.shift_N[rows].clone()
-        shift_n = torch.maximum(old_n, tile.logits_nm.amax(dim), out=self.shift_N[rows])
-        terms_nm = torch.sub(tile.logits_nm, shift_n.unsqueeze(dim), out=tile.scratch_nm).exp_()
-        self.sum_N[rows] = self.sum_N[rows] * (old_n - shift_n).exp() + terms_nm.sum(dim)
+        old_m = self.shift_M[rows].clone()
+        shift_m = torch.maximum(old_m, tile.logits_me.amax(dim), out=self.shift_M[rows])
+        terms_me = torch.sub(tile.logits_me, shift_m.unsqueeze(dim), out=tile.scratch_me).exp_()
+        self.sum_M[rows] = self.sum_M[rows] * (old_m - shift_m).exp() + terms_me.sum(dim)
 
     def value(self) -> Tensor:
         """`(N,)`; −∞ for a row that got no logit, or none but −∞."""
-        return self.shift_N + self.sum_N.log()
+        return self.shift_M + self.sum_M.log()
 
 
 class EmbedGradients:
     """Gradients of left, right and s, those that are needed, summed up from gradients of the logits tile by tile."""
 
-    def __init__(self, ctx: Any, left_ND: Tensor, right_MD: Tensor, scale: Tensor) -> None:
-        self.left_ND, self.right_MD, self.scale = left_ND, right_MD, scale
+    def __init__(self, ctx: Any, left_MD: Tensor, right_ED: Tensor, scale: Tensor) -> None:
+        self.left_MD, self.right_ED, self.scale = left_MD, right_ED, scale
         self.need_left, self.need_right, self.need_scale = ctx.needs_input_grad[:3]
         self.needed = self.need_left or self.need_right or self.need_scale
-        self.left_grad_ND = torch.zeros_like(left_ND) if self.need_left or self.need_scale else None
-        self.right_grad_MD = torch.zeros_like(right_MD) if self.need_right else None
+        self.left_grad_MD = torch.zeros_like(left_MD) if self.need_left or self.need_scale else None
+        self.right_grad_ED = torch.zeros_like(right_ED) if self.need_right else None
 
-    def add(self, tile: Tile, grad_nm: Tensor) -> None:
+    def add(self, tile: Tile, grad_me: Tensor) -> None:
         """In place, which autocast leaves alone, too."""
-        if self.left_grad_ND is not None:
-            self.left_grad_ND[tile.rows].addmm_(grad_nm, self.right_MD[tile.columns])
-        if self.right_grad_MD is not None:
-            self.right_grad_MD[tile.columns].addmm_(grad_nm.T, self.left_ND[tile.rows])
+        if self.left_grad_MD is not None:
+            self.left_grad_MD[tile.rows].addmm_(grad_me, self.right_ED[tile.columns])
+        if self.right_grad_ED is not None:
+            self.right_grad_ED[tile.columns].addmm_(grad_me.T, self.left_MD[tile.rows])
 
     def finished(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """The three gradients, `None` where one is not needed."""
         scale_grad = None
-        if self.need_scale and self.left_grad_ND is not None:
-            scale_grad = row_dots(self.left_ND, self.left_grad_ND).sum()  # before s is multiplied in
-        for grad in (self.left_grad_ND, self.right_grad_MD):
+        if self.need_scale and self.left_grad_MD is not None:
+            scale_grad = row_dots(self.left_MD, self.left_grad_MD).sum()  # before s is multiplied in
+        for grad in (self.left_grad_MD, self.right_grad_ED):
             if grad is not None:
                 grad *= self.scale
-        return self.left_grad_ND if self.need_left else None, self.right_grad_MD, scale_grad
+        return self.left_grad_MD if self.need_left else None, self.right_grad_ED, scale_grad
 
 
-def row_dots(left_ND: Tensor, right_ND: Tensor) -> Tensor:
+def row_dots(left_MD: Tensor, right_MD: Tensor) -> Tensor:
     """left_i·right_i, `(N,)`, without a third tensor of their size."""
-    parts = [(left_ND[rows] * right_ND[rows]).sum(dim=1) for rows in _cut(left_ND)]
-    return torch.cat([left_ND.new_zeros(0), *parts])
+    parts = [(left_MD[rows] * right_MD[rows]).sum(dim=1) for rows in _cut(left_MD)]
+    return torch.cat([left_MD.new_zeros(0), *parts])
 
 
-def _cut(embeds_ND: Tensor) -> list[slice]:
+def _cut(embeds_MD: Tensor) -> list[slice]:
     """Blocks of rows, none longer than a tile's side and none much shorter than the others."""
-    length, side = len(embeds_ND), CPU_TILE if embeds_ND.device.type == "cpu" else DEVICE_TILE
+    length, side = len(embeds_MD), CPU_TILE if embeds_MD.device.type == "cpu" else DEVICE_TILE
     count = -(-length // side)
     edges = [length * block // count for block in range(count + 1)] if count else []
     return [slice(start, stop) for start, stop in pairwise(edges)]

@@ -1,12 +1,9 @@
 """β-CLIP and FG-CLIP on Hugging Face's CLIP: flat texts, patch features, text-conditioned pooler, regions, losses.
 
-Letters: B images, T texts of the batch (all granularities, flat), P patches, D projection width, L tokens, H heads,
-R regions (boxes), N hard texts (true texts of regions and their negatives).
 Only what differs from `CLIPModel` is written here.
 """
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -14,27 +11,25 @@ from torch import Tensor
 from transformers.models.clip.modeling_clip import CLIPOutput
 from transformers.utils.generic import can_return_tuple
 
-from .batch_plan_beta_clip import BatchPlan, plan_batch
-from .configuration_beta_clip import Granularity
-from .objective_beta_clip import FlatEmbeds, batch_objective, multiplier
+from .batch_beta_clip import FlatBatch, RegionBatch
+from .flat_model_beta_clip import FlatBatchModel
+from .objective_beta_clip import FlatEmbeds, multiplier
 from .pooler_beta_clip import TextConditionedPooler, normalize
-from .pretrained_beta_clip import BetaCLIPPreTrainedModel
 from .ragged_beta_clip import index_or_pairs
-from .regions_beta_clip import RegionBatch, grid_boxes, roi_align
-from .towers_beta_clip import joined_texts
 
 
 @dataclass
 class BetaCLIPOutput(CLIPOutput):
     r"""
-    [`~transformers.models.clip.modeling_clip.CLIPOutput`] and, for a batch with `image_index`:
+    Extends [`~transformers.models.clip.modeling_clip.CLIPOutput`] by what a batch with `image_index` has.
 
     Args:
         losses (`dict[str, Tensor]`, *optional*):
-            The parts of `loss` by name, before their weights: `clip_loss`, `short_clip_loss`, `beta_cal_loss`,
-            `text_conditioned_loss`, `region_loss`, `hard_negative_loss`, as far as they were computed.
+            The parts of `loss` by name, before their weights, as far as they were computed. The names are those of
+            `LOSS_PARTS`: `clip_loss`, `short_clip_loss`, `beta_cal_loss`, `text_conditioned_loss`, `region_loss`,
+            `hard_negative_loss`.
         contextualized_embeds (`Tensor` of shape `(T, D)`, *optional*):
-            L2-normalised embedding of each text's own image as pooled for that text.
+            L2-normalised embedding of each text's image as pooled for that text.
         region_embeds (`Tensor` of shape `(R, D)`, *optional*): L2-normalised embeddings of the boxes.
 
     For a batch with `image_index` the embeddings are L2-normalised in at least float32, `logits_per_image` is `(B, T)`
@@ -46,13 +41,13 @@ class BetaCLIPOutput(CLIPOutput):
     region_embeds: Tensor | None = None
 
 
-class BetaCLIPModel(BetaCLIPPreTrainedModel):
+class BetaCLIPModel(FlatBatchModel):
     r"""
     CLIP with a text-conditioned pooler, for captions of up to 248 tokens, their sentences, their phrases, and regions.
 
     Without `image_index` it is `CLIPModel`, bit for bit. With it, a batch is B images and T flat texts, each of which
-    names its image and its kind, and any number of boxes with their texts; see [`BetaCLIPModel.forward`]. Which parts
-    it has (pooler, second text path, logit scales of regions) is said by its [`BetaCLIPConfig`].
+    names its image and its kind, and any number of boxes with their texts; see [`BetaCLIPModel.forward`]. Its
+    [`BetaCLIPConfig`] decides which parts it has: a pooler, a second text path, logit scales of regions.
 
     Source: arXiv 2512.12678 (β-CLIP), arXiv 2505.05071 (FG-CLIP).
     """
@@ -73,11 +68,8 @@ class BetaCLIPModel(BetaCLIPPreTrainedModel):
         hard_input_ids: Tensor | None = None,
         hard_attention_mask: Tensor | None = None,
         hard_region_index: Tensor | None = None,
-        plan: BatchPlan | None = None,
         return_loss: bool | None = None,
         interpolate_pos_encoding: bool = False,
-        gather: Any = None,
-        objective: Any = None,
         **kwargs: Any,
     ) -> BetaCLIPOutput:
         r"""
@@ -85,69 +77,78 @@ class BetaCLIPModel(BetaCLIPPreTrainedModel):
 
         Args:
             input_ids (`Tensor` of shape `(T, L)`, int64):
-                All texts, right-padded, each with its EOS. With `image_index`, what stands after EOS is never computed.
-            pixel_values (`Tensor` of shape `(B, 3, S, S)`): normalised pixels.
-            attention_mask, position_ids: as in `CLIPModel`; not needed with `image_index` (EOS ends a text).
+                All texts, right-padded, each with its EOS. With `image_index` nothing after EOS is computed.
+            pixel_values (`Tensor` of shape `(B, 3, height, width)`): Normalised pixels.
+            attention_mask, position_ids: As in `CLIPModel`; not needed with `image_index` (EOS ends a text).
             image_index (`Tensor` of shape `(T,)`, int64, *optional*):
                 The image of each text, 0..B-1, non-decreasing. Without it the batch is a plain CLIP batch.
             granularity (`Tensor` of shape `(T,)`, int64, *optional*):
-                Kind of each text, see [`Granularity`]; needed for the loss, which wants one caption per image and at
-                most one short caption. In a model with two text paths captions take the long one, all others the short.
-            boxes (`Tensor` of shape `(R, 4)`, *optional*): regions of any number, xyxy in shares of the image's sides.
-            region_image_index (`Tensor` of shape `(R,)`, int64): the image of each box.
-            region_input_ids (`Tensor` of shape `(R, L)`): the text of each box; short path.
+                The kind of each text, see [`Granularity`]. A loss needs it, with one caption per image and at most one
+                short caption. In a model with two text paths captions take the long one, all others the short.
+            boxes (`Tensor` of shape `(R, 4)`, *optional*):
+                Any number of regions, xyxy as fractions of the image's width and height.
+            region_image_index (`Tensor` of shape `(R,)`, int64): The image of each box.
+            region_input_ids (`Tensor` of shape `(R, L)`): The text of each box; short path.
             hard_input_ids (`Tensor` of shape `(N, L)`):
                 For each flagged box its true text, then its negatives, any number of them; short path.
-            hard_region_index (`Tensor` of shape `(N,)`, int64): the box of each hard text, non-decreasing.
-            region_attention_mask, hard_attention_mask: not needed, as `attention_mask`.
-            plan (*optional*):
-                Where the rows of this very batch belong, as the collator plans it. It is trusted; without it the model
-                looks the batch through, checks it, and waits for a GPU.
-            return_loss (`bool`): also compute `loss` (Σ weight · part) and `losses` (the parts).
-            interpolate_pos_encoding (`bool`): as in `CLIPModel`, for images of another size.
-            gather (*optional*):
-                For several processes: the `ProcessGather` of `beta_clip_hf.training.distributed`, which the Trainer
-                passes, or what has its methods.
-            objective (*optional*): takes the place of the losses: `objective(embeds, loss_scales)` gives both.
+            hard_region_index (`Tensor` of shape `(N,)`, int64): The box of each hard text, non-decreasing.
+            region_attention_mask, hard_attention_mask: Not needed, like `attention_mask`.
+            return_loss (`bool`): Also compute `loss` (Σ weight · part) and `losses` (the parts).
+            interpolate_pos_encoding (`bool`): As in `CLIPModel`, for images of another size.
+            kwargs: Passed on to `CLIPModel` for a plain batch. Internal: `plan`, the [`BatchPlan`] of this very batch,
+                which the collator adds. The model trusts it. Without a plan it works the plan out, checks it, and waits
+                for the GPU.
 
         Raises:
-            ValueError: if images or texts are missing (B is 0, too), shapes disagree, or a loss is asked for and cannot
-                be: B ≠ T in a plain batch, no `granularity`, an image with no caption or several, boxes for a model
+            ValueError: If images or texts are missing (B is 0, too), shapes disagree, or a loss cannot be computed:
+                B ≠ T in a plain batch, no `granularity`, an image with no caption or several, boxes for a model
                 without `use_regions`.
         """
+        plan = kwargs.pop("plan", None)
         if input_ids is None or pixel_values is None:
             raise ValueError("input_ids and pixel_values must both be given; for one of them see get_…_features")
         if len(pixel_values) == 0:
             raise ValueError("pixel_values must hold at least one image, but holds none")
         if image_index is None:
-            if return_loss and len(pixel_values) != len(input_ids):
-                raise ValueError(
-                    f"without image_index a loss needs as many texts as images, but there are {len(input_ids)} "
-                    f"texts and {len(pixel_values)} images"
-                )
-            kwargs.update(attention_mask=attention_mask, position_ids=position_ids, return_dict=True)
+            kwargs.update(attention_mask=attention_mask, position_ids=position_ids)
             kwargs.update(return_loss=return_loss, interpolate_pos_encoding=interpolate_pos_encoding)
-            outputs = super().forward(input_ids, pixel_values, **kwargs)
-            losses = None if outputs.loss is None else {"clip_loss": outputs.loss}
-            return BetaCLIPOutput(**outputs, losses=losses)
+            return self._plain_forward(input_ids, pixel_values, **kwargs)
 
-        if image_index.shape != input_ids.shape[:1]:
-            raise ValueError(f"image_index must have shape ({len(input_ids)},), but is {tuple(image_index.shape)}")
-        if return_loss and (granularity is None or granularity.shape != image_index.shape):
-            shape = None if granularity is None else tuple(granularity.shape)
-            raise ValueError(f"granularity must have shape {tuple(image_index.shape)} for a loss, but is {shape}")
         regions = None
         if boxes is not None:
-            of_regions = (region_image_index, region_input_ids, hard_input_ids, hard_region_index)
-            regions = RegionBatch(boxes, *of_regions)  # type: ignore[arg-type]  # it checks
-        texts: list[Tensor | None] = [input_ids, None, None]
-        if regions is not None and return_loss:
-            texts[1:] = self._region_texts(regions)
-        of_texts = (texts, image_index, granularity)
-        embeds = self._flat_embeds(pixel_values, *of_texts, regions, plan, bool(return_loss), interpolate_pos_encoding)
-        with torch.autocast(pixel_values.device.type, enabled=False):
+            regions = RegionBatch(
+                boxes,
+                region_image_index,  # type: ignore[arg-type]  # it checks that there is one
+                region_input_ids,
+                hard_input_ids,
+                hard_region_index,
+            )
+        has_loss = bool(return_loss)
+        texts = self.texts_to_encode(input_ids, regions if has_loss else None)
+        batch = FlatBatch(pixel_values, texts, image_index, granularity, regions, plan, has_loss)
+        embeds = self.embed_batch(batch, interpolate_pos_encoding)
+        outputs = self._outputs(embeds)
+        if has_loss:
+            outputs.loss, outputs.losses = self.loss_of(embeds)
+        return outputs
+
+    def _plain_forward(self, input_ids: Tensor, pixel_values: Tensor, **kwargs: Any) -> BetaCLIPOutput:
+        """Computes a batch without `image_index` as `CLIPModel` does."""
+        if kwargs["return_loss"] and len(pixel_values) != len(input_ids):
+            raise ValueError(
+                f"without image_index a loss needs as many texts as images, but there are {len(input_ids)} "
+                f"texts and {len(pixel_values)} images"
+            )
+        outputs = super().forward(input_ids, pixel_values, return_dict=True, **kwargs)
+        losses = None if outputs.loss is None else {"clip_loss": outputs.loss}
+        return BetaCLIPOutput(**outputs, losses=losses)
+
+    def _outputs(self, embeds: FlatEmbeds) -> BetaCLIPOutput:
+        """Returns the outputs of a batch, without its loss."""
+        # Autocast would run this product in half precision: logits up to 100 need more digits than that.
+        with torch.autocast(embeds.image_BD.device.type, enabled=False):
             logits_BT = multiplier(self.logit_scale) * embeds.image_BD @ embeds.text_TD.T
-        outputs = BetaCLIPOutput(
+        return BetaCLIPOutput(
             logits_per_image=logits_BT,
             logits_per_text=logits_BT.T,
             image_embeds=embeds.image_BD,
@@ -155,90 +156,6 @@ class BetaCLIPModel(BetaCLIPPreTrainedModel):
             contextualized_embeds=embeds.contextualized_TD,
             region_embeds=embeds.region_RD,
         )
-        if return_loss:
-            if objective is None:
-                objective = partial(batch_objective, self.config, gather=gather)
-            outputs.loss, outputs.losses = objective(embeds, self.loss_scales())
-        return outputs
-
-    def _flat_embeds(
-        self,
-        pixel_values: Tensor,
-        texts: list[Tensor | None],
-        image_index: Tensor,
-        granularity: Tensor | None,
-        regions: RegionBatch | None,
-        plan: BatchPlan | None,
-        for_loss: bool,
-        interpolate_pos_encoding: bool,
-    ) -> FlatEmbeds:
-        """One pass of each tower for the whole batch. `texts`: the flat ones, those of regions, and the hard ones."""
-        image_features_BD, patch_features_BPD = self.encode_images(pixel_values, interpolate_pos_encoding)
-        ids, counts = joined_texts(texts)
-        is_long = None
-        if self.long_text_projection is not None and granularity is not None:
-            is_long = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
-            is_long[: len(granularity)] = granularity == Granularity.CAPTION
-        if plan is None:
-            labels = granularity if for_loss else None
-            plan = self._plan_batch(ids, is_long, image_index, len(pixel_values), labels, regions)
-        plan = plan.to(ids.device, non_blocking=True)
-        # A plan that counts texts which no loss asks for does not pack these.
-        packing = plan.packing if len(plan.packing.last_T) == len(ids) else None
-        text_TD, region_text_RD, hard_text_ND = normalize(self.encode_texts(ids, is_long, packing)).split(counts)
-        rows = (plan.caption_B, plan.short_S, plan.aligned_A)
-        embeds = FlatEmbeds(normalize(image_features_BD), text_TD, image_index, *rows)
-        if self.pooler is not None:
-            pooled_TD, _ = self.pooler(text_TD, patch_features_BPD, image_index, slots=plan.text_slots)
-            embeds.contextualized_TD = normalize(pooled_TD)
-            if for_loss and self.config.text_conditioned_loss_weight:
-                embeds.score_pairs = partial(self.pooler.score_pairs, patch_features_BPD)
-        if regions is not None:
-            regions.slots = plan.region_slots
-            embeds.region_RD = normalize(self._region_features(pixel_values, patch_features_BPD, regions))
-            if texts[1] is not None:
-                embeds.region_text_RD, embeds.region_text_id_R = region_text_RD, self.hash_texts(texts[1])
-            if texts[2] is not None:
-                embeds.hard_text_ND, embeds.hard_region_index_N = hard_text_ND, regions.hard_region_index
-        return embeds
-
-    @torch.compiler.disable
-    def _plan_batch(
-        self,
-        input_ids: Tensor,
-        is_long: Tensor | None,
-        image_index: Tensor,
-        num_images: int,
-        granularity: Tensor | None,
-        regions: RegionBatch | None,
-    ) -> BatchPlan:
-        """A plan made here and now: a batch that comes without one waits for a GPU here, and nowhere else."""
-        return plan_batch(
-            self.plan_texts(input_ids, is_long),
-            image_index.cpu(),
-            num_images,
-            granularity_T=None if granularity is None else granularity.cpu(),
-            region_image_index_R=None if regions is None else regions.image_index.cpu(),
-        )
-
-    def _region_texts(self, regions: RegionBatch) -> list[Tensor | None]:
-        """The texts of regions and the hard texts, as far as a loss asks for them."""
-        if not self.config.use_regions:
-            raise ValueError("use_regions must be True for a loss with boxes, but is False")
-        return [
-            regions.input_ids if self.config.region_loss_weight else None,
-            regions.hard_input_ids if self.config.hard_negative_loss_weight else None,
-        ]
-
-    def loss_scales(self) -> dict[str, Tensor]:
-        """The logit scale (its logarithm) of each part of the loss that this model can compute, by name."""
-        scales = {"clip_loss": self.logit_scale, "short_clip_loss": self.logit_scale}
-        if self.pooler is not None:
-            scales["beta_cal_loss"] = scales["text_conditioned_loss"] = self.pooler.logit_scale
-        if self.config.use_regions:
-            scales["region_loss"] = self.region_logit_scale
-            scales["hard_negative_loss"] = self.hard_negative_logit_scale
-        return scales
 
     def get_text_features(
         self,
@@ -310,20 +227,7 @@ class BetaCLIPModel(BetaCLIPPreTrainedModel):
         """
         patch_features = self.get_patch_features(pixel_values, interpolate_pos_encoding)
         index = index_or_pairs(region_image_index, len(pixel_values), len(boxes), "boxes", pixel_values.device)
-        return self._region_features(pixel_values, patch_features, RegionBatch(boxes, index), box_format)
-
-    def _region_features(
-        self,
-        pixel_values: Tensor,
-        patch_features_BPD: Tensor,
-        regions: RegionBatch,
-        box_format: str = "xyxy_normalized",
-    ) -> Tensor:
-        height, width = pixel_values.shape[-2:]
-        patch = self.config.vision_config.patch_size
-        grid = (height // patch, width // patch)
-        boxes_R4 = grid_boxes(regions.boxes, box_format, (height, width), grid)
-        return roi_align(patch_features_BPD, boxes_R4, regions.image_index, grid, regions.slots)
+        return self.pool_boxes(pixel_values, patch_features, RegionBatch(boxes, index), box_format)
 
     def get_text_conditioned_image_features(
         self,

@@ -1,31 +1,34 @@
 """From the embeddings of a flat batch to the named parts of its loss, in one process or over several.
 
-Letters: B images, T texts of the batch (flat), S short captions, A texts that β-CAL aligns, R regions, N hard texts,
-D projection width.
+[`LOSS_PARTS`] lists the parts. A new part takes three steps: a field `…_loss_weight` in `BetaCLIPConfig`, a function
+that computes it, and a row of the table.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .configuration_beta_clip import BetaCLIPConfig
+from .gather_beta_clip import Gather, OneProcess
 from .loss_beta_clip import beta_cal_loss, clip_loss, hard_negative_loss, region_loss, text_conditioned_loss
 
 
 @dataclass
 class FlatEmbeds:
     """
-    The L2-normalised embeddings of one process's batch, and which of them belong together (see `BatchPlan`).
-    `score_pairs` gives the text-conditioned scores `(B, T)` of the images with any texts `(T, D)`, where a loss asks.
+    Holds the L2-normalised embeddings of one process's batch, and which of them belong together (see `BatchPlan`).
+
+    `score_pairs` maps texts `(T, D)` to their text-conditioned scores `(B, T)` with the images, where a loss asks.
     """
 
     image_BD: Tensor
     text_TD: Tensor
     image_index_T: Tensor
     caption_B: Tensor | None = None
-    short_S: Tensor | None = None
+    short_J: Tensor | None = None
     aligned_A: Tensor | None = None
     contextualized_TD: Tensor | None = None
     score_pairs: Callable[[Tensor], Tensor] | None = None
@@ -35,149 +38,252 @@ class FlatEmbeds:
     hard_text_ND: Tensor | None = None
     hard_region_index_N: Tensor | None = None
 
+    def row_counts(self) -> dict[str, int]:
+        """Returns how many rows of each kind a loss can use."""
+        assert self.short_J is not None and self.aligned_A is not None, "a loss needs to know the kinds of the texts"
+        return {
+            "images": len(self.image_BD),
+            "aligned_texts": 0 if self.contextualized_TD is None else len(self.aligned_A),
+            "short_captions": len(self.short_J),
+            "regions": 0 if self.region_text_RD is None else len(self.region_text_RD),
+            "hard_texts": 0 if self.hard_text_ND is None else len(self.hard_text_ND),
+        }
 
-class OneProcess:
-    """Takes the place of a gather where there is one process: the losses are given none."""
 
-    rank = 0
+# Turns the embeddings of a batch and the logarithms of the logit scales into the loss and its named parts.
+Objective = Callable[[FlatEmbeds, dict[str, Tensor]], tuple[Tensor, dict[str, Tensor]]]
 
-    def row_counts(self, *rows: int) -> list[list[int]]:
-        return [list(rows)]
 
-    def sized(self, counts: Sequence[int]) -> None:
-        return None
+@dataclass
+class LossInputs:
+    """
+    Holds what the function of a loss part computes from.
 
-    def sum(self, values: Tensor) -> Tensor:
-        return values
+    Args:
+        config (`BetaCLIPConfig`): Read for the settings of the part.
+        embeds: The batch of this process.
+        gather: Joins the processes.
+        counts: How many rows each process has, by rank, for each kind of rows.
+    """
+
+    config: Any
+    embeds: FlatEmbeds
+    gather: Gather
+    counts: dict[str, list[int]]
+
+    @property
+    def first_image(self) -> int:
+        """The place of this process's first image among the images of all processes."""
+        return sum(self.counts["images"][: self.gather.rank])
+
+    def gather_of(self, kind: str) -> Gather:
+        """Returns a gather of rows of one kind, which exchanges no sizes again."""
+        return self.gather.sized(self.counts[kind])
+
+
+@dataclass(frozen=True)
+class LossPart:
+    """
+    Describes one part of the loss.
+
+    Args:
+        function: Computes the unweighted part from the inputs and the multiplier s.
+        weight: The field of `BetaCLIPConfig` that weighs the part; with 0 it is not computed.
+        logit_scale: The parameter of the model that holds the logarithm of s.
+        rows: The kind of rows that the part needs, see [`FlatEmbeds.row_counts`]. The part is computed if any process
+            has such rows.
+        requires: The switch of `BetaCLIPConfig` that gives a model this scale; `None` where every model has it.
+    """
+
+    function: Callable[[LossInputs, Tensor], Tensor]
+    weight: str
+    logit_scale: str
+    rows: str
+    requires: str | None = None
+
+    def is_possible(self, config: Mapping[str, Any]) -> bool:
+        """Whether a model of this configuration has the logit scale; a missing value is the default."""
+        return self.requires is None or bool(config.get(self.requires, getattr(BetaCLIPConfig, self.requires)))
 
 
 def batch_objective(
-    config: Any, embeds: FlatEmbeds, logit_scales: dict[str, Tensor], gather: Any = None
+    config: Any, embeds: FlatEmbeds, logit_scales: dict[str, Tensor], gather: Gather | None = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The loss Σ weight · part and its parts, see [`batch_losses`]."""
-    losses = batch_losses(config, logit_scales, embeds, gather)
-    weighted = [getattr(config, f"{name}_weight") * part for name, part in losses.items()]
+    """Returns the loss Σ weight · part and its parts, see [`batch_losses`]."""
+    losses = batch_losses(config, embeds, logit_scales, gather)
+    weighted = [getattr(config, LOSS_PARTS[name].weight) * part for name, part in losses.items()]
     return sum(weighted[1:], start=weighted[0]), losses
 
 
-def batch_losses(config: Any, logit_scales: dict[str, Tensor], embeds: FlatEmbeds, gather: Any) -> dict[str, Tensor]:
+def batch_losses(
+    config: Any, embeds: FlatEmbeds, logit_scales: dict[str, Tensor], gather: Gather | None = None
+) -> dict[str, Tensor]:
     r"""
-    The parts of the loss that the configuration weighs, that the model has a scale for and that the batch has rows for
-    (in any process: all processes compute the same parts, in the same order).
+    Computes the parts of the loss that have a weight, that the model has a scale for, and that the batch has rows for.
+
+    Rows of any process count: all processes compute the same parts, in the same order.
 
     Args:
-        config (`BetaCLIPConfig`): read for the weights (`X_weight` of part `X`), `beta` and `alignment_loss`.
-        logit_scales (`dict[str, Tensor]`): the logarithm of s for each part that the model can compute, by its name.
-        embeds: the batch, with `caption`, `short` and `aligned`.
-        gather: as in `BetaCLIPModel.forward`; `None` for a batch of one process.
+        config (`BetaCLIPConfig`): Read for the weights, `beta` and `alignment_loss`.
+        embeds: The batch, with `caption`, `short` and `aligned`.
+        logit_scales (`dict[str, Tensor]`): The logarithm of s for each part that the model can compute, by its name.
+        gather (*optional*): Joins several processes.
 
     Returns:
         The parts by name, unweighted scalars; every process holds the value of the whole batch.
 
     Raises:
-        ValueError: if no part has weight.
+        ValueError: If no part has weight.
 
     Source: arXiv 2512.12678 (`clip_loss`, `beta_cal_loss`), arXiv 2505.05071 (the other parts).
     """
-    gather = gather or OneProcess()
-    assert embeds.caption_B is not None and embeds.short_S is not None and embeds.aligned_A is not None
-    empty_0D = embeds.image_BD[:0]
-    region_RD, hard_ND = _given(embeds.region_RD, empty_0D), _given(embeds.hard_text_ND, empty_0D)
-    region_text_RD = _given(embeds.region_text_RD, empty_0D)
-    num_aligned = 0 if embeds.contextualized_TD is None else len(embeds.aligned_A)
-    own_sizes = (len(embeds.image_BD), num_aligned, len(embeds.short_S), len(region_text_RD), len(hard_ND))
-    # Of each kind of rows how many every process has: all that has to be known to gather them.
-    images, aligned, shorts, regions, hards = zip(*gather.row_counts(*own_sizes), strict=True)
-    has_rows = {
-        "short_clip_loss": sum(shorts),
-        "beta_cal_loss": embeds.contextualized_TD is not None,
-        "text_conditioned_loss": embeds.contextualized_TD is not None,
-        "region_loss": sum(regions),
-        "hard_negative_loss": sum(hards),
-    }
-    scale = {
-        name: multiplier(log_scale)
-        for name, log_scale in logit_scales.items()
-        if getattr(config, f"{name}_weight") and has_rows.get(name, True)
-    }
+    gather = OneProcess() if gather is None else gather
+    own_counts = embeds.row_counts()
+    # One exchange tells everything that has to be known to gather the rows of all parts.
+    counts_by_rank = gather.row_counts(*own_counts.values())
+    counts = {kind: list(column) for kind, column in zip(own_counts, zip(*counts_by_rank, strict=True), strict=True)}
+    inputs = LossInputs(config, embeds, gather, counts)
     losses = {}
-    pairs = {
-        "clip_loss": (embeds.image_BD, embeds.caption_B, images),
-        "short_clip_loss": (embeds.image_BD[embeds.image_index_T[embeds.short_S]], embeds.short_S, shorts),
-    }
-    for name, (image_ND, text_N, counts) in pairs.items():
-        if name in scale:
-            text_ND, gather_pairs = embeds.text_TD[text_N], gather.sized(counts)
-            losses[name] = clip_loss(image_ND, text_ND, logit_scale=scale[name], gather=gather_pairs)
-    first_image = sum(images[: gather.rank])
-    if "beta_cal_loss" in scale:
-        losses["beta_cal_loss"] = _beta_cal(config, scale["beta_cal_loss"], embeds, first_image, gather.sized(aligned))
-    if "text_conditioned_loss" in scale:
-        gathers = (gather.sized(aligned), gather.sized(images))
-        losses["text_conditioned_loss"] = _text_conditioned(
-            config, scale["text_conditioned_loss"], embeds, first_image, *gathers
-        )
-    if "region_loss" in scale:
-        text_id_R = _given(embeds.region_text_id_R, embeds.image_index_T[:0])
-        losses["region_loss"] = region_loss(
-            region_RD[: len(region_text_RD)],  # all of them, or none where their texts are not given
-            region_text_RD,
-            logit_scale=scale["region_loss"],
-            text_id_R=text_id_R if config.mask_identical_region_texts else None,
-            gather=gather.sized(regions),
-        )
-    if "hard_negative_loss" in scale:
-        index_N = _given(embeds.hard_region_index_N, embeds.image_index_T[:0])
-        own_mean = hard_negative_loss(region_RD, hard_ND, index_N, logit_scale=scale["hard_negative_loss"])
-        # A mean over the flagged regions of all processes: two numbers each are enough, no embedding has to travel.
-        flagged = (index_N.diff() != 0).sum() + min(1, len(index_N))
-        total, count = gather.sum(torch.stack([own_mean * flagged, flagged.to(own_mean)]))
-        losses["hard_negative_loss"] = total / count
+    for name, part in LOSS_PARTS.items():
+        if name in logit_scales and getattr(config, part.weight) and sum(counts[part.rows]):
+            losses[name] = part.function(inputs, multiplier(logit_scales[name]))
     if not losses:
         raise ValueError("a loss needs a part of positive weight, but the configuration has none")
     return losses
 
 
-def _beta_cal(config: Any, scale: Tensor, embeds: FlatEmbeds, first_image: int, gather: Any) -> Tensor:
-    """`beta_cal_loss` of the captions, sentences and phrases."""
-    assert embeds.aligned_A is not None and embeds.contextualized_TD is not None
+def _clip(inputs: LossInputs, logit_scale: Tensor) -> Tensor:
+    """Computes `clip_loss` of the images and their captions."""
+    embeds = inputs.embeds
+    caption_BD = embeds.text_TD[embeds.caption_B]
+    return clip_loss(embeds.image_BD, caption_BD, logit_scale=logit_scale, gather=inputs.gather_of("images"))
+
+
+def _short_clip(inputs: LossInputs, logit_scale: Tensor) -> Tensor:
+    """Computes `clip_loss` of the short captions and their images."""
+    embeds = inputs.embeds
+    image_JD = embeds.image_BD[embeds.image_index_T[embeds.short_J]]
+    short_JD = embeds.text_TD[embeds.short_J]
+    return clip_loss(image_JD, short_JD, logit_scale=logit_scale, gather=inputs.gather_of("short_captions"))
+
+
+def _beta_cal(inputs: LossInputs, logit_scale: Tensor) -> Tensor:
+    """Computes `beta_cal_loss` of the captions, sentences and phrases."""
+    embeds = inputs.embeds
+    assert embeds.contextualized_TD is not None
     return beta_cal_loss(
         embeds.contextualized_TD[embeds.aligned_A],
         embeds.text_TD[embeds.aligned_A],
-        embeds.image_index_T[embeds.aligned_A] + first_image,
-        logit_scale=scale,
-        beta=config.beta,
-        kind=config.alignment_loss,
-        gather=gather,
+        # Images of different processes must have different numbers.
+        embeds.image_index_T[embeds.aligned_A] + inputs.first_image,
+        logit_scale=logit_scale,
+        beta=inputs.config.beta,
+        kind=inputs.config.alignment_loss,
+        gather=inputs.gather_of("aligned_texts"),
     )
 
 
-def _text_conditioned(
-    config: Any, scale: Tensor, embeds: FlatEmbeds, first_image: int, gather_texts: Any, gather_images: Any
-) -> Tensor:
-    """`text_conditioned_loss` of the captions, sentences and phrases of all processes, each with its own images."""
+def _text_conditioned(inputs: LossInputs, logit_scale: Tensor) -> Tensor:
+    """Computes `text_conditioned_loss` of this process's images with the texts of all processes."""
+    embeds = inputs.embeds
     if embeds.score_pairs is None:
         raise ValueError(
             "text_conditioned_loss_weight must be 0 where the patch features are not kept, as in a contrast over "
-            f"micro-batches (contrastive_batch_size), but is {config.text_conditioned_loss_weight}"
+            f"micro-batches (contrastive_batch_size), but is {inputs.config.text_conditioned_loss_weight}"
         )
-    assert embeds.aligned_A is not None
-    text_AD = embeds.text_TD[embeds.aligned_A]
-    image_index_A = embeds.image_index_T[embeds.aligned_A] + first_image
-    if gather_texts is not None:
-        text_AD, image_index_A = gather_texts(text_AD), gather_texts(image_index_A)
-    scores_BA = embeds.score_pairs(text_AD)
-    kind = config.alignment_loss
-    return text_conditioned_loss(scores_BA, image_index_A, logit_scale=scale, kind=kind, gather=gather_images)
+    gather_texts = inputs.gather_of("aligned_texts")
+    text_AD = gather_texts(embeds.text_TD[embeds.aligned_A])
+    image_index_A = gather_texts(embeds.image_index_T[embeds.aligned_A] + inputs.first_image)
+    return text_conditioned_loss(
+        embeds.score_pairs(text_AD),
+        image_index_A,
+        logit_scale=logit_scale,
+        kind=inputs.config.alignment_loss,
+        gather=inputs.gather_of("images"),
+    )
 
 
-def _given(tensor: Tensor | None, otherwise: Tensor) -> Tensor:
-    return otherwise if tensor is None else tensor
+def _region(inputs: LossInputs, logit_scale: Tensor) -> Tensor:
+    """Computes `region_loss` of the boxes and their texts."""
+    embeds = inputs.embeds
+    # A process without region texts takes part in the exchange with no rows, even if it has boxes.
+    region_text_RD = _or_empty(embeds.region_text_RD, embeds.image_BD)
+    region_RD = _or_empty(embeds.region_RD, embeds.image_BD)[: len(region_text_RD)]
+    text_id_R = None
+    if inputs.config.mask_identical_region_texts:
+        text_id_R = _or_empty(embeds.region_text_id_R, embeds.image_index_T)
+    return region_loss(
+        region_RD, region_text_RD, logit_scale=logit_scale, text_id_R=text_id_R, gather=inputs.gather_of("regions")
+    )
+
+
+def _hard_negative(inputs: LossInputs, logit_scale: Tensor) -> Tensor:
+    """Computes `hard_negative_loss` as a mean over the flagged regions of all processes."""
+    embeds = inputs.embeds
+    region_RD = _or_empty(embeds.region_RD, embeds.image_BD)
+    hard_ND = _or_empty(embeds.hard_text_ND, embeds.image_BD)
+    index_N = _or_empty(embeds.hard_region_index_N, embeds.image_index_T)
+    own_mean = hard_negative_loss(region_RD, hard_ND, index_N, logit_scale=logit_scale)
+    num_flagged = (index_N.diff() != 0).sum() + min(1, len(index_N))
+    # A region is compared with texts of its own only: two numbers per process are enough, no embedding has to travel.
+    total, count = inputs.gather.sum(torch.stack([own_mean * num_flagged, num_flagged.to(own_mean)]))
+    return total / count
+
+
+def _or_empty(rows: Tensor | None, like: Tensor) -> Tensor:
+    """Returns the rows, or no rows of the width and dtype of other rows."""
+    return like[:0] if rows is None else rows
+
+
+# The parts of the loss, in the order in which they are computed, summed and logged.
+LOSS_PARTS: dict[str, LossPart] = {
+    "clip_loss": LossPart(_clip, weight="clip_loss_weight", logit_scale="logit_scale", rows="images"),
+    "short_clip_loss": LossPart(
+        _short_clip, weight="short_clip_loss_weight", logit_scale="logit_scale", rows="short_captions"
+    ),
+    "beta_cal_loss": LossPart(
+        _beta_cal,
+        weight="beta_cal_loss_weight",
+        logit_scale="pooler.logit_scale",
+        rows="aligned_texts",
+        requires="use_pooler",
+    ),
+    "text_conditioned_loss": LossPart(
+        _text_conditioned,
+        weight="text_conditioned_loss_weight",
+        logit_scale="pooler.logit_scale",
+        rows="aligned_texts",
+        requires="use_pooler",
+    ),
+    "region_loss": LossPart(
+        _region,
+        weight="region_loss_weight",
+        logit_scale="region_logit_scale",
+        rows="regions",
+        requires="use_regions",
+    ),
+    "hard_negative_loss": LossPart(
+        _hard_negative,
+        weight="hard_negative_loss_weight",
+        logit_scale="hard_negative_logit_scale",
+        rows="hard_texts",
+        requires="use_regions",
+    ),
+}
 
 
 def multiplier(logit_scale: Tensor) -> Tensor:
-    """exp of a log scale, in at least float32: 100 has no neighbour closer than 0.5 in bfloat16."""
+    """Returns exp of a log scale, in at least float32: 100 has no neighbour closer than 0.5 in bfloat16."""
     return logit_scale.to(torch.promote_types(logit_scale.dtype, torch.float32)).exp()
 
 
-__all__ = ["FlatEmbeds", "batch_losses", "batch_objective", "multiplier"]
+__all__ = [
+    "LOSS_PARTS",
+    "FlatEmbeds",
+    "LossInputs",
+    "LossPart",
+    "Objective",
+    "batch_losses",
+    "batch_objective",
+    "multiplier",
+]

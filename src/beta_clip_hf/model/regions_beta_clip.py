@@ -3,36 +3,11 @@
 Letters: B images, R boxes (flat), P = height · width patches, D projection width, G samples along an axis.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from .boxes_beta_clip import BOX_FORMATS
 from .ragged_beta_clip import ImageSlots, slots_by_image
-
-
-@dataclass
-class RegionBatch:
-    """The regions of a flat batch: R boxes, their texts, and N hard texts (see `BetaCLIPModel.forward`)."""
-
-    boxes: Tensor
-    image_index: Tensor
-    input_ids: Tensor | None = None
-    hard_input_ids: Tensor | None = None
-    hard_region_index: Tensor | None = None
-    slots: ImageSlots | None = None
-
-    def __post_init__(self) -> None:
-        """Raises `ValueError` where a shape disagrees or something is missing."""
-        num_regions, hard = len(self.boxes), self.hard_input_ids
-        _check_rows(self.image_index, num_regions, "region_image_index")
-        if self.input_ids is not None:
-            _check_rows(self.input_ids[:, 0], num_regions, "region_input_ids")
-        if (hard is None) != (self.hard_region_index is None):
-            raise ValueError("hard_input_ids and hard_region_index must be given together, but one is missing")
-        if hard is not None:
-            _check_rows(self.hard_region_index, len(hard), "hard_region_index")
 
 
 def grid_boxes(boxes_R4: Tensor, box_format: str, image_size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
@@ -95,12 +70,6 @@ def roi_align(
     return slots.rows(slots.block(weights_RP, num_images) @ patch_features_BPD)
 
 
-def _check_rows(tensor: Tensor | None, rows: int, name: str) -> None:
-    if tensor is None or tensor.shape != (rows,):
-        shown = "missing" if tensor is None else f"of shape {tuple(tensor.shape)}"
-        raise ValueError(f"{name} must be one row for each of {rows}, but is {shown}")
-
-
 def _axis_weights(start_R: Tensor, end_R: Tensor, size: int) -> Tensor:
     """Mean bilinear weight of each of `size` cells, `(R, size)`, over the samples of an interval along one axis."""
     start_R, end_R = start_R - 0.5, end_R - 0.5  # the centre of the first cell is 0
@@ -117,4 +86,4 @@ def _axis_weights(start_R: Tensor, end_R: Tensor, size: int) -> Tensor:
     return (weights_RGC * counts_RG[:, :, None]).sum(dim=1) / count_R.clamp(min=1)[:, None]
 
 
-__all__ = ["RegionBatch", "grid_boxes", "roi_align"]
+__all__ = ["grid_boxes", "roi_align"]

@@ -34,14 +34,14 @@ from .logit_tiles_beta_clip import EmbedGradients, OnlineLogSumExp, row_dots, ti
 
 @torch.compiler.disable
 def tiled_contrast(
-    left_ND: Tensor,
-    right_MD: Tensor,
+    left_MD: Tensor,
+    right_ED: Tensor,
     *,
     logit_scale: Tensor | float,
     first_row: int = 0,
-    image_index_M: Tensor | None = None,
+    image_index_E: Tensor | None = None,
     beta: float = 0.0,
-    text_id_M: Tensor | None = None,
+    text_id_E: Tensor | None = None,
     logsumexp: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     r"""
@@ -56,13 +56,13 @@ def tiled_contrast(
     ```
 
     Args:
-        left_ND (`Tensor` of shape `(N, D)`): rows `first_row … first_row + N - 1` of the left side; there may be none.
-        right_MD (`Tensor` of shape `(M, D)`): all rows of the right side, L2-normalised like the left.
+        left_MD (`Tensor` of shape `(N, D)`): rows `first_row … first_row + N - 1` of the left side; there may be none.
+        right_ED (`Tensor` of shape `(M, D)`): all rows of the right side, L2-normalised like the left.
         logit_scale (`Tensor | float`): s, a multiplier.
         first_row (`int`): see the module.
-        image_index_M (`Tensor` of shape `(M,)`, integer, *optional*): the image of each text, in any order.
+        image_index_E (`Tensor` of shape `(M,)`, integer, *optional*): the image of each text, in any order.
         beta (`float`): β in [0, 1].
-        text_id_M (`Tensor` of shape `(M,)`, integer, *optional*): rows of the same id are not each other's negatives.
+        text_id_E (`Tensor` of shape `(M,)`, integer, *optional*): rows of the same id are not each other's negatives.
         logsumexp: where the left rows are a part, it maps `(M,)` of each part to the log-sum-exp over the parts, `(M,)`
             and differentiable.
 
@@ -70,20 +70,20 @@ def tiled_contrast(
         A scalar, a sum (not a mean), in nats. No row gives a zero that can be differentiated. The sum over all parts is
         that over all rows (a part alone counts its siblings twice in the first direction: over all rows both agree).
     """
-    left_ND, right_MD, scale = _operands(left_ND, right_MD, logit_scale)
-    own_N, row_lse_N, column_lse_M = _LogSumExp.apply(left_ND, right_MD, scale, first_row, text_id_M, True)
+    left_MD, right_ED, scale = _operands(left_MD, right_ED, logit_scale)
+    own_M, row_lse_M, column_lse_E = _LogSumExp.apply(left_MD, right_ED, scale, first_row, text_id_E, True)
     if logsumexp is not None:
-        column_lse_M = logsumexp(column_lse_M)
-    column_lse_N = column_lse_M[first_row : first_row + len(left_ND)]
-    positive_N, siblings = _positives(left_ND, right_MD, scale, own_N, image_index_M, beta, first_row)
-    return ((row_lse_N + column_lse_N) / 2 - positive_N).sum() - siblings
+        column_lse_E = logsumexp(column_lse_E)
+    column_lse_M = column_lse_E[first_row : first_row + len(left_MD)]
+    positive_M, siblings = _positives(left_MD, right_ED, scale, own_M, image_index_E, beta, first_row)
+    return ((row_lse_M + column_lse_M) / 2 - positive_M).sum() - siblings
 
 
 @torch.compiler.disable
 def tiled_sigmoid(
-    left_ND: Tensor,
-    right_MD: Tensor,
-    image_index_M: Tensor,
+    left_MD: Tensor,
+    right_ED: Tensor,
+    image_index_E: Tensor,
     *,
     logit_scale: Tensor | float,
     beta: float,
@@ -102,27 +102,27 @@ def tiled_sigmoid(
     Returns:
         A scalar, a sum (not a mean), in nats. No row gives a zero that can be differentiated.
     """
-    left_ND, right_MD, scale = _operands(left_ND, right_MD, logit_scale)
-    return _Sigmoid.apply(left_ND, right_MD, scale, image_index_M, beta, first_row)
+    left_MD, right_ED, scale = _operands(left_MD, right_ED, logit_scale)
+    return _Sigmoid.apply(left_MD, right_ED, scale, image_index_E, beta, first_row)
 
 
 def _positives(
-    left_ND: Tensor,
-    right_MD: Tensor,
+    left_MD: Tensor,
+    right_ED: Tensor,
     scale: Tensor,
-    own_N: Tensor,
-    image_index_M: Tensor | None,
+    own_M: Tensor,
+    image_index_E: Tensor | None,
     beta: float,
     first_row: int,
 ) -> tuple[Tensor, Tensor | float]:
     """S_ii / W_i of each row, and the sum over all rows of what their siblings give."""
-    if image_index_M is None or beta == 0:
-        return own_N, 0.0
+    if image_index_E is None or beta == 0:
+        return own_M, 0.0
     # An image is named by its first place in the sorted index: numbers below M, without a wait for the device.
-    image_M = torch.searchsorted(image_index_M.sort().values, image_index_M)
-    count_M = right_MD.new_zeros(len(right_MD)).index_add_(0, image_M, right_MD.new_ones(len(right_MD)))
-    total_weight_N = 1 + beta * (count_M[image_M[first_row : first_row + len(left_ND)]] - 1)
-    return own_N / total_weight_N, _Siblings.apply(left_ND, right_MD, scale, image_M, beta / total_weight_N, first_row)
+    image_E = torch.searchsorted(image_index_E.sort().values, image_index_E)
+    count_E = right_ED.new_zeros(len(right_ED)).index_add_(0, image_E, right_ED.new_ones(len(right_ED)))
+    total_weight_M = 1 + beta * (count_E[image_E[first_row : first_row + len(left_MD)]] - 1)
+    return own_M / total_weight_M, _Siblings.apply(left_MD, right_ED, scale, image_E, beta / total_weight_M, first_row)
 
 
 def _differentiable_once(backward: Callable) -> Callable:
@@ -147,37 +147,37 @@ class _LogSumExp(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, left_ND: Tensor, right_MD: Tensor, scale: Tensor, first_row: int, id_M: Tensor | None, columns: bool
+        ctx: Any, left_MD: Tensor, right_ED: Tensor, scale: Tensor, first_row: int, id_E: Tensor | None, columns: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        of_rows, of_columns = OnlineLogSumExp(left_ND), OnlineLogSumExp(right_MD)
-        own_N = left_ND.new_zeros(len(left_ND))
-        for tile in tiles_of(left_ND, right_MD, scale, first_row):
-            tile.leave_out_equal(id_M)
-            own_N[tile.own_rows] = tile.own(tile.logits_nm)
+        of_rows, of_columns = OnlineLogSumExp(left_MD), OnlineLogSumExp(right_ED)
+        own_M = left_MD.new_zeros(len(left_MD))
+        for tile in tiles_of(left_MD, right_ED, scale, first_row):
+            tile.leave_out_equal(id_E)
+            own_M[tile.own_rows] = tile.own(tile.logits_me)
             of_rows.add(tile, tile.rows, dim=1)
             if columns:
                 of_columns.add(tile, tile.columns, dim=0)
-        state = (of_rows.shift_N, of_rows.sum_N, of_columns.shift_N, of_columns.sum_N)
-        ctx.save_for_backward(left_ND, right_MD, scale, id_M, *state)
+        state = (of_rows.shift_M, of_rows.sum_M, of_columns.shift_M, of_columns.sum_M)
+        ctx.save_for_backward(left_MD, right_ED, scale, id_E, *state)
         ctx.first_row, ctx.columns = first_row, columns
-        return own_N, of_rows.value(), of_columns.value()
+        return own_M, of_rows.value(), of_columns.value()
 
     @staticmethod
     @_differentiable_once
-    def backward(ctx: Any, own_grad_N: Tensor, row_grad_N: Tensor, column_grad_M: Tensor) -> tuple[Tensor | None, ...]:
-        left_ND, right_MD, scale, id_M, row_shift_N, row_sum_N, column_shift_M, column_sum_M = ctx.saved_tensors
+    def backward(ctx: Any, own_grad_M: Tensor, row_grad_M: Tensor, column_grad_E: Tensor) -> tuple[Tensor | None, ...]:
+        left_MD, right_ED, scale, id_E, row_shift_M, row_sum_M, column_shift_E, column_sum_E = ctx.saved_tensors
         # The largest logit alone gives 1 to a sum; only a column that got no logit of these rows has 0.
-        row_factor_N, column_factor_M = row_grad_N / row_sum_N, column_grad_M / column_sum_M.clamp(min=1)
-        gradients = EmbedGradients(ctx, left_ND, right_MD, scale)
-        for tile in tiles_of(left_ND, right_MD, scale, ctx.first_row):
-            tile.leave_out_equal(id_M)
+        row_factor_M, column_factor_E = row_grad_M / row_sum_M, column_grad_E / column_sum_E.clamp(min=1)
+        gradients = EmbedGradients(ctx, left_MD, right_ED, scale)
+        for tile in tiles_of(left_MD, right_ED, scale, ctx.first_row):
+            tile.leave_out_equal(id_E)
             rows, columns = tile.rows, tile.columns
-            grad_nm = torch.sub(tile.logits_nm, row_shift_N[rows, None], out=tile.scratch_nm)
-            grad_nm.exp_().mul_(row_factor_N[rows, None])
+            grad_me = torch.sub(tile.logits_me, row_shift_M[rows, None], out=tile.scratch_me)
+            grad_me.exp_().mul_(row_factor_M[rows, None])
             if ctx.columns:
-                grad_nm += tile.logits_nm.sub_(column_shift_M[columns]).exp_().mul_(column_factor_M[columns])
-            tile.own(grad_nm).add_(own_grad_N[tile.own_rows])
-            gradients.add(tile, grad_nm)
+                grad_me += tile.logits_me.sub_(column_shift_E[columns]).exp_().mul_(column_factor_E[columns])
+            tile.own(grad_me).add_(own_grad_M[tile.own_rows])
+            gradients.add(tile, grad_me)
         return *gradients.finished(), None, None, None
 
 
@@ -189,30 +189,30 @@ class _Siblings(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, left_ND: Tensor, right_MD: Tensor, scale: Tensor, image_M: Tensor, share_N: Tensor, first_row: int
+        ctx: Any, left_MD: Tensor, right_ED: Tensor, scale: Tensor, image_E: Tensor, share_M: Tensor, first_row: int
     ) -> Tensor:
-        ctx.own = slice(first_row, first_row + len(left_ND))
-        total = (share_N * row_dots(left_ND, _Siblings.sums(right_MD, image_M, ctx.own))).sum()
-        ctx.save_for_backward(left_ND, right_MD, scale, image_M, share_N, total)
+        ctx.own = slice(first_row, first_row + len(left_MD))
+        total = (share_M * row_dots(left_MD, _Siblings.sums(right_ED, image_E, ctx.own))).sum()
+        ctx.save_for_backward(left_MD, right_ED, scale, image_E, share_M, total)
         return scale * total
 
     @staticmethod
     @_differentiable_once
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        left_ND, right_MD, scale, image_M, share_N, total = ctx.saved_tensors
-        left_grad_ND, right_grad_MD, factor_N1 = None, None, (grad * scale * share_N)[:, None]
+        left_MD, right_ED, scale, image_E, share_M, total = ctx.saved_tensors
+        left_grad_MD, right_grad_ED, factor_M1 = None, None, (grad * scale * share_M)[:, None]
         if ctx.needs_input_grad[0]:
-            left_grad_ND = _Siblings.sums(right_MD, image_M, ctx.own).mul_(factor_N1)
+            left_grad_MD = _Siblings.sums(right_ED, image_E, ctx.own).mul_(factor_M1)
         if ctx.needs_input_grad[1]:
-            pull_ND = left_ND * factor_N1
-            right_grad_MD = torch.zeros_like(right_MD).index_add_(0, image_M[ctx.own], pull_ND)[image_M]
-            right_grad_MD[ctx.own] -= pull_ND
-        return left_grad_ND, right_grad_MD, grad * total, None, None, None
+            pull_MD = left_MD * factor_M1
+            right_grad_ED = torch.zeros_like(right_ED).index_add_(0, image_E[ctx.own], pull_MD)[image_E]
+            right_grad_ED[ctx.own] -= pull_MD
+        return left_grad_MD, right_grad_ED, grad * total, None, None, None
 
     @staticmethod
-    def sums(right_MD: Tensor, image_M: Tensor, own: slice) -> Tensor:
-        per_image_MD = torch.zeros_like(right_MD).index_add_(0, image_M, right_MD)
-        return per_image_MD[image_M[own]].sub_(right_MD[own])
+    def sums(right_ED: Tensor, image_E: Tensor, own: slice) -> Tensor:
+        per_image_ED = torch.zeros_like(right_ED).index_add_(0, image_E, right_ED)
+        return per_image_ED[image_E[own]].sub_(right_ED[own])
 
 
 class _Sigmoid(torch.autograd.Function):
@@ -224,26 +224,26 @@ class _Sigmoid(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        left_ND: Tensor,
-        right_MD: Tensor,
+        left_MD: Tensor,
+        right_ED: Tensor,
         scale: Tensor,
-        image_index_M: Tensor,
+        image_index_E: Tensor,
         beta: float,
         first_row: int,
     ) -> Tensor:
-        gradients, total = EmbedGradients(ctx, left_ND, right_MD, scale), left_ND.new_zeros(())
-        for tile in tiles_of(left_ND, right_MD, scale, first_row):
-            truth_nm, same_nm = tile.logits_nm.neg_(), tile.equal(image_index_M)
-            if same_nm is not None:
-                sign_nm = torch.where(same_nm, -1, torch.ones_like(truth_nm))
-                weight_nm = torch.where(same_nm, beta, torch.ones_like(truth_nm))
-                tile.own(weight_nm).fill_(1)
-                truth_nm *= sign_nm  # now −S, or S for a pair of one image: the logit of the right answer
-            log_nm = F.logsigmoid(truth_nm)
-            total -= (log_nm if same_nm is None else log_nm.mul_(weight_nm)).sum()
+        gradients, total = EmbedGradients(ctx, left_MD, right_ED, scale), left_MD.new_zeros(())
+        for tile in tiles_of(left_MD, right_ED, scale, first_row):
+            truth_me, same_me = tile.logits_me.neg_(), tile.equal(image_index_E)
+            if same_me is not None:
+                sign_me = torch.where(same_me, -1, torch.ones_like(truth_me))
+                weight_me = torch.where(same_me, beta, torch.ones_like(truth_me))
+                tile.own(weight_me).fill_(1)
+                truth_me *= sign_me  # now −S, or S for a pair of one image: the logit of the right answer
+            log_me = F.logsigmoid(truth_me)
+            total -= (log_me if same_me is None else log_me.mul_(weight_me)).sum()
             if gradients.needed:
-                grad_nm = torch.sigmoid(truth_nm.neg_(), out=tile.scratch_nm)
-                gradients.add(tile, grad_nm if same_nm is None else grad_nm.mul_(weight_nm).mul_(sign_nm))
+                grad_me = torch.sigmoid(truth_me.neg_(), out=tile.scratch_me)
+                gradients.add(tile, grad_me if same_me is None else grad_me.mul_(weight_me).mul_(sign_me))
         ctx.save_for_backward(*gradients.finished())
         return total
 
@@ -253,13 +253,13 @@ class _Sigmoid(torch.autograd.Function):
         return *(None if kept is None else grad * kept for kept in ctx.saved_tensors), None, None, None
 
 
-def _operands(left_ND: Tensor, right_MD: Tensor, scale: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
+def _operands(left_MD: Tensor, right_ED: Tensor, scale: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
     """Both sides in at least float32, and s as a scalar of their dtype and device; differentiable."""
-    left_ND, right_MD = at_least_float32(left_ND), at_least_float32(right_MD)
-    scalar = scale.reshape(()).to(left_ND) if isinstance(scale, Tensor) else left_ND.new_full((), scale)
+    left_MD, right_ED = at_least_float32(left_MD), at_least_float32(right_ED)
+    scalar = scale.reshape(()).to(left_MD) if isinstance(scale, Tensor) else left_MD.new_full((), scale)
     if torch.is_grad_enabled():
-        return left_ND, right_MD, scalar
-    return left_ND.detach(), right_MD.detach(), scalar.detach()  # else gradients would be computed for nobody
+        return left_MD, right_ED, scalar
+    return left_MD.detach(), right_ED.detach(), scalar.detach()  # else gradients would be computed for nobody
 
 
 def at_least_float32(x: Any) -> Any:

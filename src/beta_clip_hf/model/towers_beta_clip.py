@@ -290,12 +290,4 @@ class CLIPTowers(CLIPModel):
         return ((input_ids_TL + 1) * factor_L * is_token_TL).sum(dim=1)
 
 
-def joined_texts(texts: list[Tensor | None]) -> tuple[Tensor, list[int]]:
-    """Token ids `(T_i, L_i)` of several inputs one below the other, and T_i of each; of what is not given, 0."""
-    width = max(ids.shape[1] for ids in texts if ids is not None)
-    # What is added stands behind EOS; id 0 is never taken for the largest.
-    padded = [F.pad(ids, (0, width - ids.shape[1])) for ids in texts if ids is not None]
-    return torch.cat(padded), [0 if ids is None else len(ids) for ids in texts]
-
-
-__all__ = ["CLIPTowers", "TwoPathTextEmbeddings", "joined_texts"]
+__all__ = ["CLIPTowers", "TwoPathTextEmbeddings"]

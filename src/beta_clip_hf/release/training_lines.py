@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ..model.objective_beta_clip import LOSS_PARTS, LossPart
 from .run_files import RunFiles
 
 
@@ -63,7 +64,7 @@ def _loss_lines(run: RunFiles) -> Iterator[str]:
     logged = run.record.get("losses") or {}
     parts = _loss_parts(run, logged)
     if parts:
-        weighted = [f"`{name}` (weight {run.config[f'{name}_weight']:g})" for name in parts]
+        weighted = [f"`{name}` (weight {run.config[LOSS_PARTS[name].weight]:g})" for name in parts]
         yield f"Losses: {', '.join(weighted)}."
     if "beta_cal_loss" in parts:
         yield f"β-CAL: {run.config.get('alignment_loss')}, β = {run.config.get('beta')}."
@@ -77,21 +78,17 @@ def _loss_lines(run: RunFiles) -> Iterator[str]:
 
 def _loss_parts(run: RunFiles, logged: Mapping[str, Any]) -> list[str]:
     """Returns the names of the parts of the loss that ran. Without a log it is those that can have run."""
-    config = run.config
-    parts = [name for name in logged if name != "loss" and f"{name}_weight" in config]
+    parts = [name for name in logged if name in LOSS_PARTS and LOSS_PARTS[name].weight in run.config]
     if parts:
         return parts
-    has_pooler = config.get("use_pooler", True)
-    has_regions = config.get("use_regions")
-    can_run = {
-        "clip_loss": True,
-        "short_clip_loss": run.recipe_of_data.get("include_short_caption"),
-        "beta_cal_loss": has_pooler,
-        "text_conditioned_loss": has_pooler,
-        "region_loss": has_regions,
-        "hard_negative_loss": has_regions,
-    }
-    return [name for name, can in can_run.items() if can and config.get(f"{name}_weight")]
+    return [name for name, part in LOSS_PARTS.items() if _can_run(part, run)]
+
+
+def _can_run(part: LossPart, run: RunFiles) -> bool:
+    """Whether a part of the loss has a weight, and the model and the rows of the run have what it needs."""
+    if part.rows == "short_captions" and not run.recipe_of_data.get("include_short_caption"):
+        return False
+    return bool(run.config.get(part.weight)) and part.is_possible(run.config)
 
 
 def _steps_lines(run: RunFiles) -> Iterator[str]:

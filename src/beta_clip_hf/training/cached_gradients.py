@@ -1,61 +1,66 @@
 """
 One contrast over several micro-batches, in the memory of one: cached gradients.
 
-The embeddings of all micro-batches are computed without a graph; the loss over all of them gives each embedding its
-gradient; then every micro-batch is computed again, with a graph, and its parameters get the gradient of
-Σ embedding · cached gradient, which by the chain rule is theirs of the one large batch. Random states are restored, so
-that dropout drops the same.
+The embeddings of all micro-batches are computed without a graph. The loss over all of them gives each embedding its
+gradient. Then every micro-batch is computed again, with a graph, and its parameters get the gradient of
+Σ embedding · cached gradient: by the chain rule this is their gradient in the one large batch. Random states are
+restored, so that dropout drops the same values both times.
 
 Source: Gao et al. 2021, arXiv 2101.06983 (GradCache), for the losses of this package.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..model.objective_beta_clip import FlatEmbeds, batch_objective
+from ..model.gather_beta_clip import Gather
+from ..model.objective_beta_clip import FlatEmbeds, Objective, batch_objective
 
 
-# The embeddings of a batch that the losses differentiate, and the rows that the other tensors of a batch point to.
+# Fields of `FlatEmbeds`: the embeddings that the losses differentiate,
 EMBEDDINGS = ("image_BD", "text_TD", "contextualized_TD", "region_RD", "region_text_RD", "hard_text_ND")
+# the tensors that hold places of rows, with the field that has these rows,
 POINTERS = {
     "image_index_T": "image_BD",
     "caption_B": "text_TD",
-    "short_S": "text_TD",
+    "short_J": "text_TD",
     "aligned_A": "text_TD",
     "hard_region_index_N": "region_RD",
 }
+# and what is neither.
 LABELS = ("region_text_id_R",)
 
 
 class CachedContrast:
     r"""
-    The loss of several micro-batches as one batch, and for each micro-batch the objective that gives its share of the
-    gradient.
+    Computes the loss of several micro-batches as one batch, and gives each micro-batch its share of the gradient.
 
     Args:
-        model (`BetaCLIPModel`): not wrapped; in training mode if dropout is to count.
-        batches: micro-batches as the collator gives them, on the model's device or moved there by `prepare`.
-        gather: as in `BetaCLIPModel.forward`, over the processes.
-        prepare: moves a micro-batch to the device.
-        autocast: gives the context in which the model runs in the first pass. It must be no part of an outer autocast:
-            this would keep the half weights of the first pass, which have no gradient, for the second.
+        model (`BetaCLIPModel`): Not wrapped; in training mode if dropout is to count.
+        batches: Micro-batches as the collator makes them, on the model's device or moved there by `prepare`.
+        gather (*optional*): Joins several processes.
+        prepare: Moves a micro-batch to the device.
+        autocast: Makes the context in which the model runs in the first pass. It must not be part of an outer autocast,
+            which would keep the half-precision weights of the first pass, without a gradient, for the second.
 
     Raises:
-        ValueError: without micro-batches.
+        ValueError: Without micro-batches.
 
     Attributes:
-        loss, losses: of the whole contrast, detached.
+        loss, losses: The loss of the whole contrast and its parts, detached.
 
-    Example: one step of training by hand; with DDP, call the wrapped model in the loop.
+    Example: one step of training by hand. With DDP, call the wrapped model in the loop.
 
     ```python
-    contrast = CachedContrast(model, batches, gather=None)
+    contrast = CachedContrast(model, batches)
     for number, batch in enumerate(batches):
-        model(**batch, objective=contrast.objective(number)).loss.backward()
+        with contrast.micro_batch(number):
+            loss = model(**batch).loss
+        loss.backward()
     ```
     """
 
@@ -64,99 +69,122 @@ class CachedContrast:
         model: Any,
         batches: Sequence[dict[str, Any]],
         *,
-        gather: Any = None,
+        gather: Gather | None = None,
         prepare: Callable[[dict[str, Any]], dict[str, Any]] = dict,
         autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         if not batches:
             raise ValueError("batches must hold at least one micro-batch, but is empty")
-        self.random_states: list[Any] = []
+        self.model = model
+        self.random_states: list[RandomState] = []
         parts: list[FlatEmbeds] = []
+
+        def keep(embeds: FlatEmbeds, _scales: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+            parts.append(embeds)
+            return embeds.image_BD.new_zeros(()), {}
+
         for batch in batches:
-            batch = prepare(batch)
-            self.random_states.append(_random_state(model.device))
-            with torch.no_grad(), autocast():
-                model(**batch, objective=lambda embeds, scales: _kept(parts, embeds))
+            prepared = prepare(batch)
+            self.random_states.append(RandomState.now(model.device))
+            with torch.no_grad(), autocast(), model.loss_context(objective=keep):
+                model(**prepared)
+
         scales = {name: scale.detach().requires_grad_() for name, scale in model.loss_scales().items()}
-        whole, leaves = _joined(parts)
-        loss, losses = batch_objective(model.config, whole, scales, gather)
+        leaves = [_leaves(part) for part in parts]
+        loss, losses = batch_objective(model.config, _joined(parts, leaves), scales, gather)
         loss.backward()
         self.loss = loss.detach()
         self.losses = {name: part.detach() for name, part in losses.items()}
-        self.scale_gradients = {name: scale.grad for name, scale in scales.items()}
-        self.gradients = [{name: leaf.grad for name, leaf in of_batch.items()} for of_batch in leaves]
+        self.scale_gradients = _gradients(scales)
+        self.gradients = [_gradients(leaves_of_part) for leaves_of_part in leaves]
 
-    def objective(self, number: int) -> Callable[[FlatEmbeds, dict[str, Tensor]], tuple[Tensor, dict[str, Tensor]]]:
+    @contextmanager
+    def micro_batch(self, number: int) -> Iterator[None]:
         """
-        The objective of micro-batch `number`: for `BetaCLIPModel.forward`, called within [`replayed`] where the model
-        draws random numbers. Its value is the loss of the whole contrast; over all micro-batches its gradients add up
-        to those of that loss.
+        Within it the model computes micro-batch `number` for the second time, with a graph.
+
+        The model's loss is that of the whole contrast, and the gradients of all micro-batches add up to its gradients.
+        Random numbers are those of the first pass, and afterwards go on as if none had been drawn.
         """
+        with self.random_states[number].replayed(), self.model.loss_context(objective=self._share_of(number)):
+            yield
+
+    def _share_of(self, number: int) -> Objective:
+        """Returns the objective whose gradient is the share of one micro-batch."""
 
         def share(embeds: FlatEmbeds, scales: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-            products = [
-                (getattr(embeds, name) * gradient).sum()
-                for name, gradient in self.gradients[number].items()
-                if gradient is not None
-            ]
-            # The scales are shared by all micro-batches: each takes a part, as DDP expects all parameters in the last.
-            products += [
-                scales[name] * (gradient / len(self.gradients))
-                for name, gradient in self.scale_gradients.items()
-                if gradient is not None
-            ]
+            products = [(getattr(embeds, name) * gradient).sum() for name, gradient in self.gradients[number].items()]
+            # All micro-batches share the scales. Each takes a part, as DDP expects all parameters in the last one.
+            for name, gradient in self.scale_gradients.items():
+                products.append(scales[name] * (gradient / len(self.gradients)))
             total = torch.stack([product.to(self.loss.dtype) for product in products]).sum()
+            # The value is the loss, the gradient is that of the products.
             return self.loss + (total - total.detach()), self.losses
 
         return share
 
+
+@dataclass
+class RandomState:
+    """Holds the states of the random generators of the CPU and of the model's GPU."""
+
+    device: torch.device
+    cpu: Tensor
+    cuda: Tensor | None
+
+    @classmethod
+    def now(cls, device: torch.device) -> "RandomState":
+        """Returns the present state."""
+        cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+        return cls(device, torch.get_rng_state(), cuda)
+
     @contextmanager
-    def replayed(self, number: int) -> Iterator[None]:
-        """Random numbers are those of the first pass over micro-batch `number`, and afterwards as if never drawn."""
-        device, states = self.random_states[number]
-        with torch.random.fork_rng([device] if device.type == "cuda" else [], device_type="cuda"):
-            _set_random_state(device, states)
+    def replayed(self) -> Iterator[None]:
+        """Within it random numbers are drawn from this state; afterwards from where they were before."""
+        devices = [] if self.cuda is None else [self.device]
+        with torch.random.fork_rng(devices, device_type="cuda"):
+            torch.set_rng_state(self.cpu)
+            if self.cuda is not None:
+                torch.cuda.set_rng_state(self.cuda, self.device)
             yield
 
 
-def _kept(parts: list[FlatEmbeds], embeds: FlatEmbeds) -> tuple[Tensor, dict[str, Tensor]]:
-    parts.append(embeds)
-    return embeds.image_BD.new_zeros(()), {}
+def _leaves(part: FlatEmbeds) -> dict[str, Tensor]:
+    """Returns the embeddings of a micro-batch as leaves that collect gradients."""
+    embeddings = {name: getattr(part, name) for name in EMBEDDINGS}
+    return {name: rows.detach().requires_grad_() for name, rows in embeddings.items() if rows is not None}
 
 
-def _joined(parts: list[FlatEmbeds]) -> tuple[FlatEmbeds, list[dict[str, Tensor]]]:
-    """The batch of all parts, made of leaves that collect gradients, and these leaves part by part."""
-    leaves = [
-        {name: getattr(part, name).detach().requires_grad_() for name in EMBEDDINGS if getattr(part, name) is not None}
-        for part in parts
-    ]
-    fields: dict[str, Any] = {
-        name: torch.cat([of_part[name] for of_part in leaves if name in of_part])
-        for name in EMBEDDINGS
-        if any(name in of_part for of_part in leaves)
-    }
+def _gradients(leaves: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the gradients of the leaves that a loss reached."""
+    return {name: leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}
+
+
+def _joined(parts: list[FlatEmbeds], leaves: list[dict[str, Tensor]]) -> FlatEmbeds:
+    """Returns all micro-batches as one batch, whose embeddings are the leaves."""
+    fields: dict[str, Any] = {}
+    for name in EMBEDDINGS:
+        fields[name] = _concatenated(leaves_of_part.get(name) for leaves_of_part in leaves)
     for name in LABELS:
-        given = [getattr(part, name) for part in parts if getattr(part, name) is not None]
-        fields[name] = torch.cat(given) if given else None
+        fields[name] = _concatenated(getattr(part, name) for part in parts)
     for name, target in POINTERS.items():
-        first, shifted = 0, []
-        for part in parts:
-            if getattr(part, name) is not None:
-                shifted.append(getattr(part, name) + first)
-            first += 0 if getattr(part, target) is None else len(getattr(part, target))
-        fields[name] = torch.cat(shifted) if shifted else None
-    return FlatEmbeds(**fields), leaves
+        fields[name] = _concatenated(_shifted(parts, name, target))
+    return FlatEmbeds(**fields)
 
 
-def _random_state(device: torch.device) -> tuple[torch.device, list[Tensor]]:
-    states = [torch.get_rng_state()]
-    return device, states + ([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])
+def _concatenated(tensors: Iterable[Tensor | None]) -> Tensor | None:
+    """Returns the tensors one below the other, without those that are missing; `None` if all are."""
+    present = [tensor for tensor in tensors if tensor is not None]
+    return torch.cat(present) if present else None
 
 
-def _set_random_state(device: torch.device, states: list[Tensor]) -> None:
-    torch.set_rng_state(states[0])
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(states[1], device)
+def _shifted(parts: list[FlatEmbeds], pointer: str, target: str) -> Iterator[Tensor | None]:
+    """Yields the pointers of each micro-batch as places among the rows of all micro-batches."""
+    first_row = 0
+    for part in parts:
+        places, rows = getattr(part, pointer), getattr(part, target)
+        yield None if places is None else places + first_row
+        first_row += 0 if rows is None else len(rows)
 
 
 __all__ = ["CachedContrast"]

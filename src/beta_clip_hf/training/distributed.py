@@ -13,24 +13,28 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from ..data.workers import joined_place
+from ..model.gather_beta_clip import Gather
 
-class ProcessGather:
+
+class ProcessGather(Gather):
     r"""
-    The `gather` that the losses and `BetaCLIPModel.forward` take: rows of all processes, by rank, with gradients.
+    Implements [`~beta_clip_hf.model.gather_beta_clip.Gather`] with `torch.distributed`.
 
-    Where `torch.distributed` has not been initialised, or has one process, it is the identity.
+    Where `torch.distributed` has not been initialised, or has one process, every method is the identity.
 
-    Every process must call it in the same order, with the same dtype and the same trailing axes; a process may hold no
-    rows at all. The rows travel padded to the longest; the backward pass is one reduce-scatter of the gradient.
+    Every process must call the same methods in the same order, with the same dtype and the same trailing axes; a
+    process may hold no rows at all. The rows travel padded to the longest; the backward pass is one reduce-scatter of
+    the gradient.
 
-    How many rows each process has must be known on the CPU. Numbers of rows are known there, so they are exchanged
-    from CPU to CPU and no GPU is waited for: by gloo, over a process group of its own where the given one has only
-    NCCL. It is made at the first exchange and needs the network that NCCL itself starts from (`GLOO_SOCKET_IFNAME`
-    chooses the interface).
+    The CPU must know how many rows each process has. Numbers of rows are known there, so they are exchanged from CPU to
+    CPU and nothing waits for a GPU: by gloo, over a process group of its own where the given one has only NCCL. It is
+    made at the first exchange and needs the network that NCCL itself starts from (`GLOO_SOCKET_IFNAME` chooses the
+    interface).
 
     Args:
-        group (`ProcessGroup`, *optional*): the processes to gather over; all of them by default.
-        counts (`Sequence[int]`, *optional*): the rows that each process has, by rank, see [`ProcessGather.sized`].
+        group (`ProcessGroup`, *optional*): The processes to gather over; all of them by default.
+        counts (`Sequence[int]`, *optional*): The rows that each process has, by rank, see [`ProcessGather.sized`].
 
     Example:
 
@@ -43,126 +47,147 @@ class ProcessGather:
     """
 
     def __init__(self, group: Any = None, counts: Sequence[int] | None = None) -> None:
-        self.group, self.counts = group, counts
+        self.group = group
+        self.counts = counts
         self._cpu_group: Any = None
 
     @property
     def world_size(self) -> int:
         """Number of processes gathered over."""
-        return dist.get_world_size(self.group) if dist.is_available() and dist.is_initialized() else 1
-
-    def sized(self, counts: Sequence[int]) -> "ProcessGather":
-        """A gather of tensors of which process r has `counts[r]` rows: they need not be exchanged again."""
-        return ProcessGather(self.group, counts)
-
-    def __call__(self, tensor: Tensor) -> Tensor:
-        """
-        The rows of all processes.
-
-        Args:
-            tensor (`Tensor` of shape `(rows, ...)`): of any dtype; `rows` may be 0 and may differ between processes.
-
-        Returns:
-            `(sum of rows, ...)`, ordered by rank. Gradients flow where the dtype has them.
-
-        Raises:
-            ValueError: if the tensor has no axis to gather along.
-        """
-        if tensor.ndim == 0:
-            raise ValueError("the tensor to gather must have at least one axis, but is a scalar")
-        if self.world_size == 1:
-            return tensor
-        if torch.is_grad_enabled() and tensor.is_floating_point() and not tensor.requires_grad:
-            # The backward pass is collective: a process whose rows happen to be constants takes part all the same.
-            tensor = tensor.detach().requires_grad_()
-        counts = [rows for (rows,) in self.row_counts(len(tensor))]
-        assert counts[self.rank] == len(tensor), "a sized gather takes tensors of its size"
-        return _Gather.apply(tensor, counts, self.group)
+        place = joined_place(self.group)
+        return 1 if place is None else place.world_size
 
     @property
     def rank(self) -> int:
         """Place of this process among those gathered over."""
-        return dist.get_rank(self.group) if self.world_size > 1 else 0
+        place = joined_place(self.group)
+        return 0 if place is None else place.rank
+
+    def sized(self, counts: Sequence[int]) -> "ProcessGather":
+        """Returns a gather of tensors of which process r has `counts[r]` rows: they are not exchanged again."""
+        return ProcessGather(self.group, counts)
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """
+        Returns the rows of all processes.
+
+        Args:
+            rows (`Tensor` of shape `(M, ...)`): Of any dtype; M may be 0 and may differ between processes.
+
+        Returns:
+            `(E, ...)`, ordered by rank. Gradients flow where the dtype has them.
+
+        Raises:
+            ValueError: If the tensor has no axis to gather along.
+        """
+        if rows.ndim == 0:
+            raise ValueError("the tensor to gather must have at least one axis, but is a scalar")
+        if self.world_size == 1:
+            return rows
+        if torch.is_grad_enabled() and rows.is_floating_point() and not rows.requires_grad:
+            # The backward pass is collective: a process whose rows happen to be constants takes part all the same.
+            rows = rows.detach().requires_grad_()
+        counts = [count for (count,) in self.row_counts(len(rows))]
+        assert counts[self.rank] == len(rows), "a sized gather takes tensors of its size"
+        return _AllGather.apply(rows, counts, self.group)
 
     def row_counts(self, *rows: int) -> list[list[int]]:
-        """What every process gives here, by rank: one exchange for all that depends on sizes. Collective."""
+        """Returns the numbers that each process passes, by rank, after one exchange. Collective."""
         if self.counts is not None:
             return [[count] for count in self.counts]
         if self.world_size == 1:
             return [list(rows)]
+        own_counts = torch.tensor(rows)
+        all_counts = [torch.zeros_like(own_counts) for _ in range(self.world_size)]
+        dist.all_gather(all_counts, own_counts, group=self._group_on_cpu())
+        return torch.stack(all_counts).tolist()
+
+    def _group_on_cpu(self) -> Any:
+        """Returns a group that can exchange tensors on the CPU. Collective at the first call."""
         if self._cpu_group is None:
             group = self.group or dist.group.WORLD
             if "cpu:" not in dist.get_backend_config(group):
                 ranks = dist.get_process_group_ranks(group)
                 group = dist.new_group(ranks, backend="gloo", use_local_synchronization=True)
             self._cpu_group = group
-        own = torch.tensor(rows)
-        counts = [torch.zeros_like(own) for _ in range(self.world_size)]
-        dist.all_gather(counts, own, group=self._cpu_group)
-        return torch.stack(counts).tolist()
+        return self._cpu_group
 
     def sum(self, values: Tensor) -> Tensor:
         """
-        The sums of some numbers over the processes, on each of them.
+        Returns the sum over processes, element by element, on each of them.
 
-        The gradient is that of the own numbers, times the number of processes: the mean over processes is the gradient
-        of the sum.
+        The gradient is that of this process's values, times the number of processes: the mean over processes is the
+        gradient of the sum.
         """
         if self.world_size == 1:
             return values
-        total, own = values.detach().clone(), self.world_size * values
+        total = values.detach().clone()
         dist.all_reduce(total, group=self.group)
-        return total + (own - own.detach())
+        scaled = self.world_size * values
+        # Adds 0 to the value, and the gradient of `scaled`.
+        return total + (scaled - scaled.detach())
 
-    def logsumexp(self, tensor: Tensor) -> Tensor:
-        """log Σ exp over the processes, element by element, of tensors of one shape; with gradients as the gather."""
-        return tensor if self.world_size == 1 else _LogSumExp.apply(tensor, self.group)
+    def logsumexp(self, values: Tensor) -> Tensor:
+        """Returns log Σ exp over processes of tensors of one shape, element by element; differentiable."""
+        if self.world_size == 1:
+            return values
+        return _LogSumExp.apply(values, self.group)
 
 
-class _Gather(torch.autograd.Function):
+class _AllGather(torch.autograd.Function):
+    """Gathers ragged rows; the backward pass gives each process the summed gradient of its own rows."""
+
     @staticmethod
-    def forward(ctx: Any, tensor: Tensor, counts: Sequence[int], group: Any) -> Tensor:
-        ctx.group, ctx.counts, ctx.own_rows = group, counts, len(tensor)
-        padded = tensor.new_zeros(max(counts), *tensor.shape[1:])
-        padded[: len(tensor)] = tensor
-        received = tensor.new_empty(len(counts), *padded.shape)
+    def forward(ctx: Any, rows: Tensor, counts: Sequence[int], group: Any) -> Tensor:
+        ctx.group = group
+        ctx.counts = counts
+        ctx.num_own_rows = len(rows)
+        # All processes send blocks of one size, that of the fullest process.
+        padded = rows.new_zeros(max(counts), *rows.shape[1:])
+        padded[: len(rows)] = rows
+        received = rows.new_empty(len(counts), *padded.shape)
         _all_gather(received.flatten(0, 1), padded, group)
-        return torch.cat([rows[:count] for rows, count in zip(received, counts, strict=True)])
+        return torch.cat([block[:count] for block, count in zip(received, counts, strict=True)])
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         padded = pad_sequence(gradient.split(ctx.counts), batch_first=True)
-        own = torch.empty_like(padded[0])
-        _reduce_scatter(own, padded.flatten(0, 1), ctx.group)
-        return own[: ctx.own_rows], None, None
+        own_gradient = torch.empty_like(padded[0])
+        _reduce_scatter(own_gradient, padded.flatten(0, 1), ctx.group)
+        return own_gradient[: ctx.num_own_rows], None, None
 
 
 class _LogSumExp(torch.autograd.Function):
+    """Log-sum-exp over processes; its gradient, like that of the gather, is summed over processes."""
+
     @staticmethod
-    def forward(ctx: Any, tensor: Tensor, group: Any) -> Tensor:
-        peak = tensor.clone()
+    def forward(ctx: Any, values: Tensor, group: Any) -> Tensor:
+        peak = values.clone()
         dist.all_reduce(peak, dist.ReduceOp.MAX, group=group)
-        own = (tensor - peak).exp()
-        total = own.clone()
+        own_terms = (values - peak).exp()
+        total = own_terms.clone()
         dist.all_reduce(total, group=group)
         ctx.group = group
-        ctx.save_for_backward(own / total)
+        ctx.save_for_backward(own_terms / total)
         return peak + total.log()
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        # A collective operation needs memory without gaps, which an expanded gradient does not have.
         gradient = gradient.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(gradient, group=ctx.group)
         return gradient * ctx.saved_tensors[0], None
 
 
-# The second name of each is the one before torch 2.13.
-def _all_gather(received: Tensor, own: Tensor, group: Any) -> None:
-    (getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor)(received, own, group=group)
+# The second name of each function is its name before torch 2.13.
+def _all_gather(received: Tensor, rows: Tensor, group: Any) -> None:
+    function = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+    function(received, rows, group=group)
 
 
-def _reduce_scatter(own: Tensor, given: Tensor, group: Any) -> None:
-    (getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor)(own, given, group=group)
+def _reduce_scatter(received: Tensor, rows: Tensor, group: Any) -> None:
+    function = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+    function(received, rows, group=group)
 
 
 __all__ = ["ProcessGather"]

@@ -160,17 +160,17 @@ class BetaCLIPTrainer(Trainer):
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """One forward pass. The gather goes in with the batch, so that DDP sees one call that encodes everything."""
+        """Computes the loss in one call of the model that encodes everything, as DDP needs it."""
         if self._contrast is not None and model.training:
-            number = next(self._micro_batches)
-            with self._contrast.replayed(number):
-                outputs = model(**inputs, objective=self._contrast.objective(number))
+            with self._contrast.micro_batch(next(self._micro_batches)):
+                outputs = model(**inputs)
             # The Trainer divides by the number of micro-batches: right for the value, each of which is the whole loss,
             # and not for the gradients, which add up.
             others = self.current_gradient_accumulation_steps - 1
             outputs.loss = outputs.loss + others * (outputs.loss - outputs.loss.detach())
         else:
-            outputs = model(**inputs, gather=self.gather)
+            with self.model.loss_context(gather=self.gather):
+                outputs = model(**inputs)
         if model.training:
             self._guard.watch(outputs.loss)
             self._parts_seen += 1

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..records import Record, RecordStream, Scan
 from ..rows import row_id
-from ..workers import process_part
+from ..workers import process_place
 from .source import OpenedSource, Source, SourceFormat
 
 
@@ -62,8 +62,8 @@ class HubStream(RecordStream):
         """Yields the records of an epoch that this process and worker are to read."""
         from datasets.distributed import split_dataset_by_node
 
-        rank, processes = process_part()
-        part = split_dataset_by_node(self._dataset, rank=rank, world_size=processes)
+        place = process_place()
+        part = split_dataset_by_node(self._dataset, rank=place.rank, world_size=place.world_size)
         part.set_epoch(epoch)
         for record in part:
             yield f"{self.name}:{row_id(record)}", record

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..records import Record, RecordStream, Scan
-from ..workers import reader_part
+from ..workers import reader_place
 from .json_files import JSON_SUFFIXES
 from .source import OpenedSource, Source, SourceFormat
 
@@ -43,7 +43,7 @@ class TarShards(RecordStream):
 
     def __call__(self, epoch: int) -> Scan:
         """Returns the records of an epoch that this process and worker are to read."""
-        part, parts = reader_part()
+        part, parts = reader_place()
         shards = list(self._shards)
         if self._shuffle_buffer > 1:
             # Every reader must have the same order, so that their parts do not overlap.

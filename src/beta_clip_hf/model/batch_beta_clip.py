@@ -1,0 +1,126 @@
+"""A flat batch as objects with names: its texts, its regions, and the whole."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .batch_plan_beta_clip import BatchPlan
+from .configuration_beta_clip import Granularity
+
+
+@dataclass
+class BatchTexts:
+    r"""
+    Holds the token ids of all texts that a model encodes for a batch.
+
+    Args:
+        input_ids (`Tensor` of shape `(T, L)`, int64): The texts of the images.
+        region_input_ids (`Tensor` of shape `(R, L)`, int64, *optional*): The texts of the regions.
+        hard_input_ids (`Tensor` of shape `(N, L)`, int64, *optional*): True texts of regions and their negatives.
+    """
+
+    input_ids: Tensor
+    region_input_ids: Tensor | None = None
+    hard_input_ids: Tensor | None = None
+
+    @property
+    def counts(self) -> list[int]:
+        """How many texts there are of images, of regions, and hard ones."""
+        tensors = (self.input_ids, self.region_input_ids, self.hard_input_ids)
+        return [0 if ids is None else len(ids) for ids in tensors]
+
+    def joined(self) -> Tensor:
+        """Returns all texts, one below the other: those of images, those of regions, the hard ones."""
+        tensors = (self.input_ids, self.region_input_ids, self.hard_input_ids)
+        present = [ids for ids in tensors if ids is not None]
+        width = max(ids.shape[1] for ids in present)
+        # The added columns lie behind EOS. Their id 0 is never taken for EOS where that is the largest id of a text.
+        return torch.cat([F.pad(ids, (0, width - ids.shape[1])) for ids in present])
+
+    def is_long(self, granularity_T: Tensor) -> Tensor:
+        """Returns which of the joined texts take the long path of a model with two: the captions of the images."""
+        num_texts = sum(self.counts)
+        is_long = torch.zeros(num_texts, dtype=torch.bool, device=granularity_T.device)
+        is_long[: len(granularity_T)] = granularity_T == Granularity.CAPTION
+        return is_long
+
+
+@dataclass
+class RegionBatch:
+    r"""
+    Holds the regions of a flat batch.
+
+    Args:
+        boxes (`Tensor` of shape `(R, 4)`): Boxes, any number per image.
+        image_index (`Tensor` of shape `(R,)`, int64): The image of each box.
+        input_ids (`Tensor` of shape `(R, L)`, int64, *optional*): The text of each box.
+        hard_input_ids (`Tensor` of shape `(N, L)`, int64, *optional*):
+            For each flagged box its true text, then its negatives.
+        hard_region_index (`Tensor` of shape `(N,)`, int64, *optional*): The box of each hard text, non-decreasing.
+
+    Raises:
+        ValueError: If a shape disagrees or something is missing.
+    """
+
+    boxes: Tensor
+    image_index: Tensor
+    input_ids: Tensor | None = None
+    hard_input_ids: Tensor | None = None
+    hard_region_index: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        num_regions = len(self.boxes)
+        _check_rows(self.image_index, num_regions, "region_image_index")
+        if self.input_ids is not None:
+            _check_rows(self.input_ids[:, 0], num_regions, "region_input_ids")
+        if (self.hard_input_ids is None) != (self.hard_region_index is None):
+            raise ValueError("hard_input_ids and hard_region_index must be given together, but one is missing")
+        if self.hard_input_ids is not None:
+            _check_rows(self.hard_region_index, len(self.hard_input_ids), "hard_region_index")
+
+
+@dataclass
+class FlatBatch:
+    r"""
+    Holds a flat batch as `BetaCLIPModel.forward` gets it.
+
+    Args:
+        pixel_values (`Tensor` of shape `(B, 3, height, width)`): Normalised pixels.
+        texts: The token ids of the texts. Without a loss only those of the images are encoded.
+        image_index (`Tensor` of shape `(T,)`, int64): The image of each text.
+        granularity (`Tensor` of shape `(T,)`, int64, *optional*): The kind of each text; a loss needs it.
+        regions (*optional*): The boxes.
+        plan (*optional*): Where the rows belong, if the collator has worked it out; trusted.
+        has_loss: Whether a loss will be computed.
+
+    Raises:
+        ValueError: If a shape disagrees, or a loss has no `granularity`.
+    """
+
+    pixel_values: Tensor
+    texts: BatchTexts
+    image_index: Tensor
+    granularity: Tensor | None = None
+    regions: RegionBatch | None = None
+    plan: BatchPlan | None = None
+    has_loss: bool = False
+
+    def __post_init__(self) -> None:
+        num_texts = len(self.texts.input_ids)
+        if self.image_index.shape != (num_texts,):
+            raise ValueError(f"image_index must have shape ({num_texts},), but is {tuple(self.image_index.shape)}")
+        if self.has_loss and (self.granularity is None or self.granularity.shape != (num_texts,)):
+            shown = None if self.granularity is None else tuple(self.granularity.shape)
+            raise ValueError(f"granularity must have shape ({num_texts},) for a loss, but is {shown}")
+
+
+def _check_rows(tensor: Tensor | None, rows: int, name: str) -> None:
+    """Raises `ValueError` unless the tensor has one number for each of the rows."""
+    if tensor is None or tensor.shape != (rows,):
+        shown = "missing" if tensor is None else f"of shape {tuple(tensor.shape)}"
+        raise ValueError(f"{name} must be one row for each of {rows}, but is {shown}")
+
+
+__all__ = ["BatchTexts", "FlatBatch", "RegionBatch"]

@@ -1,0 +1,155 @@
+"""How a model embeds a flat batch, and how it computes its loss."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from .batch_beta_clip import BatchTexts, FlatBatch, RegionBatch
+from .batch_plan_beta_clip import BatchPlan, plan_batch
+from .gather_beta_clip import Gather
+from .objective_beta_clip import LOSS_PARTS, FlatEmbeds, Objective, batch_objective
+from .pooler_beta_clip import normalize
+from .pretrained_beta_clip import BetaCLIPPreTrainedModel
+from .ragged_beta_clip import ImageSlots
+from .regions_beta_clip import grid_boxes, roi_align
+
+
+class FlatBatchModel(BetaCLIPPreTrainedModel):
+    """Embeds flat batches and computes their loss; [`BetaCLIPModel`] gives this its public face."""
+
+    # Set by `loss_context`.
+    _gather: Gather | None = None
+    _objective: Objective | None = None
+
+    def texts_to_encode(self, input_ids: Tensor, regions: RegionBatch | None) -> BatchTexts:
+        """
+        Collects the texts of the images and, of the regions that a loss has, the texts that a part of it needs.
+
+        Raises:
+            ValueError: If there are regions, but the model has no logit scales for them.
+        """
+        texts = BatchTexts(input_ids)
+        if regions is None:
+            return texts
+        if not self.config.use_regions:
+            raise ValueError("use_regions must be True for a loss with boxes, but is False")
+        if self.config.region_loss_weight:
+            texts.region_input_ids = regions.input_ids
+        if self.config.hard_negative_loss_weight:
+            texts.hard_input_ids = regions.hard_input_ids
+        return texts
+
+    def embed_batch(self, batch: FlatBatch, interpolate_pos_encoding: bool) -> FlatEmbeds:
+        """Embeds a batch in one pass of each tower."""
+        image_features_BD, patch_features_BPD = self.encode_images(batch.pixel_values, interpolate_pos_encoding)
+        input_ids = batch.texts.joined()
+        is_long = None
+        if self.long_text_projection is not None and batch.granularity is not None:
+            is_long = batch.texts.is_long(batch.granularity)
+        plan = self._plan_batch(batch, input_ids, is_long) if batch.plan is None else batch.plan
+        # Pinned memory arrives while the GPU works on what came before.
+        plan = plan.to(input_ids.device, non_blocking=True)
+        # The collator's plan covers the texts of regions too. Without a loss these are not encoded, and the model packs
+        # the others itself.
+        packing = plan.packing if len(plan.packing.last_T) == len(input_ids) else None
+        all_text_embeds = normalize(self.encode_texts(input_ids, is_long, packing))
+        text_TD, region_text_RD, hard_text_ND = all_text_embeds.split(batch.texts.counts)
+        embeds = FlatEmbeds(
+            image_BD=normalize(image_features_BD),
+            text_TD=text_TD,
+            image_index_T=batch.image_index,
+            caption_B=plan.caption_B,
+            short_J=plan.short_J,
+            aligned_A=plan.aligned_A,
+        )
+        if self.pooler is not None:
+            pooled_TD, _ = self.pooler(text_TD, patch_features_BPD, batch.image_index, slots=plan.text_slots)
+            embeds.contextualized_TD = normalize(pooled_TD)
+            if batch.has_loss and self.config.text_conditioned_loss_weight:
+                embeds.score_pairs = partial(self.pooler.score_pairs, patch_features_BPD)
+        if batch.regions is not None:
+            region_features_RD = self.pool_boxes(
+                batch.pixel_values, patch_features_BPD, batch.regions, slots=plan.region_slots
+            )
+            embeds.region_RD = normalize(region_features_RD)
+        if batch.texts.region_input_ids is not None:
+            embeds.region_text_RD = region_text_RD
+            embeds.region_text_id_R = self.hash_texts(batch.texts.region_input_ids)
+        if batch.regions is not None and batch.texts.hard_input_ids is not None:
+            embeds.hard_text_ND = hard_text_ND
+            embeds.hard_region_index_N = batch.regions.hard_region_index
+        return embeds
+
+    # A graph cannot hold what depends on the values of a batch.
+    @torch.compiler.disable
+    def _plan_batch(self, batch: FlatBatch, input_ids: Tensor, is_long: Tensor | None) -> BatchPlan:
+        """Plans a batch that has no plan. This waits for the GPU; nothing else in a training step does."""
+        granularity = batch.granularity if batch.has_loss else None
+        return plan_batch(
+            self.plan_texts(input_ids, is_long),
+            batch.image_index.cpu(),
+            len(batch.pixel_values),
+            granularity_T=None if granularity is None else granularity.cpu(),
+            region_image_index_R=None if batch.regions is None else batch.regions.image_index.cpu(),
+        )
+
+    def pool_boxes(
+        self,
+        pixel_values: Tensor,
+        patch_features_BPD: Tensor,
+        regions: RegionBatch,
+        box_format: str = "xyxy_normalized",
+        slots: ImageSlots | None = None,
+    ) -> Tensor:
+        """Pools the patch features of each box, `(R, D)`; `slots` are those of the boxes, if they are known."""
+        height, width = pixel_values.shape[-2:]
+        patch = self.config.vision_config.patch_size
+        grid = (height // patch, width // patch)
+        boxes_R4 = grid_boxes(regions.boxes, box_format, (height, width), grid)
+        return roi_align(patch_features_BPD, boxes_R4, regions.image_index, grid, slots)
+
+    def loss_of(self, embeds: FlatEmbeds) -> tuple[Tensor, dict[str, Tensor]]:
+        """Returns the loss and its parts, computed as the present [`loss_context`] asks."""
+        if self._objective is not None:
+            return self._objective(embeds, self.loss_scales())
+        return batch_objective(self.config, embeds, self.loss_scales(), self._gather)
+
+    @contextmanager
+    def loss_context(self, *, gather: Gather | None = None, objective: Objective | None = None) -> Iterator[None]:
+        r"""
+        Sets how `forward` computes the loss within the block. The Trainer uses it; the block stays outside of DDP:
+
+        ```python
+        with model.loss_context(gather=ProcessGather()):
+            loss = ddp_model(**batch).loss
+        ```
+
+        Args:
+            gather (*optional*): Joins several processes, for example `ProcessGather` of
+                `beta_clip_hf.training.distributed`: the loss is that of the rows of all processes.
+            objective (*optional*): Takes the place of the losses: `objective(embeds, loss_scales)` returns the loss and
+                its parts.
+
+        An argument that is left out keeps what an outer block has set.
+        """
+        before = self._gather, self._objective
+        self._gather = gather if gather is not None else self._gather
+        self._objective = objective if objective is not None else self._objective
+        try:
+            yield
+        finally:
+            self._gather, self._objective = before
+
+    def loss_scales(self) -> dict[str, Tensor]:
+        """Returns the logarithm of the logit scale of each part of the loss that this model can compute, by name."""
+        return {
+            name: self.get_parameter(part.logit_scale)
+            for name, part in LOSS_PARTS.items()
+            if part.requires is None or getattr(self.config, part.requires)
+        }
+
+
+__all__ = ["FlatBatchModel"]

@@ -1,0 +1,147 @@
+"""Contrastive losses of paired rows: dense for few rows, tile by tile for many, in one process or over several.
+
+Row i on the left belongs to row i on the right: an image to its caption, a contextualised embedding to its text, a
+region to its text.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .gather_beta_clip import GatherArgument, adapted_gather
+from .tiled_beta_clip import at_least_float32, tiled_contrast, tiled_sigmoid
+
+
+# Logits of the largest dense loss. At 1,500² both ways take the same time on a CPU, from 2,048² on tiles win.
+DENSE_LIMIT = 2048**2
+
+
+@dataclass
+class PairedContrast:
+    """The symmetric contrast of `clip_loss` and `region_loss`; rows of the same id are not each other's negatives."""
+
+    logit_scale: Tensor | float
+
+    def dense(self, left_ED: Tensor, right_ED: Tensor, text_id_E: Tensor | None) -> Tensor:
+        """Returns the mean over rows."""
+        logits_EE = _scaled_products(left_ED, right_ED, self.logit_scale)
+        if text_id_E is not None:
+            is_twin_EE = text_id_E[:, None] == text_id_E[None, :]
+            is_twin_EE.diagonal().fill_(False)
+            logits_EE = logits_EE.masked_fill(is_twin_EE, -torch.inf)
+        targets_E = torch.arange(len(logits_EE), device=logits_EE.device)
+        return (F.cross_entropy(logits_EE, targets_E) + F.cross_entropy(logits_EE.T, targets_E)) / 2
+
+    def tiled_sum(
+        self,
+        left_MD: Tensor,
+        right_ED: Tensor,
+        text_id_E: Tensor | None,
+        first_row: int,
+        logsumexp: Callable[[Tensor], Tensor],
+    ) -> Tensor:
+        """Returns the sum over the left rows, which are a part of all rows from `first_row` on."""
+        return tiled_contrast(
+            left_MD,
+            right_ED,
+            logit_scale=self.logit_scale,
+            first_row=first_row,
+            text_id_E=text_id_E,
+            logsumexp=logsumexp,
+        )
+
+
+@dataclass
+class BetaCalContrast:
+    """The contrast of `beta_cal_loss`."""
+
+    logit_scale: Tensor | float
+    beta: float
+    kind: str
+
+    def dense(self, left_ED: Tensor, right_ED: Tensor, image_index_E: Tensor) -> Tensor:
+        """Returns the mean over rows, for "bce" the mean over pairs."""
+        logits_EE = _scaled_products(left_ED, right_ED, self.logit_scale)
+        is_same_image_EE = image_index_E[:, None] == image_index_E[None, :]
+        weights_EE = torch.full_like(logits_EE, 0.0 if self.kind == "ce" else 1.0)
+        weights_EE.masked_fill_(is_same_image_EE, self.beta)
+        # `fill_diagonal_` would be compiled anew for each size.
+        weights_EE.diagonal().fill_(1.0)
+        if self.kind == "bce":
+            truth_EE = is_same_image_EE.to(logits_EE.dtype)
+            return F.binary_cross_entropy_with_logits(logits_EE, truth_EE, weight=weights_EE)
+        targets_EE = weights_EE / weights_EE.sum(dim=1, keepdim=True)
+        return (F.cross_entropy(logits_EE, targets_EE) + F.cross_entropy(logits_EE.T, targets_EE)) / 2
+
+    def tiled_sum(
+        self,
+        left_MD: Tensor,
+        right_ED: Tensor,
+        image_index_E: Tensor,
+        first_row: int,
+        logsumexp: Callable[[Tensor], Tensor],
+    ) -> Tensor:
+        """Returns the sum over the left rows, which are a part of all rows from `first_row` on."""
+        if self.kind == "ce":
+            return tiled_contrast(
+                left_MD,
+                right_ED,
+                logit_scale=self.logit_scale,
+                first_row=first_row,
+                image_index_E=image_index_E,
+                beta=self.beta,
+                logsumexp=logsumexp,
+            )
+        # Nothing is normalised over columns here, so that no log-sum-exp is needed.
+        total = tiled_sigmoid(
+            left_MD, right_ED, image_index_E, logit_scale=self.logit_scale, beta=self.beta, first_row=first_row
+        )
+        return total / len(right_ED)
+
+
+def loss_over_all_rows(
+    loss: PairedContrast | BetaCalContrast,
+    left_MD: Tensor,
+    right_MD: Tensor,
+    id_M: Tensor | None,
+    gather: GatherArgument,
+) -> Tensor:
+    """
+    Computes a loss of paired rows over the rows of all processes.
+
+    Few rows are gathered, and every process computes the whole loss. Of many rows a process computes the share of its
+    own left rows against the right rows of all: the work is divided, memory grows with the number of all rows and not
+    with its square, and the left rows need not travel.
+    """
+    processes, (left_MD, right_MD, id_M) = adapted_gather(gather, left_MD, right_MD, id_M)
+    counts = [count for (count,) in processes.row_counts(len(left_MD))]
+    processes = processes.sized(counts)
+    right_ED = processes(right_MD)
+    id_E = None if id_M is None else processes(id_M)
+    num_rows = len(right_ED)
+    if num_rows**2 > DENSE_LIMIT:
+        first_row = sum(counts[: processes.rank])
+        share = loss.tiled_sum(left_MD, right_ED, id_E, first_row, processes.logsumexp)  # type: ignore[arg-type]
+        return processes.sum(share / num_rows)
+    left_ED = processes(left_MD)
+    if num_rows == 0:
+        return differentiable_zero(left_ED, right_ED, loss.logit_scale)
+    return loss.dense(left_ED, right_ED, id_E)  # type: ignore[arg-type]  # β-CAL always has ids
+
+
+def _scaled_products(left_ED: Tensor, right_ED: Tensor, logit_scale: Tensor | float) -> Tensor:
+    """Returns the logits s · left_i·right_j."""
+    # Autocast would run this product in half precision: logits up to 100 need more digits than that.
+    with torch.autocast(left_ED.device.type, enabled=False):
+        return at_least_float32(logit_scale) * (at_least_float32(left_ED) @ at_least_float32(right_ED).T)
+
+
+def differentiable_zero(left: Tensor, right: Tensor, logit_scale: Tensor | float) -> Tensor:
+    """Returns a 0 with zero gradients, so that the backward pass of a batch without rows works."""
+    return at_least_float32(logit_scale) * (at_least_float32(left).sum() + at_least_float32(right).sum()) * 0.0
+
+
+__all__ = ["BetaCalContrast", "PairedContrast", "differentiable_zero", "loss_over_all_rows"]
