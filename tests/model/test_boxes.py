@@ -1,4 +1,6 @@
-"""Boxes follow the image processor: found out by drawing them and looking where their pixels are."""
+"""Boxes follow the image processor. The tests draw them, and look where their pixels are in what the model sees."""
+
+from itertools import product
 
 import numpy as np
 import pytest
@@ -44,7 +46,7 @@ PROCESSORS = {name: clip_processor(**options) for name, options in OPTIONS.items
 
 
 def red_rectangle_as_the_model_sees_it(image_size, box, processor):
-    """Draw the box, run the processor, and read off where the red is: the mapping by experiment."""
+    """Draws the box, runs the processor, and reads off where the red is: the mapping by experiment."""
     image = Image.new("RGB", image_size, (0, 0, 255))
     x1, y1, x2, y2 = box
     ImageDraw.Draw(image).rectangle((x1, y1, x2 - 1, y2 - 1), fill=(255, 0, 0))
@@ -141,7 +143,7 @@ def test_shares_that_are_seen_against_counted_pixels():
     view = (4, 3, 14, 11)
     for x1, x2 in [(0, 3), (0, 6), (2, 20), (5, 9), (13, 16), (14, 18), (6, 6)]:
         for y1, y2 in [(0, 3), (1, 9), (4, 5), (10, 30), (7, 7)]:
-            pixels = [(x, y) for x in range(x1, x2) for y in range(y1, y2)]
+            pixels = list(product(range(x1, x2), range(y1, y2)))
             seen = [(x, y) for x, y in pixels if 4 <= x < 14 and 3 <= y < 11]
             box = box_in_view((x1, y1, x2, y2), view)
             assert visible_share(box) == pytest.approx(len(seen) / len(pixels) if pixels else 0)
@@ -171,7 +173,7 @@ def test_squashing_is_resizing_to_the_square_before_clip(backend, tiny_tokenizer
     by_hand = stock(picture.resize((32, 32), Image.Resampling.BICUBIC), return_tensors="pt")["pixel_values"]
     torch.testing.assert_close(squashed, by_hand, atol=0 if backend is CLIPImageProcessorPil else 0.05, rtol=0)
     assert (squashed - cropped).abs().mean() > 0.1
-    assert stock.to_dict() == before, "the image processor that was given is not changed"
+    assert stock.to_dict() == before, "the caller's image processor is not changed"
     again = processor.squash_images()(images=picture, return_tensors="pt")["pixel_values"]
     assert torch.equal(again, squashed)
 

@@ -21,7 +21,7 @@ IS_LONG = torch.tensor([True] + [False] * 4 + [True] + [False] * 6)
 
 
 def texts(lengths, seed=0, copies=None):
-    """Right-padded ids `(T, L)`: start, random words, end, noise; `copies` repeat other texts up to their end."""
+    """Makes right-padded ids `(T, L)`: start, random words, end, noise. `copies` repeat other texts up to their end."""
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(0, 500, (len(lengths), max(lengths)), generator=generator)
     ids[:, 0] = END - 1
@@ -48,11 +48,11 @@ def recipe_lengths(images, seed):
 
 @pytest.fixture(params=["one path", "two paths"])
 def model(request, tiny_config):
-    """With attention far from uniform, so that a text that is seen from outside, or missing, cannot be overlooked."""
     return sharpened(tiny_config, request.param == "two paths")
 
 
 def sharpened(tiny_config, two_paths=False, **text_options):
+    """Makes a model whose attention is far from uniform: a text that is seen by another one, or missing, then shows."""
     values = tiny_config.to_dict()
     text = {**values["text_config"], **text_options, "max_position_embeddings": 77 if two_paths else 248}
     sizes = {"text_config": text, "vision_config": values["vision_config"], "projection_dim": 32}
@@ -67,7 +67,7 @@ def sharpened(tiny_config, two_paths=False, **text_options):
 
 
 def one_by_one(model, ids, is_long):
-    """The slow twin: each text alone, cut at its end, by CLIP's own way."""
+    """The slow twin: encodes each text alone, cut at its end, by CLIP's own code."""
     features = []
     for text, length in enumerate(model.text_lengths(ids).tolist()):
         path = None if model.long_text_projection is None else "long" if is_long[text] else "short"
@@ -76,7 +76,7 @@ def one_by_one(model, ids, is_long):
 
 
 def gradients(model, features):
-    """Of a loss that weighs every text and every feature differently."""
+    """Returns the gradients of a loss that weighs every text and every feature differently."""
     model.zero_grad()
     weights = torch.randn(features.shape, generator=torch.Generator().manual_seed(3)).to(features.dtype)
     (features * weights).sum().backward()
@@ -142,9 +142,10 @@ def test_a_plan_holds_each_text_once_and_in_order(options, shape):
     mask = plan.mask()
     assert mask.shape == (rows, 1, columns, columns) and mask.dtype == torch.bool
     for row in range(rows):
-        of_row = text_P[row * columns : (row + 1) * columns]
-        rule = [[q >= k and of_row[q] == of_row[k] for k in range(columns)] for q in range(columns)]
-        assert mask[row, 0].tolist() == rule
+        row_texts = text_P[row * columns : (row + 1) * columns]
+        for query in range(columns):
+            expected = [key <= query and row_texts[key] == row_texts[query] for key in range(columns)]
+            assert mask[row, 0, query].tolist() == expected
 
 
 def test_texts_are_equal_only_up_to_their_end_and_on_one_path():
@@ -271,15 +272,16 @@ def test_no_texts_have_no_features(model):
 
 
 def test_texts_that_are_too_long_and_plans_of_other_texts_are_refused(tiny_config):
-    two, one = sharpened(tiny_config, two_paths=True), sharpened(tiny_config)
-    one.encode_texts(texts([248, 5]))
+    two_paths = sharpened(tiny_config, two_paths=True)
+    one_path = sharpened(tiny_config)
+    one_path.encode_texts(texts([248, 5]))
     with pytest.raises(ValueError, match="a text must have at most 248 tokens, but has 249"):
-        one.encode_texts(texts([249, 5]))
-    two.encode_texts(texts([248, 77]), torch.tensor([True, False]))
+        one_path.encode_texts(texts([249, 5]))
+    two_paths.encode_texts(texts([248, 77]), torch.tensor([True, False]))
     with pytest.raises(ValueError, match="a text on the short path must have at most 77 tokens, but has 78"):
-        two.encode_texts(texts([248, 78]), torch.tensor([True, False]))
+        two_paths.encode_texts(texts([248, 78]), torch.tensor([True, False]))
     with pytest.raises(ValueError, match="packing must be of 2 texts, but is of 3"):
-        one.encode_texts(texts([4, 5]), packing=planned(texts([4, 5, 6])))
+        one_path.encode_texts(texts([4, 5]), packing=planned(texts([4, 5, 6])))
 
 
 # The plan on its way to the model
@@ -372,13 +374,15 @@ def test_attention_that_makes_no_masks_gets_one_text_per_row(model, monkeypatch)
     expected, plan = model.encode_texts(ids, IS_LONG), planned(ids, IS_LONG)
     monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._global_mapping, "ours", attention)
     model.text_model.config._attn_implementation = "ours"
-    for given in (None, plan):  # a plan of packed rows is not used
-        torch.testing.assert_close(model.encode_texts(ids, IS_LONG, given), expected, rtol=1e-5, atol=1e-5)
+    # A plan of packed rows is not used.
+    for packing in (None, plan):
+        torch.testing.assert_close(model.encode_texts(ids, IS_LONG, packing), expected, rtol=1e-5, atol=1e-5)
     assert masks == [None] * 4
 
     # Where transformers makes its masks, as for flex attention, it makes those of the plan.
     masks.clear()
     monkeypatch.setitem(ALL_MASK_ATTENTION_FUNCTIONS._global_mapping, "ours", sdpa_mask)
     torch.testing.assert_close(model.encode_texts(ids, IS_LONG, plan), expected, rtol=1e-5, atol=1e-5)
-    of_text = (plan.text_FC >= 0)[:, None, :, None].expand_as(plan.mask())
-    assert torch.equal(masks[0][of_text], plan.mask()[of_text])
+    # What empty places attend to does not matter.
+    is_text = (plan.text_FC >= 0)[:, None, :, None].expand_as(plan.mask())
+    assert torch.equal(masks[0][is_text], plan.mask()[is_text])

@@ -12,7 +12,8 @@ IMAGE_INDEX = torch.tensor([0, 0, 0, 2, 2, 3])  # image 1 has no text
 
 @pytest.fixture
 def pooler(tiny_model):
-    for parameter in tiny_model.pooler.parameters():  # biases and norms of a new pooler are trivial: give them weight
+    # Biases and norms of a new pooler change nothing: give them weight.
+    for parameter in tiny_model.pooler.parameters():
         parameter.data += 0.3 * torch.randn_like(parameter)
     return tiny_model.pooler.double()
 

@@ -34,7 +34,8 @@ def patches():
 
 def pooler_of(config):
     pooler = TextConditionedPooler(config)
-    for parameter in pooler.parameters():  # biases and norms of a new pooler are trivial: give them weight
+    # Biases and norms of a new pooler change nothing: give them weight.
+    for parameter in pooler.parameters():
         parameter.data += 0.3 * torch.randn_like(parameter)
     return pooler.double()
 
@@ -113,24 +114,24 @@ def test_nothing_to_score_is_empty(pooler, texts, patches):
 def test_wrong_arguments_are_named(pooler, texts, patches):
     with pytest.raises(ValueError, match="chunk_size must be at least 1 pair, but is 0"):
         pooler.score_pairs(patches, texts, chunk_size=0)
-    one = torch.tensor([0])
+    first = torch.tensor([0])
     with pytest.raises(ValueError, match="chunk_size must be at least 1 pair, but is -1"):
-        pooler.score_candidates(patches, texts, one, one, chunk_size=-1)
+        pooler.score_candidates(patches, texts, first, first, chunk_size=-1)
     with pytest.raises(ValueError, match=r"image_index must be in 0\.\.3, but is 4"):
-        pooler.score_candidates(patches, texts, torch.tensor([1, 4]), one)
+        pooler.score_candidates(patches, texts, torch.tensor([1, 4]), first)
     with pytest.raises(ValueError, match=r"text_index must be in 0\.\.5, but is -1"):
-        pooler.score_candidates(patches, texts, one, torch.tensor([[2], [-1]]))
+        pooler.score_candidates(patches, texts, first, torch.tensor([[2], [-1]]))
     with pytest.raises(ValueError, match=r"must broadcast, but have shapes \(2,\) and \(3,\)"):
         pooler.score_candidates(patches, texts, torch.tensor([1, 2]), torch.tensor([0, 1, 2]))
     shape = tuple(patches[0].shape)
     with pytest.raises(ValueError, match=re.escape(f"(B, P, {shape[-1]}), but has {shape}")):
         pooler.score_pairs(patches[0], texts)
     with pytest.raises(ValueError, match=r"text_embeds must have shape \(T, .*\), but has"):
-        pooler.score_candidates(patches, texts[:, :-1], one, one)
+        pooler.score_candidates(patches, texts[:, :-1], first, first)
 
 
 class LargestTensor(TorchDispatchMode):
-    """Remembers the most numbers in one floating-point tensor that an operation inside gives, but for the scores."""
+    """Remembers the size of the largest floating-point tensor that an operation returns, apart from the scores."""
 
     def __init__(self, scores_numel):
         super().__init__()
@@ -151,12 +152,12 @@ def test_the_largest_tensor_is_set_by_the_chunk(pooler, num_images, num_texts):
     pairs = torch.cartesian_prod(torch.arange(num_images), torch.arange(num_texts)).unbind(dim=1)
     for chunk_size in (40, 100):
         bound = chunk_size * MLP_WIDTH
-        with torch.no_grad(), LargestTensor(num_images * num_texts) as of_pairs:
+        with torch.no_grad(), LargestTensor(num_images * num_texts) as largest_in_pairs:
             scores = pooler.score_pairs(patches, texts, chunk_size=chunk_size)
-        with torch.no_grad(), LargestTensor(num_images * num_texts) as of_candidates:
+        with torch.no_grad(), LargestTensor(num_images * num_texts) as largest_in_candidates:
             candidates = pooler.score_candidates(patches, texts, *pairs, chunk_size=chunk_size)
-        assert 0 < of_pairs.numel <= bound
-        assert 0 < of_candidates.numel <= bound
+        assert 0 < largest_in_pairs.numel <= bound
+        assert 0 < largest_in_candidates.numel <= bound
         torch.testing.assert_close(candidates.view_as(scores), scores, rtol=0, atol=1e-12)
 
 
@@ -171,17 +172,18 @@ def test_gradients_are_those_of_the_loop_over_pairs(pooler, texts, patches, way)
     found = torch.autograd.grad((weights * scores).sum(), leaves, allow_unused=True)
     expected = torch.autograd.grad((weights * loop_over_pairs(pooler, patches, texts)).sum(), leaves, allow_unused=True)
     assert [gradient is None for gradient in found].count(True) == 1  # the logit scale belongs to the loss
-    for own, plain in zip(found, expected, strict=True):
-        assert (own is None) == (plain is None)
-        if own is not None:
-            torch.testing.assert_close(own, plain, rtol=1e-10, atol=1e-12)
+    for gradient, expected_gradient in zip(found, expected, strict=True):
+        assert (gradient is None) == (expected_gradient is None)
+        if gradient is not None:
+            torch.testing.assert_close(gradient, expected_gradient, rtol=1e-10, atol=1e-12)
     assert min(found[0].abs().amax(dim=1).min(), found[1].abs().amax(dim=(1, 2)).min()) > 1e-4
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 8e-3), (torch.float16, 1e-3)])
 @pytest.mark.parametrize("how", ["weights and features", "features", "autocast"])
 def test_half_precision_gives_float32_scores(pooler, texts, patches, dtype, tolerance, how):
-    patches, texts = patches.to(dtype), texts.to(dtype)  # the error is that of the computation, not of rounding these
+    # The error is then that of the computation, not that of rounding its inputs.
+    patches, texts = patches.to(dtype), texts.to(dtype)
     if how == "weights and features":
         pooler.to(dtype).double()
     expected = pooler.score_pairs(patches.double(), texts.double())

@@ -32,7 +32,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def with_large_tables(model):
-    """Weights far enough from their first values that a table or a projection in a wrong place shows."""
+    """Moves weights so far from their first values that a table or a projection in a wrong place shows."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "position_embedding" in name or "projection" in name:
@@ -69,7 +69,7 @@ def exported(source, tmp_path_factory):
 
 @pytest.fixture
 def traced_once(exported, monkeypatch):
-    """What is written in float32 is taken from the first export: tracing takes most of the time."""
+    """Takes float32 graphs from the first export, because tracing takes most of the time."""
     monkeypatch.setattr(
         release_onnx, "write_onnx", lambda graph, file, positions: shutil.copy(exported / file.name, file)
     )
@@ -208,22 +208,24 @@ def test_smaller_dtypes(exported, source, traced_once, tmp_path, dtype, cosine):
     full = json.loads((exported / "export.json").read_text())
     pixels = torch.randn(2, 3, 32, 32)
     found = run_graph(tmp_path / "image.onnx", {"pixel_values": pixels})
-    for one, expected in zip(found, run_graph(exported / "image.onnx", {"pixel_values": pixels}), strict=True):
-        assert one.dtype == torch.float32
-        assert cosine < F.cosine_similarity(one, expected, dim=-1).min() and not torch.equal(one, expected)
+    full_outputs = run_graph(exported / "image.onnx", {"pixel_values": pixels})
+    for output, full_output in zip(found, full_outputs, strict=True):
+        assert output.dtype == torch.float32
+        assert cosine < F.cosine_similarity(output, full_output, dim=-1).min()
+        assert not torch.equal(output, full_output)
     for name in ("image", "text", "pooler"):
         smaller, larger = ((folder / f"{name}.onnx").stat().st_size for folder in (tmp_path, exported))
         assert smaller < 0.8 * larger
-        for output, figures in about["graphs"][name]["agreement"].items():
-            assert 10 * full["graphs"][name]["agreement"][output]["largest_difference"] < figures["largest_difference"]
-            assert cosine < figures["lowest_cosine"] <= 1.00001
+        for output, metrics in about["graphs"][name]["agreement"].items():
+            assert 10 * full["graphs"][name]["agreement"][output]["largest_difference"] < metrics["largest_difference"]
+            assert cosine < metrics["lowest_cosine"] <= 1.00001
     assert about["graphs"]["regions"] == full["graphs"]["regions"]  # without weights
 
 
 def test_the_tokenizer_stands_alone(exported, source):
     tokenizer = Tokenizer.from_file(str(exported / "tokenizer.json"))
     expected = BetaCLIPProcessor.from_pretrained(source)(text=TEXTS, path="long", padding=True, return_tensors="np")
-    assert [one.ids for one in tokenizer.encode_batch(TEXTS)] == expected["input_ids"].tolist()
+    assert [encoding.ids for encoding in tokenizer.encode_batch(TEXTS)] == expected["input_ids"].tolist()
     assert expected["input_ids"].shape[1] == 248
 
 
@@ -241,8 +243,8 @@ def test_what_is_written_about_an_export(exported, model):
     for graph in about["graphs"].values():
         # Nothing of the machine that it was made on.
         assert b"site-packages" not in (exported / graph["file"]).read_bytes()
-        for figures in graph["agreement"].values():
-            assert figures["largest_difference"] < 1e-4 and figures["lowest_cosine"] > 0.99999
+        for metrics in graph["agreement"].values():
+            assert metrics["largest_difference"] < 1e-4 and metrics["lowest_cosine"] > 0.99999
 
 
 @pytest.mark.parametrize("squash", [False, True], ids=["cropped", "squashed"])
