@@ -10,6 +10,26 @@ from ..evaluation.metrics import DEFAULT_KS, MatchRanks, hits_at_k, match_ranks
 RANKED_AT_A_TIME = 1024
 
 
+def retrieval_metrics(image_embeds_ID: Tensor, text_embeds_ID: Tensor, prefix: str) -> dict[str, float]:
+    """
+    Computes the retrieval metrics of pairs of images and texts, in both directions.
+
+    Args:
+        image_embeds_ID: Normalised embeddings of the images, (I, D).
+        text_embeds_ID: Normalised embeddings of their texts, (I, D).
+        prefix: Prefix of the keys.
+
+    Returns:
+        `{prefix}_i2t_r1`, `_r5`, `_r10`, `{prefix}_t2i_r1`, … in [0, 1].
+    """
+    metrics = {}
+    for k, recall in recall_of_pairs(image_embeds_ID, text_embeds_ID).items():
+        metrics[f"{prefix}_i2t_r{k}"] = recall
+    for k, recall in recall_of_pairs(text_embeds_ID, image_embeds_ID).items():
+        metrics[f"{prefix}_t2i_r{k}"] = recall
+    return metrics
+
+
 def recall_of_pairs(queries_ID: Tensor, gallery_ID: Tensor) -> dict[int, float]:
     """
     Computes recall at 1, 5 and 10 of pairs: query i belongs to gallery item i.
@@ -34,4 +54,4 @@ def recall_of_pairs(queries_ID: Tensor, gallery_ID: Tensor) -> dict[int, float]:
     return {k: hits_at_k(ranks, k).mean().item() for k in DEFAULT_KS}
 
 
-__all__ = ["recall_of_pairs"]
+__all__ = ["recall_of_pairs", "retrieval_metrics"]

@@ -1,7 +1,4 @@
-"""The Trainer of β-CLIP: transformers' own, with two learning rates, losses over all processes and retrieval metrics.
-
-Letters: B images of a batch, N images of an evaluation, D projection width.
-"""
+"""The Trainer of β-CLIP: transformers' Trainer with two learning rates, losses over all processes and retrieval."""
 
 import itertools
 import time
@@ -9,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 from transformers import Trainer
@@ -22,7 +18,9 @@ from .arguments import BetaCLIPTrainingArguments
 from .cached_gradients import CachedContrast
 from .callbacks import CheckpointedTowers, NonFiniteGuard, ParameterBounds, SamplingEpoch
 from .distributed import ProcessGather
-from .recall import recall_of_pairs
+from .loss_log import LossLog
+from .parameter_groups import POOLER, TOWERS, decayed_names, parameter_groups
+from .recall import retrieval_metrics
 from .run_record import RunOrigin, record_run
 from .schedule import cosine_schedule
 from .streams import EndlessBatches
@@ -30,23 +28,29 @@ from .streams import EndlessBatches
 
 class BetaCLIPTrainer(Trainer):
     r"""
-    [`~transformers.Trainer`] for [`BetaCLIPModel`].
+    Trains a [`BetaCLIPModel`] like [`~transformers.Trainer`], with these differences:
 
-    - The towers and the pooler (parameters that start with `pooler.`) have a cosine each, from their learning rate to
-      its end value; see [`BetaCLIPTrainingArguments`]. Whatever has fewer than two axes is not decayed.
-    - With several processes the losses run over the texts of all, with the exact gradient of the one large batch.
-    - The parts of the loss, both logit scales and both learning rates are logged by name; they are summed on the
+    - The towers and the pooler (parameters whose names start with `pooler.`) have a cosine schedule each, from their
+      learning rate to its end value; see [`BetaCLIPTrainingArguments`]. Parameters with fewer than two axes have no
+      weight decay.
+    - With several processes the losses are computed over the texts of all, with the exact gradient of the one large
+      batch.
+    - The parts of the loss, both logit scales and both learning rates are logged by name. They are summed on the
       device and read at logging steps only.
-    - `evaluate` is retrieval on CLS and EOS, whole captions, each image against all: `eval_i2t_r1`, `_r5`, `_r10` and
-      `eval_t2i_…`, in [0, 1]. There is no `eval_loss`: a contrastive loss depends on how the batches were cut.
-    - A loss or weight that is not finite stops the run with a `FloatingPointError`, before it reaches a checkpoint.
+    - `evaluate` measures retrieval with the pooled embeddings of images and whole captions, each image against all:
+      `eval_i2t_r1`, `_r5`, `_r10` and `eval_t2i_…`, in [0, 1]. There is no `eval_loss`, because a contrastive loss
+      depends on how the rows are divided into batches.
+    - A loss or a weight that is not finite stops the run with a `FloatingPointError` before it reaches a checkpoint.
 
     Args:
-        model, args, train_dataset, eval_dataset, callbacks, …: as for `Trainer`. Data sets yield rows
-            (`{"image", "caption", …}`); `eval_dataset` may be a dict of data sets.
-        processing_class (`BetaCLIPProcessor`): saved with each checkpoint; also makes the default collators.
-        data_collator (*optional*): by default a [`BetaCLIPDataCollator`] of the processor, seeded with `args.seed`.
-        eval_data_collator (*optional*): by default one that gives each image its whole caption.
+        model, args, train_dataset, eval_dataset, callbacks, …: See `Trainer`. Data sets yield rows
+            (`{"image", "caption", …}`). `eval_dataset` may be a dict of data sets.
+        processing_class (`BetaCLIPProcessor`): The processor. It is saved with each checkpoint and makes the default
+            collators.
+        data_collator (*optional*): Makes the training batches. By default a [`BetaCLIPDataCollator`] of the processor
+            with the seed `args.seed`.
+        eval_data_collator (*optional*): Makes the batches of evaluations. By default it gives each image its whole
+            caption.
 
     Raises:
         ValueError: with several GPUs in one process, or without both a collator and a processor.
@@ -55,7 +59,8 @@ class BetaCLIPTrainer(Trainer):
     """
 
     args: BetaCLIPTrainingArguments
-    loss_is_scaled_for_ga = False  # a contrast is a mean of its own: under accumulation it is divided by the steps
+    # A contrastive loss is a mean over its own batch, so the Trainer divides it by the accumulation steps.
+    loss_is_scaled_for_ga = False
 
     def __init__(
         self,
@@ -67,7 +72,8 @@ class BetaCLIPTrainer(Trainer):
         eval_data_collator: Any = None,
         **kwargs: Any,
     ) -> None:
-        args = args if args is not None else BetaCLIPTrainingArguments(output_dir="tmp_trainer")
+        if args is None:
+            args = BetaCLIPTrainingArguments(output_dir="tmp_trainer")
         if args.n_gpu > 1:
             raise ValueError(
                 f"the number of GPUs in one process must be 1, but is {args.n_gpu}: torch.nn.DataParallel cannot split "
@@ -80,6 +86,8 @@ class BetaCLIPTrainer(Trainer):
             )
         data_collator = data_collator or BetaCLIPDataCollator(processing_class, seed=args.seed)
         super().__init__(model, args, data_collator, processing_class=processing_class, **kwargs)
+        # The Trainer sees the **kwargs of `forward` and concludes that the model divides its loss by the number of
+        # items. It does not.
         self.model_accepts_loss_kwargs = False
         self.eval_data_collator = eval_data_collator or BetaCLIPDataCollator(
             processing_class, caption_mode="caption_only", strict=getattr(data_collator, "strict", False)
@@ -88,8 +96,7 @@ class BetaCLIPTrainer(Trainer):
         self.origin: RunOrigin | None = None
         self._processes = ProcessGather()
         self.gather = self._processes if args.gather_across_processes else None
-        self._part_sums: dict[str, Tensor] = {}
-        self._parts_seen = 0
+        self._loss_log = LossLog()
         self._contrast: CachedContrast | None = None
         self._contrast_batches: list[dict[str, Any]] = []
         self._micro_batches = itertools.count()
@@ -100,58 +107,39 @@ class BetaCLIPTrainer(Trainer):
     # How parameters move
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """Matrices and tables. Decay would pull a bias, a norm's weight or a logit scale to a 0 that means nothing."""
-        return [name for name, parameter in model.named_parameters() if parameter.ndim >= 2]
+        """Returns the names of the parameters that weight decay acts on, see [`decayed_names`]."""
+        return decayed_names(model)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Parameter groups: (towers, pooler) × (decayed, not decayed), empty ones left out."""
+        """Creates the optimiser with the groups (towers, pooler) × (decayed, not decayed)."""
         model = self.model if model is None else model
         if self.optimizer is None:
             optimizer_class, settings = self.get_optimizer_cls_and_kwargs(self.args, model)
-            self.optimizer = optimizer_class(self._parameter_groups(model), **settings)
+            groups = parameter_groups(model, self.args, self.get_decay_parameter_names(model))
+            self.optimizer = optimizer_class(groups, **settings)
         return self.optimizer
-
-    def _parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
-        decayed = set(self.get_decay_parameter_names(model))
-        members: dict[tuple[str, bool], list[nn.Parameter]] = {}
-        for name, parameter in model.named_parameters():
-            if parameter.requires_grad:
-                part = "pooler" if name.removeprefix("module.").startswith("pooler.") else "towers"
-                members.setdefault((part, name in decayed), []).append(parameter)
-        rates = {"towers": self.args.learning_rate, "pooler": self.args.pooler_learning_rate}
-        return [
-            {
-                "name": part,
-                "params": members[part, decays],
-                "lr": rates[part],
-                "weight_decay": self.args.weight_decay if decays else 0.0,
-            }
-            for part in rates
-            for decays in (True, False)
-            if (part, decays) in members
-        ]
 
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> torch.optim.lr_scheduler.LRScheduler:
-        """A cosine per parameter group, from its rate to its end value; only the towers warm up, the pooler is new."""
+        """Creates a cosine for each parameter group. Only the towers warm up, because the pooler is new."""
         if self.lr_scheduler is None:
-            optimizer = self.optimizer if optimizer is None else optimizer
-            args, warmup_steps = self.args, self.args.get_warmup_steps(num_training_steps)
+            args = self.args
             schedules = {
-                "towers": cosine_schedule(
+                TOWERS: cosine_schedule(
                     args.learning_rate,
                     args.learning_rate_end,
                     total_steps=num_training_steps,
-                    warmup_steps=warmup_steps,
+                    warmup_steps=args.get_warmup_steps(num_training_steps),
                 ),
-                "pooler": cosine_schedule(
+                POOLER: cosine_schedule(
                     args.pooler_learning_rate, args.pooler_learning_rate_end, total_steps=num_training_steps
                 ),
             }
-            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
-                optimizer, [schedules[group.get("name", "towers")] for group in optimizer.param_groups]
-            )
+            optimizer = self.optimizer if optimizer is None else optimizer
+            # An optimiser that the caller has made has groups without names.
+            schedule_of_groups = [schedules[group.get("name", TOWERS)] for group in optimizer.param_groups]
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule_of_groups)
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
@@ -173,29 +161,26 @@ class BetaCLIPTrainer(Trainer):
                 outputs = model(**inputs)
         if model.training:
             self._guard.watch(outputs.loss)
-            self._parts_seen += 1
-            for name, part in outputs.losses.items():
-                total = self._part_sums.get(name)
-                self._part_sums[name] = part.detach().float() if total is None else total + part.detach()
+            self._loss_log.add(outputs.losses)
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """To the device, the plan of the batch too, and from pinned memory without a wait."""
+        """Moves a batch and its plan to the device, from pinned memory without waiting."""
         from accelerate.utils import send_to_device
 
         non_blocking = self.args.dataloader_pin_memory
         return super()._prepare_inputs(send_to_device(inputs, self.args.device, non_blocking=non_blocking))
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
-        """As in `Trainer`; with `contrastive_batch_size` the batches of a step will be one contrast."""
+        """Reads the micro-batches of a step like `Trainer`. With `contrastive_batch_size` they form one contrast."""
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         if self.args.contrastive_batch_size:
             self._contrast_batches = batches
         return batches, num_items
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
-        """As in `Trainer`; the first micro-batch of a contrast begins with the first pass over all of them."""
-        # Not where they are read: a resumed run gets its random state only after that.
+        """Trains on one micro-batch like `Trainer`. The first of a contrast begins with a first pass over all."""
+        # The first pass cannot run where the batches are read: a resumed run gets its random state only after that.
         if self._contrast_batches:
             model.train()
             self._micro_batches = itertools.count()
@@ -210,67 +195,64 @@ class BetaCLIPTrainer(Trainer):
         return super().training_step(model, inputs, num_items_in_batch)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As `Trainer.log`; a record of training steps also gets the parts of the loss, the scales and both rates."""
-        if "loss" in logs and self._parts_seen:
-            logs.update(self._read_parts())
+        """Logs like `Trainer`. Records of training steps also get the parts of the loss, the scales and both rates."""
+        if "loss" in logs and self._loss_log.micro_batches:
+            logs.update(self._loss_log.read(self.model, self.args.world_size))
             names = [group.get("name") for group in self.optimizer.param_groups]
-            if "pooler" in names:
-                schedule, group = self.lr_scheduler, names.index("pooler")
-                # As `learning_rate` in the same record: of the step just done, and the scheduler is one step ahead.
-                rate = schedule.base_lrs[group] * schedule.lr_lambdas[group](schedule.last_epoch - 1)
-                logs["pooler_learning_rate"] = float(rate)
+            if POOLER in names:
+                logs["pooler_learning_rate"] = self._last_rate(names.index(POOLER))
         super().log(logs, start_time)
 
-    @torch.no_grad()
-    def _read_parts(self) -> dict[str, float]:
-        """Means of the parts since the last record, over micro-batches and processes; and exp of the logit scales."""
-        names = list(self._part_sums)
-        means = torch.stack([self._part_sums[name] for name in names]) / self._parts_seen
-        if self.args.world_size > 1:
-            dist.all_reduce(means)
-            means /= self.args.world_size
-        self._part_sums, self._parts_seen = {}, 0
-        scales = {
-            name.replace(".", "_"): parameter.exp()
-            for name, parameter in self.model.named_parameters()
-            if name.endswith("logit_scale")
-        }
-        values = torch.cat([means, torch.stack([scale.to(means) for scale in scales.values()])]) if scales else means
-        return dict(zip([*names, *scales], values.tolist(), strict=True))
+    def _last_rate(self, group: int) -> float:
+        """Returns the learning rate of a parameter group at the step just done, like `learning_rate` of the record."""
+        schedule = self.lr_scheduler
+        # The scheduler is one step ahead.
+        factor = schedule.lr_lambdas[group](schedule.last_epoch - 1)
+        return float(schedule.base_lrs[group] * factor)
 
     # Data
 
     def get_train_dataloader(self) -> DataLoader:
-        """As `Trainer.get_train_dataloader`; a stream of [`load_rows`] gives batches without end.
+        """
+        Returns a loader of the training batches like `Trainer`. A stream of [`load_rows`] gives batches without end.
 
         Raises:
             ValueError: if the data set does not fill one batch or one contrast.
         """
         if isinstance(self.train_dataset, RowStream):
-            # It splits itself over processes and workers: accelerate, which would split it again, is left out.
+            # A stream splits itself over processes and workers. Accelerate would split it again, so it is left out.
             batches = self._loader(self.train_dataset, self.args.train_batch_size, self.data_collator, drop_last=True)
             return DataLoader(EndlessBatches(batches), batch_size=None)
         loader = super().get_train_dataloader()
         if not isinstance(self.train_dataset, IterableDataset):
             self.args.check_epoch(len(self.train_dataset))
         if self.args.contrastive_batch_size:
-            # Accelerate's loader would have all images of a contrast on the device at once; `_prepare_inputs` moves
-            # those of one micro-batch.
+            # Accelerate's loader would hold all images of a contrast on the device at once. `_prepare_inputs` moves
+            # one micro-batch at a time.
             loader.device = None
         return loader
 
     def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
-        """Each process reads its own share of the rows, none of them twice; shares may differ by one row."""
+        """
+        Returns a loader of the evaluation rows of this process.
+
+        Each process reads its own share, and no row is read twice. The shares may differ by one row.
+
+        Raises:
+            ValueError: if there is no data set.
+        """
         rows: Any = self.eval_dataset if eval_dataset is None else eval_dataset
-        rows = self.eval_dataset[rows] if isinstance(rows, str) else rows
+        if isinstance(rows, str):
+            rows = self.eval_dataset[rows]
         if rows is None:
             raise ValueError("eval_dataset must be given for an evaluation, but is None")
-        if not isinstance(rows, RowStream):  # which has only the rows of its process in any case
+        # A stream has the rows of its own process only.
+        if not isinstance(rows, RowStream):
             rows = Subset(rows, range(self.args.process_index, len(rows), self.args.world_size))
         return self._loader(rows, self.args.per_device_eval_batch_size, self.eval_data_collator)
 
     def _loader(self, dataset: Dataset, batch_size: int, collator: Any, drop_last: bool = False) -> DataLoader:
-        """A loader of this process alone, whose workers are seeded by a random state of its own."""
+        """Returns a loader for this process alone."""
         return DataLoader(
             dataset,
             batch_size=batch_size,
@@ -279,6 +261,7 @@ class BetaCLIPTrainer(Trainer):
             num_workers=self.args.dataloader_num_workers,
             prefetch_factor=self.args.dataloader_prefetch_factor,
             pin_memory=self.args.dataloader_pin_memory,
+            # The loader draws the seed of its workers from here, and not from the random state of the training.
             generator=torch.Generator(),
         )
 
@@ -294,13 +277,18 @@ class BetaCLIPTrainer(Trainer):
         **kwargs: Any,
     ) -> Any:
         """
-        Saves the model to the output directory and uploads it as `beta-clip push` does, with the code and a card of
-        this run, to `args.hub_model_id` or a repository named like the output directory. Returns the commit's address.
+        Saves the model to the output directory and uploads it like `beta-clip push`, with its code and a model card.
+
+        The repository is `args.hub_model_id`, or one named like the output directory.
 
         Args:
-            blocking: not used; the call returns when everything has arrived.
-            commit_message, token, revision, private: as in `Trainer`.
-            kwargs: for the card: `license`, `language`, `tags`, `model_name`, … of [`~release.model_card.CardFields`].
+            blocking: Not used. The call returns when everything has arrived.
+            commit_message, token, revision, private: See `Trainer`.
+            kwargs: Fields of the card: `license`, `language`, `tags`, `model_name`, … of
+                [`~release.model_card.CardFields`].
+
+        Returns:
+            The address of the commit; `None` in all processes but the first.
         """
         from ..release.hub import push
 
@@ -308,13 +296,15 @@ class BetaCLIPTrainer(Trainer):
         if not self.is_world_process_zero():
             return None
         record_run(self)
-        settings: dict[str, Any] = {
-            "private": self.args.hub_private_repo if private is None else private,
-            "revision": revision or self.args.hub_revision,
-            "commit_message": commit_message,
-        }
-        repo_id = self.args.hub_model_id or Path(self.args.output_dir).name
-        return push(self.args.output_dir, repo_id, token=token or self.args.hub_token, **settings, **kwargs)
+        return push(
+            self.args.output_dir,
+            self.args.hub_model_id or Path(self.args.output_dir).name,
+            private=self.args.hub_private_repo if private is None else private,
+            revision=revision or self.args.hub_revision,
+            token=token or self.args.hub_token,
+            commit_message=commit_message,
+            **kwargs,
+        )
 
     # Evaluation
 
@@ -322,38 +312,30 @@ class BetaCLIPTrainer(Trainer):
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         r"""
-        Retrieval on CLS and EOS with whole captions, each image against all captions and the other way round.
+        Measures retrieval with pooled embeddings and whole captions, each image against all captions and vice versa.
 
         Args:
-            eval_dataset (*optional*): rows, or a dict of data sets; by default `eval_dataset` of the Trainer.
-            ignore_keys: not used.
-            metric_key_prefix (`str`): of the keys; a dict adds the name of the data set.
+            eval_dataset (*optional*): Rows, or a dict of data sets. By default the `eval_dataset` of the Trainer.
+            ignore_keys: Not used.
+            metric_key_prefix (`str`): Prefix of the keys. For a dict, the name of the data set follows it.
 
         Returns:
-            `{prefix}_i2t_r1`, `_r5`, `_r10`, `{prefix}_t2i_r1`, …, in [0, 1], a tie as 1/(number tied), and
-            `{prefix}_images`, `{prefix}_runtime`, `{prefix}_samples_per_second`. All processes get the same.
+            `{prefix}_i2t_r1`, `_r5`, `_r10`, `{prefix}_t2i_r1`, …, in [0, 1], where a tie counts 1/(number tied), and
+            `{prefix}_images`, `{prefix}_runtime`, `{prefix}_samples_per_second`. All processes get the same values.
 
         Raises:
             ValueError: without rows.
         """
-        given = self.eval_dataset if eval_dataset is None else eval_dataset
-        if isinstance(given, dict):
-            return {
-                key: value
-                for name, rows in given.items()
-                for key, value in self.evaluate(rows, ignore_keys, f"{metric_key_prefix}_{name}").items()
-            }
+        rows = self.eval_dataset if eval_dataset is None else eval_dataset
+        metrics: dict[str, float] = {}
+        if isinstance(rows, dict):
+            for name, rows_of_name in rows.items():
+                metrics.update(self.evaluate(rows_of_name, ignore_keys, f"{metric_key_prefix}_{name}"))
+            return metrics
         start = time.time()
-        image_embeds_ND, text_embeds_ND = self._embed_pairs(self.get_eval_dataloader(given))
-        num_images = len(image_embeds_ND)
-        metrics = {
-            f"{metric_key_prefix}_{direction}_r{k}": value
-            for direction, queries, candidates in (
-                ("i2t", image_embeds_ND, text_embeds_ND),
-                ("t2i", text_embeds_ND, image_embeds_ND),
-            )
-            for k, value in recall_of_pairs(queries, candidates).items()
-        }
+        image_embeds_ID, text_embeds_ID = self._embed_pairs(self.get_eval_dataloader(rows))
+        metrics.update(retrieval_metrics(image_embeds_ID, text_embeds_ID, metric_key_prefix))
+        num_images = len(image_embeds_ID)
         metrics[f"{metric_key_prefix}_images"] = num_images
         metrics.update(speed_metrics(metric_key_prefix, start, num_samples=num_images))
         self.log(metrics)
@@ -367,33 +349,39 @@ class BetaCLIPTrainer(Trainer):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[None, tuple[Tensor, Tensor], None]:
-        """The normalised image and caption embeddings of a batch, each `(B, D)` float32; no loss and no labels."""
+        """Returns the normalised image and caption embeddings of a batch, each `(B, D)` float32; no loss, no labels."""
         inputs = self._prepare_inputs(inputs)
-        caption_B = inputs["granularity"] == Granularity.CAPTION if "granularity" in inputs else slice(None)
-        batch = {"pixel_values": inputs["pixel_values"], "input_ids": inputs["input_ids"][caption_B]}
-        if self.model.config.use_long_text_path:  # captions take the long one, which a plain batch does not know
-            index = torch.arange(len(batch["input_ids"]), device=batch["input_ids"].device)
-            batch |= {"image_index": index, "granularity": torch.full_like(index, Granularity.CAPTION)}
+        input_ids = inputs["input_ids"]
+        if "granularity" in inputs:
+            input_ids = input_ids[inputs["granularity"] == Granularity.CAPTION]
+        batch = {"pixel_values": inputs["pixel_values"], "input_ids": input_ids}
+        if self.model.config.use_long_text_path:
+            # Captions take the long path. A batch without granularities would take the short one.
+            batch["image_index"] = torch.arange(len(input_ids), device=input_ids.device)
+            batch["granularity"] = torch.full_like(batch["image_index"], Granularity.CAPTION)
         with torch.no_grad(), self.accelerator.autocast():
             outputs = model(**batch)
         return None, (outputs.image_embeds.float(), outputs.text_embeds.float()), None
 
     def _embed_pairs(self, loader: DataLoader) -> tuple[Tensor, Tensor]:
+        """Embeds the images and captions of all processes, each (I, D)."""
         self.model.eval()
         self.callback_handler.eval_dataloader = loader
-        batches = []
+        # A process without rows takes part in the gathering with none.
+        nothing_ID = torch.zeros(0, self.model.config.projection_dim, device=self.args.device)
+        image_parts, text_parts = [nothing_ID], [nothing_ID]
         for batch in loader:
-            batches.append(self.prediction_step(self.model, batch, prediction_loss_only=False)[1])
+            _, embeds, _ = self.prediction_step(self.model, batch, prediction_loss_only=False)
+            image_embeds_BD, text_embeds_BD = embeds
+            image_parts.append(image_embeds_BD)
+            text_parts.append(text_embeds_BD)
             self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
-        width = self.model.config.projection_dim
-        nothing = torch.zeros(0, width, device=self.args.device)
         with torch.no_grad():
-            image_embeds_ND, text_embeds_ND = (
-                self._processes(torch.cat([nothing, *(batch[side] for batch in batches)])) for side in (0, 1)
-            )
-        if len(image_embeds_ND) == 0:
+            image_embeds_ID = self._processes(torch.cat(image_parts))
+            text_embeds_ID = self._processes(torch.cat(text_parts))
+        if len(image_embeds_ID) == 0:
             raise ValueError("eval_dataset must hold at least one usable row, but holds none")
-        return image_embeds_ND, text_embeds_ND
+        return image_embeds_ID, text_embeds_ID
 
 
 __all__ = ["BetaCLIPTrainer"]

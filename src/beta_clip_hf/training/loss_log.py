@@ -1,0 +1,55 @@
+"""The named parts of the loss between two log records, summed on the device so that no step waits for it."""
+
+from collections.abc import Mapping
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+class LossLog:
+    """Sums the parts of the loss over micro-batches, and gives their means when a log record is due."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.micro_batches = 0
+
+    def add(self, parts: Mapping[str, Tensor]) -> None:
+        """Adds the parts of one micro-batch, without waiting for the device."""
+        self.micro_batches += 1
+        for name, part in parts.items():
+            value = part.detach().float()
+            if name in self.sums:
+                value = self.sums[name] + value
+            self.sums[name] = value
+
+    @torch.no_grad()
+    def read(self, model: nn.Module, world_size: int) -> dict[str, float]:
+        """
+        Returns the values of a log record and starts anew. All processes must call it.
+
+        Args:
+            model: The model, for its logit scales.
+            world_size: The number of processes.
+
+        Returns:
+            The mean of each part since the last record, over micro-batches and processes, and the exp of each logit
+            scale under its parameter's name with `_` for `.`.
+        """
+        names = list(self.sums)
+        means = torch.stack([self.sums[name] for name in names]) / self.micro_batches
+        if world_size > 1:
+            dist.all_reduce(means)
+            means /= world_size
+        self.sums = {}
+        self.micro_batches = 0
+        scales = {}
+        for name, parameter in model.named_parameters():
+            if name.endswith("logit_scale"):
+                scales[name.replace(".", "_")] = parameter.exp().to(means)
+        # One copy to the host for all values: each copy would wait for the device.
+        values = torch.stack([*means, *scales.values()]).tolist()
+        return dict(zip([*names, *scales], values, strict=True))
+
+
+__all__ = ["LossLog"]

@@ -1,0 +1,62 @@
+"""Parameter groups of the optimiser: towers and pooler, each with and without weight decay."""
+
+from typing import Any
+
+from torch import nn
+
+from .arguments import BetaCLIPTrainingArguments
+
+
+TOWERS = "towers"
+POOLER = "pooler"
+
+
+def decayed_names(model: nn.Module) -> list[str]:
+    """
+    Returns the names of the parameters that weight decay acts on: those with two axes or more, matrices and tables.
+
+    Decay would pull a bias, the weight of a norm or a logit scale towards a 0 that means nothing.
+    """
+    return [name for name, parameter in model.named_parameters() if parameter.ndim >= 2]
+
+
+def parameter_groups(model: nn.Module, args: BetaCLIPTrainingArguments, decayed: list[str]) -> list[dict[str, Any]]:
+    """
+    Returns the groups (towers, pooler) × (decayed, not decayed) of the parameters that are trained.
+
+    Args:
+        model: The model. Parameters whose names start with `pooler.` are those of the pooler.
+        args: The learning rates and the weight decay.
+        decayed: The names of the parameters that weight decay acts on.
+
+    Returns:
+        A dict for each group that is not empty, as an optimiser takes it, with the `name` of its part of the model.
+    """
+    members: dict[tuple[str, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            key = (_part_of(name), name in decayed)
+            members.setdefault(key, []).append(parameter)
+    rates = {TOWERS: args.learning_rate, POOLER: args.pooler_learning_rate}
+    groups = []
+    # The order is fixed: a checkpoint stores the state of the optimiser by the position of a parameter.
+    for part in (TOWERS, POOLER):
+        for is_decayed in (True, False):
+            if (part, is_decayed) in members:
+                group = {
+                    "name": part,
+                    "params": members[part, is_decayed],
+                    "lr": rates[part],
+                    "weight_decay": args.weight_decay if is_decayed else 0.0,
+                }
+                groups.append(group)
+    return groups
+
+
+def _part_of(name: str) -> str:
+    # DistributedDataParallel puts "module." before the names.
+    is_of_pooler = name.removeprefix("module.").startswith("pooler.")
+    return POOLER if is_of_pooler else TOWERS
+
+
+__all__ = ["POOLER", "TOWERS", "decayed_names", "parameter_groups"]
