@@ -74,8 +74,8 @@ def test_rows_keep_their_order(collate, tiny_processor):
 def test_a_row_does_not_depend_on_its_neighbours(collate, tiny_processor, crop):
     collator = collate(random_resized_crop=crop)
     whole = collator(ROWS)
-    for number, one in enumerate(ROWS):
-        alone = collator([one])
+    for number, example in enumerate(ROWS):
+        alone = collator([example])
         assert torch.equal(alone["pixel_values"][0], whole["pixel_values"][number])
         assert texts_of(alone, tiny_processor)[0] == texts_of(whole, tiny_processor)[number]
 
@@ -87,10 +87,10 @@ def test_seed_and_epoch_draw_other_texts_and_crops(collate):
         return collator(ROWS[:1])["pixel_values"], collator.sample_texts(ROWS[0])
 
     pixels, texts = zip(*[drawn(seed, epoch) for seed in (0, 1) for epoch in (0, 1)], strict=True)
-    for one in range(4):
-        for other in range(one):
-            assert texts[one] != texts[other]
-            assert not torch.equal(pixels[one], pixels[other])
+    for first in range(4):
+        for second in range(first):
+            assert texts[first] != texts[second]
+            assert not torch.equal(pixels[first], pixels[second])
     again = drawn(1, 0)
     assert again[1] == texts[2]
     assert torch.equal(again[0], pixels[2])
@@ -102,7 +102,7 @@ def test_cropping_does_not_change_the_texts(collate):
 
 def test_a_row_without_an_id_is_known_by_its_texts(collate):
     anonymous = [{name: value for name, value in row(3).items() if name != "id"} for _ in range(2)]
-    first, second = (collate().sample_texts(one) for one in anonymous)
+    first, second = (collate().sample_texts(example) for example in anonymous)
     assert first == second
 
 
@@ -150,9 +150,9 @@ def test_every_row_gives_a_short_caption_of_granularity_3(collate, tiny_processo
 
 
 def test_short_captions_change_nothing_else(collate):
-    for one in (ROWS[0], row(0, captions=SENTENCES)):
-        plain = collate().sample_texts(one)
-        assert replace(collate(include_short_caption=True).sample_texts(one), short_caption=None) == plain
+    for example in (ROWS[0], row(0, captions=SENTENCES)):
+        plain = collate().sample_texts(example)
+        assert replace(collate(include_short_caption=True).sample_texts(example), short_caption=None) == plain
         assert plain.short_caption is None
 
 
@@ -165,23 +165,23 @@ def test_short_pairs_replace_a_share_of_the_rows_and_leave_the_others_alone(coll
         for epoch in range(10):
             for collator in (plain, never, always, some):
                 collator.set_epoch(epoch)
-            before = [plain.sample_texts(one) for one in rows]
-            assert [never.sample_texts(one) for one in rows] == before and pair not in before
-            assert [always.sample_texts(one) for one in rows] == [pair] * len(rows)
-            after = [some.sample_texts(one) for one in rows]
+            before = [plain.sample_texts(example) for example in rows]
+            assert [never.sample_texts(example) for example in rows] == before and pair not in before
+            assert [always.sample_texts(example) for example in rows] == [pair] * len(rows)
+            after = [some.sample_texts(example) for example in rows]
             assert all(new in (old, pair) for new, old in zip(after, before, strict=True))
             pairs_of.append([place for place, new in enumerate(after) if new == pair])
         assert 0.2 < sum(map(len, pairs_of)) / 400 < 0.4
         assert len({tuple(pairs) for pairs in pairs_of}) == 10, "each epoch draws anew"
     again = collate(caption_mode=mode, short_caption_probability=0.3)
     again.set_epoch(9)
-    assert [again.sample_texts(one) for one in rows] == after
+    assert [again.sample_texts(example) for example in rows] == after
 
 
 def test_a_short_pair_has_its_short_caption_in_both_places_where_it_is_wanted(collate):
     collator = collate(short_caption_probability=1, include_short_caption=True)
-    for one in (ROWS[0], row(0, captions=SENTENCES), row(0, short_caption="balls")):
-        texts = collator.sample_texts(one)
+    for example in (ROWS[0], row(0, captions=SENTENCES), row(0, short_caption="balls")):
+        texts = collator.sample_texts(example)
         assert texts == TextHierarchy(texts.caption, short_caption=texts.caption)
     assert texts.caption == "balls"
 
@@ -267,9 +267,11 @@ def test_workers_change_nothing_see_the_epoch_and_share_the_count(collate):
         return passes
 
     alone, shared = epochs(0), epochs(2)
-    for one, other in zip(alone[0] + alone[1], shared[0] + shared[1], strict=True):
+    for batch, other_batch in zip(alone[0] + alone[1], shared[0] + shared[1], strict=True):
         assert all(
-            torch.equal(torch.as_tensor(one[name]), torch.as_tensor(other[name])) for name in one if name != "plan"
+            torch.equal(torch.as_tensor(batch[name]), torch.as_tensor(other_batch[name]))
+            for name in batch
+            if name != "plan"
         )
     assert not torch.equal(alone[0][0]["pixel_values"], alone[1][0]["pixel_values"])
 

@@ -22,14 +22,16 @@ REGION_TENSORS = [
 
 def region(number: int, negatives: int = 0, **fields) -> dict:
     """A tenth of the width of an image of 100 × 50 pixels, and a text that tells which."""
-    one = {"box": [10 * number, 5, 10 * number + 10, 45], "text": f"thing {number}", **fields}
-    return {**one, "negatives": [f"no {number} {place}" for place in range(negatives)]} if negatives else one
+    region = {"box": [10 * number, 5, 10 * number + 10, 45], "text": f"thing {number}", **fields}
+    if negatives:
+        region["negatives"] = [f"no {number} {place}" for place in range(negatives)]
+    return region
 
 
 def row(name: str, regions: list[dict] | None, **fields) -> dict:
     image = Image.effect_mandelbrot((100, 50), (-2, -1, 1, 1), 20).convert("RGB")
-    given = {} if regions is None else {"regions": regions}
-    return {"id": name, "image": image, "caption": "One thing. Another thing.", **given, **fields}
+    regions_field = {} if regions is None else {"regions": regions}
+    return {"id": name, "image": image, "caption": "One thing. Another thing.", **regions_field, **fields}
 
 
 ROWS = [
@@ -58,9 +60,11 @@ def regions_in(batch, tokenizer) -> list[list[tuple]]:
     """Per image its regions as (text, box, hard texts)."""
     texts, hard = decoded(batch, "region_input_ids", tokenizer), decoded(batch, "hard_input_ids", tokenizer)
     images: list[list[tuple]] = [[] for _ in batch["pixel_values"]]
+    hard_texts: list[list[str]] = [[] for _ in texts]
+    for region, text in zip(batch["hard_region_index"].tolist(), hard, strict=True):
+        hard_texts[region].append(text)
     for place, (image, text) in enumerate(zip(batch["region_image_index"], texts, strict=True)):
-        own = [one for one, index in zip(hard, batch["hard_region_index"].tolist(), strict=True) if index == place]
-        images[image].append((text, tuple(batch["boxes"][place].tolist()), own))
+        images[image].append((text, tuple(batch["boxes"][place].tolist()), hard_texts[place]))
     return images
 
 
@@ -82,10 +86,10 @@ def test_a_batch_has_the_tensors_of_the_design(collate, squashing):
     assert [len(regions) for regions in images] == [3, 0, 2, 0]
     for name in ("region_image_index", "hard_region_index"):
         assert (batch[name].diff() >= 0).all()
-    for number, one in enumerate(ROWS):
-        given = {entry["text"].replace(" ", ""): entry for entry in one.get("regions", [])}
+    for number, example in enumerate(ROWS):
+        entries = {entry["text"].replace(" ", ""): entry for entry in example.get("regions", [])}
         for text, box, hard in images[number]:
-            entry = given["thing4" if "4" in text else text]
+            entry = entries["thing4" if "4" in text else text]
             x1, y1, x2, y2 = entry["box"]
             assert box == pytest.approx((x1 / 100, y1 / 50, x2 / 100, y2 / 50))
             negatives = entry.get("negatives", [])
@@ -141,7 +145,7 @@ def test_what_a_row_gives_is_its_own(collate, squashing, crop):
     collator = collate(random_resized_crop=crop)
     whole = regions_in(collator(ROWS), squashing.tokenizer)
     assert regions_in(collator(ROWS[::-1]), squashing.tokenizer) == whole[::-1]
-    assert [regions_in(collator([one]), squashing.tokenizer)[0] for one in ROWS] == whole
+    assert [regions_in(collator([example]), squashing.tokenizer)[0] for example in ROWS] == whole
     loader = DataLoader(ROWS, batch_size=1, collate_fn=collator, num_workers=2)
     assert [regions_in(batch, squashing.tokenizer)[0] for batch in loader] == whole
     several = []
@@ -150,7 +154,7 @@ def test_what_a_row_gives_is_its_own(collate, squashing, crop):
         for epoch in (0, 1):
             other.set_epoch(epoch)
             several.append(regions_in(other(ROWS), squashing.tokenizer))
-    assert several[0] == whole and len({str(one) for one in several}) == 4
+    assert several[0] == whole and len({str(images) for images in several}) == 4
 
 
 def test_regions_do_not_change_texts_and_crops(collate):
@@ -190,12 +194,12 @@ def test_boxes_follow_the_crop_pixel_by_pixel(tiny_tokenizer, squash, box_format
     processor = BetaCLIPProcessor.from_image_size(tiny_tokenizer, 64, squash=squash)
     processor.image_processor.do_normalize = False
     collator = BetaCLIPDataCollator(processor, num_regions=9, random_resized_crop=(0.2, 0.9))
-    one, left_out, cut = coloured_row(box_format), 0, 0
+    example, left_out, cut = coloured_row(box_format), 0, 0
     for epoch in range(40):
         collator.set_epoch(epoch)
         part = crop_box((160, 90), (0.2, 0.9), random.Random(f"0/{epoch}/coloured/crop"))
         visible = [visible_pixels(box, part) for box in RECTANGLES]
-        batch = collator([one])
+        batch = collator([example])
         numbers = [int(text) for text in decoded(batch, "region_input_ids", tiny_tokenizer)]
         assert numbers == [number for number in range(4) if visible[number] >= 0.5]
         left_out += 4 - len(numbers)
@@ -224,14 +228,14 @@ def inner(box, margin) -> torch.Tensor:
 def test_a_crop_draws_among_what_is_left_and_changes_no_text(collate, squashing):
     """With room for all, the crop only takes regions away; with room for some, those left move up."""
     regions = [region(number, long_text=f"long {number}") for number in range(10)]
-    one, missing = row("ten", regions), 0
+    example, missing = row("ten", regions), 0
     for epoch in range(10):
         texts = {}
         for number in (4, 10):
             for crop in (None, (0.5, 0.6)):
                 collator = collate(num_regions=number, random_resized_crop=crop)
                 collator.set_epoch(epoch)
-                texts[number, crop] = decoded(collator([one]), "region_input_ids", squashing.tokenizer)
+                texts[number, crop] = decoded(collator([example]), "region_input_ids", squashing.tokenizer)
         left = set(texts[10, (0.5, 0.6)])
         assert len(texts[10, None]) == 10 and left < set(texts[10, None])
         assert len(texts[4, (0.5, 0.6)]) == min(4, len(left)) and set(texts[4, (0.5, 0.6)]) <= left
@@ -243,8 +247,8 @@ def test_a_crop_draws_among_what_is_left_and_changes_no_text(collate, squashing)
 def test_a_region_half_seen_by_a_centre_crop_stays_and_one_less_seen_does_not(tiny_processor):
     """Of 100 × 50 pixels the middle is seen, 25 to 75: the first region is half in, the second less than half."""
     boxes = [[15, 0, 35, 50], [14, 0, 35, 50], [26, 1, 74, 49], [80, 0, 99, 50]]
-    one = row("edge", [{"box": box, "text": str(number)} for number, box in enumerate(boxes)])
-    batch = BetaCLIPDataCollator(tiny_processor, num_regions=9)([one])
+    example = row("edge", [{"box": box, "text": str(number)} for number, box in enumerate(boxes)])
+    batch = BetaCLIPDataCollator(tiny_processor, num_regions=9)([example])
     assert decoded(batch, "region_input_ids", tiny_processor.tokenizer) == ["0", "2"]
     expected = [[0, 0, 0.2, 1], [0.02, 0.02, 0.98, 0.98]]
     torch.testing.assert_close(batch["boxes"], torch.tensor(expected), atol=1e-6, rtol=0)
@@ -253,11 +257,11 @@ def test_a_region_half_seen_by_a_centre_crop_stays_and_one_less_seen_does_not(ti
 @pytest.mark.parametrize("crop", [None, (0.9, 1.0)])
 def test_a_region_without_area_is_left_out(collate, squashing, crop):
     thin = [[50, 20, 50, 40], [40, 30, 60, 30], [50, 25, 50, 25], [50, 20, 50 + 1e-6, 40]]
-    one = row("thin", [*({"box": box, "text": "thin"} for box in thin), {"box": [45, 20, 55, 30], "text": "wide"}])
+    example = row("thin", [*({"box": box, "text": "thin"} for box in thin), {"box": [45, 20, 55, 30], "text": "wide"}])
     collator = collate(random_resized_crop=crop)
     for epoch in range(5):
         collator.set_epoch(epoch)
-        assert decoded(collator([one]), "region_input_ids", squashing.tokenizer) == ["wide"]
+        assert decoded(collator([example]), "region_input_ids", squashing.tokenizer) == ["wide"]
 
 
 def test_a_box_a_little_beyond_the_image_is_cut(collate):
@@ -317,13 +321,13 @@ def test_scenes_give_regions_with_their_negatives(collate, squashing):
     scenes = SceneDataset(3, level="easy")
     rows = [scenes[index] for index in range(3)]
     images = regions_in(collate(num_regions=99, strict=True)(rows), squashing.tokenizer)
-    for one, regions in zip(rows, images, strict=True):
-        width, height = one["image"].size
-        assert len(regions) == len(one["regions"]) > 0
-        for given, (text, box, hard) in zip(one["regions"], regions, strict=True):
-            assert text == given["text"].lower().replace(" ", "") == hard[0]
-            assert len(hard) == 1 + len(given["negatives"]) == 11
-            x1, y1, x2, y2 = given["box"]
+    for example, regions in zip(rows, images, strict=True):
+        width, height = example["image"].size
+        assert len(regions) == len(example["regions"]) > 0
+        for region_of_row, (text, box, hard) in zip(example["regions"], regions, strict=True):
+            assert text == region_of_row["text"].lower().replace(" ", "") == hard[0]
+            assert len(hard) == 1 + len(region_of_row["negatives"]) == 11
+            x1, y1, x2, y2 = region_of_row["box"]
             assert box == pytest.approx((x1 / width, y1 / height, x2 / width, y2 / height))
 
 

@@ -120,9 +120,9 @@ def test_all_shards_are_the_whole_in_order(source, tmp_path, parts) -> None:
 
 
 def test_several_processes_write_the_same(source, tmp_path) -> None:
-    one = build(source, tmp_path / "one").read_bytes()
-    assert build(source, tmp_path / "two", num_proc=2).read_bytes() == one
-    assert len(one.splitlines()) == ROWS
+    alone = build(source, tmp_path / "alone").read_bytes()
+    assert build(source, tmp_path / "together", num_proc=2).read_bytes() == alone
+    assert len(alone.splitlines()) == ROWS
 
 
 def test_a_second_run_extracts_nothing(source, tmp_path, caplog) -> None:

@@ -22,14 +22,14 @@ from .formats.split_files import Shard, find_shards
 from .readers import open_table
 from .records import Table
 from .row_counts import RowCounts
-from .row_reader import COLUMNS_FROM, RowReader
+from .row_reader import RECORDS_WITH_ALL_COLUMNS, RowReader
 from .row_texts import hierarchy_of
 from .rows import Row
 
 
 logger = logging.getLogger(__name__)
 
-# A worker reads so many records, and answers for them, at once.
+# A worker reads so many records before it sends what it has made of them.
 BLOCK_ROWS = 256
 # Fewer rows are digested by one process: more processes take longer to start than to read them.
 _ROWS_FOR_ONE_PROCESS = 50_000
@@ -100,7 +100,7 @@ def build_hierarchies(
     extractor = extractor or PhraseExtractor()
     _check_neighbours(output, split, place.parts)
     table, reader = open_table(source, format=format, image_root=image_root, columns=columns, split=split)
-    reader.check_columns((record for _, record in islice(table.scan(), COLUMNS_FROM)), table.name)
+    reader.check_columns((record for _, record in islice(table.scan(), RECORDS_WITH_ALL_COLUMNS)), table.name)
     blocks = _Blocks(table, reader, _records_of(place, len(table)), output, extractor)
     blocks.check_image()
     path = output / place.file_name(split)

@@ -13,7 +13,7 @@ from .rows import Row, check_row, row_checked_before, with_image
 
 
 # A column counts as missing if none of so many records has it: a wrong name is one error, and not a million of them.
-COLUMNS_FROM = 100
+RECORDS_WITH_ALL_COLUMNS = 100
 
 
 def _accept(record: Record) -> None:
@@ -85,7 +85,7 @@ class RowReader:
         Raises:
             ValueError: if none of the first records has a column that is needed, or one that is to be renamed.
         """
-        first = list(islice(scan, COLUMNS_FROM))
+        first = list(islice(scan, RECORDS_WITH_ALL_COLUMNS))
         self.check_columns((record for _, record in first), source)
         for location, record in chain(first, scan):
             yield location, self._row_or_error(record, location)

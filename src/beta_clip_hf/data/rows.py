@@ -23,8 +23,8 @@ Row = dict[str, Any]
 class CheckedRow(dict[str, Any]):
     """A row that has passed [`check_row`], with its caption in `caption` and without `None`.
 
-    It counts as checked until one of its checked fields is replaced. A plain copy, as `{**row}` makes one, is an
-    unchecked row again. A list inside of a row is not watched: who changes one in place answers for it.
+    It counts as checked until one of its checked fields is replaced. A plain copy (`{**row}`) is an unchecked row
+    again. A change inside of a list, as `row["phrases"].append(…)`, is not noticed.
     """
 
     def __init__(self, fields: Mapping[str, Any]) -> None:

@@ -24,6 +24,8 @@ from .schema import OWN_COLUMNS
 _SUFFIXES = ".jpg .jpeg .jpe .jfif .png .webp .gif .bmp .tif .tiff .avif .heic .heif .jxl .jp2 .ppm .pgm"
 PHOTO_SUFFIXES = frozenset(_SUFFIXES.split())
 PREVIEW_SIDE = 512  # pixels
+# Stands for a caption while a row without one is read.
+_NO_CAPTION = "none"
 _ARROW_TYPES: dict[type, str] = {bool: "bool", int: "int64", float: "double", str: "string"}
 
 
@@ -97,7 +99,8 @@ class PhotoRows:
     """
     Rows as for training, whose captions may be missing. The first of several rows with the same image counts.
 
-    The texts of all rows are read once, to find what has changed. A row is read again when it is asked for.
+    The texts of all rows are read and checked once, to find what has changed. A row is read again, but not checked
+    again, when it is asked for.
 
     Args:
         table: The raw records, as from [`open_table`].
@@ -113,6 +116,7 @@ class PhotoRows:
         self.skipped: list[tuple[str, str]] = []
         self._table, self._reader = table, reader
         self._row_indices: dict[str, int] = {}
+        self._without_caption: set[int] = set()
         self._digests: dict[str, str] = {}
         # A column may hold values of several types.
         self._value_types: dict[str, set[str]] = {}
@@ -120,7 +124,7 @@ class PhotoRows:
             try:
                 if isinstance(record, ValueError):
                     raise record
-                row = self._read_row(record, location)
+                row = self._checked_row(record, location, row_index)
             except ValueError as error:
                 self.skipped.append((location, str(error)))
                 continue
@@ -148,7 +152,7 @@ class PhotoRows:
     def row(self, key: str) -> Row:
         """Returns the `image` and the columns of its row, as the types of the columns hold them."""
         row_index = self._row_indices[key]
-        row = self._read_row(self._table[row_index], self._table.location(row_index))
+        row = self._row_again(row_index)
         types = self.types()
         columns = {}
         for name, value in _plain_columns(row).items():
@@ -159,14 +163,24 @@ class PhotoRows:
         """Returns the type of each column that holds all of its values."""
         return {column: _common_type(value_types) for column, value_types in self._value_types.items()}
 
-    def _read_row(self, record: Mapping[str, Any], location: str) -> Row:
+    def _checked_row(self, record: Mapping[str, Any], location: str, row_index: int) -> Row:
         try:
             return self._reader(record, location)
         except ValueError:
             # A row of an index needs no caption. Any other mistake raises again here.
-            row = self._reader({**record, "caption": "none"}, location)
+            row = self._reader({**record, "caption": _NO_CAPTION}, location)
             del row["caption"]
+            self._without_caption.add(row_index)
             return row
+
+    def _row_again(self, row_index: int) -> Row:
+        record = self._table[row_index]
+        location = self._table.location(row_index)
+        if row_index not in self._without_caption:
+            return self._reader.read_again(record, location)
+        row = self._reader.read_again({**record, "caption": _NO_CAPTION}, location)
+        del row["caption"]
+        return row
 
     def _key(self, row: Row) -> str:
         file = file_of(row["image"])

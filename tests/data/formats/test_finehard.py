@@ -48,7 +48,7 @@ def record(number: int = 0, *boxes, **fields) -> dict:
 
 
 def write_lines(path, *records):
-    path.write_text("".join((one if isinstance(one, str) else json.dumps(one)) + "\n" for one in records))
+    path.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in records))
     return path
 
 
@@ -63,7 +63,7 @@ def numbers(rows) -> list[int]:
 
 def test_a_record_becomes_a_row():
     negatives = {f"neg_{number}": f"a hat of colour {number}" for number in range(10)}
-    given = record(
+    original = record(
         3,
         box(0.1, 0.2, 0.3, 0.4, 0.87),
         box(0, 0, 1, 1, flag_short_neg=1, short_expr_negs=negatives, short_expr="a man"),
@@ -72,9 +72,9 @@ def test_a_record_becomes_a_row():
         is_cn=False,
         source=None,
     )
-    before = copy.deepcopy(given)
-    row = finehard_row(given)
-    assert given == before
+    before = copy.deepcopy(original)
+    row = finehard_row(original)
+    assert original == before
     assert row == {
         "caption": "Picture 3. It is long.",
         "short_caption": "a photo of picture 3",
@@ -106,8 +106,8 @@ def test_a_record_becomes_a_row():
 def test_the_example_of_the_documents(project_dir):
     blocks = re.findall(r"^```json\n(.*?)^```", (project_dir / "docs/data.md").read_text(encoding="utf-8"), re.M | re.S)
     [example] = [json.loads(block) for block in blocks if "bbox_info" in block]
-    [one] = check_row(finehard_row(example))["regions"]
-    assert one["negatives"] == ["a blue hat", "a red scarf"]
+    [region] = check_row(finehard_row(example))["regions"]
+    assert region["negatives"] == ["a blue hat", "a red scarf"]
     [example] = [json.loads(block) for block in blocks if "regions" in block]
     assert check_row(example) == example
 

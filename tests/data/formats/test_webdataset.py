@@ -157,10 +157,10 @@ def test_shuffling_depends_on_seed_and_epoch_alone(shards):
 
     orders = {(seed, epoch): order(seed, epoch) for seed in (0, 1) for epoch in (0, 1)}
     assert order(0, 1) == orders[0, 1]
-    assert len({tuple(one) for one in orders.values()}) == 4
-    for one in orders.values():
-        assert sorted(one) == list(range(20))
-        assert one != list(range(20))
+    assert len({tuple(numbers) for numbers in orders.values()}) == 4
+    for numbers in orders.values():
+        assert sorted(numbers) == list(range(20))
+        assert numbers != list(range(20))
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 4, 6])
