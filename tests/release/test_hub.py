@@ -21,7 +21,8 @@ from release.hub_server import HubServer
 from without_package import run_without_package
 
 
-FIGURE = {"value": 0.25, "chance": 0.1, "low": 0.2, "high": 0.3, "count": 10}
+FIGURE = {"value": 0.25, "chance": 0.1, "low": 0.2, "high": 0.3, "count": 10,
+          "name": {"probe": "long", "score": "cls", "direction": "text_to_image", "metric": "R@1"}}  # fmt: skip
 RESULTS = {
     "schema": 3,
     "model": {"name": "/data/someone/model", "sha256": "0" * 64, "parameters": 1},

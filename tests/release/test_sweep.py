@@ -8,6 +8,7 @@ from PIL import Image
 
 from beta_clip_cli.main import main
 from beta_clip_hf import BetaCLIPModel
+from beta_clip_hf.evaluation.metric_names import MetricName
 from beta_clip_hf.inference.identity import model_hash
 from beta_clip_hf.release.sweep import draw_sweep, format_sweep
 from release.tuned_models import perturbed, saved
@@ -65,8 +66,9 @@ def test_a_sweep_may_keep_its_figures_only(tiny_clip_dir, tuned_dir, photos, tmp
     assert all(name.startswith(("sweep.", "alpha_0.5/evaluation/")) for name in files)  # no model
 
 
-def figure(value):
-    return {"value": value, "chance": 0.01, "low": value - 0.02, "high": value + 0.02, "count": 100}
+def record(value, name):
+    numbers = {"value": value, "chance": 0.01, "low": value - 0.02, "high": value + 0.02, "count": 100}
+    return {str(name): {**numbers, "name": name.to_json()}}
 
 
 SWEEP = {
@@ -76,13 +78,14 @@ SWEEP = {
             "tasks": {
                 "photos": {
                     "figures": {
-                        "long/cls/text_to_image/R@1": figure(0.2 + 0.4 * alpha),
-                        "long/cls/image_to_text/R@1": figure(0.25 + 0.3 * alpha),
-                        "long/cls/text_to_image/R@5": figure(0.9),
-                        "long/cls/text_to_image/median_rank": {**figure(3.0), "low": None, "high": None},
-                        "hard_negatives[colour]/cls/accuracy": figure(0.9),
-                        "phrases/centre/pointing": figure(0.4),
-                        "phrases/attention/pointing": figure(0.6 - 0.2 * alpha),
+                        **record(0.2 + 0.4 * alpha, MetricName("long", "cls", "R@1", "text_to_image")),
+                        **record(0.25 + 0.3 * alpha, MetricName("long", "cls", "R@1", "image_to_text")),
+                        **record(0.9, MetricName("long", "cls", "R@5", "text_to_image")),
+                        **record(3.0, MetricName("long", "cls", "median_rank", "text_to_image")),
+                        **record(0.9, MetricName("hard_negatives", "cls", "accuracy", subset="colour")),
+                        **record(0.4, MetricName("phrases", "centre", "pointing")),
+                        **record(0.5, MetricName("phrases", "attention", "pointing", head=1)),
+                        **record(0.6 - 0.2 * alpha, MetricName("phrases", "attention", "pointing")),
                     }
                 }
             },
@@ -119,7 +122,7 @@ def test_the_picture_has_a_panel_for_each_kind_and_a_curve_for_each_figure(tmp_p
     low, high = band.get_paths()[0].get_extents().intervaly
     assert (low, high) == (pytest.approx(18), pytest.approx(62))
     assert curves["CLS text to image R@1"] == ([0, 0.5, 1], pytest.approx([20, 40, 60]))
-    with pytest.raises(ValueError, match="metrics must include one that ends in"):
+    with pytest.raises(ValueError, match="metrics must include one of R@1, accuracy, pointing, but do not"):
         draw_sweep({"alphas": [{"alpha": 0, "tasks": {"photos": {"figures": {}}}}]}, tmp_path / "none.png")
 
 

@@ -5,17 +5,17 @@ from typing import Any, NamedTuple
 
 from huggingface_hub import EvalResult
 
+from ..evaluation.metric_names import MetricName
 
-# The metrics that a card shows of each task, by the ends of their names.
-SHOWN = (
-    "cls/image_to_text/R@1",
-    "cls/text_to_image/R@1",
-    "all_pairs/text_to_image/R@1",
-    "accuracy",
-    "top1",
-    "attention/pointing",
-    "region/grounding",
-)
+
+# The metrics that a card shows of each task.
+SHOWN_RETRIEVAL = {
+    ("cls", "image_to_text", "R@1"),
+    ("cls", "text_to_image", "R@1"),
+    ("all_pairs", "text_to_image", "R@1"),
+}
+SHOWN_LOCALISATION = {("attention", "pointing"), ("region", "grounding")}
+SHOWN_ACCURACIES = {"accuracy", "top1"}
 SHORT_CAPTION_TASKS = ("coco", "flickr30k")
 LONG_CAPTIONS_ONLY = (
     "Retrieval with short captions (COCO, Flickr30k) was not measured: fine-tuning on long captions may have lost some "
@@ -28,7 +28,7 @@ class ShownMetric(NamedTuple):
 
     task: str
     protocol: str
-    name: str
+    name: MetricName
     metric: Mapping[str, Any]
     """Its `value`, `low`, `high`, `chance` and `count`, as in results.json."""
 
@@ -36,9 +36,19 @@ class ShownMetric(NamedTuple):
 def shown_metrics(results: Mapping[str, Any]) -> Iterator[ShownMetric]:
     """Yields the metrics of a results.json that a card shows. There are none in an empty mapping."""
     for task, result in results.get("tasks", {}).items():
-        for name, metric in result["figures"].items():
-            if name.endswith(SHOWN):
+        for key, metric in result["figures"].items():
+            name = MetricName.from_record(key, metric)
+            if _is_shown(name):
                 yield ShownMetric(task, result["protocol"], name, metric)
+
+
+def _is_shown(name: MetricName) -> bool:
+    if name.direction:
+        return (name.score, name.direction, name.metric) in SHOWN_RETRIEVAL
+    if name.metric in SHOWN_ACCURACIES:
+        return True
+    # The heads of the pooler are too many for a card: their mean stands for them.
+    return name.head is None and (name.score, name.metric) in SHOWN_LOCALISATION
 
 
 def result_rows(results: Mapping[str, Any]) -> Iterator[list[str]]:
@@ -58,10 +68,10 @@ def eval_results(results: Mapping[str, Any]) -> Iterator[EvalResult]:
     """Yields the entries of the card's head, which the Hub reads."""
     for task, protocol, name, metric in shown_metrics(results):
         yield EvalResult(
-            task_type="image-text-retrieval" if "R@" in name else "zero-shot-image-classification",
+            task_type="image-text-retrieval" if name.direction else "zero-shot-image-classification",
             dataset_type=task,
             dataset_name=protocol,
-            metric_type=name,
+            metric_type=str(name),
             metric_value=round(100 * metric["value"], 2),
         )
 
@@ -81,7 +91,7 @@ def results_note(results: Mapping[str, Any]) -> str:
 def _has_short_captions(results: Mapping[str, Any]) -> bool:
     if any(task in results["tasks"] for task in SHORT_CAPTION_TASKS):
         return True
-    return any(shown.name.startswith("short/") for shown in shown_metrics(results))
+    return any(shown.name.probe == "short" for shown in shown_metrics(results))
 
 
 __all__ = ["ShownMetric", "eval_results", "result_rows", "results_note", "shown_metrics"]

@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
+from ..evaluation.metric_names import MetricName
 from ..evaluation.suite import EvaluationSettings, check_tasks, evaluate_tasks
 from ..files import write_json
 from ..visualize.style import require_matplotlib
@@ -19,9 +20,9 @@ from .interpolate import ModelPair, alpha_folders, check_alphas
 
 logger = logging.getLogger(__name__)
 
-# The metrics of the table and the figure, by the ends of their names. All others are in sweep.json.
+# The metrics of the table and the figure. All others are in sweep.json.
 HEADLINES = ("R@1", "accuracy", "pointing")
-# Parts of the names of metrics that are not the model's: what a map of the image's centre and the best map would get.
+# Scores that do not depend on the model: those of a map of the image's centre, and of the best map that is possible.
 NOT_OF_THE_MODEL = ("centre", "best_possible")
 
 
@@ -94,7 +95,7 @@ class Headline(NamedTuple):
     """One metric of one task at each alpha."""
 
     task: str
-    name: str
+    name: MetricName
     metrics: list[dict[str, Any]]
     """The `value`, `low`, `high` and `chance` at each alpha, as in results.json."""
 
@@ -129,37 +130,39 @@ def draw_sweep(summary: Mapping[str, Any], path: str | Path) -> Path:
     """
     panels: dict[str, list[SweepCurve]] = {}
     for headline in _headlines(summary):
-        kind, _, rest = headline.name.partition("/")
         curve = SweepCurve(
-            label=_label(rest),
+            label=_label(headline.name),
             values=[metric["value"] for metric in headline.metrics],
             lows=[metric["low"] for metric in headline.metrics],
             highs=[metric["high"] for metric in headline.metrics],
         )
-        panels.setdefault(f"{headline.task}: {kind.replace('_', ' ')}", []).append(curve)
+        measured = f"{headline.name.part} {headline.name.probe}".strip().replace("_", " ")
+        panels.setdefault(f"{headline.task}: {measured}", []).append(curve)
     if not panels:
-        raise ValueError(f"metrics must include one that ends in one of {HEADLINES}, but do not")
+        raise ValueError(f"metrics must include one of {', '.join(HEADLINES)}, but do not")
     return plot_sweep([point["alpha"] for point in summary["alphas"]], panels, path)
 
 
 def _headlines(summary: Mapping[str, Any]) -> list[Headline]:
     headlines = []
     for task, result in summary["alphas"][0]["tasks"].items():
-        for name in result["figures"]:
+        for key, record in result["figures"].items():
+            name = MetricName.from_record(key, record)
             if _is_headline(name):
-                metrics = [point["tasks"][task]["figures"][name] for point in summary["alphas"]]
+                metrics = [point["tasks"][task]["figures"][key] for point in summary["alphas"]]
                 headlines.append(Headline(task, name, metrics))
     return headlines
 
 
-def _is_headline(name: str) -> bool:
-    is_of_one_kind = "[" in name
-    is_of_the_model = not set(NOT_OF_THE_MODEL) & set(name.split("/"))
-    return name.endswith(HEADLINES) and is_of_the_model and not is_of_one_kind
+def _is_headline(name: MetricName) -> bool:
+    is_total = not name.subset and name.head is None
+    return name.metric in HEADLINES and name.score not in NOT_OF_THE_MODEL and is_total
 
 
-def _label(name: str) -> str:
-    return name.replace("/", " ").replace("_", " ").replace("cls", "CLS")
+def _label(name: MetricName) -> str:
+    """The part of the name that tells the curves of one panel apart."""
+    words = (name.score, name.direction, name.metric)
+    return " ".join(word for word in words if word).replace("_", " ").replace("cls", "CLS")
 
 
 __all__ = ["draw_sweep", "format_sweep", "sweep"]
