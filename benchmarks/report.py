@@ -1,6 +1,5 @@
-"""What a benchmark leaves behind: a JSON of all figures and a Markdown table, both with machine and versions."""
+"""Writes the results of a benchmark: a JSON of all numbers and a Markdown table, both with machine and versions."""
 
-import json
 import os
 import statistics
 import sys
@@ -10,6 +9,7 @@ from typing import Any
 
 import torch
 
+from beta_clip_hf.files import write_json, write_text
 from beta_clip_hf.inference.identity import environment
 
 
@@ -17,7 +17,7 @@ OUTPUT = Path("runs/bench")
 
 
 def machine(device: str = "cpu") -> dict[str, Any]:
-    """Versions, hardware, cores that this process may use, threads and memory in GiB."""
+    """Returns versions, hardware, cores that this process may use, threads, and memory in GiB."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {
         **environment(torch.device(device)),
@@ -31,42 +31,51 @@ def write_report(
     path: Path, title: str, table: str, results: Any, *, device: str = "cpu", settings: Mapping[str, Any] | None = None
 ) -> None:
     """
-    Writes `path`.json and `path`.md, and prints the second.
+    Writes `path`.json and `path`.md, and prints the Markdown.
 
     Args:
-        path: Without a suffix; its folder is made.
+        path: The path without a suffix. Its folder is created if it is missing.
         title: What was measured.
-        table: Markdown: the figures, of several runs their median and spread.
-        results: All figures, for the JSON.
-        device: That they were measured on.
-        settings: Of the benchmark, for the JSON.
+        table: The results in Markdown, with median and spread where there are several runs.
+        results: All numbers, for the JSON.
+        device: The device that was measured.
+        settings: The settings of the benchmark, for the JSON.
     """
-    found = machine(device)
-    chosen = {name: str(value) if isinstance(value, Path) else value for name, value in (settings or {}).items()}
+    place = machine(device)
     text = (
-        f"{title}. {found['hardware']}, {found['cores']} cores, {found['threads']} threads, {found['memory_gib']} GiB; "
-        f"torch {found['torch']}, transformers {found['transformers']}, python {found['python']}.\n\n{table}\n"
+        f"{title}. {place['hardware']}, {place['cores']} cores, {place['threads']} threads, {place['memory_gib']} GiB; "
+        f"torch {place['torch']}, transformers {place['transformers']}, python {place['python']}.\n\n{table}\n"
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    written = {"environment": found, "settings": chosen, "results": results}
-    path.with_name(f"{path.name}.json").write_text(json.dumps(written, indent=2) + "\n")
-    path.with_name(f"{path.name}.md").write_text(text)
+    plain_settings = {}
+    for name, value in (settings or {}).items():
+        plain_settings[name] = str(value) if isinstance(value, Path) else value
+    document = {"environment": place, "settings": plain_settings, "results": results}
+    write_json(document, path.with_name(f"{path.name}.json"))
+    write_text(path.with_name(f"{path.name}.md"), text)
     sys.stdout.write(f"{text}\n")
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
+    """Returns median, minimum and maximum."""
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
-def shown(values: Mapping[str, float], digits: int = 2) -> str:
-    """The median with its spread."""
-    median, least, most = (f"{values[name]:,.{digits}f}" for name in ("median", "min", "max"))
-    return f"{median} ({least} – {most})"
+def format_spread(values: Mapping[str, float], digits: int = 2) -> str:
+    """Formats the result of [`spread`]: the median, then the extremes in brackets."""
+    median, lowest, highest = (f"{values[name]:,.{digits}f}" for name in ("median", "min", "max"))
+    return f"{median} ({lowest} – {highest})"
 
 
-def row(*cells: Any) -> str:
+def table_row(*cells: Any) -> str:
+    """Returns a line of a Markdown table."""
     return f"| {' | '.join(str(cell) for cell in cells)} |"
 
 
-def markdown_table(header: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:
-    return "\n".join([row(*header), "|---" * len(header) + "|", *(row(*cells) for cells in rows)])
+def table_head(columns: Sequence[Any]) -> list[str]:
+    """Returns the two lines above the rows of a Markdown table."""
+    return [table_row(*columns), "|---" * len(columns) + "|"]
+
+
+def markdown_table(columns: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:
+    """Returns a Markdown table."""
+    return "\n".join([*table_head(columns), *(table_row(*cells) for cells in rows)])

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from report import OUTPUT, markdown_table, shown, spread, write_report
+from report import OUTPUT, format_spread, markdown_table, spread, write_report
 from step_batch import make_batch
 from torch import Tensor
 from training_step import ON_GPU, PRESETS, build, in_turn, ratios
@@ -80,7 +80,9 @@ def main() -> None:
         name: {"seconds": spread(of_step), "time_ratio": ratios(of_step, seconds[PLAIN])}
         for name, of_step in seconds.items()
     }
-    cells = [(name, f"{one['seconds']['median']:.3f} s", shown(one["time_ratio"])) for name, one in results.items()]
+    cells = [
+        (name, f"{one['seconds']['median']:.3f} s", format_spread(one["time_ratio"])) for name, one in results.items()
+    ]
     title = f"A step of {size} images ({args.preset}) with one switch changed, median of {args.rounds} rounds"
     table = markdown_table(("", "time", "of the plain one"), cells)
     write_report(

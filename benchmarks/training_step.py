@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from report import OUTPUT, row, shown, spread, write_report
+from report import OUTPUT, format_spread, spread, table_row, write_report
 from step_batch import make_batch
 from step_variants import REFERENCE, Step, micro_batches, parts_off, repetitions, settings
 from torch import Tensor
@@ -229,16 +229,16 @@ def ratios(numerators: list[float], denominators: list[float]) -> dict[str, floa
 
 def markdown(results: list[dict[str, Any]]) -> str:
     columns = ("", "B", "images/s", "against the reference", "GFLOP", "of the matmul rate", "kept", "peak", "process")
-    lines = ["By the checkpointing of the towers:", "", row(*columns), "|---" * len(columns) + "|"]
+    lines = ["By the checkpointing of the towers:", "", table_row(*columns), "|---" * len(columns) + "|"]
     for one in results:
         for name in one["groups"]["settings"]:
             step, theirs = one["steps"][name], one["steps"][REFERENCE]
             lines.append(
-                row(
+                table_row(
                     f"{one['preset']}: {name}",
                     one["batch_size"],
                     f"{step['images_per_second']:.2f}",
-                    shown(step["speed_up"]),
+                    format_spread(step["speed_up"]),
                     f"{step['flops'] / 1e9:,.0f}",
                     f"{step['share_of_matmul_rate']:.0%}",
                     mebibytes(step["kept_bytes"]),
@@ -249,13 +249,13 @@ def markdown(results: list[dict[str, Any]]) -> str:
                 )
             )
     columns = ("", "B", "time", "GFLOP", "kept", "peak")
-    title_lines = ["", "With one part off, or in micro-batches:", "", row(*columns), "|---" * len(columns) + "|"]
+    title_lines = ["", "With one part off, or in micro-batches:", "", table_row(*columns), "|---" * len(columns) + "|"]
     for one in results:
         for name in one["groups"].get("parts_off", []) + one["groups"].get("repetitions", []):
             step = one["steps"][name]
             sizes = (mebibytes(step["kept_bytes"]), mebibytes(step["peak_bytes"]))
-            time_and_work = (shown(step["time_ratio"]), f"{step['flops'] / 1e9:,.0f}")
-            lines += [*title_lines, row(f"{one['preset']}: {name}", one["batch_size"], *time_and_work, *sizes)]
+            time_and_work = (format_spread(step["time_ratio"]), f"{step['flops'] / 1e9:,.0f}")
+            lines += [*title_lines, table_row(f"{one['preset']}: {name}", one["batch_size"], *time_and_work, *sizes)]
             title_lines = []
     return "\n".join([*lines, "", *(footnote(one) for one in results)])
 

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing
-from report import OUTPUT, shown, spread, write_report
+from report import OUTPUT, format_spread, spread, write_report
 from torch.nn.parallel import DistributedDataParallel
 
 from beta_clip_hf import BetaCLIPConfig, BetaCLIPModel
@@ -193,7 +193,7 @@ def markdown(measured: list[dict[str, Any]], paper: list[dict[str, float]]) -> s
         columns += ["CPU time of a process", "with local losses", "peak memory of the steps"]
         lines += [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for one in measured:
-        ratio = shown(one["ratio"])
+        ratio = format_spread(one["ratio"])
         lines.append(
             f"| {one['processes']} | {one['texts']:,} | {one['step_seconds']:.2f} s | {one['core_seconds']:.2f} s "
             f"| {ratio} | {one['cpu_seconds']['over all']:.2f} s | {one['cpu_seconds']['own batch']:.2f} s "
