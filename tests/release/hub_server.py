@@ -91,16 +91,10 @@ class _Handler(BaseHTTPRequestHandler):
         if files is None:
             return self._send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
         if rest[:1] == ["preupload"]:
-            wanted = json.loads(self.body)["files"]
-            modes = [
-                {
-                    "path": one["path"],
-                    "uploadMode": "lfs" if one["path"].endswith(".safetensors") else "regular",
-                    "shouldIgnore": False,
-                    "oid": None,
-                }
-                for one in wanted
-            ]
+            modes = []
+            for file in json.loads(self.body)["files"]:
+                mode = "lfs" if file["path"].endswith(".safetensors") else "regular"
+                modes.append({"path": file["path"], "uploadMode": mode, "shouldIgnore": False, "oid": None})
             return self._json({"files": modes})
         if rest[:1] == ["commit"]:
             return self._commit(repo_id, files)
@@ -128,10 +122,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _lfs(self):
         objects = []
-        for one in json.loads(self.body)["objects"]:
-            upload = {"href": f"{self.server.endpoint}/blobs/{one['oid']}", "header": {}}
-            actions = {} if one["oid"] in self.server.blobs else {"actions": {"upload": upload}}
-            objects.append({**one, **actions})
+        for blob in json.loads(self.body)["objects"]:
+            upload = {"href": f"{self.server.endpoint}/blobs/{blob['oid']}", "header": {}}
+            # A blob that is there needs no upload.
+            actions = {} if blob["oid"] in self.server.blobs else {"actions": {"upload": upload}}
+            objects.append({**blob, **actions})
         self._json({"transfer": "basic", "objects": objects})
 
     def _resolve(self, repo_id, name):

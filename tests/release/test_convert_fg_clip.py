@@ -36,24 +36,24 @@ def bpe_tokenizer(shared_dir):
 
 def test_the_round_trip_is_key_for_key_and_bit_for_bit_in_all_used_rows(case):
     theirs, _, back = case
-    given, written = load_file(theirs / "checkpoint.safetensors"), load_file(back / "model.safetensors")
-    assert len(given) == 99 and written.keys() == given.keys()
-    for name, tensor in given.items():
+    original, written = load_file(theirs / "checkpoint.safetensors"), load_file(back / "model.safetensors")
+    assert len(original) == 99 and written.keys() == original.keys()
+    for name, tensor in original.items():
         rows = USED_ROWS.get(name, ...)
         assert torch.equal(written[name][rows], tensor[rows]), name
         assert written[name].dtype == tensor.dtype and written[name].shape == tensor.shape, name
     ori, res = (written[f"{TABLE}_{part}.weight"] for part in ("ori", "res"))
     assert torch.equal(ori, res)  # the halves that are not read are those of the other table
-    assert not torch.equal(given[f"{TABLE}_ori.weight"], given[f"{TABLE}_res.weight"])
+    assert not torch.equal(original[f"{TABLE}_ori.weight"], original[f"{TABLE}_res.weight"])
 
 
 def test_the_configuration_is_theirs_again(case):
     theirs, _, back = case
-    given, written = (json.loads((folder / "config.json").read_text()) for folder in (theirs, back))
+    original, written = (json.loads((folder / "config.json").read_text()) for folder in (theirs, back))
     for name in ("architectures", "model_type", "projection_dim", "torch_dtype"):
-        assert written[name] == given[name], name
+        assert written[name] == original[name], name
     for tower in ("text_config", "vision_config"):
-        for name, value in given[tower].items():
+        for name, value in original[tower].items():
             assert written[tower][name] == value, name
         assert "dtype" not in written[tower]
     assert written["text_config"].get("max_position_embeddings", 77) == 77
@@ -67,12 +67,12 @@ def test_the_converted_model_is_the_one_that_is_read_from_their_files(case, tmp_
     assert json.loads((ours / "config.json").read_text())["model_type"] == "beta_clip"
     assert model.pooler is None and model.config.use_long_text_path and model.config.use_regions
     with torch.no_grad():
-        found = {
+        outputs = {
             "image_features": model.get_image_features(tensors["pixel_values"]).pooler_output,
             "short_text_features": model.get_text_features(tensors["text_short"], path="short").pooler_output,
             "long_text_features": model.get_text_features(tensors["text_long"], path="long").pooler_output,
         }
-    for name, features in found.items():
+    for name, features in outputs.items():
         expected = tensors[f"out.{name}"]
         assert (features - expected).abs().max() <= 1e-5 * expected.abs().max(), name
     again, info = BetaCLIPModel.from_pretrained(back, output_loading_info=True)
@@ -193,7 +193,7 @@ def test_the_commands_and_the_processor(golden_dir, bpe_tokenizer, tiny_tokenize
     again = BetaCLIPProcessor.from_pretrained(back)
     text = ["word " * 500]
     for path, length in (("short", 77), ("long", 248)):
-        ids = [one(text=text, path=path, return_tensors="pt")["input_ids"] for one in (processor, again)]
+        ids = [reader(text=text, path=path, return_tensors="pt")["input_ids"] for reader in (processor, again)]
         assert torch.equal(*ids) and ids[0].shape == (1, length)
 
 

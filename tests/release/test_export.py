@@ -119,27 +119,27 @@ def exports(one_path_dir, two_path_dir, tmp_path_factory):
 
 @pytest.mark.parametrize("name", ["one", "long", "short"])
 def test_another_program_finds_our_embeddings(exports, name):
-    model, processor, path, found, _ = exports[name]
+    model, processor, path, outputs, _ = exports[name]
     inputs = processor(images=pictures(), text=TEXTS, path=path, padding=True, return_tensors="pt")
-    assert torch.equal(found["ids"], inputs["input_ids"])
-    assert found["ids"].shape[1] == (77 if name == "short" else 248)  # the longest text is cut
-    assert torch.equal(found["pixel_values"], inputs["pixel_values"])
+    assert torch.equal(outputs["ids"], inputs["input_ids"])
+    assert outputs["ids"].shape[1] == (77 if name == "short" else 248)  # the longest text is cut
+    assert torch.equal(outputs["pixel_values"], inputs["pixel_values"])
     with torch.no_grad():
         image = model.get_image_features(inputs["pixel_values"]).pooler_output
         text = model.get_text_features(inputs["input_ids"], inputs["attention_mask"], path=path).pooler_output
     assert (image.std(dim=0) > 1e-3).all() and (text.std(dim=0) > 1e-3).all()
-    torch.testing.assert_close(found["image"], image, rtol=0, atol=1e-6)
-    torch.testing.assert_close(found["text"], text, rtol=0, atol=1e-6)
+    torch.testing.assert_close(outputs["image"], image, rtol=0, atol=1e-6)
+    torch.testing.assert_close(outputs["text"], text, rtol=0, atol=1e-6)
     cosines = torch.nn.functional.normalize(image, dim=-1) @ torch.nn.functional.normalize(text, dim=-1).T
     logits = model.logit_scale.exp() * cosines
-    torch.testing.assert_close(found["logits"], logits, rtol=0, atol=1e-4)
-    assert torch.equal(found["auto_logits"], found["logits"])
-    assert found["missing"] == []
+    torch.testing.assert_close(outputs["logits"], logits, rtol=0, atol=1e-4)
+    assert torch.equal(outputs["auto_logits"], outputs["logits"])
+    assert outputs["missing"] == []
 
 
 @pytest.mark.parametrize("name", ["one", "long", "short"])
 def test_the_pipeline_of_another_program_gives_our_scores(exports, name):
-    model, processor, path, found, _ = exports[name]
+    model, processor, path, outputs, _ = exports[name]
     labels = ["red", "green"]
     inputs = processor(
         images=pictures()[0], text=[f"a {label} wall" for label in labels], return_tensors="pt", padding=True
@@ -151,7 +151,7 @@ def test_the_pipeline_of_another_program_gives_our_scores(exports, name):
         scores = (model.logit_scale.exp() * cosines).softmax(dim=-1)[0].tolist()
     expected = dict(zip(labels, scores, strict=True))
     assert abs(expected["red"] - 0.5) > 1e-3
-    assert {one["label"]: one["score"] for one in found["scores"]} == pytest.approx(expected, abs=1e-5)
+    assert {score["label"]: score["score"] for score in outputs["scores"]} == pytest.approx(expected, abs=1e-5)
 
 
 def test_the_paths_differ_and_the_short_one_ends_with_its_last_row(exports):
@@ -200,9 +200,9 @@ def test_their_own_directory_is_exported_with_the_authors_numbers(golden_dir, tm
         our_text = ours.get_text_features(tensors[f"text_{path}"], path=path).pooler_output
     torch.testing.assert_close(image, our_image, rtol=0, atol=1e-6)
     torch.testing.assert_close(text, our_text, rtol=0, atol=1e-6)
-    for found, expected in ((image, "image_features"), (text, f"{path}_text_features")):
+    for features, expected in ((image, "image_features"), (text, f"{path}_text_features")):
         expected = tensors[f"out.{expected}"]
-        assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
+        assert (features - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
 def test_a_model_of_77_positions_is_filled_up_and_its_texts_are_cut_there(tiny_config, tiny_processor, tmp_path):
@@ -210,7 +210,8 @@ def test_a_model_of_77_positions_is_filled_up_and_its_texts_are_cut_there(tiny_c
     model = random_model(tiny_config)
     tiny_processor(text=TEXTS, padding=True, return_tensors="pt")  # cuts at 248, which the tokenizer saves along
     clip = export_clip(saved(model, tiny_processor, tmp_path / "source"), tmp_path / "out")
-    table, ours = (one.text_model.embeddings.position_embedding.weight for one in (clip, model))
+    table = clip.text_model.embeddings.position_embedding.weight
+    ours = model.text_model.embeddings.position_embedding.weight
     assert torch.equal(table[:77], ours) and torch.equal(table[77:], ours[76:].expand(171, -1))
     processor = CLIPProcessor.from_pretrained(tmp_path / "out")
     inputs = processor(text=TEXTS, padding=True, truncation=True, return_tensors="pt")

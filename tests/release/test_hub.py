@@ -116,10 +116,10 @@ def test_the_card_says_what_is_known_and_no_more(run_folder):
 
 
 def test_a_card_takes_what_only_its_author_knows(run_folder):
-    given = {"data_license": "cc-by-4.0", "language": "en", "tags": ["photos"], "model_name": "Photos"}
-    given |= {"finetuned_from": "me/base", "dataset_tags": "me/photos"}
+    fields = {"data_license": "cc-by-4.0", "language": "en", "tags": ["photos"], "model_name": "Photos"}
+    fields |= {"finetuned_from": "me/base", "dataset_tags": "me/photos"}
     (run_folder / "evaluation" / "results.json").unlink()
-    card = render_card(run_folder, "me/model", license="mit", **given)
+    card = render_card(run_folder, "me/model", license="mit", **fields)
     head = yaml.safe_load(card.data.to_yaml())
     assert head["license"] == "mit" and head["language"] == "en" and {"photos", "clip"} <= set(head["tags"])
     assert head["base_model"] == "me/base" and head["datasets"] == ["me/photos"]

@@ -31,9 +31,9 @@ def test_the_weights_lie_between_in_the_given_share(tiny_clip_dir, tuned_dir, tm
     model = interpolate(tiny_clip_dir, tuned_dir, tmp_path / "out", alpha=0.3)
     base, tuned = CLIPModel.from_pretrained(tiny_clip_dir).state_dict(), tensors_of(tuned_dir)
     base[TABLE] = stretch_text_positions(base[TABLE])
-    found = tensors_of(tmp_path / "out")
-    assert found.keys() == tuned.keys()
-    for name, tensor in found.items():
+    mixed = tensors_of(tmp_path / "out")
+    assert mixed.keys() == tuned.keys()
+    for name, tensor in mixed.items():
         assert torch.equal(model.state_dict()[name], tensor)
         if name.startswith("pooler."):  # the base has none
             assert torch.equal(tensor, tuned[name])
@@ -55,10 +55,10 @@ def test_the_ends_are_the_two_models_bit_for_bit(tiny_clip_dir, tuned_dir, tmp_p
     interpolate(tiny_clip_dir, tuned_dir, tmp_path / "one", alpha=1)
     interpolate(tiny_clip_dir, tuned_dir, tmp_path / "zero", alpha=0)
     base = BetaCLIPModel.from_pretrained(tiny_clip_dir, use_pooler=False).state_dict()
-    one, zero = tensors_of(tmp_path / "one"), tensors_of(tmp_path / "zero")
+    at_one, at_zero = tensors_of(tmp_path / "one"), tensors_of(tmp_path / "zero")
     for name in tuned:
-        assert torch.equal(one[name].view(torch.int32), tuned[name].view(torch.int32)), name
-        assert torch.equal(zero[name], base.get(name, tuned[name])), name
+        assert torch.equal(at_one[name].view(torch.int32), tuned[name].view(torch.int32)), name
+        assert torch.equal(at_zero[name], base.get(name, tuned[name])), name
     assert sum(name not in base for name in tuned) == sum(name.startswith("pooler.") for name in tuned) > 0
     assert json.loads((tmp_path / "one/config.json").read_text()) == json.loads((tuned_dir / "config.json").read_text())
 
@@ -66,20 +66,20 @@ def test_the_ends_are_the_two_models_bit_for_bit(tiny_clip_dir, tuned_dir, tmp_p
 def test_the_ends_take_nothing_from_the_other_side():
     base, tuned = {"w": torch.tensor([-0.0, 1.0])}, {"w": torch.tensor([-0.0, float("inf")])}
     for alpha, expected in ((0, base), (1, tuned)):
-        found = mix(base, tuned, alpha)["w"]
-        assert torch.equal(found.view(torch.int32), expected["w"].view(torch.int32))
-        assert found.data_ptr() != expected["w"].data_ptr()
+        mixed = mix(base, tuned, alpha)["w"]
+        assert torch.equal(mixed.view(torch.int32), expected["w"].view(torch.int32))
+        assert mixed.data_ptr() != expected["w"].data_ptr()
 
 
 def test_half_precision_is_computed_in_float32_and_kept():
     base, tuned = {"w": torch.tensor([1.0, 256.0])}, {"w": torch.tensor([2.0, 257.0]).bfloat16()}
-    found = mix(base, tuned, 0.5)["w"]
-    assert found.dtype == torch.bfloat16
-    assert torch.equal(found, torch.tensor([1.5, 0.5 * 256 + 0.5 * tuned["w"][1].item()]).bfloat16())
+    mixed = mix(base, tuned, 0.5)["w"]
+    assert mixed.dtype == torch.bfloat16
+    assert torch.equal(mixed, torch.tensor([1.5, 0.5 * 256 + 0.5 * tuned["w"][1].item()]).bfloat16())
     base, tuned = {"w": torch.randn(1000).bfloat16()}, {"w": torch.randn(1000).bfloat16()}
-    found = mix(base, tuned, 0.3)["w"]
-    assert torch.equal(found, (0.7 * base["w"].float() + 0.3 * tuned["w"].float()).bfloat16())
-    assert not torch.equal(found, 0.7 * base["w"] + 0.3 * tuned["w"])
+    mixed = mix(base, tuned, 0.3)["w"]
+    assert torch.equal(mixed, (0.7 * base["w"].float() + 0.3 * tuned["w"].float()).bfloat16())
+    assert not torch.equal(mixed, 0.7 * base["w"] + 0.3 * tuned["w"])
     double = mix({"w": torch.tensor([0.1])}, {"w": torch.tensor([0.3], dtype=torch.float64)}, 0.25)["w"]
     assert double.item() == 0.75 * torch.tensor(0.1).double().item() + 0.25 * 0.3
 
@@ -91,10 +91,10 @@ def test_a_plain_base_gets_the_paths_and_scales_of_fg_clip(tiny_clip_dir, tmp_pa
     tuned = tensors_of(tuned_dir)
     interpolate(tiny_clip_dir, tuned_dir, tmp_path / "out", alpha=0.5)
     interpolate(tiny_clip_dir, tuned_dir, tmp_path / "zero", alpha=0)
-    found, zero = tensors_of(tmp_path / "out"), tensors_of(tmp_path / "zero")
-    assert {LONG_TABLE, "long_text_projection.weight", "region_logit_scale"} < found.keys() == made.keys()
-    for name in found:
-        torch.testing.assert_close(found[name], (made[name] + tuned[name]) / 2, rtol=0, atol=1e-6)
+    mixed, zero = tensors_of(tmp_path / "out"), tensors_of(tmp_path / "zero")
+    assert {LONG_TABLE, "long_text_projection.weight", "region_logit_scale"} < mixed.keys() == made.keys()
+    for name in mixed:
+        torch.testing.assert_close(mixed[name], (made[name] + tuned[name]) / 2, rtol=0, atol=1e-6)
         assert torch.equal(zero[name], made[name]), name
 
 
@@ -104,9 +104,9 @@ def test_their_own_directories_on_both_sides(golden_dir, tmp_path):
     tuned = perturbed(BetaCLIPModel.from_pretrained(base))
     expected = (to_fg_clip(BetaCLIPModel.from_pretrained(base).state_dict()), to_fg_clip(tuned.state_dict()))
     interpolate(base, saved(tuned, tmp_path / "tuned"), tmp_path / "out", alpha=0.75)
-    found = BetaCLIPModel.from_pretrained(tmp_path / "out")
-    assert found.pooler is None
-    for name, tensor in to_fg_clip(found.state_dict()).items():
+    mixed = BetaCLIPModel.from_pretrained(tmp_path / "out")
+    assert mixed.pooler is None
+    for name, tensor in to_fg_clip(mixed.state_dict()).items():
         torch.testing.assert_close(tensor, 0.25 * expected[0][name] + 0.75 * expected[1][name], rtol=0, atol=1e-6)
     interpolate(tmp_path / "tuned", base, tmp_path / "back", alpha=1)
     theirs = BetaCLIPModel.from_pretrained(base).state_dict()
@@ -118,19 +118,19 @@ def test_a_base_with_a_pooler_gives_its_share_of_it(tiny_model, tmp_path):
     saved(tiny_model, tmp_path / "base")
     tuned = perturbed(tiny_model).state_dict()
     saved(tiny_model, tmp_path / "tuned")
-    found = interpolate(tmp_path / "base", tmp_path / "tuned", tmp_path / "out", alpha=0.5).state_dict()
+    mixed = interpolate(tmp_path / "base", tmp_path / "tuned", tmp_path / "out", alpha=0.5).state_dict()
     name = "pooler.fc1.weight"
-    torch.testing.assert_close(found[name], (base[name] + tuned[name]) / 2)
-    assert not torch.equal(found[name], tuned[name])
+    torch.testing.assert_close(mixed[name], (base[name] + tuned[name]) / 2)
+    assert not torch.equal(mixed[name], tuned[name])
 
 
 def test_a_model_that_was_never_stretched(tiny_clip_dir, tiny_config, tmp_path):
     tiny_config.text_config.max_position_embeddings = 77
     tuned = saved(BetaCLIPModel(tiny_config), tmp_path / "tuned")
-    found = interpolate(tiny_clip_dir, tuned, tmp_path / "out", alpha=0.5).state_dict()
+    mixed = interpolate(tiny_clip_dir, tuned, tmp_path / "out", alpha=0.5).state_dict()
     base = CLIPModel.from_pretrained(tiny_clip_dir).state_dict()
-    assert found[TABLE].shape == (77, 32)
-    torch.testing.assert_close(found[TABLE], (base[TABLE] + tensors_of(tuned)[TABLE]) / 2)
+    assert mixed[TABLE].shape == (77, 32)
+    torch.testing.assert_close(mixed[TABLE], (base[TABLE] + tensors_of(tuned)[TABLE]) / 2)
 
 
 def changed(config, **changes):

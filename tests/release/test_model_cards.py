@@ -1,4 +1,4 @@
-"""The finished cards: what they say of a recipe is what its file sets, their code runs, their figures were measured."""
+"""The finished cards: they agree with the files of their recipes, their code runs, their numbers were measured."""
 
 import importlib.util
 import json
@@ -26,7 +26,7 @@ SECTIONS = [
     "How to use it", "Data and its licence", "Recipe", "Losses", "Hardware", "Results", "Limits and biases", "Licence",
     "Citation",
 ]  # fmt: skip
-FIGURE = re.compile(r"\d+\.\d")
+NUMBER = re.compile(r"\d+\.\d")
 
 
 def module_at(path: Path):
@@ -62,13 +62,16 @@ def recipe_in(name: str) -> dict:
 
 
 def flat(recipe: dict, prefix: str = "") -> dict:
-    found = {}
+    values = {}
     for name, value in recipe.items():
-        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return found
+        if isinstance(value, dict):
+            values |= flat(value, f"{prefix}{name}.")
+        else:
+            values[f"{prefix}{name}"] = value
+    return values
 
 
-def test_there_is_a_card_for_each_recipe_and_it_is_what_its_sources_give() -> None:
+def test_there_is_a_card_for_each_recipe_and_it_is_up_to_date() -> None:
     build = module_at(FOLDER / "build.py")
     assert tuple(build.cards()) == NAMES
     for name, card in build.cards().items():
@@ -133,12 +136,12 @@ def test_the_recipe_of_the_demo_is_what_it_does(monkeypatch, tmp_path, tiny_toke
     monkeypatch.setattr("beta_clip_hf.BetaCLIPTrainer", give_up)
     with pytest.raises(AboutToTrain) as stop:
         runpy.run_path(str(PROJECT / "examples" / "demo.py"), run_name="__main__")
-    given = stop.value
-    found = {f"model.{key}": value for key, value in flat(given.model.config.to_dict()).items()}
-    found |= {f"training.{key}": value for key, value in given.arguments.to_dict().items()}
-    found |= {"data.scenes": len(given.rows), "data.level": given.rows.level}
-    found |= {f"data.{name}": getattr(given.collator, name) for name in ("num_phrases", "num_sentences")}
-    assert recipe == {key: found[key] for key in recipe} and len(recipe) > 15
+    setup = stop.value
+    used = {f"model.{key}": value for key, value in flat(setup.model.config.to_dict()).items()}
+    used |= {f"training.{key}": value for key, value in setup.arguments.to_dict().items()}
+    used |= {"data.scenes": len(setup.rows), "data.level": setup.rows.level}
+    used |= {f"data.{name}": getattr(setup.collator, name) for name in ("num_phrases", "num_sentences")}
+    assert recipe == {key: used[key] for key in recipe} and len(recipe) > 15
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -175,7 +178,8 @@ def test_what_is_cited_is_what_the_software_cites() -> None:
     assert cited["title"] in entries and cited["authors"][0]["name"] in entries
     assert len(cited["references"]) == len(PAPERS)
     for reference, entry in zip(cited["references"], PAPERS.values(), strict=True):
-        authors = " and ".join(f"{one['family-names']}, {one['given-names']}" for one in reference["authors"])
+        names = [f"{author['family-names']}, {author['given-names']}" for author in reference["authors"]]
+        authors = " and ".join(names)
         expected = (reference["title"], authors, reference["collection-title"], str(reference["year"]))
         expected += (reference["identifiers"][0]["value"],)
         assert all(f"{{{value}}}" in " ".join(entry.split()) for value in expected)
@@ -191,9 +195,9 @@ def test_the_papers_of_a_method_are_cited(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_no_figure_without_its_command_or_source(name: str) -> None:
+def test_no_number_without_its_command_or_source(name: str) -> None:
     results = sections_of(name)["Results"]
-    rows = [line for line in results.splitlines() if line.startswith("|") and FIGURE.search(line)]
+    rows = [line for line in results.splitlines() if line.startswith("|") and NUMBER.search(line)]
     assert "beta-clip evaluate --model runs/" in results
     if name == "demo":
         assert all(re.match(r"\| (demo|scenes) \| scenes", row) for row in rows) and len(rows) > 20
@@ -207,13 +211,12 @@ def test_no_figure_without_its_command_or_source(name: str) -> None:
     assert not re.search(r"\d+\.\d+ ?%|R@\d+ (?:of )?\d", outside)
 
 
-def test_the_figures_of_the_demo_are_those_of_the_results() -> None:
+def test_the_numbers_of_the_demo_are_those_of_the_results() -> None:
     stored = json.loads((FOLDER / "demo_results.json").read_text(encoding="utf-8"))
-    measured = {
-        (result["protocol"], name): round(100 * figure["value"], 2)
-        for result in stored["tasks"].values()
-        for name, figure in result["figures"].items()
-    }
+    measured = {}
+    for result in stored["tasks"].values():
+        for name, metric in result["figures"].items():
+            measured[result["protocol"], name] = round(100 * metric["value"], 2)
     assert f"{stored['model']['parameters'] / 1e6:.1f} million parameters" in text_of("demo")
-    told = ModelCard.load(FOLDER / "demo.md").data.eval_results
-    assert {(one.dataset_name, one.metric_type): one.metric_value for one in told} == measured
+    entries = ModelCard.load(FOLDER / "demo.md").data.eval_results
+    assert {(entry.dataset_name, entry.metric_type): entry.metric_value for entry in entries} == measured

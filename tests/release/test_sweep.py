@@ -38,17 +38,18 @@ def test_a_sweep_evaluates_each_alpha(tiny_clip_dir, tuned_dir, photos, tmp_path
     evaluation = ["--tasks", "photos", "--data", str(photos), "--device", "cpu", "--batch-size", "2"]
     assert main([*command, *evaluation]) == 0
     summary = json.loads((out / "sweep.json").read_text())
-    assert [one["alpha"] for one in summary["alphas"]] == [0, 0.25, 1]
+    assert [point["alpha"] for point in summary["alphas"]] == [0, 0.25, 1]
     assert summary["settings"]["data"] == str(photos) and summary["environment"]["torch"] == torch.__version__
-    for one in summary["alphas"]:
-        folder = out / f"alpha_{one['alpha']:g}"
-        assert one["model"]["sha256"] == model_hash(BetaCLIPModel.from_pretrained(folder))
-        assert one["tasks"] == json.loads((folder / "evaluation/results.json").read_text())["tasks"]
+    for point in summary["alphas"]:
+        folder = out / f"alpha_{point['alpha']:g}"
+        assert point["model"]["sha256"] == model_hash(BetaCLIPModel.from_pretrained(folder))
+        assert point["tasks"] == json.loads((folder / "evaluation/results.json").read_text())["tasks"]
     assert summary["alphas"][2]["model"]["sha256"] == model_hash(BetaCLIPModel.from_pretrained(tuned_dir))
     table = capsys.readouterr().out.splitlines()
     assert table[1].split() == ["chance", "0", "0.25", "1"]
     (line,) = (line for line in table if line.startswith("photos: long/cls/text_to_image/R@1 "))
-    values = [one["tasks"]["photos"]["figures"]["long/cls/text_to_image/R@1"]["value"] for one in summary["alphas"]]
+    key = "long/cls/text_to_image/R@1"
+    values = [point["tasks"]["photos"]["figures"][key]["value"] for point in summary["alphas"]]
     assert line.split()[-4:] == ["25.0", *(f"{100 * value:.1f}" for value in values)]
     assert any("hard_negatives/conditioned/accuracy" in line for line in table)
     assert not any("R@5" in line or "median" in line for line in table)

@@ -1,5 +1,7 @@
 """Selective recomputation: the same gradients, less kept, and no matrix product done twice."""
 
+from typing import NamedTuple
+
 import pytest
 import torch
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint
@@ -10,16 +12,25 @@ from beta_clip_hf.training.recomputation import keep_linear_outputs
 from training.tiny_runs import TensorCollator, TensorRows
 
 
+class Step(NamedTuple):
+    loss: float
+    gradients: dict[str, torch.Tensor]
+    products: int
+    """Floating-point operations of the products with weights."""
+
+
 def step(model, batch, autocast=False):
-    """Loss and gradients of a step, and how many floating-point operations its products with weights took."""
+    """Runs a step without an optimiser."""
     model.zero_grad()
     with FlopCounterMode(display=False) as counter:
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             loss = model(**batch).loss
         loss.backward()
-    of_products = counter.get_flop_counts()["Global"]
-    count = of_products[torch.ops.aten.addmm] + of_products[torch.ops.aten.mm]
-    return loss.item(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}, count
+    flops = counter.get_flop_counts()["Global"]
+    gradients = {
+        name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None
+    }
+    return Step(loss.item(), gradients, flops[torch.ops.aten.addmm] + flops[torch.ops.aten.mm])
 
 
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing_enable. is deprecated")  # its new name is unknown to 5.17
@@ -38,13 +49,15 @@ def test_gradients_are_the_same_and_no_product_with_weights_is_done_twice(tiny_m
             tiny_model.gradient_checkpointing_enable({"use_reentrant": False, **options})
         torch.manual_seed(0)
         results[how] = step(tiny_model, batch, autocast)
-    loss, expected, products = results["kept"]
-    assert any(gradient.abs().max() > 1e-3 for gradient in expected.values())
+    expected = results["kept"]
+    assert any(gradient.abs().max() > 1e-3 for gradient in expected.gradients.values())
     for how in ("selective", "full"):
-        assert results[how][0] == loss
-        assert results[how][1].keys() == expected.keys()
-        assert all(torch.equal(results[how][1][name], gradient) for name, gradient in expected.items()), how
-    assert results["selective"][2] == products < results["full"][2]
+        result = results[how]
+        assert result.loss == expected.loss
+        assert result.gradients.keys() == expected.gradients.keys()
+        for name, gradient in expected.gradients.items():
+            assert torch.equal(result.gradients[name], gradient), (how, name)
+    assert results["selective"].products == expected.products < results["full"].products
 
 
 def test_a_block_keeps_the_outputs_of_all_linear_layers_but_the_last(tiny_model, monkeypatch):

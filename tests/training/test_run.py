@@ -1,4 +1,4 @@
-"""`beta-clip train` from a configuration to a directory that loads again; streams; rows that cannot be used."""
+"""Training from a configuration to a directory that loads again; streams; rows that cannot be used."""
 
 import io
 import json
@@ -163,8 +163,8 @@ def test_a_stream_goes_on_after_its_end_and_resumes_bit_for_bit(shards, tmp_path
     cut.train()
     resumed = trainer_of("cut", resume=True)
     train_and_report(resumed, str(tmp_path / "cut" / "checkpoint-7"))
-    expected, found = whole.model.state_dict(), resumed.model.state_dict()
-    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    expected, weights = whole.model.state_dict(), resumed.model.state_dict()
+    assert all(torch.equal(expected[name], weights[name]) for name in expected)
     assert whole.data_collator._epoch.get() > 0  # there was a second pass, with other texts
 
 

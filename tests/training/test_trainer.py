@@ -64,9 +64,11 @@ def gradients_of(trainer, batches):
     model = trainer.model
     for batch in batches:
         trainer.training_step(model, batch)
-    found = {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
+    gradients = {
+        name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None
+    }
     model.zero_grad()
-    return found
+    return gradients
 
 
 def test_accumulation_is_the_mean_of_the_micro_batches(tiny_config, tmp_path):
@@ -81,7 +83,7 @@ def test_accumulation_is_the_mean_of_the_micro_batches(tiny_config, tmp_path):
     single = [gradients_of(trainer, [batch]) for batch in batches]
     assert max(gradient.abs().max() for gradient in accumulated.values()) > 1e-3
     for name, gradient in accumulated.items():
-        mean = sum(one[name] for one in single) / 3
+        mean = sum(gradients[name] for gradients in single) / 3
         torch.testing.assert_close(gradient, mean, rtol=0, atol=1e-12)
 
 

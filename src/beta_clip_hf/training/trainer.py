@@ -152,8 +152,9 @@ class BetaCLIPTrainer(Trainer):
         if self._contrast is not None and model.training:
             with self._contrast.micro_batch(next(self._micro_batches)):
                 outputs = model(**inputs)
-            # The Trainer divides by the number of micro-batches: right for the value, each of which is the whole loss,
-            # and not for the gradients, which add up.
+            # The Trainer divides the loss of each micro-batch by their number. That is right for the value, because
+            # each is the whole loss, but not for the gradients, which add up: each must be that many times as large.
+            # The added term is 0 and has the gradient of the missing multiples.
             others = self.current_gradient_accumulation_steps - 1
             outputs.loss = outputs.loss + others * (outputs.loss - outputs.loss.detach())
         else:
@@ -162,7 +163,9 @@ class BetaCLIPTrainer(Trainer):
         if model.training:
             self._guard.watch(outputs.loss)
             self._loss_log.add(outputs.losses)
-        return (outputs.loss, outputs) if return_outputs else outputs.loss
+        if return_outputs:
+            return outputs.loss, outputs
+        return outputs.loss
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Moves a batch and its plan to the device, from pinned memory without waiting."""
