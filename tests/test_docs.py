@@ -1,5 +1,6 @@
 """The documents: the site builds without a warning, and every link leads somewhere."""
 
+import ast
 import os
 import re
 import subprocess
@@ -64,3 +65,28 @@ def test_the_readme_is_short_and_in_order() -> None:
     assert len(readme.split()) <= 1400
     headings = re.findall(r"^## (.+)$", FENCES.sub("", readme), flags=re.MULTILINE)
     assert headings[:5] == ["Install", "Use a model", "Try it", "Fine-tune on your photos", "I want to …"]
+
+
+def message_templates() -> list[str]:
+    """Every string of the source that has several words, with `…` for the parts that are filled in."""
+    templates = []
+    for path in sorted((PROJECT / "src").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                parts = [part.value if isinstance(part, ast.Constant) else "…" for part in node.values]
+                templates.append("".join(map(str, parts)))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value:
+                # Of the logging module and of `str.format`.
+                templates.append(re.sub(r"%[sdg]|\{\d\}|\{\w*\}", "…", node.value))
+    return templates
+
+
+def test_messages_of_the_troubleshooting_page_are_our_own() -> None:
+    page = (PROJECT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    messages = re.findall(r"^### `(.+)`$", page, flags=re.MULTILINE)
+    assert len(messages) >= 20
+    templates = message_templates()
+    for message in messages:
+        pieces = [re.escape(piece) for piece in message.split("…")]
+        pattern = re.compile(".*".join(pieces), flags=re.DOTALL)
+        assert any(pattern.search(template) for template in templates), f"no message of ours reads {message!r}"
