@@ -145,7 +145,7 @@ def test_a_part_without_rows_has_zero_gradients_for_all_columns():
 
 def test_rows_beyond_the_columns_are_our_mistake():
     v, u, scale = leaves_of()
-    with pytest.raises(AssertionError, match="each row has its own column"):
+    with pytest.raises(AssertionError, match="each row has a partner"):
         tiled_contrast(v[:5], u, logit_scale=scale, first_row=9)
 
 
@@ -298,9 +298,10 @@ def test_each_tile_costs_few_products(kind, beta, products, monkeypatch):
 
 
 @pytest.mark.parametrize("first_row", [0, 4])
-def test_tiles_cover_every_pair_once_and_know_their_own_pairs(first_row, side):
+def test_tiles_cover_every_pair_once_and_know_the_partners(first_row, side):
     v, u, scale = (leaf.detach() for leaf in leaves_of())
-    left, seen, own, same = v[first_row : first_row + 9], torch.zeros(9, ROWS), [], torch.zeros(9, ROWS)
+    left, partners = v[first_row : first_row + 9], []
+    seen, same = torch.zeros(9, ROWS), torch.zeros(9, ROWS)
     index = IMAGES["adjacent"]
     for tile in tiles_of(left, u, scale, first_row):
         shape = tile.logits_me.shape
@@ -308,11 +309,11 @@ def test_tiles_cover_every_pair_once_and_know_their_own_pairs(first_row, side):
         expected = scale * left[tile.rows] @ u[tile.columns].T
         torch.testing.assert_close(tile.logits_me, expected, rtol=0, atol=1e-13)
         seen[tile.rows, tile.columns] += 1
-        own += [
-            (row, tile.columns.start + tile.own_column + row - tile.rows.start) for row in range(ROWS)[tile.own_rows]
-        ]
+        first_column = tile.columns.start + tile.partner_column
+        for row in range(ROWS)[tile.rows_with_partner]:
+            partners.append((row, first_column + row - tile.rows.start))
         equal = tile.equal(index)
         same[tile.rows, tile.columns] = 0.0 if equal is None else equal.float()
     assert (seen == 1).all()
-    assert sorted(own) == [(row, first_row + row) for row in range(9)]
+    assert sorted(partners) == [(row, first_row + row) for row in range(9)]
     assert torch.equal(same.bool(), index[first_row : first_row + 9, None] == index)

@@ -10,22 +10,10 @@ from transformers import CLIPConfig
 ALIGNMENT_LOSSES = ("ce", "bce")
 CLIP_TEXT_POSITIONS = 77
 LONG_TEXT_POSITIONS = 248
-# Names of the two text paths of a model with `use_long_text_path`; a bool "is long" is a place in this tuple.
+# The text paths of a model with `use_long_text_path`. The number of a path is whether it is long.
 TEXT_PATHS = ("short", "long")
-# Keyword arguments of `from_pretrained` that say where to read from, and not what to make of it.
+# Keyword arguments of `from_pretrained` that say where a checkpoint is, and not how it is loaded.
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
-# Names of the two text paths of a model with `use_long_text_path`; a bool "is long" is a place in this tuple.
-TEXT_PATHS = ("short", "long")
-# Keyword arguments of `from_pretrained` that say where to read from, and not what to make of it.
-HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
-LOSS_PARTS = (
-    "clip_loss",
-    "short_clip_loss",
-    "beta_cal_loss",
-    "text_conditioned_loss",
-    "region_loss",
-    "hard_negative_loss",
-)
 
 
 class Granularity(IntEnum):
@@ -40,12 +28,13 @@ class Granularity(IntEnum):
 @strict
 class BetaCLIPConfig(CLIPConfig):
     r"""
-    Configuration of a [`BetaCLIPModel`]. Everything of [`~transformers.CLIPConfig`] is kept; a new configuration has
-    248 text positions where CLIP has 77 (with two text paths 77, and 248 for the long one), one read from a checkpoint
-    keeps the number written there.
+    Configures a [`BetaCLIPModel`]. It keeps everything of [`~transformers.CLIPConfig`].
 
-    The values that shape the loss (`beta`, `alignment_loss` and the weights) are read at each forward pass, so they
-    may be changed on a live model.
+    A new configuration has 248 text positions where CLIP has 77; with two text paths it has 77, and 248 for the long
+    one. A configuration that is read from a checkpoint keeps the number written there.
+
+    The values that shape the loss (`beta`, `alignment_loss` and the weights) are read at each forward pass: they may be
+    changed on a live model.
 
     Args:
         use_pooler (`bool`, defaults to `True`):
@@ -55,16 +44,19 @@ class BetaCLIPConfig(CLIPConfig):
         pooler_hidden_act (`str`, defaults to `"quick_gelu"`): Activation of the pooler's MLP.
         pooler_layer_norm_eps (`float`, defaults to 1e-5): Epsilon of the pooler's layer norms.
         pooler_qkv_layer_norm (`bool`, defaults to `False`):
-            LayerNorm on the pooler's queries and on its keys and values, as FLAIR has it; β-CLIP has none.
+            Whether there is a LayerNorm on the pooler's queries and on its keys and values, as in FLAIR; β-CLIP has
+            none.
         pooler_null_token (`bool`, defaults to `False`):
-            An extra all-zero key/value token that a text without a match in the image can look at (FLAIR).
-        pooler_logit_scale_init_value (`float | int`, defaults to 2.6592): ln(1/0.07), of the pooler's own logit scale.
+            Whether there is an extra all-zero key/value token, at which a text without a match in the image can look
+            (FLAIR).
+        pooler_logit_scale_init_value (`float | int`, defaults to 2.6592):
+            First value, ln(1/0.07), of the pooler's own logit scale.
         beta (`float | int`, defaults to 0.5):
             β of β-CAL, in [0, 1]: the weight of a text's siblings (other texts of the same image) as its positives.
         alignment_loss (`"ce" | "bce"`, defaults to `"ce"`): The form of β-CAL and of `text_conditioned_loss`.
         use_long_text_path (`bool`, defaults to `False`):
-            Whether there are two text paths, as in FG-CLIP: the short one is CLIP's own (77 positions), the long one,
-            for captions, has a table of positions and a projection of its own; the rest of the tower is shared.
+            Whether there are two text paths, as in FG-CLIP. The short one is CLIP's own (77 positions). The long one,
+            for captions, has a table of positions and a projection of its own. They share the rest of the tower.
         long_text_max_position_embeddings (`int`, defaults to 248): Positions of the long path.
         use_regions (`bool`, defaults to `False`):
             Whether the model learns from boxes: it then has logit scales for regions and for hard negatives.
@@ -80,11 +72,12 @@ class BetaCLIPConfig(CLIPConfig):
             every text, and the texts of other images are negatives. It costs B · T passes of the pooler.
         region_loss_weight (`float | int`, defaults to 0.1): Weight of `region_loss`.
         hard_negative_loss_weight (`float | int`, defaults to 0.5):
-            Weight of `hard_negative_loss` (FG-CLIP's β, which is not the β above). A part of weight 0, or one that the
-            batch has no rows for, is not computed.
+            Weight of `hard_negative_loss` (FG-CLIP's β, which is not the β above).
+
+    A part of the loss that has weight 0, or that the batch has no rows for, is not computed.
 
     Raises:
-        ValueError: where a value is outside of its range, or the heads do not divide `projection_dim`.
+        ValueError: If a value is outside of its range, or the heads do not divide `projection_dim`.
 
     Example:
 
@@ -121,7 +114,8 @@ class BetaCLIPConfig(CLIPConfig):
     hard_negative_loss_weight: int | float = 0.5
 
     def __post_init__(self, **kwargs: Any) -> None:
-        # A stock CLIP's file may leave its 77 positions out. Popped, so that this is not taken for a stock CLIP again.
+        # The file of a stock CLIP may leave out its 77 positions. The type is popped, so that the configuration made
+        # here is not taken for a stock CLIP again.
         is_stock_clip = kwargs.pop("model_type", self.model_type) == CLIPConfig.model_type
         if self.text_config is None or isinstance(self.text_config, dict):
             positions = CLIP_TEXT_POSITIONS if is_stock_clip or self.use_long_text_path else LONG_TEXT_POSITIONS
@@ -129,11 +123,15 @@ class BetaCLIPConfig(CLIPConfig):
         if self.short_clip_loss_weight is None:
             self.short_clip_loss_weight = float(self.use_long_text_path)
         super().__post_init__(**kwargs)
-        # `@strict` runs this once more, but wraps what it raises into an error that is no ValueError.
+        # `@strict` runs this once more, but turns its ValueError into an error of another type.
         self.validate_architecture()
 
     def validate_architecture(self) -> None:
-        """Part of `@strict`: run at construction. Raises `ValueError`."""
+        """Checks the values. `@strict` runs this at construction.
+
+        Raises:
+            ValueError: If a value is outside of its range.
+        """
         if self.use_pooler and self.projection_dim % self.pooler_num_attention_heads != 0:
             raise ValueError(
                 f"pooler_num_attention_heads must divide projection_dim ({self.projection_dim}), "
@@ -143,6 +141,7 @@ class BetaCLIPConfig(CLIPConfig):
             raise ValueError(f"beta must be in [0, 1], but is {self.beta}")
         if self.alignment_loss not in ALIGNMENT_LOSSES:
             raise ValueError(f"alignment_loss must be one of {ALIGNMENT_LOSSES}, but is {self.alignment_loss!r}")
+        # All weights, also those that a subclass adds.
         for name in type(self).__dataclass_fields__:
             if name.endswith("_loss_weight") and getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, but is {getattr(self, name)}")

@@ -49,8 +49,10 @@ class FlatBatchModel(BetaCLIPPreTrainedModel):
         is_long = None
         if self.long_text_projection is not None and batch.granularity is not None:
             is_long = batch.texts.is_long(batch.granularity)
-        plan = self._plan_batch(batch, input_ids, is_long) if batch.plan is None else batch.plan
-        # Pinned memory arrives while the GPU works on what came before.
+        plan = batch.plan
+        if plan is None:
+            plan = self._plan_batch(batch, input_ids, is_long)
+        # A copy from pinned memory runs beside what the GPU computes.
         plan = plan.to(input_ids.device, non_blocking=True)
         # The collator's plan covers the texts of regions too. Without a loss these are not encoded, and the model packs
         # the others itself.
@@ -71,29 +73,35 @@ class FlatBatchModel(BetaCLIPPreTrainedModel):
             if batch.has_loss and self.config.text_conditioned_loss_weight:
                 embeds.score_pairs = partial(self.pooler.score_pairs, patch_features_BPD)
         if batch.regions is not None:
+            regions = batch.regions
             region_features_RD = self.pool_boxes(
-                batch.pixel_values, patch_features_BPD, batch.regions, slots=plan.region_slots
+                batch.pixel_values, patch_features_BPD, regions, slots=plan.region_slots
             )
             embeds.region_RD = normalize(region_features_RD)
-        if batch.texts.region_input_ids is not None:
-            embeds.region_text_RD = region_text_RD
-            embeds.region_text_id_R = self.hash_texts(batch.texts.region_input_ids)
-        if batch.regions is not None and batch.texts.hard_input_ids is not None:
-            embeds.hard_text_ND = hard_text_ND
-            embeds.hard_region_index_N = batch.regions.hard_region_index
+            if batch.texts.region_input_ids is not None:
+                embeds.region_text_RD = region_text_RD
+                embeds.region_text_id_R = self.hash_texts(batch.texts.region_input_ids)
+            if batch.texts.hard_input_ids is not None:
+                embeds.hard_text_ND = hard_text_ND
+                embeds.hard_region_index_N = regions.hard_region_index
         return embeds
 
     # A graph cannot hold what depends on the values of a batch.
     @torch.compiler.disable
     def _plan_batch(self, batch: FlatBatch, input_ids: Tensor, is_long: Tensor | None) -> BatchPlan:
         """Plans a batch that has no plan. This waits for the GPU; nothing else in a training step does."""
-        granularity = batch.granularity if batch.has_loss else None
+        granularity_T = None
+        region_image_index_R = None
+        if batch.has_loss and batch.granularity is not None:
+            granularity_T = batch.granularity.cpu()
+        if batch.regions is not None:
+            region_image_index_R = batch.regions.image_index.cpu()
         return plan_batch(
             self.plan_texts(input_ids, is_long),
             batch.image_index.cpu(),
             len(batch.pixel_values),
-            granularity_T=None if granularity is None else granularity.cpu(),
-            region_image_index_R=None if batch.regions is None else batch.regions.image_index.cpu(),
+            granularity_T=granularity_T,
+            region_image_index_R=region_image_index_R,
         )
 
     def pool_boxes(
@@ -136,8 +144,10 @@ class FlatBatchModel(BetaCLIPPreTrainedModel):
         An argument that is left out keeps what an outer block has set.
         """
         before = self._gather, self._objective
-        self._gather = gather if gather is not None else self._gather
-        self._objective = objective if objective is not None else self._objective
+        if gather is not None:
+            self._gather = gather
+        if objective is not None:
+            self._objective = objective
         try:
             yield
         finally:
@@ -145,11 +155,11 @@ class FlatBatchModel(BetaCLIPPreTrainedModel):
 
     def loss_scales(self) -> dict[str, Tensor]:
         """Returns the logarithm of the logit scale of each part of the loss that this model can compute, by name."""
-        return {
-            name: self.get_parameter(part.logit_scale)
-            for name, part in LOSS_PARTS.items()
-            if part.requires is None or getattr(self.config, part.requires)
-        }
+        scales = {}
+        for name, part in LOSS_PARTS.items():
+            if part.requires is None or getattr(self.config, part.requires):
+                scales[name] = self.get_parameter(part.logit_scale)
+        return scales
 
 
 __all__ = ["FlatBatchModel"]

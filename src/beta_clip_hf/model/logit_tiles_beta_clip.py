@@ -1,6 +1,7 @@
 """The logits of a contrastive loss one tile at a time, and what is summed up from tile to tile.
 
-Letters: N left rows, M right rows (the columns of the logits), D width; n, m: rows and columns of one tile.
+Every row on the left has a partner on the right, the column with the same number among all rows: an image and its
+caption, a contextualised embedding and its text.
 """
 
 from collections.abc import Iterator
@@ -12,138 +13,178 @@ import torch
 from torch import Tensor
 
 
-# Longest side of a tile: two buffers of float32 take 8 MB, which a CPU's cache holds, or 32 MB, which a GPU's holds.
-CPU_TILE, DEVICE_TILE = 1024, 2048
+# Longest side of a tile. Its two buffers of float32 take 8 MB, which fit a CPU's cache, or 32 MB, which fit a GPU's.
+CPU_TILE = 1024
+DEVICE_TILE = 2048
 
 
 @dataclass
 class Tile:
     """
-    One tile of S_ij = s · left_i·right_j. `logits` and `scratch` may be overwritten, and are by the next tile.
+    Holds one tile of S_ij = s · left_i·right_j.
 
-    `own_column` is the column within the tile, in it or not, that belongs to the tile's first row.
+    Both tensors may be overwritten: the next tile uses the same memory.
+
+    Args:
+        rows, columns: The rows and columns of all logits that the tile covers.
+        partner_column: The partner of the tile's first row, as a column of the tile. It may lie outside of the tile.
+        logits_me: The logits.
+        scratch_me: Memory of the same shape.
     """
 
     rows: slice
     columns: slice
-    own_column: int
+    partner_column: int
     logits_me: Tensor
     scratch_me: Tensor
 
     @property
-    def own_rows(self) -> slice:
-        """The rows, among all N, whose own column is in the tile."""
-        start = self.rows.start + max(0, -self.own_column)
-        return slice(start, start + len(self.own(self.logits_me)))
+    def rows_with_partner(self) -> slice:
+        """The rows, among all left rows, whose partner is in the tile."""
+        start = self.rows.start + max(0, -self.partner_column)
+        return slice(start, start + len(self.partners(self.logits_me)))
 
-    def own(self, values_me: Tensor) -> Tensor:
-        """A view of the values of the pairs of a row and its own column."""
-        return values_me.diagonal(self.own_column)
+    def partners(self, values_me: Tensor) -> Tensor:
+        """Returns a view of the values of the pairs of a row and its partner."""
+        return values_me.diagonal(self.partner_column)
 
     def equal(self, id_E: Tensor) -> Tensor | None:
-        """Which pairs have the same id, `(n, m)`; `None` where it is known at no cost that none has."""
-        first = self.columns.start + self.own_column
-        row_id_m, column_id_e = id_E[first : first + len(self.logits_me)], id_E[self.columns]
-        if id_E.device.type == "cpu":  # elsewhere the question would wait for its answer
-            (lowest, highest), (lowest_column, highest_column) = row_id_m.aminmax(), column_id_e.aminmax()
+        """Returns which pairs have the same id, `(m, e)`; `None` if it costs nothing to know that none has."""
+        first = self.columns.start + self.partner_column
+        row_id_m = id_E[first : first + len(self.logits_me)]
+        column_id_e = id_E[self.columns]
+        # On a GPU, asking for the ranges of the ids would wait for the answer.
+        if id_E.device.type == "cpu":
+            lowest, highest = row_id_m.aminmax()
+            lowest_column, highest_column = column_id_e.aminmax()
             if lowest > highest_column or highest < lowest_column:
                 return None
         return row_id_m[:, None] == column_id_e
 
     def leave_out_equal(self, id_E: Tensor | None) -> None:
-        """Takes the pairs of different rows with the same id out of every softmax."""
-        equal_me = None if id_E is None else self.equal(id_E)
+        """Takes pairs of different rows with the same id out of every softmax."""
+        if id_E is None:
+            return
+        equal_me = self.equal(id_E)
         if equal_me is not None:
-            self.own(equal_me).fill_(False)
+            self.partners(equal_me).fill_(False)
             self.logits_me.masked_fill_(equal_me, -torch.inf)
 
 
 def tiles_of(left_MD: Tensor, right_ED: Tensor, scale: Tensor, first_row: int) -> Iterator[Tile]:
     """
-    All tiles of the logits, in two buffers.
+    Yields all tiles of the logits; all of them use the same two buffers.
 
     Args:
-        left_MD (`Tensor` of shape `(N, D)`), right_ED (`Tensor` of shape `(M, D)`): in the precision of the logits.
+        left_MD (`Tensor` of shape `(M, D)`): The left rows, in the precision of the logits.
+        right_ED (`Tensor` of shape `(E, D)`): The right rows, in the same precision.
         scale (scalar `Tensor`): s.
-        first_row (`int`): row i's own column is `first_row + i`.
+        first_row (`int`): The partner of left row i is right row `first_row + i`.
     """
-    assert first_row + len(left_MD) <= len(right_ED), "each row has its own column"
-    row_blocks, column_blocks = _cut(left_MD), _cut(right_ED)
-    largest = [max((block.stop - block.start for block in blocks), default=0) for blocks in (row_blocks, column_blocks)]
-    logits, scratch = left_MD.new_empty(largest[0] * largest[1]), left_MD.new_empty(largest[0] * largest[1])
+    assert first_row + len(left_MD) <= len(right_ED), "each row has a partner"
+    row_blocks = _blocks(left_MD)
+    column_blocks = _blocks(right_ED)
+    size = _longest(row_blocks) * _longest(column_blocks)
+    logits = left_MD.new_empty(size)
+    scratch = left_MD.new_empty(size)
     for rows in row_blocks:
         scaled_mD = left_MD[rows] * scale
         for columns in column_blocks:
-            n, m = rows.stop - rows.start, columns.stop - columns.start
-            logits_me, scratch_me = logits[: n * m].view(n, m), scratch[: n * m].view(n, m)
-            # Autocast leaves a product with `out` alone: logits up to 100 need more digits than half precision has.
+            shape = (rows.stop - rows.start, columns.stop - columns.start)
+            num_logits = shape[0] * shape[1]
+            logits_me = logits[:num_logits].view(shape)
+            # Autocast does not change a product with `out`: logits up to 100 need more digits than half precision has.
             torch.mm(scaled_mD, right_ED[columns].T, out=logits_me)
-            yield Tile(rows, columns, first_row + rows.start - columns.start, logits_me, scratch_me)
+            partner_column = first_row + rows.start - columns.start
+            yield Tile(rows, columns, partner_column, logits_me, scratch[:num_logits].view(shape))
 
 
 class OnlineLogSumExp:
     """
-    The log-sum-exp of each row of logits that come tile by tile, kept as a shift, the largest logit so far, and the sum
-    of exp(logit − shift): nothing overflows, and the difference loses no digit where it matters, near 0.
+    Computes the log-sum-exp of each row of logits that come tile by tile.
+
+    It keeps a shift, the largest logit so far, and the sum of exp(logit − shift). Nothing overflows, and the difference
+    loses no digit where it matters, near 0.
     """
 
     def __init__(self, embeds_MD: Tensor) -> None:
-        # Not −∞: all that a tile has for a row may be left out, and −∞ − (−∞) is no number.
+        # Not −∞: a tile may have no logit for a row, and −∞ − (−∞) is not a number.
         self.shift_M = embeds_MD.new_full((len(embeds_MD),), torch.finfo(embeds_MD.dtype).min)
         self.sum_M = torch.zeros_like(self.shift_M)
 
     def add(self, tile: Tile, rows: slice, dim: int) -> None:
-        """Logits of some rows, along `dim` of a tile; overwrites its scratch."""
-        old_m = self.shift_M[rows].clone()
-        shift_m = torch.maximum(old_m, tile.logits_me.amax(dim), out=self.shift_M[rows])
-        terms_me = torch.sub(tile.logits_me, shift_m.unsqueeze(dim), out=tile.scratch_me).exp_()
-        self.sum_M[rows] = self.sum_M[rows] * (old_m - shift_m).exp() + terms_me.sum(dim)
+        """Adds the logits of some rows, which lie along `dim` of a tile; overwrites its scratch."""
+        old_shift_m = self.shift_M[rows].clone()
+        new_shift_m = torch.maximum(old_shift_m, tile.logits_me.amax(dim), out=self.shift_M[rows])
+        terms_me = torch.sub(tile.logits_me, new_shift_m.unsqueeze(dim), out=tile.scratch_me).exp_()
+        self.sum_M[rows] = self.sum_M[rows] * (old_shift_m - new_shift_m).exp() + terms_me.sum(dim)
 
     def value(self) -> Tensor:
-        """`(N,)`; −∞ for a row that got no logit, or none but −∞."""
+        """Returns the log-sum-exps, `(M,)`; −∞ for a row that has no logit above −∞."""
         return self.shift_M + self.sum_M.log()
 
 
 class EmbedGradients:
-    """Gradients of left, right and s, those that are needed, summed up from gradients of the logits tile by tile."""
+    """Sums up gradients of left, right and s, as far as they are needed, from gradients of the logits of each tile."""
 
     def __init__(self, ctx: Any, left_MD: Tensor, right_ED: Tensor, scale: Tensor) -> None:
-        self.left_MD, self.right_ED, self.scale = left_MD, right_ED, scale
-        self.need_left, self.need_right, self.need_scale = ctx.needs_input_grad[:3]
-        self.needed = self.need_left or self.need_right or self.need_scale
-        self.left_grad_MD = torch.zeros_like(left_MD) if self.need_left or self.need_scale else None
-        self.right_grad_ED = torch.zeros_like(right_ED) if self.need_right else None
+        self.left_MD = left_MD
+        self.right_ED = right_ED
+        self.scale = scale
+        self.need_left, need_right, self.need_scale = ctx.needs_input_grad[:3]
+        self.left_grad_MD: Tensor | None = None
+        self.right_grad_ED: Tensor | None = None
+        # The gradient of s is computed from that of the left side.
+        if self.need_left or self.need_scale:
+            self.left_grad_MD = torch.zeros_like(left_MD)
+        if need_right:
+            self.right_grad_ED = torch.zeros_like(right_ED)
+
+    @property
+    def needed(self) -> bool:
+        """Whether any gradient is needed."""
+        return self.left_grad_MD is not None or self.right_grad_ED is not None
 
     def add(self, tile: Tile, grad_me: Tensor) -> None:
-        """In place, which autocast leaves alone, too."""
+        """Adds the gradients that the logits of a tile cause."""
+        # In place, which autocast does not change.
         if self.left_grad_MD is not None:
             self.left_grad_MD[tile.rows].addmm_(grad_me, self.right_ED[tile.columns])
         if self.right_grad_ED is not None:
             self.right_grad_ED[tile.columns].addmm_(grad_me.T, self.left_MD[tile.rows])
 
     def finished(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """The three gradients, `None` where one is not needed."""
+        """Returns the gradients of left, right and s, `None` for one that is not needed."""
         scale_grad = None
         if self.need_scale and self.left_grad_MD is not None:
-            scale_grad = row_dots(self.left_MD, self.left_grad_MD).sum()  # before s is multiplied in
+            # Before s is multiplied in.
+            scale_grad = row_dots(self.left_MD, self.left_grad_MD).sum()
         for grad in (self.left_grad_MD, self.right_grad_ED):
             if grad is not None:
                 grad *= self.scale
-        return self.left_grad_MD if self.need_left else None, self.right_grad_ED, scale_grad
+        left_grad_MD = self.left_grad_MD if self.need_left else None
+        return left_grad_MD, self.right_grad_ED, scale_grad
 
 
 def row_dots(left_MD: Tensor, right_MD: Tensor) -> Tensor:
-    """left_i·right_i, `(N,)`, without a third tensor of their size."""
-    parts = [(left_MD[rows] * right_MD[rows]).sum(dim=1) for rows in _cut(left_MD)]
+    """Returns left_i·right_i, `(M,)`, without a third tensor of their size."""
+    parts = [(left_MD[rows] * right_MD[rows]).sum(dim=1) for rows in _blocks(left_MD)]
     return torch.cat([left_MD.new_zeros(0), *parts])
 
 
-def _cut(embeds_MD: Tensor) -> list[slice]:
-    """Blocks of rows, none longer than a tile's side and none much shorter than the others."""
-    length, side = len(embeds_MD), CPU_TILE if embeds_MD.device.type == "cpu" else DEVICE_TILE
-    count = -(-length // side)
-    edges = [length * block // count for block in range(count + 1)] if count else []
+def _blocks(embeds_MD: Tensor) -> list[slice]:
+    """Cuts the rows into blocks, none longer than a tile's side and none much shorter than the others."""
+    if len(embeds_MD) == 0:
+        return []
+    side = CPU_TILE if embeds_MD.device.type == "cpu" else DEVICE_TILE
+    count = -(-len(embeds_MD) // side)
+    edges = [len(embeds_MD) * block // count for block in range(count + 1)]
     return [slice(start, stop) for start, stop in pairwise(edges)]
+
+
+def _longest(blocks: list[slice]) -> int:
+    """Returns the length of the longest block, 0 without any."""
+    return max((block.stop - block.start for block in blocks), default=0)
 
 
 __all__ = ["EmbedGradients", "OnlineLogSumExp", "Tile", "row_dots", "tiles_of"]

@@ -104,6 +104,7 @@ class BetaCLIPModel(FlatBatchModel):
                 B ≠ T in a plain batch, no `granularity`, an image with no caption or several, boxes for a model
                 without `use_regions`.
         """
+        # `CLIPModel` does not know it.
         plan = kwargs.pop("plan", None)
         if input_ids is None or pixel_values is None:
             raise ValueError("input_ids and pixel_values must both be given; for one of them see get_…_features")
@@ -124,6 +125,7 @@ class BetaCLIPModel(FlatBatchModel):
                 hard_region_index,
             )
         has_loss = bool(return_loss)
+        # Texts of regions serve a loss only.
         texts = self.texts_to_encode(input_ids, regions if has_loss else None)
         batch = FlatBatch(pixel_values, texts, image_index, granularity, regions, plan, has_loss)
         embeds = self.embed_batch(batch, interpolate_pos_encoding)
@@ -166,17 +168,16 @@ class BetaCLIPModel(FlatBatchModel):
         **kwargs: Any,
     ) -> Any:
         r"""
-        As `CLIPModel.get_text_features`: `.pooler_output` is `(T, D)`, un-normalised.
+        Encodes texts as `CLIPModel.get_text_features` does: `.pooler_output` is `(T, D)`, un-normalised.
 
         Args:
-            input_ids, attention_mask (`Tensor` of shape `(T, L)`), position_ids: as in `CLIPModel`.
+            input_ids, attention_mask (`Tensor` of shape `(T, L)`), position_ids: As in `CLIPModel`.
             path (`"short" | "long"`, *optional*):
-                For models with two text paths (`use_long_text_path`): "short", the default, is CLIP's own table of (77)
-                positions and projection; "long" is for texts of up to 248 tokens. Other models take `None` only.
+                The path of a model with two (`use_long_text_path`). "short", the default, has CLIP's own (77) positions
+                and projection; "long" is for texts of up to 248 tokens. Other models take `None` only.
 
         Raises:
-            ValueError: if a model with one path is given another than `None`, one with two an unknown name, or a text
-                has more tokens than its path has positions.
+            ValueError: If the model does not have the path, or a text has more tokens than its path has positions.
         """
         is_long = self.is_long_path(path)
         if self.long_text_projection is None:
@@ -185,18 +186,19 @@ class BetaCLIPModel(FlatBatchModel):
 
     def get_patch_features(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False) -> Tensor:
         r"""
-        Dense image features: the values of the last vision block, projected like the image embedding.
+        Encodes images to dense features: the values of the last vision block, projected like the image embedding.
 
         Args:
-            pixel_values (`Tensor` of shape `(B, 3, S, S)`): normalised pixels.
-            interpolate_pos_encoding (`bool`): as in `CLIPModel`.
+            pixel_values (`Tensor` of shape `(B, 3, height, width)`): Normalised pixels.
+            interpolate_pos_encoding (`bool`): As in `CLIPModel`, for images of another size.
 
         Returns:
             `(B, P, D)`, un-normalised, row-major over the grid.
 
         Source: the releases of β-CLIP and FG-CLIP (the same in both); MaskCLIP's idea.
         """
-        return self.encode_images(pixel_values, interpolate_pos_encoding)[1]
+        _, patch_features_BPD = self.encode_images(pixel_values, interpolate_pos_encoding)
+        return patch_features_BPD
 
     def get_region_features(
         self,
@@ -207,21 +209,21 @@ class BetaCLIPModel(FlatBatchModel):
         interpolate_pos_encoding: bool = False,
     ) -> Tensor:
         r"""
-        One vector per box: RoIAlign of the patch features, see [`roi_align`].
+        Encodes boxes: one vector per box, by RoIAlign of the patch features, see [`roi_align`].
 
         Args:
-            pixel_values (`Tensor` of shape `(B, 3, height, width)`): normalised pixels.
-            boxes (`Tensor` of shape `(R, 4)`): any number per image; never clipped.
+            pixel_values (`Tensor` of shape `(B, 3, height, width)`): Normalised pixels.
+            boxes (`Tensor` of shape `(R, 4)`): Any number per image; never clipped.
             region_image_index (`Tensor` of shape `(R,)`, int64, *optional*):
-                The image of each box. Left out: boxes and images in pairs (R = B), or all boxes on one image (B = 1).
+                The image of each box. By default boxes and images come in pairs (R = B), or there is one image.
             box_format (`str`): "xyxy_normalized", "xyxy_pixels" or "xywh_pixels" (pixels of `pixel_values`).
-            interpolate_pos_encoding (`bool`): as in `CLIPModel`, for images of another size.
+            interpolate_pos_encoding (`bool`): As in `CLIPModel`, for images of another size.
 
         Returns:
             `(R, D)`, un-normalised; exact zeros for a box without area.
 
         Raises:
-            ValueError: for an unknown format, boxes that are not `(R, 4)`, or R that fits neither B nor 1 image.
+            ValueError: If the format is unknown, the boxes are not `(R, 4)`, or there are neither R images nor one.
 
         Source: FG-CLIP (arXiv 2505.05071), region features.
         """
@@ -242,22 +244,24 @@ class BetaCLIPModel(FlatBatchModel):
         output_attentions: bool = False,
     ) -> Tensor | tuple[Tensor, Tensor]:
         r"""
-        The embedding of an image as each text sees it.
+        Embeds images as each text sees them.
 
         Args:
-            pixel_values (`(B, 3, S, S)`) or patch_features (`(B, P, D)`, from [`get_patch_features`]): the images.
-            input_ids (`(T, L)`, right-padded) or text_embeds (`(T, D)`, normalised or not): the texts.
+            pixel_values (`(B, 3, height, width)`) or patch_features (`(B, P, D)`, from [`get_patch_features`]):
+                The images.
+            input_ids (`(T, L)`, right-padded) or text_embeds (`(T, D)`, normalised or not): The texts.
             image_index (`Tensor` of shape `(T,)`, int64, *optional*):
-                The image of each text. Left out: texts and images in pairs (T = B), or all texts on one image (B = 1).
-            attention_mask: accepted, so that a processor's output may be passed whole; EOS ends a text.
-            path: of the texts, as in [`get_text_features`].
-            output_attentions (`bool`): also return where each text looked.
+                The image of each text. By default texts and images come in pairs (T = B), or there is one image.
+            attention_mask: Not used, as EOS ends a text; accepted so that all a processor returns can be passed.
+            path: The path of the texts, as in [`get_text_features`].
+            output_attentions (`bool`): Also return where each text looked.
 
         Returns:
             `(T, D)`, L2-normalised; with `output_attentions` also the attention `(T, H, P)`.
 
         Raises:
-            ValueError: if the model has no pooler, an input is missing or given twice, or T fits neither B nor 1 image.
+            ValueError: If the model has no pooler, an input is missing or given twice, or there are neither T images
+                nor one.
         """
         pooler = self._pooler_or_error()
         if (pixel_values is None) == (patch_features is None):
@@ -273,10 +277,11 @@ class BetaCLIPModel(FlatBatchModel):
             text_embeds = self.encode_texts(input_ids, is_long)
         index = index_or_pairs(image_index, len(patch_features), len(text_embeds), "texts", text_embeds.device)
         pooled_TD, attentions_THP = pooler(text_embeds, patch_features, index, output_attentions)
-        return (normalize(pooled_TD), attentions_THP) if output_attentions else normalize(pooled_TD)
+        pooled_TD = normalize(pooled_TD)
+        return (pooled_TD, attentions_THP) if output_attentions else pooled_TD
 
     def score_pairs(self, patch_features: Tensor, text_embeds: Tensor, *, chunk_size: int | None = None) -> Tensor:
-        """Text-conditioned score of EVERY image with every text, `(B, T)`: [`TextConditionedPooler.score_pairs`]."""
+        """Scores EVERY image with every text, `(B, T)`, see [`TextConditionedPooler.score_pairs`]."""
         return self._pooler_or_error().score_pairs(patch_features, text_embeds, chunk_size=chunk_size)
 
     def score_candidates(
@@ -288,11 +293,17 @@ class BetaCLIPModel(FlatBatchModel):
         *,
         chunk_size: int | None = None,
     ) -> Tensor:
-        """The same for pairs of a shortlist only: [`TextConditionedPooler.score_candidates`]."""
-        pairs = (patch_features, text_embeds, image_index, text_index)
-        return self._pooler_or_error().score_candidates(*pairs, chunk_size=chunk_size)
+        """Scores the pairs of a shortlist, see [`TextConditionedPooler.score_candidates`]."""
+        return self._pooler_or_error().score_candidates(
+            patch_features, text_embeds, image_index, text_index, chunk_size=chunk_size
+        )
 
     def _pooler_or_error(self) -> TextConditionedPooler:
+        """Returns the pooler.
+
+        Raises:
+            ValueError: If the model has none.
+        """
         if self.pooler is None:
             raise ValueError("use_pooler must be True for text-conditioned features, but is False")
         return self.pooler
