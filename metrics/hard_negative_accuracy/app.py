@@ -1,4 +1,4 @@
-"""The page of the Space: predictions and references as JSON."""
+"""The page of the Space, which takes predictions and references as JSON."""
 
 import json
 
@@ -7,6 +7,7 @@ from hard_negative_accuracy import HardNegativeAccuracy
 
 
 def compute(predictions: str, references: str) -> dict[str, float]:
+    """Computes the metric from JSON lists of scores of groups of texts, and of the index of the true text of each."""
     metric = HardNegativeAccuracy(keep_in_memory=True)
     return metric.compute(predictions=json.loads(predictions), references=json.loads(references))
 

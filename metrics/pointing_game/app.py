@@ -1,4 +1,4 @@
-"""The page of the Space: predictions and references as JSON."""
+"""The page of the Space, which takes predictions and references as JSON."""
 
 import json
 
@@ -7,6 +7,7 @@ from pointing_game import PointingGame
 
 
 def compute(predictions: str, references: str) -> dict[str, float]:
+    """Computes the metric from JSON lists of heat maps, and of the boxes of each phrase."""
     metric = PointingGame(keep_in_memory=True)
     return metric.compute(predictions=json.loads(predictions), references=json.loads(references))
 

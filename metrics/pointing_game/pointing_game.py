@@ -1,4 +1,4 @@
-"""For `evaluate.load`, which takes the class from this file; it is part of the package beta-clip-hf."""
+"""`evaluate.load` takes the metric from this file. Its code is in the package beta-clip-hf."""
 
 from beta_clip_hf.evaluation.hub_metrics import PointingGame
 

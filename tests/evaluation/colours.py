@@ -22,7 +22,7 @@ class ColourProcessor:
         self.tokenizer = SimpleNamespace(model_max_length=1)
 
     def __call__(self, text, **lengths):
-        return BatchFeature({"input_ids": torch.tensor([[list(COLOURS).index(one)] for one in text])})
+        return BatchFeature({"input_ids": torch.tensor([[list(COLOURS).index(name)] for name in text])})
 
 
 class ColourModel(nn.Module):

@@ -51,7 +51,7 @@ def match_ranks(scores, relevant):
 
 def retrieval_ranks(scores, image_index):
     """The same both ways, of a whole (images, texts) score matrix."""
-    relevant = [[image == of_text for of_text in image_index] for image in range(len(scores))]
+    relevant = [[image == own_image for own_image in image_index] for image in range(len(scores))]
     columns = [list(column) for column in zip(*scores, strict=True)]
     return match_ranks(scores, relevant), match_ranks(columns, [list(column) for column in zip(*relevant, strict=True)])
 
@@ -60,7 +60,11 @@ def paired_difference(values, clusters, draws):
     """The mean of each resample, which is a list of clusters, some of them several times."""
     means = []
     for drawn in draws:
-        resample = [value for cluster in drawn for value, own in zip(values, clusters, strict=True) if own == cluster]
+        resample = []
+        for drawn_cluster in drawn:
+            for value, cluster in zip(values, clusters, strict=True):
+                if cluster == drawn_cluster:
+                    resample.append(value)
         means.append(sum(resample) / len(resample))
     return means
 

@@ -69,8 +69,8 @@ def write(folder, values, *, clusters=IMAGE_OF_ITEM, median=7.0, task="urban1k",
     (folder / "values").mkdir(parents=True)
     results = {"schema": 3, "model": {"name": folder.name}, "tasks": {task: result}}
     (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
-    of_items = {f"{name}#cluster": clusters.clone() for name in values}
-    save_file(values | of_items, folder / "values" / f"{task}.safetensors")
+    item_clusters = {f"{name}#cluster": clusters.clone() for name in values}
+    save_file(values | item_clusters, folder / "values" / f"{task}.safetensors")
     return folder
 
 
@@ -107,9 +107,9 @@ def test_the_interval_is_that_of_the_loop_over_drawn_images(pair):
 
 
 def test_the_other_way_round_is_the_negative(pair):
-    one, other = (compare(*both)["tasks"]["urban1k"]["figures"]["R@1"] for both in (pair, pair[::-1]))
-    assert [one["difference"], one["low"], one["high"]] == pytest.approx(
-        [-other[name] for name in ("difference", "high", "low")]
+    forward, backward = (compare(*both)["tasks"]["urban1k"]["figures"]["R@1"] for both in (pair, pair[::-1]))
+    assert [forward["difference"], forward["low"], forward["high"]] == pytest.approx(
+        [-backward[name] for name in ("difference", "high", "low")]
     )
 
 

@@ -24,7 +24,7 @@ def rows_of(count):
 
 
 def choices_of(groups):
-    return [[Choice(texts) for texts in of_image] for of_image in groups]
+    return [[Choice(texts) for texts in image_groups] for image_groups in groups]
 
 
 def test_choices_of_rows():
@@ -45,9 +45,9 @@ def test_both_scores_equal_a_loop_over_groups(tiny_model, tiny_processor):
     rows = rows_of(5)
     groups = [[[f"{i} {g} {n}" for n in range(2 + (i + g) % 3)] for g in range(i % 3)] for i in range(5)]
     hits = {"cls": [], "conditioned": []}
-    for row, of_image in zip(rows, groups, strict=True):
+    for row, image_groups in zip(rows, groups, strict=True):
         pixels = tiny_processor(images=row["image"], return_tensors="pt")["pixel_values"]
-        for group in of_image:
+        for group in image_groups:
             ids = tiny_processor(text=group, padding=True, return_tensors="pt")["input_ids"]
             with torch.no_grad():
                 image = tiny_model.get_image_features(pixels).pooler_output
@@ -62,7 +62,7 @@ def test_both_scores_equal_a_loop_over_groups(tiny_model, tiny_processor):
     assert 0 < sum(hits["cls"] + hits["conditioned"]) < 8
     for score, expected in hits.items():
         assert figures[f"foils/{score}/accuracy"].value == pytest.approx(sum(expected) / 4)
-    sizes = [len(group) for of_image in groups for group in of_image]
+    sizes = [len(group) for image_groups in groups for group in image_groups]
     assert figures["foils/cls/accuracy"].chance == pytest.approx(sum(1 / size for size in sizes) / 4)
 
 
@@ -98,7 +98,7 @@ def test_each_kind_has_figures_against_its_own_negatives():
     # "hard": the second text is as true as the first, or the first is wrong; "easy": plainly false.
     texts = [["red", "red", "blue"], ["blue", "green", "red"], ["red", "green", "blue"]]
     kinds = [["hard", "easy"], ["easy", "hard"], ["easy", "easy"]]
-    choices = [[Choice(*one)] for one in zip(texts, kinds, strict=True)]
+    choices = [[Choice(*arguments)] for arguments in zip(texts, kinds, strict=True)]
     figures = metrics_of(embedder, rows, [HardNegativeProbe("foils", embedder, choices)])
     assert figures["foils/cls/accuracy"].value == pytest.approx((1 / 2 + 0 + 1) / 3)
     hard, easy = figures["foils[hard]/cls/accuracy"], figures["foils[easy]/cls/accuracy"]
@@ -149,8 +149,10 @@ def test_region_scores_equal_a_loop_over_boxes(tiny_model, tiny_tokenizer, squas
             dict(r, box=[x / side for x, side in zip(r["box"], sides, strict=True)]) for r in row["regions"]
         ]
     assert 0 < sum(hits) < len(hits) and (1 / 3 in hits) == (not squash)
-    for of_format in (rows, shares):
-        figure = evaluate(tiny_model, processor, of_format, batch_size=3)["figures"]["region_negatives/region/accuracy"]
+    for rows_in_format in (rows, shares):
+        figure = evaluate(tiny_model, processor, rows_in_format, batch_size=3)["figures"][
+            "region_negatives/region/accuracy"
+        ]
         assert figure["value"] == pytest.approx(sum(hits) / len(hits))
         assert figure["chance"] == pytest.approx(1 / 3)
 

@@ -79,10 +79,11 @@ def test_pointing_game_equals_the_twin_on_maps_of_any_size(metric_of):
     maps = [tied(3, 4), tied(7, 7), tied(2, 5)]
     boxes = [[[0.0, 0.0, 0.5, 0.5]], [[0.1, 0.1, 0.4, 0.9], [0.3, 0.5, 1.0, 1.0]], []]
     metric = metric_of("PointingGame")
-    for one, of_one in zip(maps, boxes, strict=True):
-        metric.add_batch(predictions=[one.tolist()], references=[of_one])
-    expected = [naive.pointing_hit(one.tolist(), of_one) for one, of_one in zip(maps, boxes, strict=True)]
-    chance = [naive.pointing_hit(torch.ones_like(one).tolist(), of) for one, of in zip(maps, boxes, strict=True)]
+    expected, chance = [], []
+    for heat_map, phrase_boxes in zip(maps, boxes, strict=True):
+        metric.add_batch(predictions=[heat_map.tolist()], references=[phrase_boxes])
+        expected.append(naive.pointing_hit(heat_map.tolist(), phrase_boxes))
+        chance.append(naive.pointing_hit(torch.ones_like(heat_map).tolist(), phrase_boxes))
     found = metric.compute()
     assert found == pytest.approx({"pointing_game": sum(expected) / 3, "pointing_game_chance": sum(chance) / 3})
     assert 0 < found["pointing_game"] != found["pointing_game_chance"]

@@ -50,10 +50,10 @@ def test_boxes_beyond_the_map_count_only_inside_of_it():
 def test_pointing_and_mass_equal_the_loops():
     generator = torch.Generator().manual_seed(0)
     heat = torch.randint(3, (len(BOXES), *GRID), generator=generator).double()
-    hits = [pointing_hit(one.tolist(), boxes.tolist()) for one, boxes in zip(heat, BOXES, strict=True)]
+    hits = [pointing_hit(heat_map.tolist(), boxes.tolist()) for heat_map, boxes in zip(heat, BOXES, strict=True)]
     masses = [
-        float((one * raster(boxes.tolist(), GRID, 10)).sum() / one.sum())
-        for one, boxes in zip(heat, BOXES, strict=True)
+        float((heat_map * raster(boxes.tolist(), GRID, 10)).sum() / heat_map.sum())
+        for heat_map, boxes in zip(heat, BOXES, strict=True)
     ]
     assert any(0 < hit < 1 for hit in hits)
     assert pointing_hits(heat, box_cells(BOXES, GRID)).tolist() == pytest.approx(hits)

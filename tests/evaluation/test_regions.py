@@ -117,9 +117,11 @@ def test_windows_find_large_rectangles(image_size, side):
 
 def test_grounding_chooses_among_all_boxes_of_the_image():
     painted = {"red": [0, 0, 16, 16], "blue": [16, 16, 48, 48], "green": [48, 48, 64, 64]}
-    own = {colour: [box] for colour, box in painted.items()}
-    right = coloured_row((64, 64), painted, own)
-    turned = coloured_row((64, 64), painted, {"red": own["blue"], "blue": own["red"], "green": own["green"]})
+    own_boxes = {colour: [box] for colour, box in painted.items()}
+    right = coloured_row((64, 64), painted, own_boxes)
+    turned = coloured_row(
+        (64, 64), painted, {"red": own_boxes["blue"], "blue": own_boxes["red"], "green": own_boxes["green"]}
+    )
     for rows, hits, centre in (([right], 1, 1 / 3), ([turned], 1 / 3, 1 / 3), ([right, turned], 2 / 3, 1 / 3)):
         figures, _ = localise(rows)
         grounding = figures["phrases/region/grounding"]
@@ -162,12 +164,14 @@ def random_rows(count):
 def naive_maps(patches, windows, text, attention_HP):
     """All maps of one phrase on one image, (4, 6) each, from the features of each patch and of its three windows."""
     similarity = {
-        "patch_similarity": torch.stack([torch.cosine_similarity(one, text, dim=0) for one in patches]),
+        "patch_similarity": torch.stack([torch.cosine_similarity(patch, text, dim=0) for patch in patches]),
         "region_similarity": torch.stack([torch.cosine_similarity(three, text[None]).max() for three in windows]),
     }
-    maps = {name: one - one.min() for name, one in similarity.items()} | {"attention": attention_HP.mean(dim=0)}
-    maps |= {f"attention[head {head}]": one for head, one in enumerate(attention_HP)}
-    return {name: one.reshape(4, 6).double() for name, one in maps.items()}
+    maps = {name: heat_map - heat_map.min() for name, heat_map in similarity.items()} | {
+        "attention": attention_HP.mean(dim=0)
+    }
+    maps |= {f"attention[head {head}]": heat_map for head, heat_map in enumerate(attention_HP)}
+    return {name: heat_map.reshape(4, 6).double() for name, heat_map in maps.items()}
 
 
 def window_features(model, pixels, cell):
@@ -185,23 +189,23 @@ def test_all_figures_equal_loops_over_phrases(tiny_model, tiny_processor):
     values = {}
     for row in rows:
         pixels = tiny_processor(images=row["image"], return_tensors="pt")["pixel_values"]
-        ids = tiny_processor(text=[one["text"] for one in row["phrases"]], padding=True, return_tensors="pt")
+        ids = tiny_processor(text=[phrase["text"] for phrase in row["phrases"]], padding=True, return_tensors="pt")
         texts = tiny_model.get_text_features(**ids).pooler_output
         patches = tiny_model.get_patch_features(pixels, interpolate_pos_encoding=True)
         _, attention = tiny_model.get_text_conditioned_image_features(
             patch_features=patches, text_embeds=texts, output_attentions=True
         )
         windows = [window_features(tiny_model, pixels, cell) for cell in range(24)]
-        boxes = [[[x / 48, y / 32, u / 48, v / 32] for x, y, u, v in one["boxes"]] for one in row["phrases"]]
-        candidates = [box for of_phrase in boxes for box in of_phrase]
+        boxes = [[[x / 48, y / 32, u / 48, v / 32] for x, y, u, v in phrase["boxes"]] for phrase in row["phrases"]]
+        candidates = [box for phrase_boxes in boxes for box in phrase_boxes]
         regions = tiny_model.get_region_features(pixels, torch.tensor(candidates), interpolate_pos_encoding=True)
-        for own, text, attention_HP in zip(boxes, texts, attention, strict=True):
+        for own_boxes, text, attention_HP in zip(boxes, texts, attention, strict=True):
             best = candidates[int(torch.cosine_similarity(regions, text[None]).argmax())]
-            values.setdefault("region/grounding", []).append(float(best in own))
-            covered = raster(own, (4, 6), fine=8)
-            for name, one in naive_maps(patches[0], windows, text, attention_HP).items():
-                mass = float((one * covered).sum() / one.sum())
-                values.setdefault(f"{name}/pointing", []).append(pointing_hit(one.tolist(), own))
+            values.setdefault("region/grounding", []).append(float(best in own_boxes))
+            covered = raster(own_boxes, (4, 6), fine=8)
+            for name, heat_map in naive_maps(patches[0], windows, text, attention_HP).items():
+                mass = float((heat_map * covered).sum() / heat_map.sum())
+                values.setdefault(f"{name}/pointing", []).append(pointing_hit(heat_map.tolist(), own_boxes))
                 values.setdefault(f"{name}/mass_inside", []).append(mass)
     embedder = Embedder(tiny_model, tiny_processor, batch_size=2)
     figures = metrics_of(embedder, rows, [LocalisationProbe(embedder, rows)])

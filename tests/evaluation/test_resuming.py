@@ -140,7 +140,7 @@ def test_what_was_deleted_beside_the_results_is_made_again(checkpoint, photos, t
     assert tasks_of(output)["photos"]["pictures"] is None and not (output / "pictures").exists()
     command(*arguments)
     pictures = tasks_of(output)["photos"]["pictures"]
-    assert "pictures/photos-long-misses.html" in pictures and all((output / one).is_file() for one in pictures)
+    assert "pictures/photos-long-misses.html" in pictures and all((output / picture).is_file() for picture in pictures)
     before = results_of(output)
     seconds = tasks_of(output)["photos"]["seconds"]
     command(*arguments, "--no-pictures")

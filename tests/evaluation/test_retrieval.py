@@ -4,13 +4,11 @@ from PIL import Image
 
 from beta_clip_hf.evaluation import retrieval
 from beta_clip_hf.evaluation.evaluator import evaluate
-from beta_clip_hf.evaluation.metrics import MatchRanks, hits_at_k, match_ranks, recall_at_k
+from beta_clip_hf.evaluation.metrics import MatchRanks, hits_at_k, recall_at_k
 from beta_clip_hf.evaluation.probes import run_probes
 from beta_clip_hf.evaluation.retrieval import RetrievalProbe, cross_fitted, first_copies
-from beta_clip_hf.evaluation.shortlists import best_candidates, reranked
 from beta_clip_hf.inference.embedder import Embedder, read_texts
 from beta_clip_hf.inference.shards import Shards
-from evaluation import naive_metrics
 from evaluation.colours import ColourModel, ColourProcessor
 from evaluation.probe_helpers import metrics_of
 
@@ -103,59 +101,6 @@ def test_several_captions_count_each_as_a_query_and_any_as_a_hit():
     assert to_text["chance"] == pytest.approx((2 / 3 + 1 / 3) / 2) and to_image["chance"] == pytest.approx(1 / 2)
 
 
-def planted(seed=0, num_images=40):
-    """Scores of images and texts, two of each image, by two methods; with ties."""
-    generator = torch.Generator().manual_seed(seed)
-    image_index_T = torch.arange(num_images).repeat_interleave(2)
-    own_BT = (torch.arange(num_images)[:, None] == image_index_T).float()
-    first, second = (
-        (own_BT * strength + torch.randn(own_BT.shape, generator=generator)).round(decimals=1) for strength in (1, 2)
-    )
-    return first, second, image_index_T
-
-
-@pytest.mark.parametrize("size", [1, 2, 5, 39])
-def test_a_reranked_shortlist_stands_before_all_others_in_its_new_order(size):
-    first_BT, second_BT, image_index_T = planted()
-    images_B = torch.arange(40)
-    shortlists = best_candidates(lambda images, texts: first_BT[images, texts], 40, 80, 39).first(size)
-    for first, second, short, label_Q, label_C in (
-        (first_BT, second_BT, shortlists[0], images_B, image_index_T),
-        (first_BT.T, second_BT.T, shortlists[1], image_index_T, images_B),
-    ):
-        relevant = label_Q[:, None] == label_C
-        scores = second.gather(1, short.clamp(min=0).long())
-        ranks = reranked(match_ranks(first, relevant), short, scores, label_Q, label_C)
-        combined = first.clone()
-        for query, candidates in enumerate(short.tolist()):
-            chosen = [candidate for candidate in candidates if candidate >= 0]
-            combined[query, chosen] = second[query, chosen] + 1000
-        inside = (combined > 500).logical_and(relevant).any(dim=1)
-        assert inside.any()
-        assert all(torch.equal(*pair) for pair in zip(ranks, match_ranks(combined, relevant), strict=True))
-
-
-def reranked_hits(firsts, seconds, label_Q, label_C, size, k):
-    short, _ = best_candidates(lambda i, t: firsts[i, t], *firsts.shape, firsts.shape[1]).first(size)
-    ranks = match_ranks(firsts, label_Q[:, None] == label_C)
-    scores = seconds.gather(1, short.clamp(min=0).long())
-    return float(hits_at_k(reranked(ranks, short, scores, label_Q, label_C), k).mean())
-
-
-@pytest.mark.parametrize("size", [1, 2, 3, 4])
-@pytest.mark.parametrize("k", [1, 2, 4])
-def test_reranking_with_ties_is_the_mean_over_their_orders_and_none_of_the_data(size, k):
-    generator = torch.Generator().manual_seed(size)
-    firsts, seconds = (torch.randint(3, (30, 5), generator=generator).float() for _ in range(2))
-    label_Q, label_C = torch.randint(3, (30,), generator=generator), torch.tensor([0, 1, 2, 0, 1])
-    found = reranked_hits(firsts, seconds, label_Q, label_C, size, k)
-    relevant = (label_Q[:, None] == label_C).tolist()
-    expected = naive_metrics.reranked_recall_at_k(firsts.tolist(), seconds.tolist(), relevant, size, k)
-    assert found == pytest.approx(expected) and 0 < found < 1
-    order = torch.tensor([3, 1, 4, 0, 2])
-    assert reranked_hits(firsts[:, order], seconds[:, order], label_Q, label_C[order], size, k) == pytest.approx(found)
-
-
 @pytest.mark.parametrize("constant", [("visual_projection", "text_projection"), ("visual_projection",)])
 def test_a_model_that_scores_all_alike_is_at_chance(tiny_model, tiny_processor, monkeypatch, constant):
     """Also where the shortlist, of which all candidates are tied at the end, is shorter than the k."""
@@ -165,9 +110,9 @@ def test_a_model_that_scores_all_alike_is_at_chance(tiny_model, tiny_processor, 
     for most_pairs in (retrieval.MOST_PAIRS, 0):
         monkeypatch.setattr(retrieval, "MOST_PAIRS", most_pairs)
         figures = evaluate(tiny_model, tiny_processor, rows_of(9, lambda i: 1 + i % 3), ks=(1, 3, 6))["figures"]
-        of_shortlists = {name: figure for name, figure in figures.items() if "/rerank@" in name}
-        assert len(of_shortlists) == 2 * 2 * 2 * 4
-        for name, figure in of_shortlists.items():
+        shortlist_figures = {name: figure for name, figure in figures.items() if "/rerank@" in name}
+        assert len(shortlist_figures) == 2 * 2 * 2 * 4
+        for name, figure in shortlist_figures.items():
             assert figure["value"] == pytest.approx(figure["chance"]), name
 
 
@@ -218,14 +163,6 @@ def test_ranks_are_found_once(tiny_model, tiny_processor, monkeypatch):
         assert len(calls) == runs and measured.metrics and measured.reports["short"]["curves"]
 
 
-def test_a_shortlist_of_everything_is_the_second_score_alone():
-    first_BT, second_BT, image_index_T = planted()
-    relevant = torch.arange(40)[:, None] == image_index_T
-    everything = torch.arange(80).expand(40, -1)
-    ranks = reranked(match_ranks(first_BT, relevant), everything, second_BT, torch.arange(40), image_index_T)
-    assert all(torch.equal(one, other) for one, other in zip(ranks, match_ranks(second_BT, relevant), strict=True))
-
-
 def test_a_setting_is_chosen_on_the_other_half_of_the_queries():
     """Setting 0 is right for even queries alone, setting 1 for odd ones: each half is given what serves the other."""
     is_odd = torch.arange(6) % 2 == 1
@@ -267,19 +204,3 @@ def test_shortlists_of_a_second_pass_give_what_all_pairs_give(tiny_model, tiny_p
 
     monkeypatch.setattr(Embedder, "images", lambda *args: iter(()) if not args[2] else encoded_again())
     assert measured_metrics(tiny_model, tiny_processor, rows, tmp_path) == in_two_passes
-
-
-def test_the_best_candidates_of_both_ways(monkeypatch):
-    scores_BT = torch.randn(7, 23, generator=torch.Generator().manual_seed(0))
-    monkeypatch.setattr("beta_clip_hf.evaluation.shortlists.SCORES_AT_A_TIME", 40)  # in several pieces
-    found = best_candidates(lambda images, texts: scores_BT[images, texts], 7, 23, 9)
-    assert torch.equal(found.texts_BK.long(), scores_BT.argsort(dim=1, descending=True)[:, :9])
-    assert torch.equal(found.images_TK.long(), scores_BT.T.argsort(dim=1, descending=True))  # there are only 7
-    assert torch.equal(found.text_ends_BK.long(), torch.arange(1, 10).expand(7, -1))
-
-
-def test_of_the_tied_at_the_end_of_a_shortlist_all_are_taken_or_none():
-    scores = torch.tensor([[9.0, 5, 5, 5, 1, 1], [0, 0, 0, 0, 0, 0]])
-    found = best_candidates(lambda images, texts: scores[images, texts], 2, 6, 5)
-    taken = {size: [sorted(set(row) - {-1}) for row in found.first(size)[0].tolist()] for size in (1, 3, 4, 5)}
-    assert taken == {1: [[0], []], 3: [[0], []], 4: [[0, 1, 2, 3], []], 5: [[0, 1, 2, 3], []]}

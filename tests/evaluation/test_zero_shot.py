@@ -96,13 +96,15 @@ def test_all_figures_equal_loops_over_images_and_boxes(tiny_model, tiny_tokenize
     for number in range(6):
         pixels = torch.randint(256, (30, 60, 3), generator=generator, dtype=torch.uint8).numpy()
         boxes = [[15 + number, 3, 40, 20], [20, 0, 45, 30 - number]][: number % 3]
-        own = torch.randint(len(NAMES), (3,), generator=generator).tolist()
-        regions = [{"box": box, "text": "-", "label": label} for box, label in zip(boxes, own[1:], strict=False)]
-        rows.append({"image": Image.fromarray(pixels), "label": own[0], "regions": regions})
+        labels_of_row = torch.randint(len(NAMES), (3,), generator=generator).tolist()
+        regions = [
+            {"box": box, "text": "-", "label": label} for box, label in zip(boxes, labels_of_row[1:], strict=False)
+        ]
+        rows.append({"image": Image.fromarray(pixels), "label": labels_of_row[0], "regions": regions})
         pixel_values = processor(images=rows[-1]["image"], return_tensors="pt")["pixel_values"]
-        of_image = torch.cosine_similarity(tiny_model.get_image_features(pixel_values).pooler_output, embeds)
-        scores["classes/cls"].append(of_image)
-        labels["classes"].append(own[0])
+        image_scores = torch.cosine_similarity(tiny_model.get_image_features(pixel_values).pooler_output, embeds)
+        scores["classes/cls"].append(image_scores)
+        labels["classes"].append(labels_of_row[0])
         left, width = (0, 60) if squash else (15, 30)
         for region in regions:
             x1, y1, x2, y2 = region["box"]
@@ -110,14 +112,15 @@ def test_all_figures_equal_loops_over_images_and_boxes(tiny_model, tiny_tokenize
             scores["boxes/region"].append(
                 torch.cosine_similarity(tiny_model.get_region_features(pixel_values, box), embeds)
             )
-            scores["boxes/cls"].append(of_image)
+            scores["boxes/cls"].append(image_scores)
             labels["boxes"].append(region["label"])
     figures = evaluate(tiny_model, processor, rows, classes=CLASSES, batch_size=4)["figures"]
     assert len(figures) == 2 * len(scores)
     values = set()
-    for name, of_score in scores.items():
+    for name, score_rows in scores.items():
         # Copies of a class are exactly tied, whatever the loop made of their last bits.
-        table = [[one[NAMES.index(NAMES[place])].item() for place in range(len(NAMES))] for one in of_score]
+        first_of_name = [NAMES.index(class_name) for class_name in NAMES]
+        table = [image_scores[first_of_name].tolist() for image_scores in score_rows]
         wanted = [[place == label for place in range(len(NAMES))] for label in labels[name.partition("/")[0]]]
         for k in (1, 5):
             expected = recall_at_k(table, wanted, k)

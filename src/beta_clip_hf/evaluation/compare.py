@@ -103,6 +103,7 @@ def compare(
         tasks = [task for task in a["tasks"] if task in b["tasks"]]
         if not tasks:
             raise ValueError(f"the results must have a task in common, but have {_names(a)} and {_names(b)}")
+    # All names are checked before the first bootstrap, which takes a while.
     for task in tasks:
         for path, results in ((path_a, a), (path_b, b)):
             if task not in results["tasks"]:
@@ -170,6 +171,7 @@ def _difference(task: str, key: str, a: _Result, b: _Result, seed: int) -> Diffe
     if not torch.equal(items_a.cluster_index_I, items_b.cluster_index_I):
         raise ValueError(f"{key} of task {task} must be of the same items in both, but their images differ")
     gains_I = items_b.values_I - items_a.values_I
+    # One difference per item, and the items of an image stay together.
     clusters, cluster_I = items_a.cluster_index_I.unique(return_inverse=True)
     low, high, excludes_zero = None, None, False
     # All resamples of a single image are the same.

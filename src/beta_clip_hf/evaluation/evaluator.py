@@ -88,6 +88,7 @@ def measure(
     """
     if len(rows) == 0:
         raise ValueError("rows must be at least one, but is 0")
+    # The images are read later, batch by batch.
     texts = read_texts(rows)
     conditioned = conditioned and embedder.has_pooler
     probes: list[Probe] = []
@@ -110,6 +111,7 @@ def measure(
 
 def _have_captions(texts: Sequence[Row]) -> bool:
     """Whether the rows have captions: all of them, or none."""
+    # Retrieval among a part of the images would look like retrieval among all of them.
     num_without = sum("caption" not in row for row in texts)
     if 0 < num_without < len(texts):
         raise ValueError(f"all rows must have a caption, or none, but {num_without} have none")
@@ -118,6 +120,7 @@ def _have_captions(texts: Sequence[Row]) -> bool:
 
 def _hash_of_data(texts: Sequence[Row], classes: Classes | None, images_hash: str) -> str:
     """SHA-256 over all labels and images."""
+    # The classes are part of the question: other prompts make other data of the same images.
     labels = [texts, *(classes or ())]
     digest = hashlib.sha256(json.dumps(labels, sort_keys=True, default=str).encode())
     digest.update(images_hash.encode())

@@ -83,6 +83,7 @@ def hard_negative_probes(
     for name, choices_in in CHOICES.items():
         choices = [choices_in(row) for row in texts]
         if any(choices):
+            # A model with two text paths takes the long one for captions only, not for texts of regions or choices.
             whole_captions = name == "hard_negatives"
             probe = HardNegativeProbe(
                 name, embedder, choices, whole_captions=whole_captions, conditioned=conditioned, seed=seed
@@ -160,6 +161,7 @@ class HardNegativeProbe:
             num_texts.append(end - first)
         if not text_numbers:
             return {}
+        # Every text is scored with the image of its own choice, and with no other.
         text_embeds_ND = self.text_embeds_ND[text_numbers]
         image_in_batch_N = torch.arange(len(images)).repeat_interleave(torch.tensor(num_texts))
         image_in_batch_N = image_in_batch_N.to(text_embeds_ND.device)
@@ -190,6 +192,7 @@ class HardNegativeProbe:
         choice_N = torch.arange(len(self.flat)).repeat_interleave(self.sizes_I)
         everything_N = torch.ones_like(choice_N, dtype=torch.bool)
         metrics = self._accuracies("", kept, choice_N, everything_N)
+        # A subset takes whole choices, a kind takes single negatives of choices.
         for subset, is_selected_I in self._subsets().items():
             metrics += self._accuracies(subset, kept, choice_N, is_selected_I[choice_N])
         for kind, is_selected_N in self._kinds(choice_N).items():
@@ -222,6 +225,7 @@ class HardNegativeProbe:
     def _accuracies(self, subset: str, kept: Kept, choice_N: Tensor, is_selected_N: Tensor) -> list[Metric]:
         """Returns the accuracy by each score among the selected texts."""
         groups, group_index, sizes = choice_N[is_selected_N].unique_consecutive(return_inverse=True, return_counts=True)
+        # Choices differ in size, and so does their chance.
         chance = float((1 / sizes.double()).mean())
         metrics = []
         for score, scores_N in kept.items():

@@ -35,6 +35,7 @@ def _recall_at_k(
     scores_QG = _table(predictions)
     num_candidates = scores_QG.shape[1]
     is_relevant_QG = torch.zeros_like(scores_QG, dtype=torch.bool)
+    # The number of relevant candidates differs from query to query, so they are marked in a table.
     for query, candidates in enumerate(references):
         if len(candidates) == 0:
             raise ValueError("references must name a relevant candidate of every query, but one is empty")
@@ -130,6 +131,7 @@ def __getattr__(name: str) -> Any:
     """Makes a metric when it is first imported from this module."""
     if name not in _RECIPES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # In the module, so that it is made once and can be pickled by its name.
     metric = _metric_class(name, _RECIPES[name])
     globals()[name] = metric
     return metric

@@ -30,6 +30,7 @@ def draw_retrieval(
         The paths of the files. Without matplotlib there are no curves, and the log says so.
     """
     paths = []
+    # Only probes of retrieval report misses.
     for text_set, report in reports.items():
         if "misses" not in report:
             continue
@@ -44,6 +45,7 @@ def draw_retrieval(
         try:
             paths.append(plot_recall_curves(report["curves"], folder / f"{name}-{text_set}-recall.png"))
         except ImportError as error:
+            # The page above needs no matplotlib, so it stays.
             logger.warning("no recall curves: %s", error)
     return paths
 

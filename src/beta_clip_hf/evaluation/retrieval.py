@@ -133,6 +133,7 @@ class RetrievalProbe:
         num_captions_B = torch.tensor([len(image_captions) for image_captions in captions])
         self.image_index_T = torch.arange(len(captions)).repeat_interleave(num_captions_B)
         self.conditioned = conditioned and embedder.has_pooler
+        # The scores of all pairs must fit into the memory of the first process.
         self.all_pairs = self.conditioned and len(captions) * len(self.texts) <= MOST_PAIRS
         if self.conditioned and not self.all_pairs:
             logger.warning(
@@ -153,6 +154,7 @@ class RetrievalProbe:
         digests_B32 = torch.tensor([list(digest) for digest in batch.digests]).byte()
         kept = {"image_embeds": batch.image_embeds_BD, "digests": digests_B32}
         if self.all_pairs:
+            # Each distinct text is scored once, so that copies of a text are tied to the last bit.
             scores_BU = self.embedder.pair_scores(batch, self.distinct_texts.embeds_UD)
             kept["pair_scores"] = self.distinct_texts.spread(scores_BU, 1)
         return kept
@@ -207,6 +209,7 @@ class RetrievalProbe:
     def _misses(self, kept: Kept) -> list[dict[str, Any]]:
         cls_score = self._cls_score(kept)
         ranks_T = expected_ranks(self._all_ranks(kept)["cls"].text_to_image)
+        # Stable, so that texts of equal rank come in the order of the data on every machine.
         worst = ranks_T.argsort(descending=True, stable=True)[:NUM_MISSES]
         misses = []
         for text in worst.tolist():
@@ -256,6 +259,7 @@ class RetrievalProbe:
             images_TK=pairs_BT.T.gather(1, shortlists.images_TK.long()),
         )
         ranks |= self._reranked(ranks["cls"], shortlists, scores)
+        # Both scores of a sum are added on the CPU, where those of all pairs are kept.
         ranks["sum"] = self._sum_ranks(cls_score(EVERYTHING, EVERYTHING).cpu(), pairs_BT)
         return ranks
 
@@ -315,6 +319,7 @@ class RetrievalProbe:
                 seed=self.seed,
             )
             metrics.append(metric)
+        # `quantile` takes the middle between two ranks, and `median` would take the lower one.
         median = Metric(
             MetricName(self.name, score, MEDIAN_RANK, direction),
             value=float(expected_ranks(ranks).quantile(0.5)),

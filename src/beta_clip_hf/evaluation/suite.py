@@ -169,6 +169,7 @@ class _Evaluation:
         self.output = Path(settings.output)
         self.processes = Processes()
         self.is_first = self.processes.rank == 0
+        # One progress bar is enough.
         if not self.is_first:
             transformers_logging.disable_progress_bar()
         self.loaded = load_model(settings.model, device, getattr(torch, settings.dtype))
@@ -227,6 +228,7 @@ class _Evaluation:
             if earlier["model"][name] != self.results["model"][name]:
                 logger.info("%s holds results of another model: they are replaced", self.output)
                 return {}
+        # Whether a task is the same is decided later, by its key.
         return earlier["tasks"]
 
     def _key(self, name: str, reading: Reading) -> str:
@@ -312,6 +314,7 @@ class _Evaluation:
         return measure(
             embedder,
             rows,
+            # The long caption of these tasks would be all short captions in a row, which nobody reports.
             text_sets=("short",) if name in SHORT_TASKS else TEXT_SETS,
             classes=classes,
             conditioned=self.conditioned,

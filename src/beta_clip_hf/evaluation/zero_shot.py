@@ -53,6 +53,7 @@ def class_embeds(embedder: Embedder, classes: Classes) -> Tensor:
     for name in names:
         prompts += [template.replace("{}", name) for template in templates]
     prompt_embeds = embedder.texts(prompts).unflatten(0, (len(names), len(templates)))
+    # Each prompt counts alike, as its embedding has length 1; their mean is shorter, so it is normalised again.
     return normalize(prompt_embeds.mean(dim=1), dim=-1)
 
 
@@ -70,6 +71,7 @@ def classification_probes(
         classes: What the labels are indices of.
         seed: Seed of the bootstrap intervals.
     """
+    # An image or a region without a label is not asked, so the numbers of labels differ from image to image.
     image_labels: list[list[int]] = []
     box_labels: list[list[int]] = []
     boxes: list[list[Any]] = []
@@ -146,6 +148,7 @@ class ClassificationProbe:
         kept: Kept = {"image": batch.image_index_B.repeat_interleave(num_labels_B)}
         for score, embeds_ID in embeds.items():
             scores_IG = (embeds_ID @ self.class_embeds_UD.T)[:, self.place_G]
+            # Ranks instead of scores: three numbers per image, where ImageNet has 1,000 scores.
             ranks = match_ranks(scores_IG.cpu(), labels_I)
             for field, values_I in ranks._asdict().items():
                 kept[_key(score, field)] = values_I
