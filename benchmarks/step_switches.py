@@ -1,20 +1,21 @@
-"""A whole training step with one switch changed: mixed precision, `torch_compile`, and which AdamW.
+"""Measures a whole training step with one switch changed: mixed precision, `torch_compile`, and which AdamW.
 
     python benchmarks/step_switches.py --preset quick                     # a small model
     python benchmarks/step_switches.py --preset full --also compiled      # ViT-B/16, with minutes of compilation
 
-The step is loss, gradients and optimiser; all are run in turn in one process, and ratios are of steps of the same
-round. The plain one is the Trainer's on this device: fused AdamW, not compiled; float32 on a CPU, bfloat16 on a GPU.
+The step is loss, gradients and optimiser. All run in turn in one process, and ratios are of steps of the same round.
+The plain step is that of the Trainer on this device: fused AdamW, not compiled; float32 on a CPU, bfloat16 on a GPU.
 """
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from report import OUTPUT, format_spread, markdown_table, spread, write_report
 from step_batch import make_batch
+from step_variants import Mark, Step
 from torch import Tensor
 from training_step import ON_GPU, PRESETS, build, in_turn, ratios
 
@@ -22,7 +23,8 @@ from beta_clip_hf import BetaCLIPModel
 
 
 PLAIN = "plain"
-SLOW = ("autocast", "compiled")  # a CPU without units for bfloat16 takes dozens of times as long
+# A CPU without units for bfloat16 takes dozens of times as long.
+SLOW = ("autocast", "compiled")
 ADAMW: dict[str, dict[str, Any]] = {
     PLAIN: {"fused": True},
     "AdamW, foreach": {"foreach": True},
@@ -30,64 +32,79 @@ ADAMW: dict[str, dict[str, Any]] = {
 }
 
 
-def switched(
-    model: BetaCLIPModel, batch: dict[str, Any], device: str, also: Sequence[str]
-) -> dict[str, Callable[..., Tensor]]:
-    """The steps by what is changed in them. A learning rate of 0 leaves the weights as they are, and costs the same."""
-    optimizers = {name: torch.optim.AdamW(model.parameters(), lr=0.0, **kind) for name, kind in ADAMW.items()}
-    on_gpu = device == "cuda"
+class Way(NamedTuple):
+    """A way to take a step."""
 
-    def step(call: Any, dtype: torch.dtype, optimizer: torch.optim.Optimizer, mark: Any) -> Tensor:
-        optimizer.zero_grad()
-        with torch.autocast(device, torch.bfloat16, enabled=dtype == torch.bfloat16):
-            loss = call(**batch).loss
-        loss.backward()
-        optimizer.step()
-        return loss.detach()
+    model: Any
+    dtype: torch.dtype
+    optimizer: torch.optim.Optimizer
 
-    usual, other = (torch.bfloat16, torch.float32) if on_gpu else (torch.float32, torch.bfloat16)
-    ways = {name: (model, usual, optimizer) for name, optimizer in optimizers.items()}
+
+def make_steps(model: BetaCLIPModel, batch: dict[str, Any], device: str, also: Sequence[str]) -> dict[str, Step]:
+    """Returns the steps by what is changed in them."""
+    optimizers = {}
+    for name, options in ADAMW.items():
+        # A learning rate of 0 keeps the weights, and costs the same.
+        optimizers[name] = torch.optim.AdamW(model.parameters(), lr=0.0, **options)
+    if device == "cuda":
+        dtype, other_dtype, other_name = torch.bfloat16, torch.float32, "float32"
+    else:
+        dtype, other_dtype, other_name = torch.float32, torch.bfloat16, "autocast in bfloat16"
+    ways = {name: Way(model, dtype, optimizer) for name, optimizer in optimizers.items()}
     if "autocast" in also:
-        ways["float32" if on_gpu else "autocast in bfloat16"] = (model, other, optimizers[PLAIN])
+        ways[other_name] = Way(model, other_dtype, optimizers[PLAIN])
     if "compiled" in also:
-        ways["compiled"] = (torch.compile(model), usual, optimizers[PLAIN])
-    return {name: lambda mark, way=way: step(*way, mark) for name, way in ways.items()}
+        ways["compiled"] = Way(torch.compile(model), dtype, optimizers[PLAIN])
+
+    def make_step(way: Way) -> Step:
+        def step(mark: Mark) -> Tensor:
+            way.optimizer.zero_grad()
+            with torch.autocast(device, torch.bfloat16, enabled=way.dtype == torch.bfloat16):
+                loss = way.model(**batch).loss
+            loss.backward()
+            way.optimizer.step()
+            return loss.detach()
+
+        return step
+
+    return {name: make_step(way) for name, way in ways.items()}
 
 
 def main() -> None:
+    """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", default="quick", choices=list(PRESETS))
-    parser.add_argument("--batch-size", type=int, help="(the first of the preset)")
+    parser.add_argument("--preset", default="quick", choices=list(PRESETS), help="size of the model (%(default)s)")
+    parser.add_argument("--batch-size", type=int, help="number of images (the first of the preset)")
     parser.add_argument(
         "--also",
         nargs="*",
         choices=SLOW,
         default=SLOW if ON_GPU else [],
-        help="what takes long on a CPU (nothing there)",
+        help="steps that take long on a CPU (all on a GPU, none on a CPU)",
     )
-    parser.add_argument("--rounds", type=int, default=7, help="(%(default)s)")
-    parser.add_argument("--device", default="cuda" if ON_GPU else "cpu", help="(%(default)s)")
-    parser.add_argument("--output", type=Path, default=OUTPUT, help="for JSON and table (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=7, help="timed steps of each kind (%(default)s)")
+    parser.add_argument("--device", default="cuda" if ON_GPU else "cpu", help="where to run (%(default)s)")
+    parser.add_argument("--output", type=Path, default=OUTPUT, help="folder for JSON and table (%(default)s)")
     args = parser.parse_args()
     size = args.batch_size or PRESETS[args.preset]["batch_sizes"][0]
     model = build(args.preset, args.device)
-    batch = make_batch(size, model.config.vision_config.image_size, args.device).ours
-    steps = switched(model, batch, args.device, args.also)
-    losses = {name: step(None).item() for name, step in steps.items()}  # compiles, and makes the optimisers' states
-    assert all(abs(loss - losses[PLAIN]) <= 2e-2 * losses[PLAIN] for loss in losses.values()), losses
+    batch = make_batch(size, model.config.vision_config.image_size, args.device).package
+    steps = make_steps(model, batch, args.device, args.also)
+    # The first step compiles, and makes the states of the optimisers.
+    losses = {name: step(lambda: None).item() for name, step in steps.items()}
+    for name, loss in losses.items():
+        assert abs(loss - losses[PLAIN]) <= 2e-2 * losses[PLAIN], (name, losses)
     seconds, _ = in_turn(steps, args.device, args.rounds)
-    results = {
-        name: {"seconds": spread(of_step), "time_ratio": ratios(of_step, seconds[PLAIN])}
-        for name, of_step in seconds.items()
-    }
-    cells = [
-        (name, f"{one['seconds']['median']:.3f} s", format_spread(one["time_ratio"])) for name, one in results.items()
-    ]
+    results = {}
+    rows = []
+    for name in steps:
+        times, time_ratio = spread(seconds[name]), ratios(seconds[name], seconds[PLAIN])
+        results[name] = {"seconds": times, "time_ratio": time_ratio}
+        rows.append([name, f"{times['median']:.3f} s", format_spread(time_ratio)])
     title = f"A step of {size} images ({args.preset}) with one switch changed, median of {args.rounds} rounds"
-    table = markdown_table(("", "time", "of the plain one"), cells)
-    write_report(
-        args.output / f"step_switches_{args.preset}", title, table, results, device=args.device, settings=vars(args)
-    )
+    table = markdown_table(("", "time", "of the plain one"), rows)
+    path = args.output / f"step_switches_{args.preset}"
+    write_report(path, title, table, results, device=args.device, settings=vars(args))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""The training step in many ways: as the package does it, with what it keeps, with one part off, and the reference.
+"""The training step in many ways: of the package with different checkpointing or one part off, and of the reference.
 
-A step is the loss and the gradients of all parameters. Letters: T texts, L tokens, D projection width.
+A step is the loss and the gradients of all parameters.
 """
 
 from collections.abc import Callable, Iterator
@@ -25,60 +25,62 @@ from beta_clip_hf.training.recomputation import keep_linear_outputs
 # A step calls this between its forward and its backward pass.
 Mark = Callable[[], Any]
 Step = Callable[[Mark], Tensor]
+Context = Callable[[], AbstractContextManager[Any]]
 
-# What the backward pass computes again, by tower.
+# What the backward pass computes again, by tower, with the options of the checkpointing.
+SELECTIVE = {"context_fn": keep_linear_outputs}
 RECOMPUTED: dict[str, dict[str, dict[str, Any]]] = {
     "package": {},
-    "both selective": {
-        "text_model": {"context_fn": keep_linear_outputs},
-        "vision_model": {"context_fn": keep_linear_outputs},
-    },
+    "both selective": {"text_model": SELECTIVE, "vision_model": SELECTIVE},
     "text full": {"text_model": {}},
-    "text full, vision selective": {"text_model": {}, "vision_model": {"context_fn": keep_linear_outputs}},
+    "text full, vision selective": {"text_model": {}, "vision_model": SELECTIVE},
     "both full": {"text_model": {}, "vision_model": {}},
 }
 REFERENCE = "reference"
 
 
 def settings(model: BetaCLIPModel, batch: Batch) -> dict[str, Step]:
-    """The steps of the package, by what the backward pass computes again, and the reference."""
-    steps: dict[str, Step] = {
-        name: partial(_step, model, lambda: model(**batch.ours).loss, recomputed(model, towers))
-        for name, towers in RECOMPUTED.items()
-    }
-    return steps | {REFERENCE: partial(_step, model, lambda: reference_loss(model, **batch.theirs), nullcontext)}
+    """Returns the steps of the package by what the backward pass computes again, and the reference."""
+    steps: dict[str, Step] = {}
+    for name, towers in RECOMPUTED.items():
+        steps[name] = partial(_step, model, _package_loss(model, batch.package), recomputed(model, towers))
+    steps[REFERENCE] = partial(_step, model, lambda: reference_loss(model, **batch.reference), nullcontext)
+    return steps
 
 
 def parts_off(model: BetaCLIPModel, batch: Batch) -> dict[str, Step]:
-    """The package's step with one part off at a time."""
-    without = {
-        "texts padded in two groups": partial(_padded_groups, model, batch.ours),
+    """Returns the package's step with one part off at a time."""
+    contexts: dict[str, Context] = {
+        "texts padded in two groups": partial(_padded_groups, model, batch.package),
         "all of the last text block": partial(patch.object, towers_beta_clip, "ends_only_block", _whole_text_block),
         "all queries of the last vision block": partial(
             patch.object, towers_beta_clip, "value_only_block", last_vision_block
         ),
-        "keys and values once per text": partial(patch.object, model.pooler, "forward", _pooled_text_by_text(model)),
+        "keys and values once per text": partial(patch.object, model.pooler, "forward", _pool_text_by_text(model)),
         "eager attention": partial(_eager, model),
     }
-    return {name: partial(_step, model, lambda: model(**batch.ours).loss, context) for name, context in without.items()}
+    loss = _package_loss(model, batch.package)
+    return {name: partial(_step, model, loss, context) for name, context in contexts.items()}
 
 
 def repetitions(model: BetaCLIPModel, batch: Batch) -> dict[str, Step]:
-    """The step on a batch with equal texts, each encoded once, and each as often as it occurs."""
-    ours, ids_TL = batch.ours, batch.ours["input_ids"].cpu()
-    places_TL = torch.arange(len(ids_TL))[:, None].expand_as(ids_TL)  # as ids: no two texts are equal
-    packing = plan_texts(places_TL, text_lengths(ids_TL, END))
-    kinds = {"granularity_T": ours["granularity"].cpu()}
-    every = plan_batch(packing, ours["image_index"].cpu(), len(ours["pixel_values"]), **kinds).to(model.device)
+    """Returns the step on a batch with equal texts: each encoded once, and each as often as it occurs."""
+    inputs, ids_TL = batch.package, batch.package["input_ids"].cpu()
+    # A plan of these ids, of which no two are equal, encodes every text.
+    distinct_ids_TL = torch.arange(len(ids_TL))[:, None].expand_as(ids_TL)
+    packing = plan_texts(distinct_ids_TL, text_lengths(ids_TL, END))
+    num_images = len(inputs["pixel_values"])
+    plan = plan_batch(packing, inputs["image_index"].cpu(), num_images, granularity_T=inputs["granularity"].cpu())
+    repeating = inputs | {"plan": plan.to(model.device)}
     return {
-        "equal texts once": partial(_step, model, lambda: model(**ours).loss, nullcontext),
-        "equal texts each time": partial(_step, model, lambda: model(**ours | {"plan": every}).loss, nullcontext),
+        "equal texts once": partial(_step, model, _package_loss(model, inputs), nullcontext),
+        "equal texts each time": partial(_step, model, _package_loss(model, repeating), nullcontext),
     }
 
 
 def micro_batches(model: BetaCLIPModel, batch: Batch) -> Step:
-    """The same contrast over two halves of the batch, by cached gradients."""
-    parts = halves(batch.ours)
+    """Returns the step with the same contrast over two halves of the batch, by cached gradients."""
+    parts = halves(batch.package)
 
     def step(mark: Mark) -> Tensor:
         model.zero_grad()
@@ -86,7 +88,8 @@ def micro_batches(model: BetaCLIPModel, batch: Batch) -> Step:
         for number, part in enumerate(parts):
             with _autocast(model), contrast.micro_batch(number):
                 loss = model(**part).loss
-            if number == 0:  # later there are gradients of the parameters too
+            # Later, the gradients of the parameters are alive too.
+            if number == 0:
                 mark()
             loss.backward()
         return contrast.loss
@@ -94,28 +97,34 @@ def micro_batches(model: BetaCLIPModel, batch: Batch) -> Step:
     return step
 
 
-def recomputed(model: BetaCLIPModel, towers: dict[str, dict[str, Any]]) -> Callable[[], AbstractContextManager[None]]:
+def recomputed(model: BetaCLIPModel, towers: dict[str, dict[str, Any]]) -> Context:
+    """Returns the context in which towers are checkpointed, each with its options."""
+
     @contextmanager
     def context() -> Iterator[None]:
         for name, options in towers.items():
-            _switch(model.get_submodule(name), "enable")({"use_reentrant": False, **options})
+            _checkpointing(model.get_submodule(name), "enable")({"use_reentrant": False, **options})
         yield
         for name in towers:
-            _switch(model.get_submodule(name), "disable")()
+            _checkpointing(model.get_submodule(name), "disable")()
 
     return context
 
 
-def _switch(tower: Any, verb: str) -> Callable[..., None]:
-    """transformers 5.23 has new names for the two."""
+def _checkpointing(tower: Any, verb: str) -> Callable[..., None]:
+    # transformers 5.23 renames the two methods.
     return getattr(tower, f"activation_checkpointing_{verb}", None) or getattr(tower, f"gradient_checkpointing_{verb}")
 
 
-def _step(model: BetaCLIPModel, loss_of: Callable[[], Tensor], context: Callable[[], Any], mark: Mark) -> Tensor:
+def _package_loss(model: BetaCLIPModel, inputs: dict[str, Any]) -> Callable[[], Tensor]:
+    return lambda: model(**inputs).loss
+
+
+def _step(model: BetaCLIPModel, compute_loss: Callable[[], Tensor], context: Context, mark: Mark) -> Tensor:
     model.zero_grad()
     with context():
         with _autocast(model):
-            loss = loss_of()
+            loss = compute_loss()
         mark()
         loss.backward()
     return loss.detach()
@@ -125,38 +134,43 @@ def _autocast(model: BetaCLIPModel) -> torch.autocast:
     return torch.autocast(model.device.type, torch.bfloat16, enabled=model.device.type == "cuda")
 
 
-def _padded_groups(model: BetaCLIPModel, ours: dict[str, Any]) -> Any:
-    """Captions and sentences padded to the longest of them, phrases to the longest phrase; no text is left out."""
-    encode, groups = model.encode_texts, []
-    is_phrase_T = ours["granularity"].cpu() == Granularity.PHRASE
-    for texts in ((~is_phrase_T).nonzero()[:, 0], is_phrase_T.nonzero()[:, 0]):
-        ids_NL = ours["input_ids"].cpu()[texts]
-        plan = plan_texts(ids_NL, text_lengths(ids_NL, END), one_text_per_row=True)
-        groups.append((texts.to(model.device), plan.to(model.device)))
-    order_T = torch.cat([texts for texts, _ in groups]).argsort()
+def _padded_groups(model: BetaCLIPModel, inputs: dict[str, Any]) -> Any:
+    """Pads captions and sentences to the longest of them, and phrases to the longest phrase; no text is left out."""
+    encode = model.encode_texts
+    is_phrase_T = inputs["granularity"].cpu() == Granularity.PHRASE
+    text_indices, plans = [], []
+    for text_index in ((~is_phrase_T).nonzero()[:, 0], is_phrase_T.nonzero()[:, 0]):
+        ids_TL = inputs["input_ids"].cpu()[text_index]
+        plan = plan_texts(ids_TL, text_lengths(ids_TL, END), one_text_per_row=True)
+        text_indices.append(text_index.to(model.device))
+        plans.append(plan.to(model.device))
+    order_T = torch.cat(text_indices).argsort()
 
-    def padded(ids_TL: Tensor, is_long_T: Tensor | None, packing: Any) -> Tensor:
-        return torch.cat([encode(ids_TL[texts], None, plan) for texts, plan in groups])[order_T]
+    def encode_padded(ids_TL: Tensor, is_long_T: Tensor | None, packing: Any) -> Tensor:
+        groups = [encode(ids_TL[texts], None, plan) for texts, plan in zip(text_indices, plans, strict=True)]
+        return torch.cat(groups)[order_T]
 
-    return patch.object(model, "encode_texts", padded)
+    return patch.object(model, "encode_texts", encode_padded)
 
 
 def _whole_text_block(layer: Any, hidden_states: Tensor, last_T: Tensor, **inputs: Any) -> Tensor:
     return layer(hidden_states, **inputs).flatten(0, 1)[last_T]
 
 
-def _pooled_text_by_text(model: BetaCLIPModel) -> Callable[..., Any]:
+def _pool_text_by_text(model: BetaCLIPModel) -> Callable[..., Any]:
+    """Returns the forward of the pooler that repeats the patches of an image for each of its texts."""
     pool = model.pooler.forward
 
     def forward(text_embeds_TD: Tensor, patches_BPD: Tensor, image_index_T: Tensor, **unused: Any) -> Any:
-        return pool(text_embeds_TD, patches_BPD[image_index_T], torch.arange(len(image_index_T), device=model.device))
+        text_index_T = torch.arange(len(image_index_T), device=model.device)
+        return pool(text_embeds_TD, patches_BPD[image_index_T], text_index_T)
 
     return forward
 
 
 @contextmanager
 def _eager(model: BetaCLIPModel) -> Iterator[None]:
-    usual = model.config._attn_implementation
+    implementation = model.config._attn_implementation
     model.set_attn_implementation("eager")
     yield
-    model.set_attn_implementation(usual)
+    model.set_attn_implementation(implementation)
