@@ -164,6 +164,34 @@ def test_pure_functions_know_no_processes(module: str) -> None:
     assert ".distributed" not in MODULES[module].read_text(encoding="utf-8")
 
 
+def private_names(module: str) -> set[str]:
+    """The functions, classes and attributes of a file whose names begin with one underscore."""
+    names = set()
+    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            names.add(node.attr)
+    return {name for name in names if name.startswith("_") and not name.startswith("__")}
+
+
+def test_private_names_stay_in_their_file() -> None:
+    """Nothing imports or calls a private name of another file. A class may use those of its base classes."""
+    names_of = {module: private_names(module) for module in MODULES}
+    foreign = []
+    for module, path in MODULES.items():
+        elsewhere = set().union(*(names for other, names in names_of.items() if other != module)) - names_of[module]
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").startswith("beta_clip")):
+                imported = [alias.name for alias in node.names if re.match(r"_[^_]", alias.name)]
+                foreign += [f"{module}, line {node.lineno}: {name}" for name in imported]
+            elif isinstance(node, ast.Attribute) and node.attr in elsewhere:
+                owner = ast.unparse(node.value)
+                if owner not in ("self", "cls", "super()"):
+                    foreign.append(f"{module}, line {node.lineno}: {owner}.{node.attr}")
+    assert not foreign
+
+
 def test_imports_have_no_circle() -> None:
     """File by file, late imports and those by name too: a circle would make the order of imports matter."""
     done: set[str] = set()

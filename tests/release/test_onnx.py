@@ -166,8 +166,8 @@ def test_the_legacy_rule_reads_a_text_at_its_largest_id(legacy):
 def test_large_weights_lie_beside_their_graph(legacy):
     folder, _, processor = legacy
     inputs = {"input_ids": processor(text=TEXTS, padding=True, return_tensors="pt")["input_ids"]}
-    release_onnx._to_float16(folder / "text.onnx", folder / "half.onnx", True)
-    release_onnx._to_int8(folder / "text.onnx", folder / "int8.onnx", True)
+    release_onnx.to_float16(folder / "text.onnx", folder / "half.onnx", True)
+    release_onnx.to_int8(folder / "text.onnx", folder / "int8.onnx", True)
     (expected,) = run_graph(folder / "text.onnx", inputs)
     for name, cosine in (("half", 0.9999), ("int8", 0.98)):
         assert (folder / f"{name}.onnx.data").stat().st_size > 514 * 32  # the table of tokens, and more

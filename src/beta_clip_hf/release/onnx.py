@@ -137,7 +137,7 @@ def write_graph(graph: Graph, file: Path, dtype: str = "float32", *, positions: 
     with TemporaryDirectory() as folder:
         full = Path(folder) / file.name
         write_onnx(graph, full, positions)
-        convert = _to_float16 if dtype == "float16" else _to_int8
+        convert = to_float16 if dtype == "float16" else to_int8
         convert(full, file, _is_large(graph))
 
 
@@ -212,7 +212,8 @@ def _trace(graph: Graph, positions: int) -> tuple[ExportedProgram, dict[str, dic
     return program, shapes
 
 
-def _to_float16(full: Path, file: Path, is_large: bool) -> None:
+def to_float16(full: Path, file: Path, is_large: bool) -> None:
+    """Writes the float32 graph `full` with weights of float16. Large weights go to a file beside `file`."""
     import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
@@ -221,7 +222,8 @@ def _to_float16(full: Path, file: Path, is_large: bool) -> None:
     onnx.save(half, file, save_as_external_data=is_large, location=f"{file.name}.data")
 
 
-def _to_int8(full: Path, file: Path, is_large: bool) -> None:
+def to_int8(full: Path, file: Path, is_large: bool) -> None:
+    """Writes the float32 graph `full` with matrices and tables of int8. Large weights go to a file beside `file`."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     with _quiet():
