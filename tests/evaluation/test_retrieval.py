@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from PIL import Image
@@ -7,7 +9,8 @@ from beta_clip_hf.evaluation.evaluator import evaluate
 from beta_clip_hf.evaluation.metrics import MatchRanks, hits_at_k, recall_at_k
 from beta_clip_hf.evaluation.probes import run_probes
 from beta_clip_hf.evaluation.retrieval import RetrievalProbe, cross_fitted, first_copies
-from beta_clip_hf.inference.embedder import Embedder, read_texts
+from beta_clip_hf.inference.embedder import Embedder
+from beta_clip_hf.inference.reading import read_texts
 from beta_clip_hf.inference.shards import Shards
 from evaluation.colours import ColourModel, ColourProcessor
 from evaluation.probe_helpers import metrics_of
@@ -121,14 +124,20 @@ def test_copies_of_one_image_are_tied_in_any_batch(tiny_model, tiny_processor, m
     """Image 4 is image 0 again, and the only one of its batch: alone it is embedded a last bit differently."""
     monkeypatch.setattr(retrieval, "RERANKED", (2, 4))
     monkeypatch.setattr(retrieval, "MOST_PAIRS", most_pairs)
-    one_batch = Embedder._encode_images
+    encode_images = Embedder.encode_images
 
-    def alone_otherwise(self, inputs):
-        embeds, patches, grid = one_batch(self, inputs)
-        bits = 1e-6 * torch.randn(embeds.shape[1], generator=torch.Generator().manual_seed(0)) * (len(embeds) == 1)
-        return embeds + bits, patches + bits, grid
+    def alone_otherwise(self, processed):
+        batch = encode_images(self, processed)
+        if len(batch.rows) > 1:
+            return batch
+        bits = 1e-6 * torch.randn(batch.image_embeds_BD.shape[1], generator=torch.Generator().manual_seed(0))
+        return replace(
+            batch,
+            image_embeds_BD=batch.image_embeds_BD + bits,
+            patch_features_BPD=batch.patch_features_BPD + bits,
+        )
 
-    monkeypatch.setattr(Embedder, "_encode_images", alone_otherwise)
+    monkeypatch.setattr(Embedder, "encode_images", alone_otherwise)
     rows = rows_of(5, lambda i: 1)
     rows[4]["image"] = rows[0]["image"]
     by_text = {}

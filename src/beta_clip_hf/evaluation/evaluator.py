@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..data.rows import Row
-from ..inference.embedder import Embedder, read_texts
+from ..inference.embedder import Embedder
+from ..inference.reading import read_texts
 from .hard_negatives import hard_negative_probes
 from .metrics import DEFAULT_KS
 from .probes import Measured, Probe, run_probes

@@ -1,8 +1,4 @@
-"""
-Encodes the images and the texts of a data set batch by batch, without gradients.
-
-Letters: B images, T texts, P patches, D projection width.
-"""
+"""Encodes the images and the texts of a data set batch by batch, without gradients."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,32 +9,31 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from transformers.utils import logging
 
-from ..data.columns import CAPTION_COLUMNS
-from ..data.images import load_image
 from ..data.regions import DEFAULT_BOX_FORMAT
-from ..data.rows import Row, check_row
+from ..data.rows import Row
 from ..model.boxes_beta_clip import seen_box
 from ..model.image_views_beta_clip import squashed, view_of_image
 from ..model.regions_beta_clip import roi_align
-from .identity import image_digest
 from .models import text_inputs
+from .reading import ImageReader, ProcessedImages
 from .shards import Kept, Shards, split
 
 
 logger = logging.get_logger(__name__)
 
-TEXTS_PER_SHARD = 4096  # what a stop can cost
+TEXTS_PER_SHARD = 4096
+"""Texts that are encoded before their embeddings are written: what a run that is stopped can lose."""
 
 
 @dataclass(frozen=True)
 class ImageBatch:
-    """B encoded images and the rows they belong to; the tensors are on the model's device."""
+    """B encoded images and the rows they belong to. The tensors are on the model's device."""
 
     rows: list[Row]
-    """The rows, without their images."""
+    """The rows of the images, without the images."""
     image_index_B: Tensor
     """(B,) int64, on the CPU: the place of each image in the data set."""
     sizes: list[tuple[int, int]]
@@ -58,15 +53,18 @@ class Embedder:
     Encodes texts and images with a model and its processor, without gradients, in batches.
 
     Args:
-        model: A `BetaCLIPModel`, or any model with the features of `CLIPModel`, see [`load_model`]; its device and
-            dtype are used. Where the processor gives images of another size than the model's own, its positions are
+        model: A `BetaCLIPModel`, or any model with the features of `CLIPModel`, see [`load_model`]. It runs on its own
+            device and in its own dtype. If the processor makes images of another size than the model's, positions are
             interpolated, and a warning says so.
-        processor: The owner of tokenising, resizing and cropping.
-        batch_size: Images, and texts, at a time.
-        num_workers: Processes that read images; 0 reads them in this one.
-        squash: Whether images are resized to the model's size as they are, instead of what the processor does. One that
-            has no size (NaFlex) keeps their shape, and crops nothing, anyway.
-        shards: Shares the work between processes and keeps it; see [`Shards`].
+        processor: Tokenizes texts; resizes and crops images.
+        batch_size: Number of images, and of texts, in a batch.
+        num_workers: Number of processes that read images; 0 reads them in this process.
+        squash: Whether to resize images to the model's size without regard to their shape, instead of what the
+            processor does. An image processor without a size (NaFlex) keeps shapes and crops nothing in any case.
+        shards: Shares the work between processes and keeps the results on the disk, see [`Shards`].
+
+    Raises:
+        ValueError: if `batch_size` is below 1.
     """
 
     def __init__(
@@ -81,148 +79,237 @@ class Embedder:
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, but is {batch_size}")
-        self.model, self.processor, self.shards = model, processor, shards or Shards()
+        self.model = model
+        self.processor = processor
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.shards = shards or Shards()
         self.image_processor = processor.image_processor
         if squash and self.image_processor.size:
             self.image_processor = squashed(self.image_processor)
-        self.batch_size, self.num_workers = batch_size, num_workers
         self.has_pooler = getattr(model, "pooler", None) is not None
         self.has_patch_features = hasattr(model, "encode_images")
         self.has_long_path = getattr(model.config, "use_long_text_path", False)
 
     def texts(self, texts: Sequence[str], *, whole_captions: bool = False) -> Tensor:
         """
-        (T, D) float32, normalised, in the order given, on the model's device. Equal texts are encoded once: their
-        scores are tied, whatever batch they would have been in. Texts of similar length share a batch: less padding.
-        With several processes each encodes a part and all get all: each must ask for the same texts.
+        Encodes texts.
 
-        A model with two text paths encodes `whole_captions` on the long one and anything else on the short one.
+        Equal texts are encoded once, so that their scores are tied exactly. With several processes each one encodes a
+        part and all get all; every process must ask for the same texts.
+
+        Args:
+            texts: T texts.
+            whole_captions: Whether the texts are whole captions. A model with two text paths encodes these on the long
+                one, and all other texts on the short one.
+
+        Returns:
+            (T, D) float32, normalised, in the order of the texts, on the model's device.
         """
         path = "long" if whole_captions and self.has_long_path else None
-        places = {text: place for place, text in enumerate(sorted(set(texts), key=lambda text: (len(text), text)))}
-        if not places:
-            return torch.zeros(0, _width(self.model.config), device=self.model.device)
-        shards = split(list(places), TEXTS_PER_SHARD)
+        # Texts of similar length share a batch, which saves padding. Equal lengths are sorted by the text itself, so
+        # that a batch does not depend on the order of the input.
+        distinct = sorted(set(texts), key=lambda text: (len(text), text))
+        if not distinct:
+            return torch.zeros(0, _embedding_width(self.model.config), device=self.model.device)
+        shards = split(distinct, TEXTS_PER_SHARD)
 
-        def encode(numbers: Sequence[int]) -> Iterator[Kept]:
-            with logging.tqdm(total=sum(len(shards[n]) for n in numbers), desc="texts", unit=" texts") as progress:
+        def encode_shards(numbers: Sequence[int]) -> Iterator[Kept]:
+            total = sum(len(shards[number]) for number in numbers)
+            with logging.tqdm(total=total, desc="texts", unit=" texts") as progress:
                 for number in numbers:
                     embeds = []
                     for batch in split(shards[number], self.batch_size):
-                        embeds.append(self._one_batch(batch, path))
+                        embeds.append(self._encode_texts(batch, path))
                         progress.update(len(batch))
                     yield {"embeds": torch.cat(embeds).cpu()}
 
-        digest = hashlib.sha256("\0".join([path or "", *places]).encode()).hexdigest()
-        kept = self.shards.run(f"texts-{digest[:16]}", len(shards), encode, everywhere=True)
-        return kept["embeds"][[places[text] for text in texts]].to(self.model.device)
+        # Embeddings that are on the disk under the name of this work are taken as they are: it must identify the texts.
+        digest = hashlib.sha256("\0".join([path or "", *distinct]).encode()).hexdigest()
+        kept = self.shards.run(f"texts-{digest[:16]}", len(shards), encode_shards, everywhere=True)
+        place_of_text = {text: place for place, text in enumerate(distinct)}
+        places = [place_of_text[text] for text in texts]
+        return kept["embeds"][places].to(self.model.device)
 
-    def _one_batch(self, texts: list[str], path: str | None) -> Tensor:
+    def _encode_texts(self, texts: list[str], path: str | None) -> Tensor:
+        """(T, D) float32, normalised: one batch of texts."""
         inputs = text_inputs(self.model, self.processor, texts, path).to(self.model.device)
+        # Only models of ours have text paths; others do not know the argument.
         options = {} if path is None else {"path": path}
-        with _inference(self.model):
-            return normalize(self.model.get_text_features(**inputs, **options).pooler_output.float(), dim=-1)
+        with _evaluation_mode(self.model):
+            features_TD = self.model.get_text_features(**inputs, **options).pooler_output
+        return normalize(features_TD.float(), dim=-1)
 
     def images(self, rows: Sequence[Row], batches: Sequence[Sequence[int]] | None = None) -> Iterator[ImageBatch]:
-        """The images of the rows, encoded batch by batch, under a progress bar: all of them in order, or `batches`."""
-        batches = split(range(len(rows)), self.batch_size) if batches is None else batches
-        loader: Iterable[Any] = DataLoader(
-            _Numbered(rows),
+        """
+        Encodes the images of rows batch by batch, under a progress bar.
+
+        Args:
+            rows: Rows with an `image`.
+            batches: The places of the images of each batch; by default all images in order.
+        """
+        if batches is None:
+            batches = split(range(len(rows)), self.batch_size)
+        loader: Iterable[ProcessedImages] = DataLoader(
+            range(len(rows)),  # type: ignore[arg-type]  # anything with a length and an index will do
             batch_sampler=batches,  # type: ignore[arg-type]  # any sequence of batches will do
             num_workers=self.num_workers,
-            collate_fn=_ReadImages(self.image_processor),
+            collate_fn=ImageReader(rows, self.image_processor),
         )
-        with logging.tqdm(total=sum(map(len, batches)), desc="images", unit=" images") as progress:
-            for numbers, texts, sizes, digests, inputs in loader:
-                embeds_BD, patches_BPD, grid = self._encode_images(inputs)
-                yield ImageBatch(
-                    rows=texts,
-                    image_index_B=torch.tensor(numbers),
-                    sizes=sizes,
-                    image_embeds_BD=embeds_BD,
-                    patch_features_BPD=patches_BPD,
-                    grid=grid,
-                    digests=digests,
-                )
-                progress.update(len(texts))
+        total = sum(len(batch) for batch in batches)
+        with logging.tqdm(total=total, desc="images", unit=" images") as progress:
+            for processed in loader:
+                yield self.encode_images(processed)
+                progress.update(len(processed.rows))
 
-    def _encode_images(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor, tuple[int, int]]:
-        """Embeddings, patch features, and rows and columns of patches of a processed batch."""
-        inputs = {name: tensor.to(self.model.device) for name, tensor in inputs.items()}
+    def encode_images(self, processed: ProcessedImages) -> ImageBatch:
+        """Encodes one batch of images that have been read and processed."""
+        inputs = {name: tensor.to(self.model.device) for name, tensor in processed.inputs.items()}
         inputs["pixel_values"] = inputs["pixel_values"].to(self.model.dtype)
-        height, width = inputs["pixel_values"].shape[-2:]
-        options = self._size_options(height, width)
-        with _inference(self.model):
+        options = self._size_options(inputs["pixel_values"])
+        with _evaluation_mode(self.model):
             if self.has_patch_features:
-                features, patches = self.model.encode_images(inputs["pixel_values"], **options)
-            else:  # not one of ours
-                features = self.model.get_image_features(**inputs, **options).pooler_output
-                patches, height, width = features[:, None][:, :0], 0, 0
-        patch_size = self.model.config.vision_config.patch_size
-        return normalize(features.float(), dim=-1), patches, (height // patch_size, width // patch_size)
+                features_BD, patches_BPD = self.model.encode_images(inputs["pixel_values"], **options)
+                grid = self._patch_grid(inputs["pixel_values"])
+            else:
+                features_BD = self.model.get_image_features(**inputs, **options).pooler_output
+                patches_BPD = features_BD[:, None][:, :0]
+                grid = (0, 0)
+        return ImageBatch(
+            rows=processed.rows,
+            image_index_B=torch.tensor(processed.indices),
+            sizes=processed.sizes,
+            image_embeds_BD=normalize(features_BD.float(), dim=-1),
+            patch_features_BPD=patches_BPD,
+            grid=grid,
+            digests=processed.digests,
+        )
 
-    def _size_options(self, height: int, width: int) -> dict[str, bool]:
-        """How the model is asked for the features of images of that size."""
-        size = getattr(self.model.config.vision_config, "image_size", None)  # NaFlex has none
-        if size is None or (height, width) == (size, size):
+    def _patch_grid(self, pixel_values: Tensor) -> tuple[int, int]:
+        """Rows and columns of patches of each image of a batch."""
+        height, width = pixel_values.shape[-2:]
+        patch_size = self.model.config.vision_config.patch_size
+        return height // patch_size, width // patch_size
+
+    def _size_options(self, pixel_values: Tensor) -> dict[str, bool]:
+        """The arguments by which a model takes images of their size."""
+        size = getattr(self.model.config.vision_config, "image_size", None)
+        # NaFlex has no size: its processor gives patches with their positions.
+        if size is None:
+            return {}
+        height, width = pixel_values.shape[-2:]
+        if (height, width) == (size, size):
             return {}
         logger.warning_once(
-            f"The processor gives {width} x {height} pixels where the model has {size} x {size}: its positions are "
+            f"The processor makes images of {width} x {height} pixels for a model of {size} x {size}: positions are "
             "interpolated"
         )
         return {"interpolate_pos_encoding": True}
 
     def conditioned_scores(self, batch: ImageBatch, text_embeds_TD: Tensor, image_in_batch_T: Tensor) -> Tensor:
-        """(T,) text-conditioned score v_{i|t} · u_t of each text with the image of the batch it is asked of."""
-        with _inference(self.model):
+        """
+        Scores each text with one image of a batch, as the text sees it.
+
+        Args:
+            batch: B images.
+            text_embeds_TD: (T, D) normalised embeddings of the texts.
+            image_in_batch_T: (T,) int64: the place in the batch of the image of each text.
+
+        Returns:
+            (T,) float32: text-conditioned scores v_{i|t} · u_t.
+        """
+        with _evaluation_mode(self.model):
             conditioned_TD = self.model.get_text_conditioned_image_features(
                 patch_features=batch.patch_features_BPD, text_embeds=text_embeds_TD, image_index=image_in_batch_T
             )
         return (conditioned_TD.float() * text_embeds_TD).sum(dim=-1)
 
     def pair_scores(self, batch: ImageBatch, text_embeds_TD: Tensor) -> Tensor:
-        """(B, T) text-conditioned scores of every image of the batch with every text."""
-        with _inference(self.model):
+        """Scores every image of a batch with every text: (B, T) float32, text-conditioned."""
+        with _evaluation_mode(self.model):
             return self.model.score_pairs(batch.patch_features_BPD, text_embeds_TD).float()
 
     def candidate_scores(
-        self, batch: ImageBatch, text_embeds_TD: Tensor, image_in_batch_N: Tensor, text_index_N: Tensor
+        self, batch: ImageBatch, text_embeds_TD: Tensor, image_in_batch_K: Tensor, text_index_K: Tensor
     ) -> Tensor:
-        """(N,) text-conditioned scores of chosen pairs; a pair that comes twice is scored once."""
-        pair_N, place_N = (image_in_batch_N * len(text_embeds_TD) + text_index_N).unique(return_inverse=True)
-        device, num_texts = text_embeds_TD.device, len(text_embeds_TD)
-        pairs = (pair_N.div(num_texts, rounding_mode="floor").to(device), (pair_N % num_texts).to(device))
-        with _inference(self.model):
-            scores = self.model.score_candidates(batch.patch_features_BPD, text_embeds_TD, *pairs).float()
-        return scores[place_N.to(device)]
-
-    def region_embeds(self, batch: ImageBatch, boxes: Sequence[Sequence[Any]]) -> Tensor:
         """
-        (R, D) float32, normalised, image by image: the features of regions.
+        Scores chosen pairs of images and texts. A pair that is asked for twice is scored once.
 
         Args:
             batch: B images.
-            boxes: Of each image its boxes, none or more, in the `box_format` of its row. What is not seen of a box is
-                cut off. One of which nothing is seen gives zeros, which are like no text.
+            text_embeds_TD: (T, D) normalised embeddings of the texts.
+            image_in_batch_K: (K,) int64: the place in the batch of the image of each pair.
+            text_index_K: (K,) int64: the text of each pair.
+
+        Returns:
+            (K,) float32: text-conditioned scores, on the device of the texts.
         """
-        seen = []
-        for row, size, of_image in zip(batch.rows, batch.sizes, boxes, strict=True):
-            view, box_format = view_of_image(size, self.image_processor), row.get("box_format") or DEFAULT_BOX_FORMAT
-            seen += [seen_box(box, box_format, size, view) for box in of_image]
-        counts_B = torch.tensor(list(map(len, boxes)), dtype=torch.int64)
-        return self.view_embeds(batch, seen, torch.arange(len(boxes)).repeat_interleave(counts_B))
+        num_texts = len(text_embeds_TD)
+        device = text_embeds_TD.device
+        # One number for each pair makes equal pairs equal numbers.
+        distinct_pairs, place_K = (image_in_batch_K * num_texts + text_index_K).unique(return_inverse=True)
+        image_index = distinct_pairs.div(num_texts, rounding_mode="floor").to(device)
+        text_index = (distinct_pairs % num_texts).to(device)
+        with _evaluation_mode(self.model):
+            scores = self.model.score_candidates(batch.patch_features_BPD, text_embeds_TD, image_index, text_index)
+        return scores.float()[place_K.to(device)]
+
+    def region_embeds(self, batch: ImageBatch, boxes: Sequence[Sequence[Any]]) -> Tensor:
+        """
+        Encodes regions of the images of a batch.
+
+        Args:
+            batch: B images.
+            boxes: For each image any number of boxes, in the `box_format` of its row. A box is cut at the border of
+                what the model sees. A box of which nothing is seen gets zeros, which are similar to no text.
+
+        Returns:
+            (R, D) float32, normalised, image by image.
+        """
+        view_boxes = []
+        image_in_batch = []
+        for place, (row, size, image_boxes) in enumerate(zip(batch.rows, batch.sizes, boxes, strict=True)):
+            view = view_of_image(size, self.image_processor)
+            box_format = row.get("box_format") or DEFAULT_BOX_FORMAT
+            for box in image_boxes:
+                view_boxes.append(seen_box(box, box_format, size, view))
+                image_in_batch.append(place)
+        return self.view_embeds(batch, view_boxes, torch.tensor(image_in_batch, dtype=torch.int64))
 
     def view_embeds(self, batch: ImageBatch, boxes: Sequence[Sequence[float]], image_in_batch_R: Tensor) -> Tensor:
-        """(R, D) float32, normalised: RoIAlign of the batch's patch features, boxes in shares of the view."""
-        patches_BPD, (rows, columns) = batch.patch_features_BPD, batch.grid
-        boxes_R4 = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4) * torch.tensor([columns, rows] * 2)
+        """
+        Encodes regions of what the model sees, by RoIAlign of the patch features.
+
+        Args:
+            batch: B images.
+            boxes: R boxes, xyxy in units of the view's sides.
+            image_in_batch_R: (R,) int64: the place in the batch of the image of each box.
+
+        Returns:
+            (R, D) float32, normalised.
+        """
+        patches_BPD = batch.patch_features_BPD
+        rows, columns = batch.grid
+        boxes_R4 = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+        # RoIAlign takes boxes in units of patches.
+        boxes_R4 = boxes_R4 * torch.tensor([columns, rows, columns, rows])
         device = patches_BPD.device
         features_RD = roi_align(patches_BPD, boxes_R4.to(device), image_in_batch_R.to(device), batch.grid)
         return normalize(features_RD.float(), dim=-1)
 
     def attention(self, batch: ImageBatch, text_embeds_TD: Tensor, image_in_batch_T: Tensor) -> Tensor:
-        """(T, H, P) float32: where each head of the pooler looks for each text."""
-        with _inference(self.model):
+        """
+        Computes where each head of the pooler looks for each text.
+
+        Args:
+            batch: B images.
+            text_embeds_TD: (T, D) normalised embeddings of the texts.
+            image_in_batch_T: (T,) int64: the place in the batch of the image of each text.
+
+        Returns:
+            (T, H, P) float32.
+        """
+        with _evaluation_mode(self.model):
             _, attention_THP = self.model.get_text_conditioned_image_features(
                 patch_features=batch.patch_features_BPD,
                 text_embeds=text_embeds_TD,
@@ -232,60 +319,14 @@ class Embedder:
         return attention_THP.float()
 
 
-def read_texts(rows: Sequence[Row]) -> list[Row]:
-    """
-    Reads all rows and keeps them without their images, which need not stay in memory.
-
-    Rows with a caption are checked here, unless a reader has checked them. Rows of a benchmark may have no caption.
-
-    Raises:
-        ValueError: if a row with a caption is not valid.
-    """
-    texts = []
-    for index in range(len(rows)):
-        row = rows[index]
-        if any(name in row for name in CAPTION_COLUMNS):
-            row = check_row(row)
-        texts.append(without_image(row))
-    return texts
-
-
-class _Numbered(Dataset):
-    """Rows with their places: a batch knows which images it holds."""
-
-    def __init__(self, rows: Sequence[Row]) -> None:
-        self.rows = rows
-
-    def __getitem__(self, place: int) -> tuple[int, Row]:
-        return place, self.rows[place]
-
-
-class _ReadImages:
-    """Collates rows: decodes the images and runs the image processor, in a worker where there are workers."""
-
-    def __init__(self, image_processor: Any) -> None:
-        self.image_processor = image_processor
-
-    def __call__(self, numbered: list[tuple[int, Row]]) -> tuple[Any, ...]:
-        numbers, rows = zip(*numbered, strict=True)
-        images = [load_image(row["image"]) for row in rows]
-        digests = [image_digest(row["image"]) for row in rows]
-        inputs = dict(self.image_processor(images, return_tensors="pt"))
-        return list(numbers), [without_image(row) for row in rows], [one.size for one in images], digests, inputs
-
-
-def _width(config: Any) -> int:
-    """D of a model: CLIP's is named, SigLIP's is that of its text tower."""
+def _embedding_width(config: Any) -> int:
+    """D of a model: CLIP names it, that of SigLIP is the width of its text tower's projection."""
     return getattr(config, "projection_dim", None) or config.text_config.projection_size
 
 
-def without_image(row: Row) -> Row:
-    """Copies a row without its image."""
-    return {name: value for name, value in row.items() if name != "image"}
-
-
 @contextmanager
-def _inference(model: nn.Module) -> Iterator[None]:
+def _evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Runs a model without gradients and without dropout, and leaves it in the mode that it was in."""
     was_training = model.training
     model.eval()
     try:

@@ -1,9 +1,10 @@
-"""What tells models, configurations, images and machines apart: hashes, versions and hardware."""
+"""Hashes that identify weights, configurations and images; versions and hardware that results came from."""
 
 import hashlib
 import json
 import os
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,44 +15,79 @@ from torch import nn
 from ..version import __version__
 
 
+# Settings that change no feature. Padding and truncation are left over from the tokenizer's last call.
+_WITHOUT_EFFECT = {
+    "_name_or_path",
+    "architectures",
+    "auto_map",
+    "dtype",
+    "padding",
+    "transformers_version",
+    "truncation",
+}
+
+
 def model_hash(model: nn.Module) -> str:
     """
-    SHA-256 over names, types, shapes and bytes of the weights: the same weights have the same hash, whatever the files
-    they were read from.
+    Hashes the weights of a model: SHA-256 over their names, types, shapes and bytes, as hex.
+
+    Equal weights have equal hashes, whatever files they were read from.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        # numpy has no bfloat16, so the bytes are taken before.
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
 
 
 def config_hash(model: Any, processor: Any) -> str:
     """
-    SHA-256 over the configuration of a model, its image processor and its tokenizer: with the weights and the protocol
-    all that its features depend on. Where they were read from, and which version wrote them, does not count.
+    Hashes the configuration of a model, of its image processor and of its tokenizer: SHA-256 as hex.
+
+    Features depend on these and on the weights. The folder that they were read from, and the version that wrote them,
+    do not count.
     """
-    parts: list[Any] = [_without(model.config.to_dict()), _without(processor.to_dict())]
+    parts: list[Any] = [_with_effect(model.config.to_dict()), _with_effect(processor.to_dict())]
     tokenizer = processor.tokenizer
     if hasattr(tokenizer, "backend_tokenizer"):
-        parts.append(_without(json.loads(tokenizer.backend_tokenizer.to_str())))
+        parts.append(_with_effect(json.loads(tokenizer.backend_tokenizer.to_str())))
     parts += [sorted(tokenizer.get_vocab().items()), tokenizer.model_max_length]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
-# Names of configurations that change no feature; padding and truncation are those of a tokenizer's last call.
-_OF_NO_EFFECT = ("_name_or_path", "transformers_version", "architectures", "dtype", "auto_map", "padding", "truncation")
-
-
-def _without(value: Any) -> Any:
+def _with_effect(value: Any) -> Any:
+    """A configuration without the settings that change no feature, at any depth."""
     if not isinstance(value, dict):
         return value
-    return {name: _without(one) for name, one in value.items() if name not in _OF_NO_EFFECT}
+    return {name: _with_effect(setting) for name, setting in value.items() if name not in _WITHOUT_EFFECT}
+
+
+def image_digest(image: Any) -> bytes:
+    """
+    Hashes an image that has been read: SHA-256 of its file, or of its pixels if it comes from no file.
+
+    Args:
+        image: A PIL image, a path, the bytes of an image file, or the dict `{"bytes": …, "path": …}` of `datasets`.
+
+    Raises:
+        OSError: if the file cannot be read.
+    """
+    if isinstance(image, Mapping):
+        image = image.get("bytes") or image["path"]
+    if isinstance(image, (str, os.PathLike)):
+        with open(image, "rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    if isinstance(image, bytes):
+        return hashlib.sha256(image).digest()
+    # Images of other modes or sizes can have the same bytes.
+    pixels = f"{image.mode} {image.size} ".encode() + image.tobytes()
+    return hashlib.sha256(pixels).digest()
 
 
 def environment(device: torch.device) -> dict[str, str]:
-    """Versions and hardware that the figures came from."""
-    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    """Returns the versions and the hardware that results come from, ready for JSON."""
+    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor_name()
     return {
         "beta_clip_hf": __version__,
         "torch": torch.__version__,
@@ -62,21 +98,11 @@ def environment(device: torch.device) -> dict[str, str]:
     }
 
 
-def _processor() -> str:
-    """The name of the processor; Linux tells it in a file, Python does not."""
+def _processor_name() -> str:
+    """The name of the processor. Linux has it in a file; Python knows the kind at most."""
     cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return (names or [platform.processor() or platform.machine()])[0]
-
-
-def image_digest(image: Any) -> bytes:
-    """SHA-256 of an image that could be read: of its file, or of its pixels where there is none."""
-    if isinstance(image, dict):
-        image = image.get("bytes") or image["path"]
-    if isinstance(image, (str, os.PathLike)):
-        with open(image, "rb") as file:
-            return hashlib.file_digest(file, "sha256").digest()
-    if not isinstance(image, bytes):
-        image = f"{image.mode} {image.size} ".encode() + image.tobytes()
-    return hashlib.sha256(image).digest()
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,4 +1,4 @@
-"""The processes of one evaluation. They pass each other objects on the CPU, whatever device their models are on."""
+"""The processes of an evaluation. They exchange objects on the CPU, whatever device their models are on."""
 
 import os
 from collections.abc import Iterator
@@ -12,23 +12,32 @@ import torch.distributed as dist
 from ..data.workers import ProcessPlace, joined_place, launched_place
 
 
-# The first process ranks and draws while the others wait.
+# The first process ranks and draws while the others wait for it.
 _PATIENCE = timedelta(hours=12)
 
 
 class Processes:
     """
-    This process among those of `torch.distributed`, or alone where there is none. All methods are collective: every
-    process calls them, in the same order. Their group is gloo's, beside whatever group a training has.
+    This process among those of `torch.distributed`, or alone if there are no others.
+
+    All methods are collective: every process calls them, in the same order.
+
+    Attributes:
+        count: Number of processes.
+        rank: Number of this process, from 0.
     """
 
     def __init__(self) -> None:
         place = joined_place() or ProcessPlace(rank=0, world_size=1)
-        self.rank, self.count = place
-        self._group = dist.new_group(backend="gloo", timeout=_PATIENCE) if place.world_size > 1 else None
+        self.rank = place.rank
+        self.count = place.world_size
+        self._group = None
+        if self.count > 1:
+            # gloo, because a training's own group may be NCCL, which exchanges tensors on GPUs only.
+            self._group = dist.new_group(backend="gloo", timeout=_PATIENCE)
 
     def broadcast(self, value: Any) -> Any:
-        """The value of the first process, in every process."""
+        """Returns the value of the first process in every process."""
         if self.count == 1:
             return value
         values = [value]
@@ -36,7 +45,7 @@ class Processes:
         return values[0]
 
     def gather(self, value: Any) -> list[Any]:
-        """The values of all processes by rank in the first one; an empty list in the others."""
+        """Returns the values of all processes by rank in the first process, and an empty list in the others."""
         if self.count == 1:
             return [value]
         values: list[Any] = [None] * self.count if self.rank == 0 else []
@@ -46,7 +55,7 @@ class Processes:
 
 @contextmanager
 def launched_processes() -> Iterator[None]:
-    """Joins the processes that `torchrun` or `accelerate launch` has started, if it has; and leaves them."""
+    """Joins the processes that `torchrun` or `accelerate launch` has started, if any, and leaves them at the end."""
     if launched_place().world_size == 1 or joined_place() is not None:
         yield
         return
@@ -57,11 +66,6 @@ def launched_processes() -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def default_device() -> str:
-    """CUDA where there is any."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 def own_device(name: str | None = None) -> torch.device:
     """
     Returns the device of this process. With several processes "cuda" is another GPU in each.
@@ -70,14 +74,25 @@ def own_device(name: str | None = None) -> torch.device:
         name: A device of torch, for example "cpu" or "cuda:1"; `None` takes CUDA if it is available.
 
     Raises:
-        ValueError: where torch does not know the device, or cannot use it.
+        ValueError: if torch does not know the device, or cannot use it.
     """
-    name = default_device() if name is None else name
+    if name is None:
+        name = default_device()
+    device_name = name
+    if name == "cuda":
+        # torchrun and accelerate number the processes of a machine.
+        device_name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     try:
-        device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if name == "cuda" else name)
+        device = torch.device(device_name)
+        # A device that torch knows by name may still not exist here.
         torch.empty(1, device=device)
     except (AssertionError, RuntimeError) as error:
         raise ValueError(
             f"device must be one that torch can use here, as cpu, but is {name!r}: beta-clip doctor says what there is"
         ) from error
     return device
+
+
+def default_device() -> str:
+    """Returns "cuda" if torch can use a GPU, otherwise "cpu"."""
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,4 +1,4 @@
-"""Long work in numbered shards: each is done once, by one of the processes, and is on the disk when it is done."""
+"""Does long work in numbered shards. Each is done once, by one of the processes, and then kept on the disk."""
 
 import json
 import logging
@@ -18,78 +18,103 @@ from .processes import Processes
 logger = logging.getLogger(__name__)
 
 Kept = dict[str, Tensor]
-"""What is kept of some work: tensors on the CPU by name. Those of all shards are joined along the first axis."""
+"""The result of some work: tensors on the CPU by name. The results of shards are joined along the first axis."""
 
 
 class Shards:
     """
-    Does work shard by shard and keeps the results, so that a run that was stopped goes on where it was.
+    Does work shard by shard and keeps the results, so that a run that was stopped continues where it was.
 
     Args:
-        folder (*optional*): For the files, `NAME-00000.safetensors`; without one nothing outlives the process. Its name
-            must tell apart all that changes a result: what is found in it is taken as it is.
-        processes (*optional*): Who shares the work; by default those of `torch.distributed`.
+        folder (*optional*): Directory for the results, `NAME-00000.safetensors`; without one they are not written.
+            Results that are there are taken as they are, so its name must identify everything that they depend on.
+        processes (*optional*): The processes that share the work; by default those of `torch.distributed`.
     """
 
     def __init__(self, folder: Path | None = None, processes: Processes | None = None) -> None:
-        self.folder, self.processes = folder, processes or Processes()
+        self.folder = folder
+        self.processes = processes or Processes()
 
     def run(
         self, name: str, count: int, work: Callable[[Sequence[int]], Iterator[Kept]], everywhere: bool = False
     ) -> Kept:
         """
-        All shards of some work, joined in their order.
+        Does all shards of some work and joins their results in order. Every process must call it.
 
         Args:
-            name: Of the work, and of its files.
-            count: How many shards there are.
-            work: Yields the results of the shards with the given numbers, one after the other.
-            everywhere: Whether all processes get the joined results; otherwise the first one does, the others get {}.
+            name: Name of the work and of its files.
+            count: Number of shards.
+            work: Takes the numbers of shards, and yields their results one after the other.
+            everywhere: Whether all processes get the joined results. Otherwise only the first one does, and the others
+                get {}.
         """
-        found = {}
-        if self.processes.rank == 0 and self.folder is not None:
-            found = {i: kept for i in range(count) if (kept := _loaded(self._path(name, i))) is not None}
-        missing = [i for i in range(count) if i not in self.processes.broadcast(list(found))]
-        own = missing[self.processes.rank :: self.processes.count]
-        done = {}
-        for number, kept in zip(own, work(own), strict=True):
-            done[number] = kept
+        is_first = self.processes.rank == 0
+        results = self._load_all(name, count) if is_first else {}
+        finished = set(self.processes.broadcast(list(results)))
+        missing = [number for number in range(count) if number not in finished]
+        assigned = missing[self.processes.rank :: self.processes.count]
+        computed = {}
+        # `strict` also runs the generator to its end, which closes its progress bar.
+        for number, kept in zip(assigned, work(assigned), strict=True):
+            computed[number] = kept
             self._save(name, number, kept)
-        for of_process in self.processes.gather(done):
-            found |= of_process
-        everything = joined([found[i] for i in range(count)]) if self.processes.rank == 0 else {}
+        for computed_by_process in self.processes.gather(computed):
+            results |= computed_by_process
+        everything = joined([results[number] for number in range(count)]) if is_first else {}
         return self.processes.broadcast(everything) if everywhere else everything
 
-    def _path(self, name: str, number: int) -> Path:
-        assert self.folder is not None
-        return self.folder / f"{name}-{number:05d}.safetensors"
+    def _load_all(self, name: str, count: int) -> dict[int, Kept]:
+        """The results that are on the disk, by the number of the shard."""
+        results: dict[int, Kept] = {}
+        if self.folder is None:
+            return results
+        for number in range(count):
+            kept = _load(_shard_path(self.folder, name, number))
+            if kept is not None:
+                results[number] = kept
+        return results
 
     def _save(self, name: str, number: int, kept: Kept) -> None:
+        """Writes the result of a shard, if there is a directory for it."""
         if self.folder is None:
             return
-        metadata = {"names": json.dumps(list(kept))}  # in their order, which the format does not keep
-        with replacing(self._path(name, number)) as unfinished:
+        # safetensors sorts the tensors by their names, so their order is kept beside them.
+        metadata = {"names": json.dumps(list(kept))}
+        with replacing(_shard_path(self.folder, name, number)) as unfinished:
             save_file({key: tensor.contiguous() for key, tensor in kept.items()}, unfinished, metadata)
 
 
-def _loaded(path: Path) -> Kept | None:
-    """What was kept of a shard; `None` where it is not there, or the machine went down before it was written."""
+def _shard_path(folder: Path, name: str, number: int) -> Path:
+    return folder / f"{name}-{number:05d}.safetensors"
+
+
+def _load(path: Path) -> Kept | None:
+    """The result of a shard; `None` if there is no file, or the machine went down before it was written."""
     if not path.exists():
         return None
     try:
         with safe_open(path, "pt") as file:
-            return {name: file.get_tensor(name) for name in json.loads(file.metadata()["names"])}
+            names = json.loads(file.metadata()["names"])
+            return {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError) as error:
         logger.warning("%s is damaged (%s): that work is done again", path, error)
         return None
 
 
 def joined(parts: Sequence[Kept]) -> Kept:
-    """What was kept of several parts, in their order; a part need not have every name."""
-    names = dict.fromkeys(name for part in parts for name in part)
-    return {name: torch.cat([part[name] for part in parts if name in part]) for name in names}
+    """Joins the results of several parts in their order. A part need not have every name."""
+    tensors: dict[str, list[Tensor]] = {}
+    for part in parts:
+        for name, tensor in part.items():
+            tensors.setdefault(name, []).append(tensor)
+    return {name: torch.cat(parts_of_name) for name, parts_of_name in tensors.items()}
 
 
 def split(items: Sequence[Any], size: int) -> list[Any]:
-    """The items in consecutive pieces of a size; the last may be smaller."""
-    return [items[first : first + size] for first in range(0, len(items), size)]
+    """
+    Cuts a sequence into pieces of a size; the last may be smaller.
+
+    >>> split("abcde", 2)
+    ['ab', 'cd', 'e']
+    """
+    return [items[start : start + size] for start in range(0, len(items), size)]

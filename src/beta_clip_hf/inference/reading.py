@@ -1,0 +1,83 @@
+"""Reads the images of rows and runs the image processor on them, in worker processes if there are any."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from ..data.columns import CAPTION_COLUMNS
+from ..data.images import load_image
+from ..data.rows import Row, check_row
+from .identity import image_digest
+
+
+@dataclass(frozen=True)
+class ProcessedImages:
+    """B images ready for a model, on the CPU."""
+
+    indices: list[int]
+    """The place of each image in the data set."""
+    rows: list[Row]
+    """The rows of the images, without the images."""
+    sizes: list[tuple[int, int]]
+    """Width and height of each image in pixels, before any processing."""
+    digests: list[bytes]
+    """SHA-256 of each image, see [`image_digest`]."""
+    inputs: dict[str, Tensor]
+    """What the image processor returns: `pixel_values`, and for some processors masks and shapes."""
+
+
+class ImageReader:
+    """
+    Reads batches of images by their places in a data set. It is the `collate_fn` of a DataLoader over these places, so
+    that workers decode and resize.
+
+    Args:
+        rows: Rows with an `image`.
+        image_processor: Resizes, crops and normalises.
+    """
+
+    def __init__(self, rows: Sequence[Row], image_processor: Any) -> None:
+        self.rows = rows
+        self.image_processor = image_processor
+
+    def __call__(self, indices: Sequence[int]) -> ProcessedImages:
+        """
+        Reads the images at some places of the data set.
+
+        Raises:
+            ValueError: if an image cannot be read.
+        """
+        rows = [self.rows[index] for index in indices]
+        images = [load_image(row["image"]) for row in rows]
+        return ProcessedImages(
+            indices=list(indices),
+            rows=[without_image(row) for row in rows],
+            sizes=[image.size for image in images],
+            digests=[image_digest(row["image"]) for row in rows],
+            inputs=dict(self.image_processor(images, return_tensors="pt")),
+        )
+
+
+def read_texts(rows: Sequence[Row]) -> list[Row]:
+    """
+    Reads all rows and returns them without their images, which need not stay in memory.
+
+    Rows with a caption are checked here, unless a reader has checked them. Rows of a benchmark may have no caption.
+
+    Raises:
+        ValueError: if a row with a caption is not valid.
+    """
+    texts = []
+    for index in range(len(rows)):
+        row = rows[index]
+        if any(name in row for name in CAPTION_COLUMNS):
+            row = check_row(row)
+        texts.append(without_image(row))
+    return texts
+
+
+def without_image(row: Row) -> Row:
+    """Copies a row without its image."""
+    return {name: value for name, value in row.items() if name != "image"}
