@@ -10,7 +10,7 @@ from PIL import Image
 
 from beta_clip_hf import BetaCLIPProcessor
 from beta_clip_hf.evaluation import probes
-from beta_clip_hf.inference import embedder
+from beta_clip_hf.inference import reading
 from evaluation.suite_helpers import command, results_of, tasks_of
 
 
@@ -19,7 +19,7 @@ def test_an_evaluation_that_was_stopped_goes_on_and_ends_with_the_same_file(chec
     arguments = ["--model", checkpoint, "--data", photos, "--tasks", "photos,scenes", "--limit", 5, "--batch-size", 1]
     command(*arguments, "--output", tmp_path / "whole")
     whole, read = tmp_path / "stopped", []
-    load_image = embedder.load_image
+    load_image = reading.load_image
 
     def stops(image):
         read.append(image)
@@ -27,7 +27,7 @@ def test_an_evaluation_that_was_stopped_goes_on_and_ends_with_the_same_file(chec
             raise KeyboardInterrupt
         return load_image(image)
 
-    monkeypatch.setattr(embedder, "load_image", stops)
+    monkeypatch.setattr(reading, "load_image", stops)
     with pytest.raises(KeyboardInterrupt):
         command(*arguments, "--output", whole)
     assert list(tasks_of(whole)) == ["photos"]
@@ -127,7 +127,7 @@ def test_tasks_of_earlier_runs_stay(checkpoint, photos, tmp_path, monkeypatch):
     def stops(image):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(embedder, "load_image", stops)
+    monkeypatch.setattr(reading, "load_image", stops)
     with pytest.raises(KeyboardInterrupt):
         command(*arguments, "--tasks", "photos,scenes", "--seed", 1)
     assert tasks_of(tmp_path / "out") == tasks
@@ -163,7 +163,7 @@ def test_a_damaged_shard_is_done_again_and_those_given_up_go(checkpoint, photos,
     arguments = ["--model", checkpoint, "--data", photos, "--tasks", "photos", "--batch-size", 1, "--no-pictures"]
     command(*arguments, "--output", tmp_path / "whole")
     monkeypatch.setattr(probes, "IMAGES_PER_SHARD", 2)
-    load_image, read, output = embedder.load_image, [], tmp_path / "stopped"
+    load_image, read, output = reading.load_image, [], tmp_path / "stopped"
 
     def stops(image):
         read.append(image)
@@ -171,7 +171,7 @@ def test_a_damaged_shard_is_done_again_and_those_given_up_go(checkpoint, photos,
             raise KeyboardInterrupt
         return load_image(image)
 
-    monkeypatch.setattr(embedder, "load_image", stops)
+    monkeypatch.setattr(reading, "load_image", stops)
     for seed in (1, 0):  # the first one is given up
         with pytest.raises(KeyboardInterrupt):
             command(*arguments, "--seed", seed, "--output", output)
