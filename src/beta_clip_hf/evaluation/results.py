@@ -118,7 +118,8 @@ def format_before_after(
     rows = []
     for label, key in names.items():
         old, new = before["figures"][key], after["figures"][key]
-        percents = [f"{100 * share:.1f}" for share in (new["chance"], old["value"], new["value"])]
+        # Six letters, as the longest heading has: all columns of numbers have one width.
+        percents = [f"{100 * share:6.1f}" for share in (new["chance"], old["value"], new["value"])]
         rows.append([label, *percents])
     return tables.format_table((heading, "chance", "before", "after"), rows)
 
