@@ -1,6 +1,7 @@
 """What the code promises about itself: imports point down, files and functions stay small."""
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -258,3 +259,27 @@ def test_photos_and_weights_stay_outside() -> None:
     weights = (".pt", ".bin", ".safetensors", ".onnx", ".tar", ".jpg", ".jpeg", ".parquet")
     assert not [path.name for path in files if path.suffix in weights]
     assert not [path.name for path in repository_files("") if path.stat().st_size > 2**20]
+
+
+@functools.cache
+def legend() -> set[str]:
+    """The letters of axes in the table of `model/__init__.py`."""
+    table = MODULES[f"{LIBRARY}/model/__init__.py"].read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([A-Za-z, ]+) \| \w", table, flags=re.MULTILINE)
+    return {letter.strip() for row in rows for letter in row.split(",") if len(letter.strip()) == 1}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_shape_suffixes_use_the_one_legend(module: str) -> None:
+    """`text_embeds_TD` is (T, D): every letter of such a suffix is in the legend, or said at the top of the file."""
+    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+    own = set(re.findall(r"\b([A-Za-z]) ", (ast.get_docstring(tree) or "").partition("Letters")[2]))
+    letters = legend() | own
+    wrong = set()
+    for node in ast.walk(tree):
+        names = [getattr(node, field, None) for field in ("id", "arg", "attr")]
+        for name in filter(None, names):
+            suffix = re.search(r"[a-z0-9]_([A-Z][A-Z0-9]*|[a-z]?[mne]{0,2}[A-Z])$", str(name))
+            if suffix and not name.isupper():
+                wrong |= {name for letter in suffix[1] if letter.isalpha() and letter not in letters}
+    assert not wrong
