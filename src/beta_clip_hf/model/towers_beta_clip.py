@@ -1,4 +1,8 @@
-"""CLIP's two towers for flat batches: dense patch features, and texts of one or two paths without padding."""
+"""
+CLIP's two towers for flat batches: dense patch features, and texts of one or two paths without padding.
+
+One letter beside the legend of the package: V stretches of packed places, as in `packing_beta_clip.py`.
+"""
 
 from typing import Any, NamedTuple
 
