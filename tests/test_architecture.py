@@ -28,8 +28,6 @@ FLOORS = (
 )
 # Arrows along a floor: a sweep of interpolated models evaluates each of them; `python -m beta_clip_hf` is `beta-clip`.
 SIDEWAYS = {("release", "evaluation"), ("__main__", COMMAND_LINE)}
-# Modules whose command still stands in the library. Each leaves this set as it moves to the command line.
-MOVING = {f"{LIBRARY}/{name}.py" for name in ("demo/app",)}
 OUTSIDE_OF_CORE = {"torch", "transformers", "huggingface_hub", "ftfy"}
 # `forward` of a transformers model takes every tensor of the batch by name.
 MANY_PARAMETERS = {("beta_clip_hf/model/modeling_beta_clip.py", "forward")}
@@ -113,10 +111,9 @@ def repository_files(*suffixes: str) -> list[Path]:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_point_down(module: str) -> None:
-    room = room_of(module)
-    allowed = rooms_below(room) | ({COMMAND_LINE} if module in MOVING else set())
+    allowed = rooms_below(room_of(module))
     wrong = [f"line {line}: {target}" for target, line in imported_rooms(module) if target not in allowed]
-    assert not wrong, f"{module} may import {sorted(rooms_below(room))} only"
+    assert not wrong, f"{module} may import {sorted(allowed)} only"
 
 
 def test_the_house_has_these_rooms() -> None:
@@ -130,7 +127,7 @@ def test_the_house_has_these_rooms() -> None:
 
 def test_only_the_command_line_parses_arguments() -> None:
     parsing = {module for module in MODULES if "argparse" in {name.split(".")[0] for name, _ in imports_of(module)}}
-    assert {room_of(module) for module in parsing - MOVING} == {COMMAND_LINE}
+    assert {room_of(module) for module in parsing} == {COMMAND_LINE}
 
 
 def test_core_can_be_saved_to_the_hub() -> None:
@@ -204,8 +201,7 @@ def test_imports_have_no_circle() -> None:
         for name, _ in imports_of(module):
             below = module_file(name)
             # The public names are looked up in `__init__` when they are used; what it imports at once has no circle.
-            is_moving = below in MOVING and (module in MOVING or room_of(module) == COMMAND_LINE)
-            if below is not None and below != module and not is_moving:
+            if below is not None and below != module:
                 visit(below, (*path, module))
         done.add(module)
 

@@ -18,13 +18,12 @@ class Command(NamedTuple):
     """Its words on the command line: ("convert", "b-clip")."""
     summary: str
     example: str
-    home: str = ""
-    """The module, while the command still stands in the library."""
 
     @property
     def module(self) -> str:
         """The module of the command: `beta_clip_cli.convert_b_clip`."""
-        return self.home or f"{__package__}.{'_'.join(self.words).replace('-', '_')}"
+        name = "_".join(self.words).replace("-", "_")
+        return f"{__package__}.{name}"
 
 
 COMMANDS = (
@@ -94,7 +93,6 @@ COMMANDS = (
         ("demo",),
         "Show a model in the browser: search, where each phrase looks, two captions compared.",
         "beta-clip demo --photos photos/ --model runs/photos",
-        home="beta_clip_hf.demo.app",
     ),
     Command(
         ("push",),

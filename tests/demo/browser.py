@@ -5,7 +5,6 @@ Chromium without a window, driven by Playwright: for the tests, and for the pict
     python tests/demo/browser.py http://127.0.0.1:7860 docs/images
 """
 
-import base64
 import io
 import shutil
 import socket
@@ -39,11 +38,6 @@ def open_browser() -> Iterator[Any]:
             yield browser
         finally:
             browser.close()
-
-
-def picture_of(uri: str) -> Image.Image:
-    """The image of a `data:` link."""
-    return Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))).convert("RGB")
 
 
 def take_pictures(address: str, folder: Path) -> None:

@@ -6,6 +6,9 @@ import torch
 from beta_clip_hf import BetaCLIPConfig, BetaCLIPModel, BetaCLIPProcessor
 
 
+CAPTION = "A red circle is above a blue square. The square is large."
+
+
 @pytest.fixture(scope="session", autouse=True)
 def extra():
     for name in ("lancedb", "matplotlib"):
@@ -34,3 +37,21 @@ def collection(checkpoint):
 
     with open_collection(model=str(checkpoint), num_scenes=8, device="cpu") as collection:
         yield collection
+
+
+@pytest.fixture(scope="module")
+def model(collection):
+    return collection.index.embedder.model
+
+
+@pytest.fixture(scope="module")
+def processor(collection):
+    return collection.index.embedder.processor
+
+
+@pytest.fixture(scope="module")
+def seen(model, processor, collection):
+    """The first example of the collection, as the model sees it for `CAPTION`."""
+    from beta_clip_hf.demo import views
+
+    return views.explore(model, processor, collection.example(0).image, CAPTION)

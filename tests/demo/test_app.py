@@ -1,4 +1,3 @@
-import argparse
 import importlib.util
 import os
 import signal
@@ -24,18 +23,6 @@ def photos(tmp_path):
 @pytest.fixture
 def space_dir(project_dir):
     return project_dir / "examples" / "space"
-
-
-def parsed(*words):
-    parser = argparse.ArgumentParser()
-    app.add_arguments(parser)
-    return parser.parse_args(words)
-
-
-def test_the_demo_is_private_unless_asked():
-    args = parsed()
-    assert args.host == "127.0.0.1" and args.share is False and args.model is None
-    assert (args.max_upload, args.max_pixels, args.rate) == (10, 40, 120)
 
 
 def test_what_is_wrong_is_told_in_one_sentence(tmp_path, monkeypatch, capsys):
@@ -81,13 +68,14 @@ def test_the_demo_runs_until_it_is_interrupted(checkpoint, photos, monkeypatch, 
             signal.raise_signal(number)
 
     monkeypatch.setattr(app, "Event", Interrupted)
-    before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+    before = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
+    # A job in the background ignores interrupts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         assert cli.main(["demo", "--model", str(checkpoint), "--photos", str(photos), "--device", "cpu"]) == 0
     finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
+        for name, handler in before.items():
+            signal.signal(name, handler)
     assert "the demo is at http://127.0.0.1:" in caplog.text and "the demo is closed" in caplog.text
     assert not os.path.exists(folders[0])
 

@@ -5,13 +5,14 @@ import socket
 from contextlib import ExitStack
 
 import pytest
-from PIL import Image, ImageChops
+from PIL import Image
 
-from beta_clip_hf.demo import views
+from beta_clip_hf.demo import markup, views
 from beta_clip_hf.demo.app import open_page
 from beta_clip_hf.demo.limits import Limits
 
-from .browser import CHROMIUM, free_port, open_browser, picture_of
+from .browser import CHROMIUM, free_port, open_browser
+from .pictures import picture_of, same
 
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium, which could not be installed")
@@ -108,10 +109,6 @@ def shown(page, name):
     return picture_of(page.get_by_role("img", name=name, exact=True).get_attribute("src"))
 
 
-def same(first, second):
-    return first.size == second.size and ImageChops.difference(first, second).getbbox() is None
-
-
 def told(page):
     """The sentence that the page tells."""
     return page.get_by_test_id("toast-text").last.inner_text()
@@ -143,7 +140,7 @@ def test_a_phrase_is_clicked_and_its_heat_map_is_seen(page, photo, collection):
 
     page.get_by_role("radio", name="a blue square", exact=True).click()
     second = shown(page, "Where “a blue square” looks")
-    place = [one.text for one in seen.texts].index("a blue square")
+    place = [text.text for text in seen.texts].index("a blue square")
     assert same(second, seen.heat_map(place)) and not same(second, first)
 
     page.get_by_role("combobox", name="Attention head").and_(page.locator(":visible")).click()
@@ -206,10 +203,12 @@ def test_two_captions_are_compared(page, photo, collection):
         winner = "A" if pair[0] > pair[1] else "B"
         cells = [f"{score:.3f}{' ✓' if letter == winner else ''}" for letter, score in zip("AB", pair, strict=True)]
         assert row == [name, *cells, f"{winner}, by {abs(pair[0] - pair[1]):.3f}"]
-    assert page.locator(".verdict").inner_text() == views.verdict_of(list(compared.scores().values()))
-    heat = [picture_of(one.get_attribute("src")) for one in page.locator("#compared figure img").all()]
-    assert len(heat) == len(compared.seen.texts) - 2
-    assert all(same(one, compared.seen.heat_map(2 + place)) for place, one in enumerate(heat))
+    assert page.locator(".verdict").inner_text() == markup.verdict_of(list(compared.scores().values()))
+    images = page.locator("#compared figure img").all()
+    heat_maps = [picture_of(image.get_attribute("src")) for image in images]
+    assert len(heat_maps) == len(compared.seen.texts) - 2
+    for place, heat_map in enumerate(heat_maps, 2):
+        assert same(heat_map, compared.seen.heat_map(place))
 
 
 def test_a_collection_is_searched(page, collection):
@@ -226,7 +225,7 @@ def test_a_collection_is_searched(page, collection):
     page.locator("#found .thumbnail-item").nth(1).focus()
     page.keyboard.press("Enter")
     page.get_by_role("heading", name="Result 2").wait_for()
-    expected = views.hit_html(collection.index, found, 1)
+    expected = markup.hit_html(collection.index, found, 1)
     for phrase in ("a red circle", "a blue square"):
         uri = page.get_by_role("img", name=f"Where “{phrase}” looks", exact=True).get_attribute("src")
         assert uri in expected

@@ -1,24 +1,17 @@
-"""
-`beta-clip demo`: searches a collection, shows where each phrase of a caption looks, and compares two captions, in the
-browser. See docs/demo.md.
-"""
+"""The demo as a whole: its collection, its page and its server. docs/demo.md describes it."""
 
-import argparse
 import logging
 import os
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from tempfile import TemporaryDirectory
 from threading import Event
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Unpack
 
 from transformers.utils import logging as transformers_logging
 
-from ..data.scenes.levels import LEVELS
-from ..inference.processes import default_device
-from .collection import DEFAULT_MODEL, open_collection
+from .collection import CollectionOptions, open_collection
 from .limits import Limits, check_port
 
 
@@ -29,65 +22,63 @@ logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def open_page(limits: Limits | None = None, **chosen: Any) -> "Iterator[Page]":
+def open_page(limits: Limits | None = None, **collection_options: Unpack[CollectionOptions]) -> "Iterator[Page]":
     """
-    The page, not yet served, with what is searched and a folder of its own for uploads; both are removed afterwards,
-    as far as they were made for it. Nobody is told that Gradio is used.
+    Builds the page without serving it, with a collection and a temporary folder for uploads.
+
+    The folder and a temporary index are removed at the end. Gradio's telemetry is off.
 
     Args:
-        limits: Of what a visitor may send.
-        chosen: What is searched, as in [`open_collection`].
+        limits: What a visitor may send; see [`Limits`] for the default.
+        **collection_options: The images and the model; see [`open_collection`].
 
     Raises:
-        ImportError: without Gradio. And as [`open_collection`].
+        ImportError: without Gradio.
+        ValueError: see [`open_collection`].
     """
     if find_spec("gradio") is None:
         raise ImportError('The demo needs Gradio: pip install "beta-clip-hf[demo]"')
-    with TemporaryDirectory(prefix="beta-clip-uploads-") as folder, open_collection(**chosen) as collection:
-        # Before Gradio is imported.
-        os.environ |= {"GRADIO_ANALYTICS_ENABLED": "0", "GRADIO_TEMP_DIR": folder}
+    with TemporaryDirectory(prefix="beta-clip-uploads-") as folder, open_collection(**collection_options) as collection:
+        # Gradio reads these variables when it is imported.
+        os.environ.update(GRADIO_ANALYTICS_ENABLED="0", GRADIO_TEMP_DIR=folder)
         from .page import build
 
-        transformers_logging.disable_progress_bar()  # of each question
+        # Without this, a bar would appear in the log for every question of a visitor.
+        transformers_logging.disable_progress_bar()
         try:
             yield build(collection, limits)
         finally:
             os.environ.pop("GRADIO_TEMP_DIR", None)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `beta-clip demo`."""
-    parser.add_argument(
-        "--model", metavar="MODEL", help=f"directory or Hub id (default: that of the index, else {DEFAULT_MODEL})"
-    )
-    parser.add_argument("--index", metavar="INDEX", help="what beta-clip index has made, to be searched")
-    parser.add_argument(
-        "--photos", metavar="DATA", help="folder or rows to index first: into --index, or for this time only"
-    )
-    parser.add_argument("--level", choices=list(LEVELS), default="easy", help="of the generated scenes, without photos")
-    parser.add_argument("--host", metavar="ADDRESS", default="127.0.0.1", help="to listen on; 0.0.0.0 is the network")
-    parser.add_argument("--port", metavar="N", type=int, help="to listen on (default: the first free one from 7860)")
-    parser.add_argument("--share", action="store_true", help="make it public for a while, through Gradio's servers")
-    parser.add_argument("--max-upload", metavar="MIB", type=float, default=Limits.upload_mib, help="size of a file")
-    parser.add_argument(
-        "--max-pixels", metavar="MILLIONS", type=float, default=Limits.megapixels, help="size of an image"
-    )
-    parser.add_argument(
-        "--rate", metavar="N", type=int, default=Limits.per_minute, help="requests of one client in a minute"
-    )
-    parser.add_argument("--device", metavar="DEVICE", default=default_device(), help="cpu, cuda, cuda:1 or another")
+def serve(
+    limits: Limits | None = None,
+    *,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    share: bool = False,
+    **collection_options: Unpack[CollectionOptions],
+) -> None:
+    """
+    Serves the demo until the process is interrupted, which is no error.
 
+    Args:
+        limits: What a visitor may send; see [`Limits`] for the default.
+        host: Address to listen on. The default can be reached from this machine only.
+        port: Port to listen on. The default is the first free one from 7860.
+        share: Whether Gradio's servers make the page public, through a tunnel.
+        **collection_options: The images and the model; see [`open_collection`].
 
-def run(args: argparse.Namespace) -> int:
-    """Serves the page until it is interrupted or told to end, which is no error."""
-    limits = Limits(args.max_upload, args.max_pixels, args.rate)
-    check_port(args.port)  # before the model is loaded
-    chosen = {"model": args.model, "index": args.index, "photos": args.photos, "level": args.level}
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends a service, which leaves no uploads
-    with open_page(limits, **chosen, device=args.device) as page:
+    Raises:
+        ImportError: without Gradio or LanceDB.
+        ValueError: if the port is taken or is no port. See also [`open_collection`].
+    """
+    # A wrong port is reported before the model is loaded.
+    check_port(port)
+    with open_page(limits, **collection_options) as page:
         from .page import launch
 
-        address = launch(page, host=args.host, port=args.port, share=args.share)
+        address = launch(page, host=host, port=port, share=share)
         logger.info("the demo is at %s; Ctrl-C ends it", address)
         try:
             Event().wait()
@@ -95,4 +86,3 @@ def run(args: argparse.Namespace) -> int:
             logger.info("the demo is closed")
         finally:
             page.blocks.close(verbose=False)
-    return 0

@@ -1,18 +1,19 @@
-"""What the demo searches: an index that is there, a folder of photos that is indexed first, or generated scenes."""
+"""The images that the demo searches: an index, photos that are indexed first, or generated scenes."""
 
 import io
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 from PIL import Image
 
 from ..data.scenes import SceneDataset
+from ..inference.embedder import Embedder
 from ..search.gallery import image_of
 from ..search.index import PhotoIndex, load_embedder
 from ..search.schema import exists
@@ -21,14 +22,30 @@ from ..search.table import ImageTable
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_MODEL = "runs/demo/model"  # where `make demo` leaves it
-SCENES, SCENE_SIDE = 200, 256  # pixels: the processor scales them down, people see them as they are
-SCENE_SEED = 1  # those that `make demo` measures on, and has not trained on
-OTHERS = {"replace": 0, "colour": 1, "shape": 2}  # the order of the hard negatives that are shown, by what they change
+DEFAULT_MODEL = "runs/demo/model"
+"""Where `make demo` leaves its model."""
+NUM_SCENES = 200
+# The processor scales the pictures down. People see them in this size.
+SCENE_SIDE = 256
+# `make demo` trains on the scenes of seed 0 and measures on those of seed 1.
+SCENE_SEED = 1
+# Changes that are easy to see in a small picture, the easiest first.
+_EASY_CHANGES = ("replace", "colour", "shape")
+
+
+class CollectionOptions(TypedDict, total=False):
+    """The keyword arguments of [`open_collection`]."""
+
+    model: str | None
+    index: str | None
+    photos: str | None
+    level: str
+    num_scenes: int
+    device: str | None
 
 
 class Example(NamedTuple):
-    """An image to try, with texts of which the second is wrong; both are empty where nothing is known of it."""
+    """An image to try with a true caption and a false one. A caption that is not known is empty."""
 
     image: Image.Image
     caption: str = ""
@@ -37,57 +54,79 @@ class Example(NamedTuple):
 
 @dataclass
 class Collection:
-    """An index, and examples from it."""
+    """An index and examples from it."""
 
     index: PhotoIndex
     title: str
-    """What it is, in a few words."""
+    """What the images are, for example "200 generated scenes"."""
     scenes: SceneDataset | None = None
-    _keys: list[str] = field(default_factory=list)
+    """The scenes that were indexed, if the images are generated."""
+    _example_keys: list[str] = field(default_factory=list)
 
     def example(self, number: int) -> Example:
         """
-        The image at a place, counted round, with its caption. Of a scene the other text is a hard negative. Images that
-        can no longer be opened are passed over, and count no more.
+        Returns an image with its captions.
+
+        Only generated scenes have a false caption, one of their hard negatives. An image that cannot be opened any more
+        is passed over, and not counted from then on.
+
+        Args:
+            number: Position of the image in the collection. After the last image comes the first one again.
 
         Raises:
-            ValueError: where the collection is empty, or none of its images can be opened.
+            ValueError: if the collection is empty, or none of its images can be opened.
         """
         if self.scenes is not None:
             return scene_example(self.scenes[number % len(self.scenes)])
-        if not self._keys:
-            known = self.index.table.known().items()
-            self._keys = sorted(key for key, one in known if one.file_modified_ns is None or os.path.isfile(key))
-        while self._keys:
-            place = number % len(self._keys)
-            key = self._keys[place]
+        if not self._example_keys:
+            self._example_keys = self._openable_keys()
+        while self._example_keys:
+            place = number % len(self._example_keys)
+            key = self._example_keys[place]
             image = image_of(key, self.index.table)
-            if image is None:
-                del self._keys[place]
-                continue
-            caption = ""
-            if "caption" in self.index.table.columns:
-                caption = self.index.table.fetch([key], ["caption"])[key]["caption"] or ""
-            return Example(image, caption)
-        has_any = len(self.index) > 0
-        raise ValueError("No image of the collection can be opened." if has_any else "The collection is empty.")
+            if image is not None:
+                return Example(image, self._caption_of(key))
+            del self._example_keys[place]
+        if len(self.index) > 0:
+            raise ValueError("No image of the collection can be opened.")
+        raise ValueError("The collection is empty.")
 
     def captions(self, count: int = 3) -> list[str]:
-        """Some captions of the collection, if it has any: what may be searched for."""
+        """Returns some captions of the collection, which visitors may search for. Photos may have none."""
         if self.scenes is not None:
-            return [self.scenes[place]["short_caption"] for place in range(min(count, len(self.scenes)))]
-        if "caption" not in self.index.table.columns:
+            num_captions = min(count, len(self.scenes))
+            return [self.scenes[place]["short_caption"] for place in range(num_captions)]
+        if not self._has_captions:
             return []
-        return list(dict.fromkeys(self.index.table.some("caption", count)))
+        captions = self.index.table.some("caption", count)
+        return list(dict.fromkeys(captions))
+
+    @property
+    def _has_captions(self) -> bool:
+        return "caption" in self.index.table.columns
+
+    def _openable_keys(self) -> list[str]:
+        """Returns the keys of the images whose file still exists, and of those that need no file."""
+        known = self.index.table.known()
+        return sorted(key for key, stored in known.items() if stored.file_modified_ns is None or os.path.isfile(key))
+
+    def _caption_of(self, key: str) -> str:
+        """Returns the caption of an image, or "" if it has none."""
+        if not self._has_captions:
+            return ""
+        return self.index.table.fetch([key], ["caption"])[key]["caption"] or ""
 
 
 def scene_example(row: dict[str, Any]) -> Example:
-    """A scene with its caption and the hard negative whose change is the easiest to see."""
-    negatives = sorted(
-        zip(row["hard_negative_kinds"], row["hard_negatives"], strict=True),
-        key=lambda negative: OTHERS.get(negative[0], len(OTHERS)),
-    )
-    return Example(row["image"], row["caption"], negatives[0][1])
+    """Returns a scene with its caption and the hard negative whose change is the easiest to see."""
+
+    def difficulty(negative: tuple[str, str]) -> int:
+        kind, _ = negative
+        return _EASY_CHANGES.index(kind) if kind in _EASY_CHANGES else len(_EASY_CHANGES)
+
+    negatives = zip(row["hard_negative_kinds"], row["hard_negatives"], strict=True)
+    _, other = min(negatives, key=difficulty)
+    return Example(row["image"], row["caption"], other)
 
 
 @contextmanager
@@ -97,56 +136,84 @@ def open_collection(
     index: str | None = None,
     photos: str | None = None,
     level: str = "easy",
-    num_scenes: int = SCENES,
+    num_scenes: int = NUM_SCENES,
     device: str | None = None,
 ) -> Iterator[Collection]:
     """
-    Opens what is to be searched, indexed where it has to be; what is made for the time of the demo is removed after it.
+    Opens a collection of images, and indexes it first if necessary.
+
+    Without `index` and `photos` the collection is generated scenes. A temporary index is removed at the end.
 
     Args:
-        model: Directory or Hub id; by default that of the index, else what `make demo` has trained.
-        index: What `beta-clip index` has made. With `photos` it is brought up to date, or made.
-        photos: A folder, or another source of `beta-clip index`. Without an index it is embedded anew each time.
-        level, num_scenes: Of the generated scenes, which are searched where neither is given.
-        device: As in [`load_embedder`].
+        model: Directory or Hub id. By default the model of the index, else the model that `make demo` has trained.
+        index: Index that `beta-clip index` has made. With `photos` it is brought up to date, or made if it is missing.
+        photos: Folder of photos, or another source of `beta-clip index`. Without `index`, they are embedded each time.
+        level: Level of the generated scenes.
+        num_scenes: Number of the generated scenes.
+        device: See [`load_embedder`].
 
     Raises:
-        ValueError: where there is no model, no index or no photo; where the model is not that of the index.
+        ValueError: if there is no model, no index or no photo, or if the model is not the model of the index.
         ImportError: without LanceDB.
     """
-    is_there = index is not None and exists(index)
-    if index is not None and not is_there and photos is None:
+    existing_index = index if index is not None and exists(index) else None
+    if index is not None and existing_index is None and photos is None:
         raise ValueError(f"index must be what beta-clip index has made, but {index} is none: give --photos to make it")
-    info = ImageTable.open(index).info if index is not None and is_there else {}
+    info = ImageTable.open(existing_index).info if existing_index is not None else {}
+    model_name = _choose_model(model, info)
+    embedder = load_embedder(model_name, device=device, dtype=info.get("dtype", "float32"))
+    with TemporaryDirectory(prefix="beta-clip-demo-") as folder:
+        if existing_index is not None:
+            opened = PhotoIndex.open(existing_index, embedder)
+            yield _photo_collection(opened, index, photos)
+        elif photos is not None:
+            opened = _create_index(index or Path(folder) / "index", embedder, model_name)
+            yield _photo_collection(opened, index, photos)
+        else:
+            # Patch features make heat maps fast. For a collection of this size their space does not matter.
+            opened = _create_index(Path(folder) / "index", embedder, model_name, store_patches=True)
+            yield _scene_collection(opened, num_scenes, level)
+
+
+def _choose_model(model: str | None, info: Mapping[str, str]) -> str:
+    """Returns the directory or Hub id of the model, by default that of the index."""
     name = model or info.get("model") or DEFAULT_MODEL
     if name == DEFAULT_MODEL and not os.path.isdir(name):
         raise ValueError(f"model must be given where {DEFAULT_MODEL} is absent: run make demo first, or add --model")
-    embedder = load_embedder(name, device=device, dtype=info.get("dtype", "float32"))
-    with TemporaryDirectory(prefix="beta-clip-demo-") as folder:
-        if is_there:
-            opened = PhotoIndex.open(str(index), embedder)
-        else:
-            name = os.path.abspath(name) if os.path.isdir(name) else name
-            keeps_patches = index is None and photos is None and embedder.has_patch_features
-            place = index or Path(folder) / "index"
-            opened = PhotoIndex.create(place, embedder, model_name=name, store_patches=keeps_patches)
-        if photos is not None:
-            added = opened.add(photos)
-            for where, why in added.unreadable.items():
-                logger.warning("unreadable: %s: %s", where, why)
-        elif index is None:
-            scenes = SceneDataset(num_scenes, seed=SCENE_SEED, image_size=SCENE_SIDE, level=level)
-            opened.add(scene_rows(scenes))
-            yield Collection(opened, f"{num_scenes} generated scenes", scenes)
-            return
-        yield Collection(opened, f"{len(opened):,} images of {os.path.basename(str(photos or index).rstrip('/'))}")
+    return name
+
+
+def _create_index(path: str | Path, embedder: Embedder, model_name: str, *, store_patches: bool = False) -> PhotoIndex:
+    """Creates an empty index, which keeps patch features only if the model has them."""
+    # The index may be opened from another working directory later.
+    lasting_name = os.path.abspath(model_name) if os.path.isdir(model_name) else model_name
+    store_patches = store_patches and embedder.has_patch_features
+    return PhotoIndex.create(path, embedder, model_name=lasting_name, store_patches=store_patches)
+
+
+def _photo_collection(opened: PhotoIndex, index: str | None, photos: str | None) -> Collection:
+    """Brings an index up to date with photos, and names the collection after them or after the index."""
+    if photos is not None:
+        added = opened.add(photos)
+        for location, reason in added.unreadable.items():
+            logger.warning("unreadable: %s: %s", location, reason)
+    name = os.path.basename(str(photos or index).rstrip("/"))
+    return Collection(opened, f"{len(opened):,} images of {name}")
+
+
+def _scene_collection(opened: PhotoIndex, num_scenes: int, level: str) -> Collection:
+    """Fills an index with generated scenes."""
+    scenes = SceneDataset(num_scenes, seed=SCENE_SEED, image_size=SCENE_SIDE, level=level)
+    opened.add(scene_rows(scenes))
+    return Collection(opened, f"{num_scenes} generated scenes", scenes)
 
 
 def scene_rows(scenes: SceneDataset) -> list[dict[str, Any]]:
-    """The scenes as rows of an index; their pictures are PNG files in memory."""
+    """Returns scenes as rows of an index. Their pictures are PNG files in memory."""
     rows = []
     for place in range(len(scenes)):
-        scene, file = scenes[place], io.BytesIO()
+        scene = scenes[place]
+        file = io.BytesIO()
         scene["image"].save(file, "PNG")
         rows.append({"image": file.getvalue(), "caption": scene["caption"], "id": scene["id"]})
     return rows

@@ -1,4 +1,4 @@
-"""What a visitor of the demo may ask for: how large, how often; and what the page itself may load."""
+"""What a visitor of the demo may send, how often, and what the page itself may load."""
 
 import math
 import time
@@ -6,8 +6,9 @@ import warnings
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from http import HTTPStatus
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image, UnidentifiedImageError
 
@@ -15,8 +16,11 @@ from ..data.images import load_image
 
 
 MINUTE = 60.0
-MOST_CLIENTS = 10_000  # remembered at a time
-# The page loads nothing from elsewhere: it works without a network, and tells nobody that it is used.
+# Clients that are remembered at a time. Without a bound, many addresses would fill the memory.
+MOST_CLIENTS = 10_000
+# A multipart form surrounds an uploaded file.
+FORM_BYTES = 2**20
+# The page loads nothing from other servers: it works without a network, and tells nobody that it is used.
 CONTENT_POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; font-src 'self' data:; worker-src 'self' blob:; object-src 'none'"
@@ -31,16 +35,16 @@ HEADERS = (
 @dataclass(frozen=True)
 class Limits:
     """
-    What a visitor may ask for.
+    What a visitor may send.
 
     Args:
-        upload_mib: Size of a file, in MiB.
-        megapixels: Of an image, in millions: a small file may hold a huge one.
-        per_minute: Requests of one client: an upload, or anything that the model has to do.
-        characters: Of a text.
+        upload_mib: Largest size of a file in MiB.
+        megapixels: Largest size of an image in millions of pixels. A small file may hold a huge image.
+        per_minute: Largest number of requests of one client in a minute: uploads, and questions to the model.
+        characters: Largest length of a text.
 
     Raises:
-        ValueError: where one is not above 0.
+        ValueError: if a limit is not above 0.
     """
 
     upload_mib: float = 10
@@ -55,38 +59,47 @@ class Limits:
 
     def image(self, path: str | None) -> Image.Image:
         """
-        The image of an uploaded file, in RGB.
+        Reads an uploaded file as an RGB image.
 
         Raises:
-            ValueError: where there is none, it cannot be read, or it has too many pixels. The message names no path.
+            ValueError: if there is no file, it cannot be read, or it has too many pixels. The message names no path.
         """
         if path is None:
             raise ValueError("There is no image yet: upload one, or take an example.")
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # we have a limit of our own
-                with Image.open(path) as image:
-                    width, height = image.size
-        except Image.DecompressionBombError:
-            raise ValueError(f"An image may have {self.megapixels:g} million pixels, but this one has more.") from None
-        except (UnidentifiedImageError, OSError, SyntaxError):  # Pillow's word for a broken PNG
-            raise ValueError("This file cannot be read as an image: try a PNG or JPEG.") from None
-        if width * height > self.megapixels * 1e6:
-            raise ValueError(
-                f"An image may have {self.megapixels:g} million pixels, but this one has {width} × {height}: "
-                "make it smaller."
-            )
+        # The size is in the header of the file. It is checked before the pixels take memory.
+        self._check_size(path)
         try:
             return load_image(path)
         except ValueError:
             raise ValueError("This image is damaged, or of a rare kind: try a whole PNG or JPEG.") from None
 
+    def _check_size(self, path: str) -> None:
+        """Raises `ValueError` if an image has too many pixels, or is no image."""
+        most = f"An image may have {self.megapixels:g} million pixels, but this one has"
+        try:
+            with warnings.catch_warnings():
+                # Pillow's own limit would only warn, and ours is checked below.
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                with Image.open(path) as image:
+                    width, height = image.size
+        except Image.DecompressionBombError:
+            raise ValueError(f"{most} more.") from None
+        # Pillow raises SyntaxError for a broken PNG.
+        except (UnidentifiedImageError, OSError, SyntaxError):
+            raise ValueError("This file cannot be read as an image: try a PNG or JPEG.") from None
+        if width * height > self.megapixels * 1e6:
+            raise ValueError(f"{most} {width} × {height}: make it smaller.")
+
     def text(self, text: str | None, name: str) -> str:
         """
-        A text, without blanks around it.
+        Returns a text without white space around it.
+
+        Args:
+            text: What the visitor has typed.
+            name: What the page calls the text, for error messages.
 
         Raises:
-            ValueError: where it is blank or too long.
+            ValueError: if the text is blank or too long.
         """
         text = (text or "").strip()
         if not text:
@@ -97,26 +110,30 @@ class Limits:
 
 
 def check_port(port: int | None) -> None:
-    """Raises `ValueError` where no program can listen on a port; `None` stands for any."""
+    """Raises `ValueError` if no program can listen on a port. `None` stands for any port."""
     if port is not None and not 0 < port < 2**16:
         raise ValueError(f"port must be within 1 and 65535, but is {port}")
 
 
 class RateLimit:
     """
-    So many requests of one client within any minute.
+    Limits the requests of each client within any minute.
 
     Args:
-        per_minute: How many.
-        clock: Gives seconds.
+        per_minute: Largest number of requests in a minute.
+        clock: Function that returns the time in seconds.
     """
 
     def __init__(self, per_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self.per_minute, self._clock, self._lock = per_minute, clock, Lock()
-        self._times: OrderedDict[str, deque[float]] = OrderedDict()  # the client seen last comes last
+        self.per_minute = per_minute
+        self._clock = clock
+        # Gradio answers from several threads.
+        self._lock = Lock()
+        # The times of the requests of each client. The client that was seen last comes last.
+        self._times: OrderedDict[str, deque[float]] = OrderedDict()
 
     def wait(self, client: str) -> float:
-        """Seconds until the client may ask again; 0 where it may now, and this request is counted."""
+        """Counts a request and returns 0, or returns the seconds to wait if the client may not ask yet."""
         with self._lock:
             now = self._clock()
             times = self._times.setdefault(client, deque())
@@ -131,29 +148,46 @@ class RateLimit:
             return 0.0
 
     def check(self, client: str) -> None:
-        """Raises `ValueError`, with a sentence for the client, where it has to wait."""
-        if seconds := self.wait(client):
+        """
+        Counts a request.
+
+        Raises:
+            ValueError: if the client has to wait. The message is a sentence for the client.
+        """
+        seconds = self.wait(client)
+        if seconds > 0:
             raise ValueError(
                 f"You have asked {self.per_minute} times within a minute: wait {math.ceil(seconds)} seconds."
             )
 
 
+class _Refusal(NamedTuple):
+    """The answer to a request that is refused."""
+
+    status: HTTPStatus
+    sentence: str
+
+
 class Guard:
     """
-    ASGI middleware around the demo: refuses requests that are too large, and uploads that are too many, with a sentence
-    that the page shows; and adds the headers that keep the page to itself.
+    Guards an ASGI application as its middleware.
+
+    It refuses requests that are too large and uploads that are too many, with a sentence that the page shows. To every
+    answer it adds the headers that keep the page from loading anything from elsewhere.
 
     Args:
-        app: What it guards.
-        limits: See [`Limits`].
+        app: The application.
+        limits: What a visitor may send.
         rate: The limit that uploads and questions share.
     """
 
     def __init__(self, app: Callable[..., Awaitable[None]], limits: Limits, rate: RateLimit) -> None:
-        self.app, self.limits, self.rate = app, limits, rate
+        self.app = app
+        self.limits = limits
+        self.rate = rate
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Handles one request."""
+        """Handles a request."""
 
         async def send_with_headers(message: Any) -> None:
             if message["type"] == "http.response.start":
@@ -161,24 +195,31 @@ class Guard:
             await send(message)
 
         if scope["type"] != "http":
-            return await self.app(scope, receive, send)
-        if scope["method"] == "POST" and (refusal := self._refusal(scope)):
-            status, sentence = refusal
-            body = sentence.encode()
-            headers = [(b"content-type", b"text/plain"), (b"content-length", str(len(body)).encode())]
-            await send_with_headers({"type": "http.response.start", "status": status, "headers": headers})
-            return await send({"type": "http.response.body", "body": body})
-        return await self.app(scope, receive, send_with_headers)
+            await self.app(scope, receive, send)
+            return
+        refusal = self._refusal(scope) if scope["method"] == "POST" else None
+        if refusal is None:
+            await self.app(scope, receive, send_with_headers)
+            return
+        body = refusal.sentence.encode()
+        headers = [(b"content-type", b"text/plain"), (b"content-length", str(len(body)).encode())]
+        await send_with_headers({"type": "http.response.start", "status": int(refusal.status), "headers": headers})
+        await send({"type": "http.response.body", "body": body})
 
-    def _refusal(self, scope: Any) -> tuple[int, str] | None:
+    def _refusal(self, scope: Any) -> _Refusal | None:
+        """Returns why a request is refused, or `None`."""
         length = dict(scope["headers"]).get(b"content-length", b"").decode("latin-1")
         if not length.isdecimal():
-            return 411, "A request must say how long it is."
-        if int(length) > (self.limits.upload_mib + 1) * 2**20:  # the form around a file has a size too
-            return 413, f"A file may have {self.limits.upload_mib:g} MiB, but this one has more."
-        if not scope["path"].endswith("/queue/join"):  # questions are counted where they are answered
-            try:
-                self.rate.check((scope.get("client") or ("unknown",))[0])
-            except ValueError as error:
-                return 429, str(error)
+            return _Refusal(HTTPStatus.LENGTH_REQUIRED, "A request must say how long it is.")
+        if int(length) > self.limits.upload_mib * 2**20 + FORM_BYTES:
+            sentence = f"A file may have {self.limits.upload_mib:g} MiB, but this one has more."
+            return _Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, sentence)
+        # Questions to the model are counted where they are answered.
+        if scope["path"].endswith("/queue/join"):
+            return None
+        host, *_ = scope.get("client") or ("unknown",)
+        try:
+            self.rate.check(host)
+        except ValueError as error:
+            return _Refusal(HTTPStatus.TOO_MANY_REQUESTS, str(error))
         return None

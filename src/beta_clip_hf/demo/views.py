@@ -1,88 +1,109 @@
 """
-What the demo shows, without the page around it: search results, heat maps, a comparison; as data, images and HTML in
-which every text is escaped.
+What the model sees, as the demo shows it: search results, heat maps, and comparisons of captions.
 
-Letters: T texts; Y, X rows and columns of patches.
+Nothing here knows of the page. `markup.py` writes these results as HTML.
 """
 
-from collections.abc import Sequence
-from html import escape
+from collections.abc import Set as AbstractSet
 from typing import Any, NamedTuple
 
 from PIL import Image
 
 from ..inference.look import CAPTION, PHRASE, SENTENCE, Look, ShownText, look, split_texts
-from ..model.image_views_beta_clip import view_of_image
 from ..model.modeling_beta_clip import BetaCLIPModel
 from ..search.gallery import image_of, phrases_to_show
 from ..search.index import PhotoIndex
 from ..search.query import Hit, Query
-from ..search.rerank import attention_maps
-from ..visualize.heat_maps import enlarged, highest_of, overlay, scale_image
-from ..visualize.pages import figure_html, png_uri
+from ..visualize.heat_maps import enlarged, highest_of, overlay
 
 
-MOST_PHRASES = 40  # of a caption
-MOST_DIFFERENT = 4  # phrases of each of two captions
-SHOWN_SIDE = 512  # pixels at most: larger pictures only take longer to load
-NO_POOLER = "This model has no trained pooler, so that there are no heat maps."
+MOST_PHRASES = 40
+"""Largest number of phrases of a caption."""
+MOST_DIFFERENT = 4
+"""Largest number of phrases that are shown of each of two captions."""
+SHOWN_SIDE = 512
+"""Largest side in pixels of a picture. Larger pictures would only take longer to load."""
+# A re-ranked search orders so many images anew for each image that it returns.
+_RERANKED_PER_RESULT = 10
+_MISSING_COLOUR = "#888888"
 
 
 class Seen(NamedTuple):
-    """An image, texts, and what the model sees of one for the other."""
+    """An image, some texts, and what the model sees in the image for them."""
 
     look: Look
     texts: list[ShownText]
 
     def view(self) -> Image.Image:
-        """The part of the image that the model sees, as large as it is shown."""
+        """Returns the part of the image that the model sees, in the size in which it is shown."""
         return shown_size(self.look.view)
 
     def highest(self, head: int | None = None) -> float:
-        """The end of the one colour scale for all texts, in multiples of uniform."""
+        """Returns the end of the colour scale that all texts share, in multiples of uniform attention."""
         return highest_of(*self.look.maps(head))
 
     def heat_map(self, place: int, head: int | None = None) -> Image.Image:
         """
-        Where a text looks.
+        Draws where a text looks.
 
         Args:
-            place: Of the text.
-            head: Of the pooler; the mean of all by default.
+            place: Position of the text.
+            head: Head of the pooler; `None` draws the mean of all heads.
         """
         return overlay(self.view(), self.look.maps(head)[place], self.highest(head))
 
 
 class Found(NamedTuple):
-    """The images that a text has found, best first, and the phrases whose heat maps are shown."""
+    """The images that a text has found, the best first, and the phrases whose heat maps are shown."""
 
     hits: list[Hit]
     phrases: list[str]
 
 
+class Scores(NamedTuple):
+    """The scores of two captions for an image, by the same method."""
+
+    first: float
+    second: float
+
+    @property
+    def winner(self) -> str:
+        """The caption with the higher score, "A" or "B"; "" if the scores are equal."""
+        if self.first > self.second:
+            return "A"
+        if self.second > self.first:
+            return "B"
+        return ""
+
+
 class Comparison(NamedTuple):
-    """Two captions of one image."""
+    """Two captions of an image."""
 
     seen: Seen
-    """Of both captions, then of the phrases that only one of them has."""
-    of_first: int
-    """How many of these phrases are those of the first caption; the others are those of the second."""
+    """What the model sees for both captions, for the phrases of the first alone, and for those of the second alone."""
+    num_only_first: int
+    """The number of phrases that only the first caption has."""
 
-    def scores(self) -> dict[str, tuple[float, float]]:
-        """By name, the cosine of each caption."""
+    def scores(self) -> dict[str, Scores]:
+        """Returns the cosines of both captions with the image, by the name of the method."""
         look = self.seen.look
-        rows = {"whole image (CLS)": look.similarity_T}
+        similarities = {"whole image (CLS)": look.similarity_T}
         if look.conditioned_T is not None:
-            rows["as each text sees it (text-conditioned)"] = look.conditioned_T
-        return {name: (float(scores_T[0]), float(scores_T[1])) for name, scores_T in rows.items()}
+            similarities["as each text sees it (text-conditioned)"] = look.conditioned_T
+        return {name: Scores(float(scores_T[0]), float(scores_T[1])) for name, scores_T in similarities.items()}
+
+    def differing_texts(self) -> dict[str, range]:
+        """Returns the positions of the phrases that only one caption has, by the letter of the caption."""
+        end_of_first = 2 + self.num_only_first
+        return {"A": range(2, end_of_first), "B": range(end_of_first, len(self.seen.texts))}
 
 
 def explore(model: Any, processor: Any, image: Image.Image, caption: str) -> Seen:
     """
-    What a model sees of an image for a caption, its sentences and their phrases.
+    Asks a model what it sees in an image for a caption, its sentences and their phrases.
 
     Raises:
-        ValueError: for a model that is neither a β-CLIP nor an FG-CLIP.
+        ValueError: if the model is neither a β-CLIP nor an FG-CLIP.
     """
     _check_model(model)
     texts = split_texts([caption], most_phrases=MOST_PHRASES)
@@ -91,165 +112,84 @@ def explore(model: Any, processor: Any, image: Image.Image, caption: str) -> See
 
 def compare(model: Any, processor: Any, image: Image.Image, first: str, second: str) -> Comparison:
     """
-    Which of two captions a model prefers for an image, and where the phrases look in which they differ.
+    Asks a model which of two captions fits an image better, and where the phrases look in which they differ.
 
     Raises:
-        ValueError: where the captions are the same; for a model that is neither a β-CLIP nor an FG-CLIP.
+        ValueError: if the captions are the same, or the model is neither a β-CLIP nor an FG-CLIP.
     """
     _check_model(model)
     only_first, only_second = differences(first, second)
-    texts = [ShownText(first, CAPTION), ShownText(second, CAPTION)]
-    texts += [ShownText(text, PHRASE) for text in (*only_first, *only_second)]
+    captions = [ShownText(first, CAPTION), ShownText(second, CAPTION)]
+    phrases = [ShownText(text, PHRASE) for text in only_first + only_second]
+    texts = captions + phrases
     return Comparison(Seen(look(model, processor, image, texts), texts), len(only_first))
 
 
 def differences(first: str, second: str) -> tuple[list[str], list[str]]:
     """
-    The phrases that only one of two captions has, at most `MOST_DIFFERENT` of each; where there are none, sentences.
+    Returns the phrases that only one of two captions has, at most `MOST_DIFFERENT` of each caption.
+
+    Captions with the same phrases differ in sentences, or else as a whole.
 
     Raises:
-        ValueError: where the captions are the same.
+        ValueError: if the captions are the same.
 
     >>> differences("A red cube is near a ball.", "A blue cube is near a ball.")
     (['A red cube'], ['A blue cube'])
     """
-    parts = [split_texts([text], most_phrases=MOST_PHRASES) for text in (first, second)]
+    first_parts = split_texts([first], most_phrases=MOST_PHRASES)
+    second_parts = split_texts([second], most_phrases=MOST_PHRASES)
+    # A caption of one sentence without phrases counts as a phrase itself.
     for kinds in ({PHRASE}, {SENTENCE}, {CAPTION, PHRASE}):
-        words = [{_folded(one.text): one.text for one in of_text if one.kind in kinds} for of_text in parts]
-        only = [[text for key, text in words[n].items() if key not in words[1 - n]] for n in (0, 1)]
-        if any(only):
-            return only[0][:MOST_DIFFERENT], only[1][:MOST_DIFFERENT]
+        first_texts = _texts_by_words(first_parts, kinds)
+        second_texts = _texts_by_words(second_parts, kinds)
+        only_first = [text for words, text in first_texts.items() if words not in second_texts]
+        only_second = [text for words, text in second_texts.items() if words not in first_texts]
+        if only_first or only_second:
+            return only_first[:MOST_DIFFERENT], only_second[:MOST_DIFFERENT]
     raise ValueError("The two captions must differ, but are the same.")
 
 
+def _texts_by_words(parts: list[ShownText], kinds: AbstractSet[str]) -> dict[str, str]:
+    """Returns the texts of some kinds by what makes them the same: neither capitals nor a full stop matter."""
+    return {part.text.casefold().strip(" ."): part.text for part in parts if part.kind in kinds}
+
+
 def find(index: PhotoIndex, text: str, top: int, rerank: bool) -> Found:
-    """The `top` images of an index for a text; with `rerank`, by how each text sees ten times as many of the best."""
-    hits = index.search(text, top=top, rerank=10 * top if rerank else 0)
-    return Found(hits, [phrase for phrase, _ in phrases_to_show(Query(text))])
+    """
+    Searches an index by a text.
+
+    Args:
+        index: The index.
+        text: The description.
+        top: Largest number of images to return.
+        rerank: Whether ten times as many of the best are ordered by how the text sees them.
+    """
+    num_reranked = _RERANKED_PER_RESULT * top if rerank else 0
+    hits = index.search(text, top=top, rerank=num_reranked)
+    phrases = [phrase for phrase, _ in phrases_to_show(Query(text))]
+    return Found(hits, phrases)
 
 
 def thumbnails(index: PhotoIndex, found: Found) -> list[tuple[Image.Image, str]]:
-    """A small picture of each hit and what stands below it; grey where the image can no longer be opened."""
+    """Returns a picture and a label for each hit. An image that cannot be opened any more is grey."""
     shown = []
     for rank, hit in enumerate(found.hits, 1):
-        image = image_of(hit.image, index.table) or Image.new("RGB", (SHOWN_SIDE, SHOWN_SIDE), "#888888")
-        name = hit.columns.get("caption") or hit.image.replace("\\", "/").rpartition("/")[2]
+        image = image_of(hit.image, index.table)
+        if image is None:
+            image = Image.new("RGB", (SHOWN_SIDE, SHOWN_SIDE), _MISSING_COLOUR)
+        # The key of an image on Windows has backslashes.
+        file_name = hit.image.replace("\\", "/").rpartition("/")[2]
+        name = hit.columns.get("caption") or file_name
         shown.append((image, f"{rank}. {hit.score:.3f} — {name}"))
     return shown
 
 
-def hit_html(index: PhotoIndex, found: Found, place: int) -> str:
-    """One of the images that were found, and where each phrase looks in it, the mean over the pooler's heads."""
-    hit, embedder = found.hits[place], index.embedder
-    image = image_of(hit.image, index.table)
-    if image is None:
-        return note_html("This image can no longer be opened.")
-    caption = str(hit.columns.get("caption", ""))
-    title = f"<h3>Result {place + 1}</h3>" + (f"<p>{escape(caption)}</p>" if caption else "")
-    title += note_html("Choose another image above to see it here.") if len(found.hits) > 1 else ""
-    whole = figure_html(png_uri(shown_size(image)), "the image", alt=caption or f"Result {place + 1}")
-    if not embedder.has_pooler:
-        return title + _row([whole]) + note_html(NO_POOLER)
-    maps = attention_maps([hit.image], embedder.texts(found.phrases), index.table, embedder)
-    view = shown_size(image.crop(view_of_image(image.size, embedder.image_processor)))
-    maps_TYX = maps[hit.image]
-    highest = highest_of(*maps_TYX)
-    figures = [
-        figure_html(png_uri(overlay(view, heat_YX, highest)), phrase, alt=f"Where “{phrase}” looks")
-        for phrase, heat_YX in zip(found.phrases, maps_TYX, strict=True)
-    ]
-    return title + _row([whole, *figures]) + scale_html(highest)
-
-
-def text_choices(texts: Sequence[ShownText]) -> list[tuple[str, str]]:
-    """Label and value of each text to choose from. The value starts with its kind, by which the page lays it out."""
-    return [(one.text, f"{one.kind}-{place}") for place, one in enumerate(texts)]
-
-
-def first_choice(texts: Sequence[ShownText]) -> str:
-    """The value of the first phrase, or of the whole caption where there is none."""
-    place = next((place for place, one in enumerate(texts) if one.kind == PHRASE), 0)
-    return text_choices(texts)[place][1]
-
-
-def place_of(choice: str) -> int:
-    """The place of the text that a value of [`text_choices`] stands for."""
-    return int(choice.rpartition("-")[2])
-
-
-def text_html(seen: Seen, place: int, head: int | None = None) -> str:
-    """The heat map of one text beside the image, its scores, and the colour scale."""
-    text = seen.texts[place].text
-    plain = figure_html(png_uri(seen.view()), "what the model sees", alt="The image as the model sees it")
-    if seen.look.attention_THYX is None:
-        return _row([plain]) + note_html(NO_POOLER) + note_html(_scores(seen, place))
-    heat = figure_html(png_uri(seen.heat_map(place, head)), text, alt=f"Where “{text}” looks", classes=["heat"])
-    return _row([plain, heat]) + scale_html(seen.highest(head)) + note_html(_scores(seen, place))
-
-
-def comparison_html(compared: Comparison, head: int | None = None) -> str:
-    """The scores of both captions as a table, which of them wins, and the heat maps of what differs."""
-    scores = compared.scores()
-    rows = "".join(_score_row(name, *pair) for name, pair in scores.items())
-    table = (
-        '<table><thead><tr><th scope="col">cosine with the image</th><th scope="col">caption A</th>'
-        '<th scope="col">caption B</th><th scope="col">which fits better</th></tr></thead>'
-        f"<tbody>{rows}</tbody></table>"
-    )
-    verdict = f'<p class="verdict" role="status">{verdict_of(list(scores.values()))}</p>'
-    seen = compared.seen
-    if seen.look.attention_THYX is None:
-        return verdict + table + note_html(NO_POOLER)
-    sections = []
-    ends = {"A": (2, 2 + compared.of_first), "B": (2 + compared.of_first, len(seen.texts))}
-    for name, (start, end) in ends.items():
-        figures = [
-            figure_html(
-                png_uri(seen.heat_map(place, head)),
-                seen.texts[place].text,
-                alt=f"Where “{seen.texts[place].text}” looks",
-            )
-            for place in range(start, end)
-        ]
-        if figures:
-            sections.append(f"<section><h3>Only in caption {name}</h3>{_row(figures)}</section>")
-    return f'{verdict}{table}<div class="sides">{"".join(sections)}</div>{scale_html(seen.highest(head))}'
-
-
-def verdict_of(pairs: Sequence[tuple[float, float]]) -> str:
-    """
-    Which caption the scores prefer, in one sentence.
-
-    >>> verdict_of([(0.3, 0.2), (0.5, 0.6)])
-    'The scores disagree: by CLS caption A fits better, text-conditioned caption B.'
-    """
-    winners = [{"": "neither", "A": "caption A", "B": "caption B"}[_winner(*pair)] for pair in pairs]
-    if len(set(winners)) > 1:
-        return "The scores disagree: by CLS {} fits better, text-conditioned {}.".format(*winners)
-    if winners[0] == "neither":
-        return "Both captions fit equally well."
-    return f"C{winners[0][1:]} fits better{', by both scores' if len(winners) > 1 else ''}."
-
-
-def scale_html(highest: float) -> str:
-    """The colour scale of the heat maps, in multiples of uniform attention."""
-    bar = scale_image(256, 16)
-    return (
-        f'<div class="scale"><span>1 × uniform</span><img src="{png_uri(bar)}" '
-        f'alt="Colour scale: grey to dark blue to yellow, from 1 to {highest:.3g} times uniform attention">'
-        f"<span>{highest:.3g} × uniform</span></div>"
-    )
-
-
-def note_html(text: str) -> str:
-    """A line of small text."""
-    return f'<p class="note">{escape(text)}</p>'
-
-
 def shown_size(image: Image.Image) -> Image.Image:
-    """The image as large as it is shown: small ones enlarged with square pixels, large ones made smaller."""
+    """Returns an image in the size in which it is shown: a small one enlarged, a large one scaled down."""
     image = enlarged(image.convert("RGB"))
     if max(image.size) > SHOWN_SIDE:
+        # `thumbnail` changes the image itself.
         image = image.copy()
         image.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
     return image
@@ -258,32 +198,3 @@ def shown_size(image: Image.Image) -> Image.Image:
 def _check_model(model: Any) -> None:
     if not isinstance(model, BetaCLIPModel):
         raise ValueError(f"The model must be a β-CLIP or an FG-CLIP for this, but is a {type(model).__name__}.")
-
-
-def _scores(seen: Seen, place: int) -> str:
-    similarity = f"Cosine with the whole image: {float(seen.look.similarity_T[place]):.3f}"
-    if seen.look.conditioned_T is None:
-        return f"{similarity}."
-    return f"{similarity}; with the image as this text sees it: {float(seen.look.conditioned_T[place]):.3f}."
-
-
-def _score_row(name: str, first: float, second: float) -> str:
-    winner = _winner(first, second)
-    cells = "".join(
-        f'<td class="wins">{score:.3f} ✓</td>' if winner == letter else f"<td>{score:.3f}</td>"
-        for letter, score in (("A", first), ("B", second))
-    )
-    by = f"{winner}, by {abs(first - second):.3f}" if winner else "neither"
-    return f'<tr><th scope="row">{name}</th>{cells}<td>{by}</td></tr>'
-
-
-def _winner(first: float, second: float) -> str:
-    return "A" if first > second else "B" if second > first else ""
-
-
-def _folded(text: str) -> str:
-    return text.casefold().strip(" .")
-
-
-def _row(figures: Sequence[str]) -> str:
-    return f'<div class="figures">{"".join(figures)}</div>'

@@ -1,0 +1,75 @@
+"""`beta-clip demo`: serves a page in the browser that shows what a model sees."""
+
+import argparse
+import signal
+
+
+# The help names these values without importing the library; a test holds them equal to those of the library.
+DEFAULT_MODEL = "runs/demo/model"
+LEVELS = ("easy", "medium", "hard")
+MAX_UPLOAD, MAX_PIXELS, RATE = 10, 40, 120
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `beta-clip demo`."""
+    parser.add_argument(
+        "--model",
+        metavar="MODEL",
+        help=f"directory or Hub id of a model (default: the model of the index, else {DEFAULT_MODEL})",
+    )
+    parser.add_argument("--index", metavar="INDEX", help="index to search, which beta-clip index has made")
+    parser.add_argument(
+        "--photos",
+        metavar="DATA",
+        help="folder or rows of photos to index first: into --index, or for this time only",
+    )
+    parser.add_argument(
+        "--level", choices=LEVELS, default="easy", help="level of the generated scenes that are searched without photos"
+    )
+    parser.add_argument(
+        "--host", metavar="ADDRESS", default="127.0.0.1", help="address to listen on; 0.0.0.0 opens it to the network"
+    )
+    parser.add_argument(
+        "--port", metavar="N", type=int, help="port to listen on (default: the first free one from 7860)"
+    )
+    parser.add_argument(
+        "--share", action="store_true", help="make the page public for a while, through Gradio's servers"
+    )
+    parser.add_argument(
+        "--max-upload", metavar="MIB", type=float, default=MAX_UPLOAD, help="largest size of an uploaded file, in MiB"
+    )
+    parser.add_argument(
+        "--max-pixels",
+        metavar="MILLIONS",
+        type=float,
+        default=MAX_PIXELS,
+        help="largest size of an image, in millions of pixels",
+    )
+    parser.add_argument(
+        "--rate", metavar="N", type=int, default=RATE, help="largest number of requests of one client in a minute"
+    )
+    parser.add_argument(
+        "--device", metavar="DEVICE", help="where to run, for example cpu, cuda or cuda:1 (default: cuda if available)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serves the page until the process is interrupted or terminated, which is no error."""
+    from beta_clip_hf.demo.app import serve
+    from beta_clip_hf.demo.limits import Limits
+
+    limits = Limits(args.max_upload, args.max_pixels, args.rate)
+    # A service ends with SIGTERM. As an interrupt, the signal lets the demo remove the uploads.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    serve(
+        limits,
+        host=args.host,
+        port=args.port,
+        share=args.share,
+        model=args.model,
+        index=args.index,
+        photos=args.photos,
+        level=args.level,
+        device=args.device,
+    )
+    return 0
