@@ -33,6 +33,12 @@ OUTSIDE_OF_CORE = {"torch", "transformers", "huggingface_hub", "ftfy"}
 MANY_PARAMETERS = {("beta_clip_hf/model/modeling_beta_clip.py", "forward")}
 
 
+@functools.cache
+def tree_of(path: Path) -> ast.Module:
+    """The syntax tree of a file, parsed once for all tests."""
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def room_of(module: str) -> str:
     """The room of a file: "beta_clip_hf/text/phrases.py" -> "text", "beta_clip_cli/main.py" -> "beta_clip_cli"."""
     package, *rest = module.removesuffix(".py").split("/")
@@ -49,7 +55,7 @@ def imports_of(module: str) -> Iterator[tuple[str, int]]:
         base = package[: len(package) - level + 1] if level else []
         return ".".join(filter(None, [*base, name]))
 
-    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
+    for node in ast.walk(tree_of(MODULES[module])):
         if isinstance(node, ast.Import):
             yield from ((alias.name, node.lineno) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -90,7 +96,7 @@ def rooms_below(room: str) -> set[str]:
 
 
 def functions_of(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield node
 
@@ -135,7 +141,7 @@ def test_core_can_be_saved_to_the_hub() -> None:
     core = [module for module in MODULES if room_of(module) == "model"]
     assert len(core) >= 4
     for module in core:
-        for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
+        for node in ast.walk(tree_of(MODULES[module])):
             if isinstance(node, ast.ImportFrom) and node.level:
                 sibling = f"{LIBRARY}/model/{node.module}.py"
                 assert node.level == 1 and sibling in MODULES, f"{module}, line {node.lineno}"
@@ -165,7 +171,7 @@ def test_pure_functions_know_no_processes(module: str) -> None:
 def private_names(module: str) -> set[str]:
     """The functions, classes and attributes of a file whose names begin with one underscore."""
     names = set()
-    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
+    for node in ast.walk(tree_of(MODULES[module])):
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             names.add(node.name)
         elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
@@ -179,7 +185,7 @@ def test_private_names_stay_in_their_file() -> None:
     foreign = []
     for module, path in MODULES.items():
         elsewhere = set().union(*(names for other, names in names_of.items() if other != module)) - names_of[module]
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(tree_of(path)):
             if isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").startswith("beta_clip")):
                 imported = [alias.name for alias in node.names if re.match(r"_[^_]", alias.name)]
                 foreign += [f"{module}, line {node.lineno}: {name}" for name in imported]
@@ -227,7 +233,7 @@ def test_functions_are_short(module: str) -> None:
 
 def test_the_library_does_not_print() -> None:
     for module, path in MODULES.items():
-        calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+        calls = [node for node in ast.walk(tree_of(path)) if isinstance(node, ast.Call)]
         prints = [call.lineno for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"]
         assert not prints, f"{module}, lines {prints}: use logging"
 
@@ -267,7 +273,7 @@ def legend() -> set[str]:
 @pytest.mark.parametrize("module", MODULES)
 def test_shape_suffixes_use_the_one_legend(module: str) -> None:
     """`text_embeds_TD` is (T, D): every letter of such a suffix is in the legend, or said at the top of the file."""
-    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+    tree = tree_of(MODULES[module])
     docstring = ast.get_docstring(tree) or ""
     own = set(re.findall(r"\b[A-Z]\b", docstring)) if "legend" in docstring else set()
     letters = legend() | own
