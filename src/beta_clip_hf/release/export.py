@@ -51,6 +51,7 @@ def export_clip(source: str | Path, output_dir: str | Path, *, path: str | None 
     processor = read_processor(source)
     if processor is not None:
         length = processor.short_max_length if path == "short" else processor.max_length
+        # Texts are cut before the repeated rows: nothing was learnt about these positions.
         save_clip_processor(processor, output_dir, min(length or trained_rows, trained_rows))
     return clip.eval()
 
@@ -93,6 +94,7 @@ def _clip_tensors(state_dict: dict[str, Tensor], path: str | None) -> _ClipTenso
             tensors[PROJECTION] = projection
         other_path = "short" if path == "long" else "long"
         lost.append(f"the {other_path} text path (its positions and its projection)")
+    # Only training uses these scales, and a plain CLIP has no place for them.
     for name in ("region_logit_scale", "hard_negative_logit_scale"):
         if tensors.pop(name, None) is not None:
             lost.append(f"{name} (of training)")

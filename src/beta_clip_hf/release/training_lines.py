@@ -48,6 +48,7 @@ def _data_line(run: RunFiles, data_names: Sequence[str]) -> str:
     parts = []
     source = run.recipe_of_data.get("train")
     if isinstance(source, Mapping) and "scenes" in source:
+        # Generated scenes have no name. "medium" is the level that they have by default.
         parts.append(f'generated scenes of level "{source.get("level", "medium")}"')
     else:
         parts += [f"`{name}`" for name in data_names or run.public(run.train_data)]
@@ -78,6 +79,7 @@ def _loss_lines(run: RunFiles) -> Iterator[str]:
 
 def _loss_parts(run: RunFiles, logged: Mapping[str, Any]) -> list[str]:
     """Returns the names of the parts of the loss that ran. Without a log it is those that can have run."""
+    # The log also has the total, `loss`, and the `step` of the record.
     parts = [name for name in logged if name in LOSS_PARTS and LOSS_PARTS[name].weight in run.config]
     if parts:
         return parts
@@ -122,6 +124,7 @@ def _time_lines(metrics: Mapping[str, Any]) -> Iterator[str]:
 
 def _retrieval_lines(run: RunFiles) -> Iterator[str]:
     for moment in ("before", "after"):
+        # A resumed run has no evaluation before, and a run without evaluation rows has none at all.
         metrics = run.trained.get(moment) or {}
         recalls = []
         for name, value in metrics.items():
