@@ -1,4 +1,4 @@
-"""The formulas in float64 Python loops, as they stand in the papers: slow twins of what the library does fast."""
+"""The formulas of the papers in float64 Python loops: slow twins of what the library does fast."""
 
 import math
 
@@ -10,6 +10,14 @@ def dot(a: Tensor, b: Tensor) -> float:
     return sum(x * y for x, y in zip(a.double().tolist(), b.double().tolist(), strict=True))
 
 
+def all_logits(left: Tensor, right: Tensor, scale: float) -> list[list[float]]:
+    """Row i holds s · left_i·right_j for all j."""
+    logits = []
+    for row in left:
+        logits.append([scale * dot(row, column) for column in right])
+    return logits
+
+
 def log_softmax_at(logits: list[float], index: int) -> float:
     peak = max(logits)
     return logits[index] - peak - math.log(sum(math.exp(logit - peak) for logit in logits))
@@ -17,7 +25,7 @@ def log_softmax_at(logits: list[float], index: int) -> float:
 
 def clip_loss(image_embeds: Tensor, text_embeds: Tensor, scale: float) -> float:
     n = len(image_embeds)
-    logits = [[scale * dot(image_embeds[i], text_embeds[j]) for j in range(n)] for i in range(n)]
+    logits = all_logits(image_embeds, text_embeds, scale)
     image_to_text = sum(-log_softmax_at(logits[i], i) for i in range(n)) / n
     text_to_image = sum(-log_softmax_at([logits[j][i] for j in range(n)], i) for i in range(n)) / n
     return (image_to_text + text_to_image) / 2
@@ -25,7 +33,7 @@ def clip_loss(image_embeds: Tensor, text_embeds: Tensor, scale: float) -> float:
 
 def beta_cal_loss(v: Tensor, u: Tensor, image_index: Tensor, scale: float, beta: float, kind: str) -> float:
     n, g = len(v), image_index.tolist()
-    logits = [[scale * dot(v[i], u[j]) for j in range(n)] for i in range(n)]
+    logits = all_logits(v, u, scale)
     if kind == "bce":
         total = 0.0
         for i in range(n):
@@ -48,7 +56,9 @@ def text_conditioned_loss(scores: Tensor, image_index: Tensor, scale: float, kin
     """Scores `(B, T)` of all pairs: each text picks its image, and each image its texts; or each pair is a choice."""
     logits, g = (scale * scores.double()).tolist(), image_index.tolist()
     if kind == "bce":
-        signed = [s if g[t] == i else -s for i, row in enumerate(logits) for t, s in enumerate(row)]
+        signed = []
+        for i, row in enumerate(logits):
+            signed += [logit if g[t] == i else -logit for t, logit in enumerate(row)]
         return sum(math.log1p(math.exp(-abs(s))) + max(0.0, -s) for s in signed) / len(signed)
     total = 0.0
     for t, image in enumerate(g):
@@ -147,7 +157,7 @@ def roi_align(feature_map: Tensor, box: list[float]) -> Tensor:
 def region_loss(regions: Tensor, texts: Tensor, scale: float, text_ids: list[int]) -> float:
     """`clip_loss` where pairs of different rows with the same text are no negatives."""
     n, total = len(regions), 0.0
-    logits = [[scale * dot(regions[i], texts[j]) for j in range(n)] for i in range(n)]
+    logits = all_logits(regions, texts, scale)
     for i in range(n):
         others = [j for j in range(n) if j != i and text_ids[j] != text_ids[i]]
         total -= log_softmax_at([logits[i][i], *(logits[i][j] for j in others)], 0)

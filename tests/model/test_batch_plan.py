@@ -68,8 +68,9 @@ def test_rows_of_images_in_blocks_and_back():
     block = slots.block(rows, 5)
     assert block.shape == (5, 3, 2, 5)
     for image in range(5):
-        own = rows[image == IMAGE_INDEX]
-        assert torch.equal(block[image, : len(own)], own) and not block[image, len(own) :].any()
+        image_rows = rows[image == IMAGE_INDEX]
+        assert torch.equal(block[image, : len(image_rows)], image_rows)
+        assert not block[image, len(image_rows) :].any()
     assert torch.equal(slots.rows(block), rows)
     (gradient,) = torch.autograd.grad((slots.rows(block) * rows.detach()).sum(), rows)
     assert torch.equal(gradient, rows)

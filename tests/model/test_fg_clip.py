@@ -45,7 +45,9 @@ class Case:
     def batch(self, add_box_loss, use_hard_neg):
         tensors, images = self.tensors, len(self.tensors["pixel_values"])
         boxes, flagged = tensors["box_nums"].tolist(), tensors["hard_nums"].tolist()
-        slots = [4 * image + slot for image in range(images) for slot in range(boxes[image])]
+        slots = []
+        for image in range(images):
+            slots += range(4 * image, 4 * image + boxes[image])
         short = torch.nn.functional.pad(tensors["text_short"], (0, 248 - 77), value=END)
         batch = {
             "pixel_values": tensors["pixel_values"],
@@ -60,9 +62,10 @@ class Case:
         if add_box_loss:
             batch["region_input_ids"] = tensors["box_texts"][slots]
         if use_hard_neg:  # the last boxes of an image are the flagged ones
-            last = [
-                sum(boxes[: image + 1]) - flagged[image] + k for image in range(images) for k in range(flagged[image])
-            ]
+            last = []
+            for image in range(images):
+                end = sum(boxes[: image + 1])
+                last += range(end - flagged[image], end)
             batch["hard_input_ids"] = tensors["hard_texts"]
             batch["hard_region_index"] = torch.tensor(last).repeat_interleave(11)
         return batch

@@ -1,3 +1,4 @@
+import itertools
 from unittest.mock import Mock
 
 import pytest
@@ -88,7 +89,8 @@ def test_ce_with_one_text_per_image_is_clip_loss(beta):
 
 def test_beta_matters_where_an_image_has_several_texts():
     values = [
-        beta_cal_loss(V, U, IMAGE_INDEX, logit_scale=SCALE, beta=b, kind=k) for k in ("ce", "bce") for b in (0, 0.5, 1)
+        beta_cal_loss(V, U, IMAGE_INDEX, logit_scale=SCALE, beta=beta, kind=kind)
+        for kind, beta in itertools.product(("ce", "bce"), (0, 0.5, 1))
     ]
     assert len({round(value.item(), 6) for value in values}) == 6
 

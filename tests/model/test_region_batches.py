@@ -191,8 +191,8 @@ def test_the_model_knows_texts_by_their_tokens_up_to_the_end(model, batch):
 
 def test_hard_negatives_of_any_number_and_none(model, batch):
     regions = embeddings(3, 1).requires_grad_()
-    one = hard_negative_loss(regions, embeddings(1, 2), torch.tensor([2]), logit_scale=SCALE)
-    assert one.item() == 0.0  # a true text without negatives cannot be missed
+    single = hard_negative_loss(regions, embeddings(1, 2), torch.tensor([2]), logit_scale=SCALE)
+    assert single.item() == 0.0  # a true text without negatives cannot be missed
     none = hard_negative_loss(regions, embeddings(0, 2), torch.zeros(0, dtype=torch.int64), logit_scale=SCALE)
     none.backward()
     assert none.item() == 0.0 and torch.equal(regions.grad, torch.zeros_like(regions))

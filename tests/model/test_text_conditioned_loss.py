@@ -53,9 +53,9 @@ def test_beta_would_change_nothing(beta):
 def test_it_differs_from_beta_cal_by_its_negatives():
     """Where an image gives the same for any text, bce over all pairs is β-CAL with one text per image."""
     v, u = (torch.nn.functional.normalize(torch.randn(6, 4, dtype=torch.float64), dim=-1) for _ in range(2))
-    of_pairs = text_conditioned_loss(v @ u.T, torch.arange(6), logit_scale=SCALE, kind="bce")
-    of_rows = beta_cal_loss(v, u, torch.arange(6), logit_scale=SCALE, kind="bce")
-    assert of_pairs.item() == pytest.approx(of_rows.item(), rel=1e-12)
+    pair_loss = text_conditioned_loss(v @ u.T, torch.arange(6), logit_scale=SCALE, kind="bce")
+    row_loss = beta_cal_loss(v, u, torch.arange(6), logit_scale=SCALE, kind="bce")
+    assert pair_loss.item() == pytest.approx(row_loss.item(), rel=1e-12)
 
 
 @pytest.mark.parametrize("kind", ["ce", "bce"])
@@ -66,8 +66,8 @@ def test_gradcheck(kind):
         return text_conditioned_loss(scores, IMAGE_INDEX, logit_scale=scale, kind=kind)
 
     assert torch.autograd.gradcheck(function, leaves)
-    of_scores, of_scale = torch.autograd.grad(function(*leaves), leaves)
-    assert of_scores.abs().min() > 1e-6 and of_scale.abs() > 1e-3  # every pair takes part
+    score_gradient, scale_gradient = torch.autograd.grad(function(*leaves), leaves)
+    assert score_gradient.abs().min() > 1e-6 and scale_gradient.abs() > 1e-3  # every pair takes part
 
 
 def test_half_precision_empty_batches_and_wrong_arguments():
@@ -132,9 +132,10 @@ def test_value_and_gradients_are_those_of_one_pair_at_a_time(model, batch, kind,
     torch.testing.assert_close(outputs.losses["text_conditioned_loss"], slow, rtol=0, atol=1e-12)
     total = outputs.losses["clip_loss"] + outputs.losses["beta_cal_loss"] + 0.7 * slow
     torch.testing.assert_close(outputs.loss, total, rtol=0, atol=1e-12)
-    for (name, _), own, plain in zip(model.named_parameters(), found, expected, strict=True):
-        plain = torch.zeros_like(own) if plain is None and own is not None else plain
-        torch.testing.assert_close(own, plain, rtol=0, atol=1e-12, msg=name)
+    for (name, _), gradient, plain in zip(model.named_parameters(), found, expected, strict=True):
+        if plain is None and gradient is not None:
+            plain = torch.zeros_like(gradient)
+        torch.testing.assert_close(gradient, plain, rtol=0, atol=1e-12, msg=name)
     assert sum(gradient is not None and gradient.abs().max() > 1e-5 for gradient in expected) > 40
 
 

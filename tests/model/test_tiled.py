@@ -20,7 +20,7 @@ IMAGES = {
     "one image": torch.zeros(ROWS, dtype=torch.long),
     "each its own": torch.arange(ROWS).flip(0),
 }
-BETA_CAL = [(kind, beta) for kind in ("ce", "bce") for beta in (0.0, 0.3, 1.0)]
+BETA_CAL = list(itertools.product(("ce", "bce"), (0.0, 0.3, 1.0)))
 CASES = [("clip", 0.0, "adjacent"), ("region", 0.0, "adjacent"), ("region", 0.0, "in any order")]
 CASES += [(kind, beta, images) for (kind, beta), images in itertools.product(BETA_CAL, IMAGES)]
 # Rows of each process: even, uneven, one of three without any.
@@ -59,9 +59,9 @@ def value_and_gradients(loss, leaves):
 
 def assert_close(found, expected, tolerance=1e-12):
     """Up to `tolerance` of the largest; an all-zero gradient would pass any comparison."""
-    for one, other in zip(found, expected, strict=True):
-        assert one.shape == other.shape and other.abs().max() > 1e-5
-        assert (one.double() - other.double()).abs().max() <= tolerance * other.abs().max()
+    for actual, exact in zip(found, expected, strict=True):
+        assert actual.shape == exact.shape and exact.abs().max() > 1e-5
+        assert (actual.double() - exact.double()).abs().max() <= tolerance * exact.abs().max()
 
 
 @pytest.mark.parametrize(("kind", "beta", "images"), CASES)
@@ -79,8 +79,8 @@ def test_one_text(kind, beta):
     found, expected = (
         value_and_gradients(loss_of(path, kind, beta, leaves, torch.tensor([3])), leaves) for path in ("tiled", "dense")
     )
-    for one, other in zip(found, expected, strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=1e-14)
+    for actual, exact in zip(found, expected, strict=True):
+        torch.testing.assert_close(actual, exact, rtol=0, atol=1e-14)
     assert (found[0] > 0) == (kind == "bce")  # a softmax over one text is certain
 
 
@@ -186,8 +186,8 @@ def test_half_precision_is_accumulated_in_float32_also_under_autocast(kind, beta
     assert loss.item() == pytest.approx(expected[0].item(), rel=1e-6)
     assert_close(in_single, expected, tolerance=2e-6)
     # Gradients of half precision are those of float32, rounded once at the end.
-    for half, one in zip(half_gradients, in_single[1:], strict=True):
-        assert half.dtype == dtype and torch.equal(half, one.to(dtype))
+    for half, single_gradient in zip(half_gradients, in_single[1:], strict=True):
+        assert half.dtype == dtype and torch.equal(half, single_gradient.to(dtype))
 
 
 @pytest.mark.parametrize(("kind", "beta"), [("ce", 0.5), ("bce", 0.5)])
@@ -223,7 +223,7 @@ def test_the_backward_pass_may_run_twice_but_not_be_differentiated(kind, beta):
     index, leaves = IMAGES["adjacent"], leaves_of()
     loss = loss_of("tiled", kind, beta, leaves, index)
     first, second = (torch.autograd.grad(loss, leaves, retain_graph=True) for _ in range(2))
-    assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
+    assert all(torch.equal(once, again) for once, again in zip(first, second, strict=True))
     with pytest.raises(RuntimeError, match="create_graph must be False for a tiled loss"):
         torch.autograd.grad(loss, leaves, create_graph=True)
 
@@ -294,7 +294,7 @@ def test_each_tile_costs_few_products(kind, beta, products, monkeypatch):
     assert mode.products == products * tiles
     with LargestTensor() as mode, torch.no_grad():
         loss_of("tiled", kind, beta, leaves, index)
-    assert mode.products == tiles  # no gradients for nobody
+    assert mode.products == tiles  # no gradient that nobody asks for
 
 
 @pytest.mark.parametrize("first_row", [0, 4])

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import ProfilerActivity, profile
+from torch.utils.data import Subset
 
 from beta_clip_hf import BetaCLIPConfig, BetaCLIPModel
 from beta_clip_hf.training.cached_gradients import CachedContrast
@@ -113,11 +114,11 @@ def test_memory_does_not_grow_with_the_number_of_micro_batches(tiny_config, tmp_
     """But for the embeddings. From the second one on the gradients of the first are there as well."""
     model = new_model(tiny_config)
     collator, rows = TensorCollator(), TensorRows(64)
-    batches = [collator([rows[8 * number + row] for row in range(8)]) for number in range(8)]
-    of_all = collator([rows[row] for row in range(64)])
+    batches = [collator(list(Subset(rows, range(start, start + 8)))) for start in range(0, 64, 8)]
+    large_batch = collator([rows[row] for row in range(64)])
 
     def large():
-        model(**of_all).loss.backward()
+        model(**large_batch).loss.backward()
 
     large()  # what the libraries take once
     steps = {number: partial(cached, model, batches[:number]) for number in (2, 8)} | {"large": large}
@@ -169,11 +170,11 @@ def test_a_run_with_one_flag_is_the_run_with_the_large_batch(tiny_clip_config, t
         trainer.train()
         runs.append((weights(trainer.model), [record for record in trainer.state.log_history if "loss" in record]))
     (expected, expected_log), (found, log), (_, accumulated_log) = runs
-    for record, of_large, of_accumulated in zip(log, expected_log, accumulated_log, strict=True):
+    for record, large_record, accumulated_record in zip(log, expected_log, accumulated_log, strict=True):
         for name in ("loss", "clip_loss", "beta_cal_loss", "grad_norm", "learning_rate"):
-            assert record[name] == pytest.approx(of_large[name], rel=5e-2 if bf16 else 1e-3), name
+            assert record[name] == pytest.approx(large_record[name], rel=5e-2 if bf16 else 1e-3), name
         # Accumulation alone contrasts two images at a time, which is easier.
-        assert of_accumulated["loss"] < record["loss"] - 0.5
+        assert accumulated_record["loss"] < record["loss"] - 0.5
     untrained = weights(new_model(config))
     moved = torch.cat([(value - untrained[name]).abs().flatten() for name, value in expected.items()])
     apart = torch.cat([(value - found[name]).abs().flatten() for name, value in expected.items()])

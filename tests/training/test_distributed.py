@@ -106,7 +106,8 @@ def checkpointed(config, folder, **settings):
 
 
 def test_gather_of_two_processes(found_by_rank):
-    for rank, found in enumerate(one["gather"] for one in found_by_rank):
+    for rank, results in enumerate(found_by_rank):
+        found = results["gather"]
         assert (found["world_size"], found["rank"], found["counts"]) == (2, rank, [[3, 5], [0, 6]])
         for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.int64, torch.bool):
             assert found[str(dtype)].dtype == dtype
@@ -148,7 +149,8 @@ def test_a_run_of_two_processes_is_that_of_one_with_twice_the_batch(found_by_ran
 
 def test_checkpointing_where_no_loss_reaches_some_parameters(found_by_rank, config, tmp_path):
     _, expected, _ = checkpointed(config, tmp_path, per_device_train_batch_size=4)
-    for _, log, _ in (found["checkpointed"] for found in found_by_rank):
+    for found in found_by_rank:
+        _, log, _ = found["checkpointed"]
         assert [record["loss"] for record in log] == pytest.approx([record["loss"] for record in expected], rel=1e-3)
         assert len(log) == RUN["max_steps"] and "beta_cal_loss" not in log[0]
 

@@ -2,7 +2,7 @@
 
 import importlib
 from contextlib import contextmanager
-from itertools import accumulate
+from itertools import accumulate, product
 
 import pytest
 import torch
@@ -95,9 +95,7 @@ def in_process(rank, config, folder):
     groups = {size: dist.new_group(ranks) for size, ranks in GROUPS.items()}
     return {
         "losses": losses_in_process(rank, groups),
-        "sent": {
-            (kind, limit): sent_in_process(rank, config, kind, limit) for kind in ("ce", "bce") for limit in LIMITS
-        },
+        "sent": {case: sent_in_process(rank, config, *case) for case in product(("ce", "bce"), LIMITS)},
         "largest": {way: largest_in_process(rank, way) for way in WAYS},
         "accumulated": accumulated_in_process(config, folder),
     }
@@ -110,11 +108,11 @@ def losses_in_process(rank, groups):
             continue
         raw, image_index, text_id, parts = rows_of(counts)
         sizes_known = ProcessGather(groups[len(counts)])
-        own = parts[sizes_known.rank]
+        own_rows = parts[sizes_known.rank]
         gathers = {"sizes known": sizes_known, "plain": lambda tensor, gather=sizes_known: gather(tensor)}
         for way, (gather, limit) in WAYS.items():
             for kind, beta in KINDS:
-                rows = ([side[own] for side in raw], image_index[own], text_id[own])
+                rows = ([side[own_rows] for side in raw], image_index[own_rows], text_id[own_rows])
                 with tiled_from(limit):
                     found[case, way, kind, beta] = value_and_gradients(kind, beta, *rows, gathers[gather])
     return found
@@ -141,11 +139,12 @@ def sent_in_process(rank, config, kind, limit):
 def largest_in_process(rank, way):
     """Numbers in the largest tensor of loss and gradients, for each loss: 4 × 48 rows of width 8, tiles of 8 × 8."""
     raw, image_index, text_id, parts = rows_of((48, 48, 48, 48))
-    own, gather = parts[rank], ProcessGather()
+    own_rows, gather = parts[rank], ProcessGather()
     found = {}
     for kind, beta in KINDS:
         with tiled_from(WAYS[way][1], side=8), LargestTensor() as mode:
-            value_and_gradients(kind, beta, [side[own] for side in raw], image_index[own], text_id[own], gather)
+            own_raw = [side[own_rows] for side in raw]
+            value_and_gradients(kind, beta, own_raw, image_index[own_rows], text_id[own_rows], gather)
         found[kind, beta] = mode.numbers
     return found
 
@@ -185,20 +184,22 @@ def test_values_and_gradients_are_those_of_one_process(found_by_rank, case, way)
         for value, *_ in found:
             torch.testing.assert_close(value, loss, rtol=0, atol=1e-12)
         # The mean over processes, as DDP takes it, of gradients that each process has of its own rows.
-        of_all = [torch.cat([gradients[side] for gradients in found]) / len(ranks) for side in (1, 2)]
-        of_scale = sum(gradients[3] for gradients in found) / len(ranks)
+        _, left_parts, right_parts, scale_parts = zip(*found, strict=True)
+        found_left, found_right = torch.cat(left_parts) / len(ranks), torch.cat(right_parts) / len(ranks)
+        found_scale = sum(scale_parts) / len(ranks)
         if sum(COUNTS[case]):
-            assert_close([*of_all, of_scale], [left_grad, right_grad, scale_grad])
+            assert_close([found_left, found_right, found_scale], [left_grad, right_grad, scale_grad])
         else:
-            assert loss == 0 and of_scale == 0
+            assert loss == 0 and found_scale == 0
 
 
 def test_only_the_shared_work_is_divided(found_by_rank):
     """Where every process computes the whole loss, each has the whole gradient of the scale."""
     for kind, beta in KINDS:
-        by_way = {
-            way: [found["losses"]["four, ragged", way, kind, beta][3].item() for found in found_by_rank] for way in WAYS
-        }
+        by_way = {}
+        for way in WAYS:
+            results = [found["losses"]["four, ragged", way, kind, beta] for found in found_by_rank]
+            by_way[way] = [scale_gradient.item() for *_, scale_gradient in results]
         for way in ("dense", "whole, tiled"):
             assert by_way[way] == pytest.approx([by_way["dense"][0]] * 4, rel=1e-12)
         shares = by_way["shared"]
@@ -209,7 +210,8 @@ def test_only_the_shared_work_is_divided(found_by_rank):
 @pytest.mark.parametrize("limit", LIMITS)
 @pytest.mark.parametrize("kind", ["ce", "bce"])
 def test_what_is_sent_is_what_the_formula_counts(found_by_rank, config, weak_scaling, kind, limit):
-    images, texts = zip(*((len(rows), sum(1 + row % 3 for row in rows)) for rows in BATCH), strict=True)
+    images = [len(rows) for rows in BATCH]
+    texts = [sum(1 + row % 3 for row in rows) for rows in BATCH]
     expected = weak_scaling.step_collectives(images, texts, config.projection_dim, kind=kind, dense_limit=limit)
     for found in found_by_rank:
         forward, backward = found["sent"][kind, limit]
@@ -229,11 +231,11 @@ def test_bytes_of_a_ring(weak_scaling):
 
 
 def test_nothing_is_as_large_as_own_rows_times_all(found_by_rank):
-    own, total = 48, 4 * 48
+    own_rows, all_rows = 48, 4 * 48
     for found in found_by_rank:
         for kind in KINDS:
-            assert found["largest"]["dense"][kind] >= total**2
-            assert found["largest"]["shared"][kind] <= total * WIDTH < own * total
+            assert found["largest"]["dense"][kind] >= all_rows**2
+            assert found["largest"]["shared"][kind] <= all_rows * WIDTH < own_rows * all_rows
 
 
 def test_accumulated_gradients_are_those_of_one_process(found_by_rank, config, tmp_path):

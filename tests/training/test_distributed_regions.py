@@ -39,8 +39,14 @@ def batch_of(parts, seed):
             words = torch.randint(0, 30, (4,), generator=generator).tolist()  # few words, so that some texts are equal
             return [START, *words[: 1 + words[0] % 2], END, END, END][:5]
 
-        kinds = [(image, kind) for image in range(images) for kind in (0, 2, *([3] if image in shorts else []))]
-        hard = [index for index, (_, negatives) in enumerate(boxes) if negatives for _ in range(1 + negatives)]
+        kinds, hard = [], []
+        for image in range(images):
+            kinds += [(image, 0), (image, 2)]
+            if image in shorts:
+                kinds.append((image, 3))
+        for index, (_, negatives) in enumerate(boxes):
+            if negatives:  # the true text stands before them
+                hard += [index] * (1 + negatives)
         batches.append(
             {
                 "pixel_values": torch.randn(images, 3, 32, 32, generator=generator, dtype=torch.float64),

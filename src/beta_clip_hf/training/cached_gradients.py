@@ -113,7 +113,9 @@ class CachedContrast:
         """Returns the objective whose gradient is the share of one micro-batch."""
 
         def share(embeds: FlatEmbeds, scales: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-            products = [(getattr(embeds, name) * gradient).sum() for name, gradient in self.gradients[number].items()]
+            products = []
+            for name, gradient in self.gradients[number].items():
+                products.append((getattr(embeds, name) * gradient).sum())
             # All micro-batches share the scales. Each takes a part, as DDP expects all parameters in the last one.
             for name, gradient in self.scale_gradients.items():
                 products.append(scales[name] * (gradient / len(self.gradients)))
@@ -151,8 +153,12 @@ class RandomState:
 
 def _leaves(part: FlatEmbeds) -> dict[str, Tensor]:
     """Returns the embeddings of a micro-batch as leaves that collect gradients."""
-    embeddings = {name: getattr(part, name) for name in EMBEDDINGS}
-    return {name: rows.detach().requires_grad_() for name, rows in embeddings.items() if rows is not None}
+    leaves = {}
+    for name in EMBEDDINGS:
+        rows = getattr(part, name)
+        if rows is not None:
+            leaves[name] = rows.detach().requires_grad_()
+    return leaves
 
 
 def _gradients(leaves: dict[str, Tensor]) -> dict[str, Tensor]:
