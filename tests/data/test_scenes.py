@@ -1,6 +1,7 @@
 """The generated scenes: true captions, false negatives, boxes around the right pixels, the same rows everywhere."""
 
 import hashlib
+import itertools
 import os
 import re
 import subprocess
@@ -44,6 +45,7 @@ def scenes(level: str) -> list[Scene]:
 
 
 def words_of(text: str) -> set[str]:
+    """The different words of a text, without the indefinite article."""
     return set(re.findall(r"\w+", text.lower())) - {"a", "an"}
 
 
@@ -76,17 +78,19 @@ def test_hard_negatives_are_false_in_nearly_the_same_words(rows: list[Row], scen
 
 
 def test_every_kind_of_negative_phrase_and_relation_occurs(rows: list[Row], scenes: list[Scene], level: str) -> None:
-    kinds = Counter(kind for row in rows for kind in row["hard_negative_kinds"])
+    kinds: Counter[str] = Counter()
+    phrase_kinds = set()
+    for row in rows:
+        kinds.update(row["hard_negative_kinds"])
+        phrase_kinds.update(phrase["kind"] for phrase in row["phrases"])
     expected = {"colour", "shape", "relation"} | ({"size", "texture"} if level != "easy" else set())
     assert expected <= kinds.keys() <= expected | {"replace"}
     assert min(kinds[kind] for kind in expected) > NUM_SCENES / 4
-    assert {"noun", "relation", "attribute"} == {phrase["kind"] for row in rows for phrase in row["phrases"]}
-    held = {
-        name
-        for scene in scenes
-        for name, relation in RELATIONS.items()
-        if any(relation(a, b) for a in scene.objects for b in scene.objects if a is not b)
-    }
+    assert phrase_kinds == {"noun", "relation", "attribute"}
+    held = set()
+    for scene in scenes:
+        for a, b in itertools.permutations(scene.objects, 2):
+            held.update(name for name, relation in RELATIONS.items() if relation(a, b))
     overlaps, sizes = {"in front of", "behind"}, {"larger than", "smaller than"}
     missing = {"easy": {"inside", "around", *overlaps, *sizes}, "medium": overlaps, "hard": set()}
     assert held == RELATIONS.keys() - missing[level]
@@ -94,9 +98,8 @@ def test_every_kind_of_negative_phrase_and_relation_occurs(rows: list[Row], scen
 
 def test_relations_are_asymmetric(scenes: list[Scene]) -> None:
     for scene in scenes:
-        for a in scene.objects:
-            for b in scene.objects:
-                assert not any(relation(a, b) and relation(b, a) for relation in RELATIONS.values())
+        for a, b in itertools.product(scene.objects, repeat=2):
+            assert not any(relation(a, b) and relation(b, a) for relation in RELATIONS.values())
 
 
 def test_phrases_have_the_boxes_of_all_that_they_describe(rows: list[Row], scenes: list[Scene]) -> None:
@@ -117,7 +120,9 @@ def test_relation_phrases_have_the_union_of_two_boxes(rows: list[Row]) -> None:
     unions = 0
     for row in rows:
         boxes = [region["box"] for region in row["regions"]]
-        for phrase in (phrase for phrase in row["phrases"] if phrase["kind"] == "relation"):
+        for phrase in row["phrases"]:
+            if phrase["kind"] != "relation":
+                continue
             (box,) = phrase["boxes"]
             unions += box not in boxes
             within = [b for b in boxes if (np.sign(np.subtract(b, box)) * (1, 1, -1, -1) >= 0).all()]
@@ -130,12 +135,14 @@ def test_boxes_hold_the_colour_that_the_phrase_names(rows: list[Row]) -> None:
     checked = 0
     for row in rows:
         pixels = np.asarray(row["image"]).astype(int)
-        for phrase in (phrase for phrase in row["phrases"] if phrase["kind"] != "relation"):
-            if colour := reader.description(phrase["text"]).get("colour"):
-                near = abs(pixels - COLOURS[colour]).max(axis=2) < 40
-                for left, top, right, bottom in phrase["boxes"]:
-                    assert near[top:bottom, left:right].mean() > 0.03, (row["id"], phrase)
-                    checked += 1
+        for phrase in row["phrases"]:
+            colour = reader.description(phrase["text"]).get("colour")
+            if phrase["kind"] == "relation" or colour is None:
+                continue
+            near = abs(pixels - COLOURS[colour]).max(axis=2) < 40
+            for left, top, right, bottom in phrase["boxes"]:
+                assert near[top:bottom, left:right].mean() > 0.03, (row["id"], phrase)
+                checked += 1
     assert checked > NUM_SCENES * 2
 
 
@@ -144,8 +151,8 @@ def test_boxes_are_tight_and_inside_the_picture(rows: list[Row], scenes: list[Sc
         for region, thing in zip(row["regions"], scene.objects, strict=True):
             left, top, right, bottom = region["box"]
             assert 0 <= left < right <= 64 and 0 <= top < bottom <= 64
-            overlapped = any(relation(thing, other) for other in scene.objects for relation in [RELATIONS["behind"]])
-            if not overlapped and thing.shape in ("circle", "diamond", "cross", "ring"):
+            is_covered = any(RELATIONS["behind"](thing, other) for other in scene.objects)
+            if not is_covered and thing.shape in ("circle", "diamond", "cross", "ring"):
                 assert abs(right - left - thing.diameter) < 2.5 and abs(bottom - top - thing.diameter) < 2.5
                 assert abs((left + right) / 2 - thing.x) < 1.2 and abs((top + bottom) / 2 - thing.y) < 1.2
 
@@ -154,21 +161,23 @@ def test_region_texts_fit_one_object_and_their_negatives_none(rows: list[Row], s
     for row, scene in zip(rows, scenes, strict=True):
         assert len(row["regions"]) == len(scene.objects)
         for region, thing in zip(row["regions"], scene.objects, strict=True):
-            assert [other for other in scene.objects if reader.fits(other, reader.description(region["text"]))] == [
-                thing
-            ]
+            described = reader.description(region["text"])
+            assert [other for other in scene.objects if reader.fits(other, described)] == [thing]
             assert len(set(region["negatives"])) == len(region["negatives"]) == 10
             for negative in map(reader.description, region["negatives"]):
                 assert not any(reader.fits(other, negative) for other in scene.objects)
 
 
 def test_levels_grow_in_length_and_keep_a_small_vocabulary() -> None:
-    words = {level: [caption.split() for caption in scene_captions(200, level=level)] for level in LEVELS}
-    lengths = {level: np.mean([len(caption) for caption in captions]) for level, captions in words.items()}
+    lengths = {}
+    vocabulary = set()
+    for level in LEVELS:
+        captions = [caption.split() for caption in scene_captions(200, level=level)]
+        lengths[level] = np.mean([len(words) for words in captions])
+        for words in captions:
+            vocabulary.update(word.strip(".,").lower() for word in words)
     assert 30 < lengths["easy"] < 50 < lengths["medium"] < 80 < lengths["hard"] < 120
-    assert (
-        len({word.strip(".,").lower() for captions in words.values() for caption in captions for word in caption}) < 130
-    )
+    assert len(vocabulary) < 130
 
 
 PINNED_CAPTIONS = {"easy": "b3c2ff77be30abf2", "medium": "3c7663ff2937daa6", "hard": "c4806934789c67d0"}
@@ -195,6 +204,7 @@ def test_captions_alone_equal_those_of_the_rows(rows: list[Row], level: str) -> 
 
 
 def digest(row: Row) -> str:
+    """A hash of the pixels and of everything else in a row."""
     image = row["image"].tobytes()
     texts = repr([value for key, value in row.items() if key != "image"]).encode()
     return hashlib.sha256(image + texts).hexdigest()
@@ -206,7 +216,7 @@ def test_rows_do_not_depend_on_length_order_or_workers() -> None:
     assert [digest(longer[index]) for index in reversed(range(12))] == expected[::-1]
     assert digest(longer[-5000]) == expected[0]
     loader = DataLoader(Subset(longer, range(12)), batch_size=3, num_workers=2, collate_fn=list)
-    assert [digest(row) for batch in loader for row in batch] == expected
+    assert [digest(row) for row in itertools.chain.from_iterable(loader)] == expected
 
 
 def test_another_process_draws_the_same_rows(project_dir: Path) -> None:
