@@ -1,17 +1,17 @@
-"""What text-conditioned scores gain or lose against CLS: β-CAL alone, and with mismatched-condition negatives.
+"""Measures what text-conditioned scores gain over CLS: with β-CAL alone, and with mismatched-condition negatives.
 
     python benchmarks/conditioning_study.py scenes
     python benchmarks/conditioning_study.py photos --photos ../shared/data/photos \\
         --merges ../shared/data/clip_bpe/bpe_simple_vocab_16e6.txt.gz
 
-Small models from scratch: the same rows, order, texts, steps and optimiser for both, which differ in
-`text_conditioned_loss_weight` alone. They are measured on rows that neither was trained on: retrieval by CLS, by the
-scores of all pairs, by re-ranked shortlists and by the sum of both; and regions against their hard negatives. Of the
-first seed also recall and time of re-ranking over the length of the shortlist.
+The study trains small models from scratch. Both methods get the same rows, order, texts, steps and optimiser; they
+differ in `text_conditioned_loss_weight` alone. They are measured on rows that neither was trained on: retrieval by CLS,
+by the scores of all pairs, by re-ranked shortlists and by the sum of both; and regions against their hard negatives.
+For the first seed the study also measures recall and time of re-ranking over the length of the shortlist.
 
-Differences are between scores of the same queries, of the mean over the seeds; bold where the 95 % interval, a
-bootstrap over images, excludes 0. It does not know what other seeds would give: each seed's figure is in brackets.
-Times are of the CPU: the machine may be busy.
+Differences are between scores of the same queries, averaged over the seeds. They are bold if the 95 % interval, a
+bootstrap over images, excludes 0. The interval does not know what other seeds would give: the value of each seed is in
+brackets. Times are CPU times, and the machine may be busy.
 """
 
 import argparse
@@ -19,11 +19,13 @@ import json
 import statistics
 import sys
 import time
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from report import markdown_table
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers.utils import logging
@@ -33,9 +35,10 @@ from beta_clip_hf.evaluation.benchmarks import load_benchmark
 from beta_clip_hf.evaluation.evaluator import measure
 from beta_clip_hf.evaluation.intervals import bootstrap_interval
 from beta_clip_hf.evaluation.metrics import hits_at_k, retrieval_ranks
-from beta_clip_hf.evaluation.results import Metric, metrics_to_json, write_values
+from beta_clip_hf.evaluation.results import Metric, cluster_key, metrics_to_json, write_values
 from beta_clip_hf.evaluation.scores import embedding_scores
 from beta_clip_hf.evaluation.shortlists import best_candidates, reranked
+from beta_clip_hf.files import write_json, write_text
 from beta_clip_hf.inference.embedder import Embedder
 from beta_clip_hf.inference.identity import environment
 from beta_clip_hf.training.build import build_trainer
@@ -64,13 +67,15 @@ SCENES: dict[str, Any] = {
 }
 PHOTOS_CONFIG = Path(__file__).parent.parent / "examples" / "configs" / "photos_tiny.yaml"
 SCORES = ("cls", "all_pairs", "rerank@16", "sum")
-WAYS = {"image_to_text": "image to text", "text_to_image": "text to image"}
+METHOD_NAMES = tuple(METHODS)
+DIRECTIONS = {"image_to_text": "image to text", "text_to_image": "text to image"}
 SHORTLISTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-TIMED = 20  # queries, one at a time
+# This many queries are timed, one at a time.
+TIMED = 20
 
 
 def train(args: argparse.Namespace, weight: float, seed: int, folder: Path) -> tuple[Any, float]:
-    """A trained Trainer, and its seconds of CPU."""
+    """Returns a Trainer after training, and its seconds of CPU."""
     if args.data == "scenes":
         rows = {"scenes": 32 * args.steps, "level": "easy", "image_size": 64, "seed": 10 + seed}
         config = read_config(None, [*SCENES.items(), ("data.train", rows)])
@@ -96,14 +101,29 @@ def train(args: argparse.Namespace, weight: float, seed: int, folder: Path) -> t
     return trainer, time.process_time() - start
 
 
-def test_parts(args: argparse.Namespace) -> dict[str, tuple[list[Any], bool]]:
-    """The rows to measure on, and whether their images are squashed, by part of the benchmark."""
+class TestPart(NamedTuple):
+    """Rows to measure on."""
+
+    rows: list[Any]
+    squash: bool = False
+    """Whether their images are squashed to a square."""
+
+
+def test_parts(args: argparse.Namespace) -> dict[str, TestPart]:
+    """Returns the rows to measure on, by part of the benchmark."""
     if args.data == "scenes":
         rows = SceneDataset(args.test_scenes, seed=1, level="easy", image_size=64)
-        return {"": ([{name: row[name] for name in row if name != "phrases"} for row in rows], False)}
+        return {"": TestPart([without_phrases(row) for row in rows])}
     parts = {part.name: part for part in load_benchmark("photos", args.photos / "test.jsonl").parts}
-    captioned = [{name: row[name] for name in row if name != "phrases"} for row in parts[""].rows]
-    return {"": (captioned, False), "fg_ovd": (list(parts["fg_ovd"].rows), True)}
+    return {
+        "": TestPart([without_phrases(row) for row in parts[""].rows]),
+        "fg_ovd": TestPart(list(parts["fg_ovd"].rows), squash=True),
+    }
+
+
+def without_phrases(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a row without its phrases: where they point is not measured here."""
+    return {name: value for name, value in row.items() if name != "phrases"}
 
 
 def run(args: argparse.Namespace, method: str, seed: int, folder: Path) -> None:
@@ -111,9 +131,10 @@ def run(args: argparse.Namespace, method: str, seed: int, folder: Path) -> None:
     trainer, seconds = train(args, METHODS[method], seed, folder)
     model, processor = trainer.model.eval(), trainer.processing_class
     metrics: list[Metric] = []
-    for part, (rows, squash) in test_parts(args).items():
-        for metric in measure(Embedder(model, processor, squash=squash), rows).metrics:
-            metrics.append(replace(metric, name=replace(metric.name, part=part)))
+    parts = test_parts(args)
+    for name, part in parts.items():
+        for metric in measure(Embedder(model, processor, squash=part.squash), part.rows).metrics:
+            metrics.append(replace(metric, name=replace(metric.name, part=name)))
     write_values(metrics, folder, "all")
     record = {
         "method": method,
@@ -123,37 +144,41 @@ def run(args: argparse.Namespace, method: str, seed: int, folder: Path) -> None:
         "figures": metrics_to_json(metrics),
     }
     if seed == args.seeds[0]:
-        record["curve"] = curve(Embedder(model, processor), test_parts(args)[""][0])
-    (folder / "result.json").write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+        record["curve"] = curve(Embedder(model, processor), parts[""].rows)
+    write_json(record, folder / "result.json")
 
 
 def curve(embedder: Embedder, rows: list[Any]) -> list[dict[str, float]]:
-    """Of each shortlist R@1 both ways, whole captions, and the median milliseconds to score it for one text."""
+    """Returns, for each length of the shortlist, R@1 of whole captions both ways and the milliseconds for a text."""
     batches = list(embedder.images(rows))
-    images_BD, patches_BPD = (
-        torch.cat([getattr(batch, name) for batch in batches]) for name in ("image_embeds_BD", "patch_features_BPD")
-    )
+    images_BD = torch.cat([batch.image_embeds_BD for batch in batches])
+    patches_BPD = torch.cat([batch.patch_features_BPD for batch in batches])
     texts_TD = embedder.texts([row["caption"] for row in rows], whole_captions=True)
+    # Each image has one caption, so B = T.
     index_B = torch.arange(len(rows))
     with torch.no_grad():
-        pairs_BT = embedder.model.score_pairs(patches_BPD, texts_TD)
-    cls_BT = images_BD @ texts_TD.T
-    by_cls = embedding_scores(images_BD, texts_TD)
-    ranks = retrieval_ranks(by_cls, index_B, len(rows))
+        conditioned_BT = embedder.model.score_pairs(patches_BPD, texts_TD)
+    score = embedding_scores(images_BD, texts_TD)
+    ranks = retrieval_ranks(score, index_B, len(rows))
+    sizes = [size for size in SHORTLISTS if size < len(rows)]
     points = []
-    for size in [*(size for size in SHORTLISTS if size < len(rows)), len(rows)]:
-        recall = []
-        shortlists = best_candidates(by_cls, len(rows), len(rows), size).first(size)
-        for way, short, second in zip(ranks, shortlists, (pairs_BT, pairs_BT.T), strict=True):
-            found = reranked(way, short, second.gather(1, short.clamp(min=0).long()), index_B, index_B)
-            recall.append(float(hits_at_k(found, 1).mean()))
-        milliseconds = time_of_shortlist(embedder.model, patches_BPD, texts_TD, cls_BT, size)
-        points.append({"k": size, **dict(zip(WAYS, recall, strict=True)), "milliseconds": milliseconds})
+    for size in [*sizes, len(rows)]:
+        shortlists = best_candidates(score, len(rows), len(rows), size).first(size)
+        recall = {}
+        for direction, direction_ranks, shortlist_QK, conditioned_QG in zip(
+            DIRECTIONS, ranks, shortlists, (conditioned_BT, conditioned_BT.T), strict=True
+        ):
+            conditioned_QK = conditioned_QG.gather(1, shortlist_QK.clamp(min=0).long())
+            new_ranks = reranked(direction_ranks, shortlist_QK, conditioned_QK, index_B, index_B)
+            recall[direction] = float(hits_at_k(new_ranks, 1).mean())
+        milliseconds = time_shortlist(embedder.model, patches_BPD, texts_TD, images_BD @ texts_TD.T, size)
+        points.append({"k": size, **recall, "milliseconds": milliseconds})
     return points
 
 
 @torch.no_grad()
-def time_of_shortlist(model: Any, patches_BPD: Tensor, texts_TD: Tensor, cls_BT: Tensor, size: int) -> float:
+def time_shortlist(model: Any, patches_BPD: Tensor, texts_TD: Tensor, cls_BT: Tensor, size: int) -> float:
+    """Returns the median milliseconds of CPU to score a shortlist of that length for a text."""
     seconds = []
     for text in range(TIMED):
         shortlist_K = cls_BT[:, text].topk(size).indices
@@ -163,73 +188,116 @@ def time_of_shortlist(model: Any, patches_BPD: Tensor, texts_TD: Tensor, cls_BT:
     return 1000 * statistics.median(seconds)
 
 
-def interval(values_N: Tensor, clusters_N: Tensor) -> str:
-    """Mean in per cent with its interval."""
-    low, high = bootstrap_interval(values_N, clusters_N)
-    mean = f"{100 * values_N.double().mean():+.1f} ({100 * low:+.1f} – {100 * high:+.1f})"
-    return f"**{mean}**" if low > 0 or high < 0 else mean
+def interval(values_I: Tensor, image_index_I: Tensor) -> str:
+    """Formats a mean in per cent with its interval, bold if it excludes 0."""
+    low, high = bootstrap_interval(values_I, image_index_I)
+    words = f"{100 * values_I.double().mean():+.1f} ({100 * low:+.1f} – {100 * high:+.1f})"
+    return f"**{words}**" if low > 0 or high < 0 else words
+
+
+@dataclass(frozen=True)
+class Study:
+    """The results of all models in a folder."""
+
+    records: list[dict[str, Any]]
+    values: dict[str, list[dict[str, Tensor]]]
+    """The values of each metric by its name, for each seed, by method."""
+
+    @classmethod
+    def read(cls, folder: Path, data: str) -> "Study":
+        """Reads the results of all models that were trained on scenes or photos."""
+        records = []
+        values: dict[str, list[dict[str, Tensor]]] = {method: [] for method in METHODS}
+        for path in sorted(folder.glob(f"{data}_*/result.json")):
+            record = json.loads(path.read_text(encoding="utf-8"))
+            records.append(record)
+            values[record["method"]].append(load_file(path.parent / "values" / "all.safetensors"))
+        return cls(records, values)
+
+    def mean(self, method: str, name: str) -> Tensor:
+        """Returns the values of a metric (I,), each averaged over the seeds."""
+        return torch.stack([seed_values[name] for seed_values in self.values[method]]).mean(dim=0)
+
+    def cell(self, method: str, name: str) -> str:
+        """Formats a metric in per cent: its mean over the seeds, then each seed."""
+        by_seed = [f"{100 * seed_values[name].mean():.1f}" for seed_values in self.values[method]]
+        return f"{100 * self.mean(method, name).mean():.1f} ({', '.join(by_seed)})"
+
+
+class Line(NamedTuple):
+    """A row of the first table: a metric, and the CLS metric that it is compared with."""
+
+    label: str
+    name: str
+    cls_name: str
+
+
+def table_lines(data: str) -> list[Line]:
+    """Returns the metrics of the first table."""
+    lines = []
+    for k in (1, 10):
+        for direction, words in DIRECTIONS.items():
+            cls_name = f"long/cls/{direction}/R@{k}"
+            for score in SCORES:
+                lines.append(Line(f"{words} R@{k}, {score}", f"long/{score}/{direction}/R@{k}", cls_name))
+    regions = "region_negatives" if data == "scenes" else "fg_ovd/region_negatives"
+    for score in ("cls", "conditioned", "region"):
+        label = f"region, true among its negatives, {score}"
+        lines.append(Line(label, f"{regions}/{score}/accuracy", f"{regions}/cls/accuracy"))
+    return lines
+
+
+def metric_row(study: Study, line: Line) -> list[str]:
+    """Returns a row: chance, both methods, their difference, and what a score gains over CLS with each method."""
+    plain, mismatched = METHOD_NAMES
+    image_index_I = study.values[plain][0][cluster_key(line.name)]
+    chance = 100 * study.records[0]["figures"][line.name]["chance"]
+    row = [line.label, f"{chance:.1f}", study.cell(plain, line.name), study.cell(mismatched, line.name)]
+    difference_I = study.mean(mismatched, line.name) - study.mean(plain, line.name)
+    row.append(interval(difference_I, image_index_I))
+    for method in METHODS:
+        if line.name == line.cls_name:
+            row.append("")
+        else:
+            gain_I = study.mean(method, line.name) - study.mean(method, line.cls_name)
+            row.append(interval(gain_I, image_index_I))
+    return row
 
 
 def tables(folder: Path, data: str) -> str:
-    """
-    Markdown: of each figure its mean over the seeds, and each seed's; the difference between the two methods; and what
-    a conditioned score gains over CLS in each.
-    """
-    paths = sorted(folder.glob(f"{data}_*/result.json"))
-    records = [json.loads(path.read_text()) for path in paths]
-    by_method: dict[str, list[dict[str, Tensor]]] = {method: [] for method in METHODS}
-    for record, path in zip(records, paths, strict=True):
-        by_method[record["method"]].append(load_file(path.parent / "values" / "all.safetensors"))
-
-    def mean(method: str, name: str) -> Tensor:
-        return torch.stack([values[name] for values in by_method[method]]).mean(dim=0)
-
-    def cell(method: str, name: str) -> str:
-        seeds = [f"{100 * values[name].mean():.1f}" for values in by_method[method]]
-        return f"{100 * mean(method, name).mean():.1f} ({', '.join(seeds)})"
-
-    names = by_method["β-CAL"][0]
-    chosen = {
-        f"{label} R@{k}, {score}": (f"long/{score}/{way}/R@{k}", f"long/cls/{way}/R@{k}")
-        for k in (1, 10)
-        for way, label in WAYS.items()
-        for score in SCORES
-    }
-    regions = "region_negatives" if data == "scenes" else "fg_ovd/region_negatives"
-    for score in ("cls", "conditioned", "region"):
-        chosen[f"region, true among its negatives, {score}"] = (
-            f"{regions}/{score}/accuracy",
-            f"{regions}/cls/accuracy",
-        )
-    lines = [f"| | chance | {' | '.join(METHODS)} | difference | gain over CLS | … with mismatched negatives |"]
-    lines += ["|---" * 7 + "|"]
-    for label, (name, base) in chosen.items():
-        if name in names:
-            clusters_N, chance = names[f"{name}#cluster"], 100 * records[0]["figures"][name]["chance"]
-            cells = [label, f"{chance:.1f}", *(cell(method, name) for method in METHODS)]
-            cells.append(interval(mean("+ mismatched negatives", name) - mean("β-CAL", name), clusters_N))
-            for method in METHODS:
-                cells.append("" if name == base else interval(mean(method, name) - mean(method, base), clusters_N))
-            lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", f"| | K | {' | '.join(WAYS.values())} | milliseconds of CPU for one text |", "|---" * 5 + "|"]
-    for record in records:
+    """Formats both tables in Markdown: the metrics, and recall and time over the length of the shortlist."""
+    study = Study.read(folder, data)
+    known_names = study.values[METHOD_NAMES[0]][0]
+    metric_rows = [metric_row(study, line) for line in table_lines(data) if line.name in known_names]
+    curve_rows = []
+    for record in study.records:
         for point in record.get("curve", []):
-            recall = [f"{100 * point[way]:.1f}" for way in WAYS]
-            lines.append(f"| {record['method']} | {point['k']} | {' | '.join(recall)} | {point['milliseconds']:.2f} |")
-    times = [f"{record['method']}, seed {record['seed']}: {record['cpu_seconds_of_training']} s" for record in records]
-    return "\n".join([*lines, "", f"CPU time of training: {'; '.join(times)}."])
+            recall = [f"{100 * point[direction]:.1f}" for direction in DIRECTIONS]
+            curve_rows.append([record["method"], point["k"], *recall, f"{point['milliseconds']:.2f}"])
+    times = []
+    for record in study.records:
+        times.append(f"{record['method']}, seed {record['seed']}: {record['cpu_seconds_of_training']} s")
+    columns = ("", "chance", *METHODS, "difference", "gain over CLS", "… with mismatched negatives")
+    curve_columns = ("", "K", *DIRECTIONS.values(), "milliseconds of CPU for one text")
+    parts = [
+        markdown_table(columns, metric_rows),
+        markdown_table(curve_columns, curve_rows),
+        f"CPU time of training: {'; '.join(times)}.",
+    ]
+    return "\n\n".join(parts)
 
 
 def main() -> None:
+    """Runs the study. Models that are there already are not trained again."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", choices=["scenes", "photos"])
+    parser.add_argument("data", choices=["scenes", "photos"], help="what to train and measure on")
     parser.add_argument("--photos", type=Path, help="folder with train.jsonl, test.jsonl and eval/fgovd.jsonl")
-    parser.add_argument("--merges", type=Path, help="OpenAI's file of merges; else a tokenizer is learnt from captions")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
+    parser.add_argument("--merges", type=Path, help="OpenAI's file of merges (learn from captions)")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1], help="seeds to train with (0 1)")
     parser.add_argument("--steps", type=int, default=200, help="optimiser steps of 32 images (%(default)s)")
     parser.add_argument("--test-scenes", type=int, default=400, help="scenes to measure on (%(default)s)")
     parser.add_argument(
-        "--output", type=Path, default=Path("runs/conditioning"), help="for JSON and table (%(default)s)"
+        "--output", type=Path, default=Path("runs/conditioning"), help="folder for JSON and tables (%(default)s)"
     )
     args = parser.parse_args()
     if args.data == "photos" and args.photos is None:
@@ -242,10 +310,10 @@ def main() -> None:
                 run(args, method, seed, folder)
                 sys.stdout.write(f"{args.data}, {method}, seed {seed}: done\n")
                 sys.stdout.flush()
-    (args.output / "environment.json").write_text(json.dumps(environment(torch.device("cpu")), indent=2) + "\n")
-    table = tables(args.output, args.data)
-    (args.output / f"{args.data}.md").write_text(table + "\n")
-    sys.stdout.write(f"{table}\n")
+    write_json(environment(torch.device("cpu")), args.output / "environment.json")
+    text = f"{tables(args.output, args.data)}\n"
+    write_text(args.output / f"{args.data}.md", text)
+    sys.stdout.write(text)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 """
-What float16 and int8 cost a model that is exported to ONNX, measured on generated scenes. See docs/release.md.
+Measures what float16 and int8 cost a model that is exported to ONNX, on generated scenes. See docs/release.md.
 
     beta-clip export onnx runs/demo/model runs/onnx/float32
     beta-clip export onnx runs/demo/model runs/onnx/float16 --dtype float16
@@ -20,7 +20,7 @@ DTYPES = ("float32", "float16", "int8")
 
 
 def unit(embeds: np.ndarray) -> np.ndarray:
-    """Vectors of length 1."""
+    """Returns vectors of length 1."""
     return embeds / np.linalg.norm(embeds, axis=-1, keepdims=True)
 
 
@@ -39,7 +39,7 @@ def embed(folder: Path, pixels: np.ndarray, ids: np.ndarray) -> dict[str, np.nda
 
 
 def conditioned_hits(folder: Path, embeds: dict[str, np.ndarray], num_texts: int) -> float:
-    """The share of the first texts whose own image has the best text-conditioned score of all images."""
+    """Returns the share of the first texts whose own image has the best text-conditioned score of all images."""
     pooler = InferenceSession(folder / "pooler.onnx")
     num_images = len(embeds["image"])
     inputs = {"patch_features": embeds["patch"], "image_index": np.arange(num_images)}
@@ -64,7 +64,7 @@ def main() -> None:
     rows = [scenes[index] for index in range(len(scenes))]
     pixels = processor(images=[row["image"] for row in rows], return_tensors="np")["pixel_values"]
     ids = processor(text=[row["caption"] for row in rows], padding=True, return_tensors="np")["input_ids"]
-    own = np.arange(len(rows))
+    diagonal = np.arange(len(rows))
     reference: dict[str, np.ndarray] = {}
     print("dtype, lowest cosine to float32 (image, patch, text), image to text, text to image, text-conditioned")
     for dtype in DTYPES:
@@ -72,7 +72,7 @@ def main() -> None:
         reference = reference or embeds
         lowest = [float((unit(embeds[name]) * unit(reference[name])).sum(-1).min()) for name in embeds]
         cosines = unit(embeds["image"]) @ unit(embeds["text"]).T
-        recalls = [(cosines.argmax(axis=1) == own).mean(), (cosines.argmax(axis=0) == own).mean()]
+        recalls = [(cosines.argmax(axis=1) == diagonal).mean(), (cosines.argmax(axis=0) == diagonal).mean()]
         recalls.append(conditioned_hits(arguments.graphs / dtype, embeds, arguments.conditioned))
         print(dtype, *(f"{cosine:.4f}" for cosine in lowest), *(f"{100 * recall:.1f}" for recall in recalls))
 

@@ -1,12 +1,12 @@
-"""Search of photo collections: build rate, disk, time of a query with and without re-ranking, recall of the index.
+"""Measures search of photo collections: build rate, disk, time of a query and of re-ranking, recall of the index.
 
     python benchmarks/search.py                       # 1,000 images, embedded; 10,000 and 100,000, synthetic
     python benchmarks/search.py --images 1000         # one size
 
 Up to 1,000 images are generated scenes in JPEG files, embedded by a small model with random weights (two layers of
-width 128, 49 patches, D = 512): time and disk are real, what is found means nothing. Of larger collections the
-embeddings are synthetic: vectors in clusters with a falling spectrum and a common direction, as CLIP's have; a query is
-one of them with noise. Patch features are stored up to 10,000 images (random numbers above 1,000).
+width 128, 49 patches, D = 512): time and disk are real, the results mean nothing. The embeddings of larger collections
+are synthetic: vectors in clusters with a falling spectrum and a common direction, as those of CLIP; a query is one of
+them with noise. Patch features are stored up to 10,000 images (random numbers above 1,000).
 """
 
 import argparse
@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from report import markdown_table
 
 from beta_clip_hf import BetaCLIPConfig, BetaCLIPModel, BetaCLIPProcessor, SceneDataset
 from beta_clip_hf.data.tokenizers import train_clip_tokenizer
@@ -29,17 +30,23 @@ from beta_clip_hf.search import table as table_module
 from beta_clip_hf.search.index import PhotoIndex, load_embedder
 
 
-WIDTH, PATCHES, TOP, RERANK = 512, (7, 7), 20, 200
+WIDTH, GRID, TOP, RERANK = 512, (7, 7), 20, 200
+# The largest collections that are embedded, and whose patch features are stored.
 EMBEDDED, WITH_PATCHES = 1000, 10_000
 
 
 def small_model(folder: Path) -> Path:
-    """A model with CLIP's interface and random weights, on the disk."""
+    """Saves a model with CLIP's interface and random weights."""
     tokenizer = train_clip_tokenizer([], vocab_size=514)
     tower = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 4}
-    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    text = {**tower, **ids, "pad_token_id": tokenizer.pad_token_id, "vocab_size": len(tokenizer)}
-    text |= {"max_position_embeddings": 248}
+    text = {
+        **tower,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": 248,
+    }
     vision = {**tower, "image_size": 224, "patch_size": 32}
     torch.manual_seed(0)
     BetaCLIPModel(BetaCLIPConfig(text_config=text, vision_config=vision, projection_dim=WIDTH)).save_pretrained(folder)
@@ -48,7 +55,7 @@ def small_model(folder: Path) -> Path:
 
 
 def draw_photos(folder: Path, count: int) -> Path:
-    """Generated scenes as JPEG files."""
+    """Draws generated scenes into JPEG files."""
     folder.mkdir()
     scenes = SceneDataset(count, image_size=224, seed=0)
     for number in range(count):
@@ -56,14 +63,16 @@ def draw_photos(folder: Path, count: int) -> Path:
     return folder
 
 
-def synthetic(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """(N, D) embeddings and (100, D) queries, normalised."""
+def synthetic_embeddings(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Returns embeddings (G, D) and queries (100, D), normalised."""
     random = np.random.default_rng(seed)
+    # The spectrum of real embeddings falls about so.
     scale = np.arange(1, WIDTH + 1, dtype=np.float32) ** -0.5
     centres = random.standard_normal((max(50, count // 100), WIDTH), dtype=np.float32) * scale
     vectors = centres[random.integers(0, len(centres), count)]
     vectors += 0.7 * scale * random.standard_normal((count, WIDTH), dtype=np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    # All embeddings of CLIP lie in a narrow cone.
     common = random.standard_normal(WIDTH, dtype=np.float32)
     vectors = 0.85 * vectors + 0.5 * common / np.linalg.norm(common)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -72,83 +81,97 @@ def synthetic(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return vectors, queries / np.linalg.norm(queries, axis=1, keepdims=True)
 
 
-def fill(index: PhotoIndex, vectors_ND: np.ndarray) -> None:
-    """Appends synthetic embeddings in fragments, with random patch features where the index keeps them."""
+def fill(index: PhotoIndex, vectors_GD: np.ndarray) -> None:
+    """Appends synthetic embeddings in fragments, with random patch features if the index keeps them."""
     random = np.random.default_rng(1)
-    at_once = 1000 if index.table.stores_patches else 5000
-    for first in range(0, len(vectors_ND), at_once):
-        some = vectors_ND[first : first + at_once]
-        records = [
-            {"image": f"synthetic/{first + n}.jpg", "width": 224, "height": 224, "file_sha256": f"{first + n}"}
-            for n in range(len(some))
-        ]
+    fragment_size = 1000 if index.table.stores_patches else 5000
+    for first in range(0, len(vectors_GD), fragment_size):
+        fragment_GD = vectors_GD[first : first + fragment_size]
+        records = []
+        for number in range(first, first + len(fragment_GD)):
+            name = f"synthetic/{number}.jpg"
+            records.append({"image": name, "width": 224, "height": 224, "file_sha256": f"{number}"})
         patches = []
         if index.table.stores_patches:
-            numbers = random.standard_normal((len(some), PATCHES[0] * PATCHES[1], WIDTH), dtype=np.float32)
-            patches = [{"patches": one.astype(np.float16).tobytes(), "patch_rows": PATCHES[0]} for one in numbers]
-        index.table.append(records, some, patches)
+            shape = (len(fragment_GD), GRID[0] * GRID[1], WIDTH)
+            for features_PD in random.standard_normal(shape, dtype=np.float32):
+                patches.append({"patches": features_PD.astype(np.float16).tobytes(), "patch_rows": GRID[0]})
+        index.table.append(records, fragment_GD, patches)
     index.table.finish()
 
 
 def times(call: Callable[[int], object], count: int) -> str:
-    """Median and 95th percentile in milliseconds of a call with 0, 1, …; after one that is not counted."""
+    """Formats median and 95th percentile in milliseconds of calls with 0, 1, …"""
+    # The first call opens files and fills caches.
     call(0)
-    taken = []
+    milliseconds = []
     for number in range(count):
         start = time.perf_counter()
         call(number)
-        taken.append(1000 * (time.perf_counter() - start))
-    return f"{np.median(taken):.0f} / {np.percentile(taken, 95):.0f}"
+        milliseconds.append(1000 * (time.perf_counter() - start))
+    return f"{np.median(milliseconds):.0f} / {np.percentile(milliseconds, 95):.0f}"
 
 
 def size_of(folder: Path, inside: str = "") -> float:
-    """Megabytes of the files below a folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and inside in str(path)) / 1e6
+    """Returns the megabytes of the files below a folder whose path contains a text."""
+    files = [path for path in folder.rglob("*") if path.is_file() and inside in str(path)]
+    return sum(path.stat().st_size for path in files) / 1e6
 
 
 def measure(count: int, folder: Path, model: Path, queries: int) -> dict[str, str]:
-    """One size: a row of the table."""
+    """Measures a collection of a size, and returns a row of the table."""
     embedder = load_embedder(model, device="cpu")
     path = folder / f"{count}.index"
     index = PhotoIndex.create(path, embedder, model_name=str(model), store_patches=count <= WITH_PATCHES)
-    if count <= EMBEDDED:
-        photos = draw_photos(folder / f"{count}", count)
-        start = time.perf_counter()
+    vectors_GD, queries_QD = synthetic_embeddings(count)
+    photos = draw_photos(folder / f"{count}", count) if count <= EMBEDDED else None
+    start = time.perf_counter()
+    if photos is None:
+        fill(index, vectors_GD)
+    else:
         index.add(photos)
-    vectors, planted = synthetic(count)
-    if count > EMBEDDED:
-        start = time.perf_counter()
-        fill(index, vectors)
     seconds = time.perf_counter() - start
     texts = [f"a red square beside circle number {number}" for number in range(queries)]
+    table = index.table
+    vector_index_size = size_of(path, "_indices")
     row = {
         "images": f"{count:,}",
         "images/s": f"{count / seconds:,.0f}",
-        "disk, MB": f"{size_of(path / 'images.lance') - size_of(path / 'images.lance', '_indices'):.0f}",
-        "index, MB": f"{size_of(path, '_indices'):.0f}",
-        "patches, MB": f"{size_of(path / 'patches.lance'):.0f}" if index.table.stores_patches else "–",
-        "exact, ms": times(lambda n: index.table.nearest(planted[n], TOP, exact=True), queries),
+        "disk, MB": f"{size_of(path / 'images.lance') - vector_index_size:.0f}",
+        "index, MB": f"{vector_index_size:.0f}",
+        "patches, MB": "–",
+        "exact, ms": times(lambda number: table.nearest(queries_QD[number], TOP, exact=True), queries),
+        "index, ms": "–",
+        f"recall@{TOP}": "1 (exact)",
+        "text, ms": times(lambda number: index.search(texts[number], top=TOP), queries),
+        "re-ranked, stored, ms": "–",
+        "re-ranked, recomputed, ms": "–",
     }
-    has_index = index.table.has_vector_index
-    row["index, ms"] = times(lambda n: index.table.nearest(planted[n], TOP), queries) if has_index else "–"
-    row[f"recall@{TOP}"] = f"{index.table.recall(planted[:queries], TOP):.3f}" if has_index else "1 (exact)"
-    row["text, ms"] = times(lambda n: index.search(texts[n], top=TOP), queries)
-    few = max(2, queries // 5)
-    with_stored = index.table.stores_patches
-    row["re-ranked, stored, ms"] = times(lambda n: index.search(texts[n], rerank=RERANK), few) if with_stored else "–"
-    row["re-ranked, recomputed, ms"] = "–"
-    if count <= EMBEDDED:
-        index.table._patches = None  # as if they had not been kept
-        row["re-ranked, recomputed, ms"] = times(lambda n: index.search(texts[n], rerank=RERANK), few)
+    if table.has_vector_index:
+        row["index, ms"] = times(lambda number: table.nearest(queries_QD[number], TOP), queries)
+        row[f"recall@{TOP}"] = f"{table.recall(queries_QD[:queries], TOP):.3f}"
+    num_reranked = max(2, queries // 5)
+    if table.stores_patches:
+        row["patches, MB"] = f"{size_of(path / 'patches.lance'):.0f}"
+        row["re-ranked, stored, ms"] = times(lambda number: index.search(texts[number], rerank=RERANK), num_reranked)
+    if photos is not None:
+        # The same collection again, as if its patch features had not been kept.
+        plain = PhotoIndex.create(folder / f"{count}.plain.index", embedder, model_name=str(model))
+        plain.add(photos)
+        row["re-ranked, recomputed, ms"] = times(
+            lambda number: plain.search(texts[number], rerank=RERANK), num_reranked
+        )
     return row
 
 
 def main() -> None:
+    """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, nargs="+", default=[1000, 10_000, 100_000])
-    parser.add_argument("--queries", type=int, default=100, help="a fifth of them for re-ranking (%(default)s)")
+    parser.add_argument("--images", type=int, nargs="+", default=[1000, 10_000, 100_000], help="sizes (three)")
+    parser.add_argument("--queries", type=int, default=100, help="queries; a fifth of them are re-ranked (%(default)s)")
     args = parser.parse_args()
-    table_module.KEPT = timedelta(0)  # the disk as it is when earlier versions are gone
+    # The disk is measured without earlier versions of the tables.
+    table_module.KEPT = timedelta(0)
     warnings.filterwarnings("ignore", message="optimize")
     rows = []
     for count in args.images:
@@ -158,10 +181,8 @@ def main() -> None:
         finally:
             shutil.rmtree(folder)
         sys.stderr.write(f"{rows[-1]}\n")
-    names = list(rows[0])
-    table = [names, ["---"] * len(names), *(list(row.values()) for row in rows)]
-    sys.stdout.write("\n".join(f"| {' | '.join(cells)} |" for cells in table) + "\n")
-    sys.stdout.write(f"times are median / 95th percentile; {environment(torch.device('cpu'))}\n")
+    table = markdown_table(list(rows[0]), [list(row.values()) for row in rows])
+    sys.stdout.write(f"{table}\ntimes are median / 95th percentile; {environment(torch.device('cpu'))}\n")
 
 
 if __name__ == "__main__":

@@ -215,18 +215,19 @@ def test_what_is_sent_is_what_the_formula_counts(found_by_rank, config, weak_sca
     expected = weak_scaling.step_collectives(images, texts, config.projection_dim, kind=kind, dense_limit=limit)
     for found in found_by_rank:
         forward, backward = found["sent"][kind, limit]
-        assert sorted(forward) == sorted(expected["forward"])
-        assert sorted(backward) == sorted(expected["backward"])
+        assert sorted(forward) == sorted(expected.forward)
+        assert sorted(backward) == sorted(expected.backward)
 
 
 def test_bytes_of_a_ring(weak_scaling):
     """64 images with 36 texts on each of 8 processes: what the paper model of the benchmark starts from."""
-    found = weak_scaling.step_collectives([64] * 8, [2304] * 8, 512)
+    collectives = weak_scaling.step_collectives([64] * 8, [2304] * 8, 512)
     texts, images = 4 * 18432 * 512, 4 * 512 * 512  # the losses of images are whole on every process: both sides travel
-    assert ("all_gather", texts) in found["forward"] and found["forward"].count(("all_gather", images)) == 2
-    assert found["backward"].count(("reduce_scatter", texts)) == 1
-    assert weak_scaling.sent_bytes([("all_gather", 800), ("all_reduce", 80), ("reduce_scatter", 8)], 8) == 847
-    total = weak_scaling.sent_bytes(found["forward"] + found["backward"], 8)
+    assert ("all_gather", texts) in collectives.forward and collectives.forward.count(("all_gather", images)) == 2
+    assert collectives.backward.count(("reduce_scatter", texts)) == 1
+    few = [("all_gather", 800), ("all_reduce", 80), ("reduce_scatter", 8)]
+    assert weak_scaling.sent_bytes([weak_scaling.Collective(*operation) for operation in few], 8) == 847
+    total = weak_scaling.sent_bytes(collectives.calls, 8)
     assert total == pytest.approx((2 * texts + 4 * images) * 7 / 8, rel=0.01)
 
 
