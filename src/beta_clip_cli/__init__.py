@@ -1,1 +1,1 @@
-"""The command line of β-CLIP. It stands on the library `beta_clip_hf`; nothing in the library knows of it."""
+"""The command line of β-CLIP. It uses the library `beta_clip_hf`; the library does not know of it."""

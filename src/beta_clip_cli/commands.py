@@ -8,20 +8,23 @@ It imports the library inside of `run`, so that its help appears without the sec
 from typing import NamedTuple
 
 
-MODELS = ("MODEL", "BASE", "TUNED")  # metavars of arguments that name a model
+MODELS = ("MODEL", "BASE", "TUNED")
+"""The placeholders, in the help, of arguments that name a model."""
 
 
 class Command(NamedTuple):
-    """One command: its words on the command line, its module, and what its help says."""
+    """A command: its words, its module, and the texts of its help."""
 
     words: tuple[str, ...]
-    """Its words on the command line: ("convert", "b-clip")."""
+    """The words on the command line, for example ("convert", "b-clip")."""
     summary: str
+    """One sentence about what the command does."""
     example: str
+    """A call of the command, the last line of its help."""
 
     @property
     def module(self) -> str:
-        """The module of the command: `beta_clip_cli.convert_b_clip`."""
+        """The name of the module, for example `beta_clip_cli.convert_b_clip`."""
         name = "_".join(self.words).replace("-", "_")
         return f"{__package__}.{name}"
 
@@ -110,8 +113,8 @@ COMMANDS = (
         'eval "$(beta-clip completion bash)"',
     ),
 )
-# The commands that have commands of their own.
 GROUPS = {
     "convert": "Turn a checkpoint of another program into a model directory.",
     "export": "Write a model for other programs.",
 }
+"""The first words that several commands share, with what these commands do."""

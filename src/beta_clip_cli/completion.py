@@ -1,4 +1,4 @@
-"""`beta-clip completion`: a script by which a shell completes commands, options, choices and paths without Python."""
+"""`beta-clip completion`: writes a script by which a shell completes commands, options, choices and paths."""
 
 import argparse
 import logging
@@ -11,14 +11,14 @@ from .main import build_parser, parsers_of
 logger = logging.getLogger(__name__)
 
 SHELLS = ("bash", "zsh", "fish")
-# What stands for an argument in the help says what completes it.
+# The placeholder of an argument in the help tells what completes it.
 DIRECTORIES = ("DIR", "INDEX", *MODELS)
 FILES = ("FILE", "DATA")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `beta-clip completion`."""
-    parser.add_argument("shell", choices=SHELLS, help="for which the script is")
+    """Adds the arguments of `beta-clip completion`."""
+    parser.add_argument("shell", choices=SHELLS, help="shell that reads the script")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -29,25 +29,31 @@ def run(args: argparse.Namespace) -> int:
 
 def completion_script(shell: str) -> str:
     """
-    The script for one of `SHELLS`. A command that cannot be imported, as an extra is missing, is without its options.
+    Builds the script for one of `SHELLS`. It does not start Python when it runs.
+
+    A command whose module cannot be imported, because an extra is missing, is there without its options.
 
     Raises:
-        ImportError: without shtab.
+        ImportError: if shtab is not installed.
     """
     try:
         import shtab
     except ImportError as error:
         raise ImportError('Completion needs shtab: pip install "beta-clip-hf[completion]"') from error
-    parser = build_parser(*filter(_is_importable, COMMANDS))
-    for one in parsers_of(parser):
-        for action in one._actions:
-            if action.metavar in (*DIRECTORIES, *FILES):
-                kind = shtab.FILE if action.metavar in FILES else shtab.DIRECTORY
-                action.complete = kind  # type: ignore[attr-defined]
+    importable = [command for command in COMMANDS if _is_importable(command)]
+    parser = build_parser(*importable)
+    for command_parser in parsers_of(parser):
+        for action in command_parser._actions:
+            # shtab reads this attribute, which argparse does not know.
+            if action.metavar in FILES:
+                action.complete = shtab.FILE  # type: ignore[attr-defined]
+            elif action.metavar in DIRECTORIES:
+                action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]
     return shtab.complete(parser, shell)
 
 
 def _is_importable(command: Command) -> bool:
+    """Whether the module of a command can be imported; if not, the log says why."""
     try:
         build_parser(command)
     except ImportError as error:

@@ -19,20 +19,22 @@ from .commands import COMMANDS, GROUPS, MODELS, Command
 from .errors import sentence_of
 
 
-# Exit codes, beside 0 and argparse's 2: as in sysexits.h, and 128 with the number of the signal.
+# Exit codes beside 0 and argparse's 2: those of sysexits.h, and 128 plus the number of the signal.
 ERROR, FAULT, INTERRUPTED, OUTPUT_CLOSED = 1, 70, 130, 141
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """
-    Run one command and return its exit code: 0 done, 1 an error told in one sentence, 70 a fault of the program, 130
-    interrupted, 141 nobody reads the output any more.
+    Runs one command and returns its exit code.
+
+    The code is 0 if the command is done, 1 after an error that is told in one sentence, 70 after a fault of the
+    program, 130 after an interruption, and 141 if nobody reads the output any more.
 
     Args:
         argv: The words after `beta-clip`; `None` takes those of the process.
 
     Raises:
-        SystemExit: as argparse does: 0 after `--help` and `--version`, 2 after a wrong usage.
+        SystemExit: from argparse: 0 after `--help` and `--version`, 2 after a wrong usage.
         Exception: any error, with `--debug`.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
@@ -47,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             models = _models(parser, args)
             return args.run(args)
         finally:
-            sys.stdout.flush()  # what goes wrong there is told below
+            # A full disk or a closed pipe shows itself only here, where the handlers below report it.
+            sys.stdout.flush()
     except BrokenPipeError:
         _let_go_of_output()
         return OUTPUT_CLOSED
@@ -57,17 +60,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if "--debug" in argv:
             raise
-        sentence = sentence_of(error, models)
-        if sentence is None:
-            sys.stderr.write(f"beta-clip: fault: {_told_as_fault(error)}\n")
-            return FAULT
-        sys.stderr.write(f"beta-clip: error: {sentence}\n")
-        _let_go_of_output()
-        return ERROR
+        return _report_error(error, models)
+
+
+def _report_error(error: Exception, models: Sequence[str]) -> int:
+    """Writes one sentence about an error and returns the exit code."""
+    sentence = sentence_of(error, models)
+    if sentence is None:
+        sys.stderr.write(f"beta-clip: fault: {_fault_sentence(error)}\n")
+        return FAULT
+    sys.stderr.write(f"beta-clip: error: {sentence}\n")
+    _let_go_of_output()
+    return ERROR
 
 
 def _let_go_of_output() -> None:
-    """Where the standard output cannot be written, Python would complain once more as it ends."""
+    """Drops what cannot be written to the standard output; Python would complain about it again when it ends."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -75,30 +83,69 @@ def _let_go_of_output() -> None:
 
 
 def find_command(argv: Sequence[str]) -> Command | None:
-    """The command that the words of `argv` name, if they do: options before it take no values."""
+    """Finds the command that the words name, or `None`. Options before the command take no values."""
     words = tuple(word for word in argv if not word.startswith("-"))
-    return next((command for command in COMMANDS if words[: len(command.words)] == command.words), None)
+    for command in COMMANDS:
+        if words[: len(command.words)] == command.words:
+            return command
+    return None
 
 
 def build_parser(*chosen: Command | None) -> argparse.ArgumentParser:
-    """The parser of the whole command line; of the commands, only `chosen` are imported and have their arguments."""
+    """
+    Builds the parser of the whole command line.
+
+    Args:
+        chosen: The commands whose modules are imported and whose arguments are added. All others have their names only.
+    """
     summary = "Train, evaluate and convert β-CLIP and FG-CLIP models."
-    parser = argparse.ArgumentParser(prog="beta-clip", **_page(summary, "beta-clip train --help"))
+    parser = argparse.ArgumentParser(prog="beta-clip", **_parser_options(summary, "beta-clip train --help"))
     parser.add_argument("--version", action="version", version=f"%(prog)s {_version()}")
-    groups: dict[tuple[str, ...], Any] = {(): parser.add_subparsers(title="commands", metavar="COMMAND", required=True)}
+    top = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    groups: dict[str, Any] = {}
     for command in COMMANDS:
-        group, name = command.words[:-1], command.words[-1]
-        if group not in groups:
-            page = _page(GROUPS[group[0]], f"beta-clip {' '.join(command.words)} --help")
-            group_parser = groups[()].add_parser(group[0], help=GROUPS[group[0]], **page)
-            groups[group] = group_parser.add_subparsers(title="kinds", metavar="KIND", required=True)
-        page = _page(command.summary, command.example)
-        subparser = groups[group].add_parser(name, help=command.summary, **page)
+        *group_words, name = command.words
+        parent = top
+        for group in group_words:
+            if group not in groups:
+                example = f"beta-clip {' '.join(command.words)} --help"
+                group_parser = top.add_parser(group, help=GROUPS[group], **_parser_options(GROUPS[group], example))
+                groups[group] = group_parser.add_subparsers(title="kinds", metavar="KIND", required=True)
+            parent = groups[group]
+        options = _parser_options(command.summary, command.example)
+        command_parser = parent.add_parser(name, help=command.summary, **options)
         if command in chosen:
             module = import_module(command.module)
-            module.add_arguments(subparser)
-            subparser.set_defaults(run=module.run)
+            module.add_arguments(command_parser)
+            command_parser.set_defaults(run=module.run)
     return parser
+
+
+def _parser_options(summary: str, example: str) -> dict[str, Any]:
+    """The parts that the help of every command has: a description, `--debug`, and an example at the end."""
+    debug = argparse.ArgumentParser(add_help=False)
+    debug.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return {
+        "parents": [debug],
+        "description": summary,
+        "epilog": f"example:\n  {example}",
+        "formatter_class": HelpFormatter,
+        "allow_abbrev": False,
+    }
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Ends the help of an option with its default, if it has one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        default = action.default
+        # 0 is a default to show, although it equals False.
+        is_empty = default is None or default is False or default is argparse.SUPPRESS or default == []
+        if is_empty or not action.option_strings:
+            return action.help
+        shown = " ".join(map(str, default)) if isinstance(default, list | tuple) else str(default)
+        # argparse formats the help with `%`.
+        return f"{action.help} (default: {shown.replace('%', '%%')})"
 
 
 def _version() -> str:
@@ -112,49 +159,29 @@ def _version() -> str:
 
 
 def parsers_of(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
-    """A parser and those of all its commands."""
-    found = [parser]
+    """Returns a parser and the parsers of all its commands."""
+    parsers = [parser]
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
-            found += [one for subparser in action.choices.values() for one in parsers_of(subparser)]
-    return found
+            for command_parser in action.choices.values():
+                parsers += parsers_of(command_parser)
+    return parsers
 
 
 def _models(parser: argparse.ArgumentParser, args: argparse.Namespace) -> list[str]:
-    """The names of the models that a command was given."""
-    actions = [action for one in parsers_of(parser) for action in one._actions if action.metavar in MODELS]
-    names = dict.fromkeys(getattr(args, action.dest, None) for action in actions)
-    return [name for name in names if name]
+    """The names of the models that a command was given, each once."""
+    names = []
+    for command_parser in parsers_of(parser):
+        for action in command_parser._actions:
+            name = getattr(args, action.dest, None)
+            if action.metavar in MODELS and name and name not in names:
+                names.append(name)
+    return names
 
 
-def _told_as_fault(error: Exception) -> str:
-    """A sentence about an error that no user can mend; its traceback goes to a file."""
+def _fault_sentence(error: Exception) -> str:
+    """A sentence about an error that no user can mend. Its traceback goes to a file."""
     with tempfile.NamedTemporaryFile("w", prefix="beta-clip-", suffix=".txt", delete=False, encoding="utf-8") as file:
         traceback.print_exception(error, file=file)
     message = " ".join(str(error).split()).rstrip(".")
     return f"{type(error).__name__}: {message}. This is not your mistake: please report it, with {file.name}"
-
-
-class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Ends the help of an option with its default, if it has one."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        default = action.default
-        has_default = action.option_strings and not any(default is one for one in (None, False, argparse.SUPPRESS))
-        if not has_default or default == []:
-            return action.help
-        shown = " ".join(map(str, default)) if isinstance(default, list | tuple) else str(default)
-        return f"{action.help} (default: {shown.replace('%', '%%')})"
-
-
-def _page(summary: str, example: str) -> dict[str, Any]:
-    """What the help of every command has: a description, `--debug`, and an example at the end."""
-    debug = argparse.ArgumentParser(add_help=False)
-    debug.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    return {
-        "parents": [debug],
-        "description": summary,
-        "epilog": f"example:\n  {example}",
-        "formatter_class": HelpFormatter,
-        "allow_abbrev": False,
-    }

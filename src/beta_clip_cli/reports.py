@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 
 
 class Report(NamedTuple):
-    """What a command has done."""
+    """The result of a command."""
 
     document: Any
-    """What JSON can hold; docs/command_line.md says what each command has here. `None` writes nothing: of several
-    processes only the first one reports."""
+    """Ready for JSON; docs/command_line.md describes it for each command. `None` writes nothing: of several processes
+    only the first one reports."""
     text: str = ""
-    """The same for people. Empty where the log says enough."""
+    """The same for people. Empty if the log says enough."""
     code: int = 0
     """The exit code."""
 
@@ -28,19 +28,23 @@ def add_json_argument(parser: argparse.ArgumentParser) -> None:
 
 def reporting(run: Callable[[argparse.Namespace], Report]) -> Callable[[argparse.Namespace], int]:
     """
-    Makes the `run` of a command from a function that returns its report: it writes the report to the standard output
-    and returns the exit code. With `--json`, what else would be written there meanwhile, by this package or by others,
-    goes to the standard error.
+    Decorates a function that returns a report, so that it writes the report and returns the exit code.
+
+    With `--json`, anything else that is printed meanwhile, by this package or by others, goes to the standard error.
     """
 
     @wraps(run)
-    def write(args: argparse.Namespace) -> int:
+    def run_and_write(args: argparse.Namespace) -> int:
+        """Runs the command and writes its report to the standard output."""
         with redirect_stdout(sys.stderr) if args.json else nullcontext():
             report = run(args)
-        if report.document is not None and args.json:
-            sys.stdout.write(json.dumps(report.document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-        elif report.document is not None and report.text:
-            sys.stdout.write(report.text + "\n")
+        if report.document is None:
+            return report.code
+        text = report.text
+        if args.json:
+            text = json.dumps(report.document, indent=2, ensure_ascii=False, allow_nan=False)
+        if text:
+            sys.stdout.write(text + "\n")
         return report.code
 
-    return write
+    return run_and_write

@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> Report:
 
 
 def _parse_head(word: str) -> int | None:
-    """The number of a head; `None` for the mean of all heads."""
+    """The number of a head; `None` stands for the mean of all heads."""
     if word == "mean":
         return None
     if not word.isdecimal():

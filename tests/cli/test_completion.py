@@ -40,7 +40,7 @@ def script(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize(("words", "expected"), WORDS, ids=lambda one: " ".join(one))
+@pytest.mark.parametrize(("words", "expected"), WORDS, ids=" ".join)
 def test_bash_completes_words_choices_and_paths(script, tmp_path, words, expected):
     (tmp_path / "run.yaml").touch()
     (tmp_path / "model").mkdir()

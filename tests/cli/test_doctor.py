@@ -20,7 +20,7 @@ def report(capsys, *words):
 
 def test_versions_and_hardware_are_told(capsys):
     code, output = report(capsys, "--json")
-    found = {one["what"]: one for one in json.loads(output)}
+    found = {record["what"]: record for record in json.loads(output)}
     assert code == 0
     assert found["torch"]["state"] == "ok"
     assert found["torch"]["found"].partition("+")[0] == torch.__version__.partition("+")[0]
@@ -61,7 +61,7 @@ def test_a_source_that_is_not_installed_is_told_and_the_rest_examined(capsys, mo
     for name in ("version", "requires"):
         monkeypatch.setattr(doctor, name, without_itself(getattr(doctor, name)))
     code, output = report(capsys, "--json")
-    found = {one["what"]: one for one in json.loads(output)}
+    found = {record["what"]: record for record in json.loads(output)}
     assert code == 0 and found["beta-clip-hf"]["state"] == "missing"
     assert found["beta-clip-hf"]["remedy"].startswith("pip install -e .")
     assert found["torch"]["state"] == found["transformers"]["state"] == "ok" and "attention" in found and "Hub" in found
@@ -82,7 +82,7 @@ def test_offline_is_told(capsys, monkeypatch):
 def test_a_torch_that_cannot_be_imported_is_told(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     code, output = report(capsys, "--json")
-    found = {one["what"]: one for one in json.loads(output)}
+    found = {record["what"]: record for record in json.loads(output)}
     assert code == 1 and found["hardware"]["state"] == "missing" and "install torch anew" in found["hardware"]["remedy"]
     assert "cache in" in found["Hub"]["found"]
 

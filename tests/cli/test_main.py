@@ -4,6 +4,7 @@ import argparse
 import errno
 import os
 import re
+import resource
 import shlex
 import subprocess
 import sys
@@ -236,15 +237,46 @@ def test_a_full_disk_under_the_output() -> None:
     )
 
 
+HEAVY = {"torch", "transformers", "beta_clip_hf"}
+
+
+def run_python(code: str, *words: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+
+
 @pytest.mark.parametrize("words", [["--help"], ["--version"], ["export", "--help"], ["doctor", "--help"], ["trian"]])
-def test_help_comes_up_without_torch(words: list[str]) -> None:
+def test_help_comes_up_without_the_library(words: list[str]) -> None:
     code = (
         "import sys; from beta_clip_cli.main import main\n"
         "try:\n    main()\n"
-        "finally:\n    assert not {'torch', 'transformers'} & set(sys.modules)\n"
+        f"finally:\n    assert not {HEAVY} & set(sys.modules)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+    done = run_python(code, *words)
     assert "AssertionError" not in done.stderr and done.returncode == (2 if words == ["trian"] else 0)
+
+
+def test_help_of_every_command_comes_up_without_the_library() -> None:
+    code = (
+        "import sys\n"
+        "from beta_clip_cli.commands import COMMANDS\n"
+        "from beta_clip_cli.main import build_parser, parsers_of\n"
+        "for command in COMMANDS:\n"
+        "    for parser in parsers_of(build_parser(command)):\n"
+        "        parser.format_help()\n"
+        f"    assert not {HEAVY} & set(sys.modules), command.words\n"
+    )
+    assert run_python(code).stderr == ""
+
+
+def test_help_costs_less_than_a_third_of_a_second_of_cpu_time() -> None:
+    """CPU time, which other programs on the machine change little; the best of a few runs."""
+    costs = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([*COMMAND, "--help"], capture_output=True, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        costs.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(costs) < 0.3
 
 
 def test_the_package_is_whole_after_a_light_command() -> None:
