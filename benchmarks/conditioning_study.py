@@ -1,8 +1,8 @@
 """Measures what text-conditioned scores gain over CLS: with β-CAL alone, and with mismatched-condition negatives.
 
     python benchmarks/conditioning_study.py scenes
-    python benchmarks/conditioning_study.py photos --photos ../shared/data/photos \\
-        --merges ../shared/data/clip_bpe/bpe_simple_vocab_16e6.txt.gz
+    python benchmarks/conditioning_study.py photos --photos photos \\
+        --merges bpe_simple_vocab_16e6.txt.gz
 
 The study trains small models from scratch. Both methods get the same rows, order, texts, steps and optimiser; they
 differ in `text_conditioned_loss_weight` alone. They are measured on rows that neither was trained on: retrieval by CLS,

@@ -1,7 +1,7 @@
 """Measures the cost of a row until it is in a batch, step by step, on one core; and the rows per second of the readers.
 
     python benchmarks/data_speed.py                           # generated pictures and captions, a small tokenizer
-    python benchmarks/data_speed.py --shared ../shared/data   # IIW captions, OpenAI's tokenizer, and the readers
+    python benchmarks/data_speed.py --shared DATA             # captions, tokenizer and photos of a folder
 
 Pictures are noise with a photo's spectrum, as JPEG files of three sizes. Times are CPU times of one process with one
 thread. All steps run in turn; the table has medians of `--rounds` with their spread. The processor resizes and

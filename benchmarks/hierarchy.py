@@ -1,7 +1,7 @@
 """Measures captions per second: a loop over captions with each tagger, and `beta-clip hierarchy`, first and second run.
 
     python benchmarks/hierarchy.py                                              # captions of generated scenes
-    NLTK_DATA=../shared/data/nltk_data python benchmarks/hierarchy.py ../shared/data/text/iiw_IIW-400.jsonl --column IIW
+    python benchmarks/hierarchy.py descriptions.jsonl --column IIW
 
 All are measured in turn, `--rounds` times; the table has medians with their spread. "per core" is captions per second
 of CPU time, over all processes. The command reads a JSONL file and writes one; the loops do neither. A tagger that is

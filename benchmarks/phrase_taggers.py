@@ -1,6 +1,6 @@
 """Compares the noun phrases of three taggers with human phrases, and measures their speed.
 
-    NLTK_DATA=../shared/data/nltk_data python benchmarks/phrase_taggers.py ../shared/data/photos/test.jsonl
+    python benchmarks/phrase_taggers.py photos/test.jsonl
 
 Each row of the files has several captions, and the phrases that people marked in one of them (kind
 `flickr30k_entities`). That caption is the one that contains the most phrases; rows in which several captions tie are
