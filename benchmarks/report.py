@@ -11,6 +11,7 @@ import torch
 
 from beta_clip_hf.files import write_json, write_text
 from beta_clip_hf.inference.identity import environment
+from beta_clip_hf.visualize.tables import format_markdown_table
 
 
 OUTPUT = Path("runs/bench")
@@ -66,16 +67,7 @@ def format_spread(values: Mapping[str, float], digits: int = 2) -> str:
     return f"{median} ({lowest} – {highest})"
 
 
-def table_row(*cells: Any) -> str:
-    """Returns a line of a Markdown table."""
-    return f"| {' | '.join(str(cell) for cell in cells)} |"
-
-
-def table_head(columns: Sequence[Any]) -> list[str]:
-    """Returns the two lines above the rows of a Markdown table."""
-    return [table_row(*columns), "|---" * len(columns) + "|"]
-
-
 def markdown_table(columns: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:
-    """Returns a Markdown table."""
-    return "\n".join([*table_head(columns), *(table_row(*cells) for cells in rows)])
+    """Returns a Markdown table of cells of any type."""
+    cells = [[str(cell) for cell in row] for row in rows]
+    return format_markdown_table([str(column) for column in columns], cells, is_padded=False)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from report import OUTPUT, format_spread, spread, table_head, table_row, write_report
+from report import OUTPUT, format_spread, markdown_table, spread, write_report
 from step_batch import make_batch
 from step_costs import count_flops, memory_of_process, reset_peak_of_process, tensor_bytes
 from step_variants import REFERENCE, Step, micro_batches, parts_off, repetitions, settings
@@ -199,28 +199,29 @@ def ratios(numerators: list[float], denominators: list[float]) -> dict[str, floa
 def markdown(results: list[dict[str, Any]]) -> str:
     """Formats the tables of all batch sizes."""
     columns = ("", "B", "images/s", "against the reference", "GFLOP", "of the matmul rate", "kept", "peak", "process")
-    lines = ["By the checkpointing of the towers:", "", *table_head(columns)]
+    rows = []
     for result in results:
         for name in result["groups"]["settings"]:
-            lines.append(settings_row(result, name))
+            rows.append(settings_row(result, name))
+    lines = ["By the checkpointing of the towers:", "", markdown_table(columns, rows)]
     other_rows = []
     for result in results:
         for name in result["groups"].get("parts_off", []) + result["groups"].get("repetitions", []):
             other_rows.append(parts_row(result, name))
     if other_rows:
         columns = ("", "B", "time", "GFLOP", "kept", "peak")
-        lines += ["", "With one part off, or in micro-batches:", "", *table_head(columns), *other_rows]
+        lines += ["", "With one part off, or in micro-batches:", "", markdown_table(columns, other_rows)]
     return "\n".join([*lines, "", *(footnote(result) for result in results)])
 
 
-def settings_row(result: dict[str, Any], name: str) -> str:
+def settings_row(result: dict[str, Any], name: str) -> list[Any]:
     """Returns the row of a step in the first table."""
     step, reference = result["steps"][name], result["steps"][REFERENCE]
     sizes = []
     for kind in ("peak_bytes", "process_bytes"):
         # The memory of a process is measured on a CPU only.
         sizes.append(f"{mebibytes(step[kind])}, {step[kind] / reference[kind]:.2f}" if kind in step else "")
-    return table_row(
+    return [
         f"{result['preset']}: {name}",
         result["batch_size"],
         f"{step['images_per_second']:.2f}",
@@ -229,20 +230,20 @@ def settings_row(result: dict[str, Any], name: str) -> str:
         f"{step['share_of_matmul_rate']:.0%}",
         mebibytes(step["kept_bytes"]),
         *sizes,
-    )
+    ]
 
 
-def parts_row(result: dict[str, Any], name: str) -> str:
+def parts_row(result: dict[str, Any], name: str) -> list[Any]:
     """Returns the row of a step in the second table."""
     step = result["steps"][name]
-    return table_row(
+    return [
         f"{result['preset']}: {name}",
         result["batch_size"],
         format_spread(step["time_ratio"]),
         f"{step['flops'] / 1e9:,.0f}",
         mebibytes(step["kept_bytes"]),
         mebibytes(step["peak_bytes"]),
-    )
+    ]
 
 
 def mebibytes(count: int) -> str:

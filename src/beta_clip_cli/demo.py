@@ -3,6 +3,8 @@
 import argparse
 import signal
 
+from .arguments import add_device_argument
+
 
 # The help names these values without importing the library; a test holds them equal to those of the library.
 DEFAULT_MODEL = "runs/demo/model"
@@ -48,9 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rate", metavar="N", type=int, default=RATE, help="largest number of requests of one client in a minute"
     )
-    parser.add_argument(
-        "--device", metavar="DEVICE", help="where to run, for example cpu, cuda or cuda:1 (default: cuda if available)"
-    )
+    add_device_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:

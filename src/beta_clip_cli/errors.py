@@ -44,9 +44,8 @@ def sentence_of(error: BaseException, models: Sequence[str] = ()) -> str | None:
             could not load.
     """
     message = " ".join(str(error).split())
-    absent = " or ".join(name for name in models if not os.path.isdir(name)) or "the model"
-    present = " or ".join(name for name in models if os.path.isdir(name)) or "the model"
     error_name = type(error).__name__
+    absent, present = _names_by_presence(models)
     if error_name == OUT_OF_MEMORY:
         return f"the memory of the device does not suffice, try a smaller --batch-size: {message}"
     if error_name == DAMAGED:
@@ -59,6 +58,13 @@ def sentence_of(error: BaseException, models: Sequence[str] = ()) -> str | None:
     if isinstance(error, OSError) and error.strerror:
         return _system_sentence(error)
     return message or error_name
+
+
+def _names_by_presence(models: Sequence[str]) -> tuple[str, str]:
+    """The models that are no directories here, and those that are, each as words in a sentence."""
+    absent = [name for name in models if not os.path.isdir(name)]
+    present = [name for name in models if os.path.isdir(name)]
+    return " or ".join(absent) or "the model", " or ".join(present) or "the model"
 
 
 def _system_sentence(error: OSError) -> str:

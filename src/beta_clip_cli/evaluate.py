@@ -5,6 +5,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from .arguments import add_device_argument
 from .reports import Report, add_json_argument, reporting
 
 
@@ -62,9 +63,7 @@ def add_evaluation_arguments(parser: Any) -> None:
         "--batch-size", metavar="N", type=int, default=32, help="number of images, and of texts, to encode at a time"
     )
     parser.add_argument("--num-workers", metavar="N", type=int, default=0, help="number of processes that read images")
-    parser.add_argument(
-        "--device", metavar="DEVICE", help="where to run, for example cpu, cuda or cuda:1 (default: cuda if available)"
-    )
+    add_device_argument(parser)
     parser.add_argument(
         "--dtype", default="float32", choices=["float32", "bfloat16", "float16"], help="precision of the model"
     )
@@ -95,6 +94,7 @@ def run(args: argparse.Namespace) -> Report:
         return Report(describe_tasks(), format_benchmarks())
 
     def show_table(task: str, result: Mapping[str, Any]) -> None:
+        """Writes the table of a task as soon as it is finished."""
         sys.stdout.write(format_table(task, result) + "\n\n")
 
     settings = EvaluationSettings(

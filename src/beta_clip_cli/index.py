@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from .arguments import add_device_argument
 from .reports import Report, add_json_argument, reporting
 
 
@@ -36,9 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--batch-size", metavar="N", type=int, default=32, help="number of images to encode at a time")
     parser.add_argument("--num-workers", metavar="N", type=int, default=0, help="number of processes that read images")
-    parser.add_argument(
-        "--device", metavar="DEVICE", help="where to run, for example cpu, cuda or cuda:1 (default: cuda if available)"
-    )
+    add_device_argument(parser)
     parser.add_argument(
         "--dtype", choices=DTYPES, help="precision of the model (default: that of the index, float32 for a new one)"
     )

@@ -2,6 +2,7 @@
 
 import argparse
 
+from .arguments import add_device_argument
 from .reports import Report, add_json_argument, reporting
 
 
@@ -26,9 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--exact", action="store_true", help="compare with every image, even of a large index")
     parser.add_argument("--html", metavar="FILE", help="page of pictures with heat maps to write as well")
     parser.add_argument("--model", metavar="MODEL", help="where the model of the index is now, if it was moved")
-    parser.add_argument(
-        "--device", metavar="DEVICE", help="where to run, for example cpu, cuda or cuda:1 (default: cuda if available)"
-    )
+    add_device_argument(parser)
     add_json_argument(parser)
 
 

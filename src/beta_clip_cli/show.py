@@ -5,6 +5,7 @@ import logging
 import math
 from pathlib import Path
 
+from .arguments import add_device_argument
 from .reports import Report, add_json_argument, reporting
 
 
@@ -42,9 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="region to score, in pixels; may be given several times",
     )
-    parser.add_argument(
-        "--device", metavar="DEVICE", help="where to run, for example cpu, cuda or cuda:1 (default: cuda if available)"
-    )
+    add_device_argument(parser)
     add_json_argument(parser)
 
 

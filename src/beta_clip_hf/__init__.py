@@ -1,8 +1,8 @@
 """
-β-CLIP for the transformers library: models, losses, text hierarchies, data, training and evaluation.
+β-CLIP and FG-CLIP for the transformers library: models, losses, text hierarchies, data, training and evaluation.
 
-The model's own files are imported here, so that `AutoModel` and the other Auto classes know them. The names that
-need text tools, data sets or the Trainer are looked up when they are first used.
+The files of the model are imported here, so that `AutoModel` and the other Auto classes know them. Names that need text
+tools, data sets or the Trainer are imported when they are first used.
 """
 
 from importlib import import_module
@@ -47,19 +47,23 @@ AutoProcessor.register(BetaCLIPConfig, BetaCLIPProcessor)
 
 
 def _write_card(folder: Path, repo_id: str, tags: Any) -> None:
-    """Writes the card of the model in a folder. The core cannot import the code for it, which lies above it."""
+    """Writes the card of the model in a folder."""
+    # Imported here, because a card is written when a model is pushed, and its code takes a while to import.
     from .release.model_card import render_card
 
     render_card(folder, repo_id, tags=tags).save(folder / "README.md")
 
 
+# The core calls this function when it pushes a model. It cannot import the code for it, which stands on the core.
 remote_code_beta_clip.write_card = _write_card
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME_OF_LAZY_NAMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(_HOME_OF_LAZY_NAMES[name], __name__), name)
+    value = getattr(import_module(_HOME_OF_LAZY_NAMES[name], __name__), name)
+    # Python asks this function only for names that are not there yet.
+    globals()[name] = value
     return value
 
 

@@ -77,7 +77,7 @@ def own_device(name: str | None = None) -> torch.device:
         ValueError: if torch does not know the device, or cannot use it.
     """
     if name is None:
-        name = default_device()
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     device_name = name
     if name == "cuda":
         # torchrun and accelerate number the processes of a machine.
@@ -91,8 +91,3 @@ def own_device(name: str | None = None) -> torch.device:
             f"device must be one that torch can use here, as cpu, but is {name!r}: beta-clip doctor says what there is"
         ) from error
     return device
-
-
-def default_device() -> str:
-    """Returns "cuda" if torch can use a GPU, otherwise "cpu"."""
-    return "cuda" if torch.cuda.is_available() else "cpu"

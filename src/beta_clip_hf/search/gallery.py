@@ -15,6 +15,7 @@ from ..model.image_views_beta_clip import view_of_image
 from ..text.phrases import PhraseExtractor
 from ..visualize.heat_maps import colour_bar, highest_of, overlay
 from ..visualize.pages import Picture, Section, write_page
+from ..visualize.tables import format_table
 from .index import PhotoIndex, load_embedder
 from .query import Hit, Query
 from .rerank import attention_maps
@@ -75,14 +76,14 @@ def format_hits(hits: Sequence[Hit]) -> str:
     """Formats hits as a plain-text table: rank, score, path, and the beginning of the caption."""
     if not hits:
         return "nothing was found"
-    width = max(len(hit.image) for hit in hits)
-    lines = [f"rank   score  {'image':<{width}}".rstrip()]
+    rows = []
     for rank, hit in enumerate(hits, 1):
         caption = " ".join(str(hit.columns.get("caption", "")).split())
         if len(caption) > _CAPTION_LENGTH:
             caption = caption[: _CAPTION_LENGTH - 1] + "…"
-        lines.append(f"{rank:>4}  {hit.score:>6.3f}  {hit.image:<{width}}  {caption}".rstrip())
-    return "\n".join(lines)
+        # A sign has its place, so that tables of different searches look alike.
+        rows.append([str(rank), f"{hit.score:6.3f}", hit.image, caption])
+    return format_table(["rank", "score", "image", ""], rows, align="rrll")
 
 
 def hit_records(hits: Sequence[Hit]) -> list[dict[str, Any]]:
