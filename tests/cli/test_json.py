@@ -50,7 +50,9 @@ def check(capsys, name, *words, keys=None):
 
 
 def test_training(desk, capsys):
-    settings = [word for one in TRAINING for word in ("--set", one)]
+    settings = []
+    for setting in TRAINING:
+        settings += ["--set", setting]
     words = ("train", "--model", "base", "--train-data", "test.jsonl", "--output", "run", "--steps", "1")
     document = check(capsys, "train", *words, "--batch-size", "2", *settings)
     assert document["output"] == "run" and document["train"]["train_loss"] > 0
@@ -60,12 +62,12 @@ def test_training(desk, capsys):
 def test_evaluation_and_comparison(desk, capsys):
     words = ("evaluate", "--tasks", "photos", "--data", "test.jsonl", "--no-pictures", *CPU)
     for name in ("base", "tuned"):
-        document = check(capsys, "evaluate", *words, "--model", name, "--output", f"of_{name}")
-        assert document == json.loads(Path(f"of_{name}/results.json").read_text())
+        document = check(capsys, "evaluate", *words, "--model", name, "--output", f"{name}_results")
+        assert document == json.loads(Path(f"{name}_results/results.json").read_text())
     tasks = check(capsys, "evaluate --list-tasks", "evaluate", "--list-tasks")
     assert "photos" in [task["id"] for task in tasks]
-    assert check(capsys, "compare", "compare", "of_base", "of_tuned")["tasks"]["photos"]["figures"]
-    assert cli.main(["compare", "of_base", "of_tuned"]) == 0
+    assert check(capsys, "compare", "compare", "base_results", "tuned_results")["tasks"]["photos"]["figures"]
+    assert cli.main(["compare", "base_results", "tuned_results"]) == 0
     assert capsys.readouterr().out.startswith("A: base")
 
 

@@ -51,7 +51,7 @@ def test_a_png_and_the_scores(folder, capsys):
     head, *table = capsys.readouterr().out.splitlines()
     assert head.split() == ["as", "seen", "cosine", "box", "1", "text"]
     shown = split_texts([CAPTION_TEXT], most_phrases=2)
-    assert [line.split(maxsplit=3)[-1] for line in table] == [one.text for one in shown]
+    assert [line.split(maxsplit=3)[-1] for line in table] == [text.text for text in shown]
     for name in ("photo-seen.png", "photo-seen-regions.png"):
         with Image.open(folder / name) as picture:
             assert picture.format == "PNG" and picture.width > 500
@@ -68,10 +68,10 @@ def test_json_has_the_scores_of_texts_and_regions(folder, tiny_processor, photo,
     shown = split_texts([CAPTION_TEXT])
     model = BetaCLIPModel.from_pretrained("model").eval()
     seen = look(model, tiny_processor, photo, shown, boxes=boxes, box_format="xywh_pixels")
-    assert [one["text"] for one in found["texts"]] == [one.text for one in shown]
-    assert [one["conditioned"] for one in found["texts"]] == pytest.approx(seen.conditioned_T.tolist(), abs=1e-5)
-    assert [one["similarity"] for one in found["texts"]] == pytest.approx(seen.similarity_T.tolist(), abs=1e-5)
-    assert [one["box"] for one in found["regions"]] == boxes and found["head"] == "2"
+    assert [record["text"] for record in found["texts"]] == [text.text for text in shown]
+    assert [record["conditioned"] for record in found["texts"]] == pytest.approx(seen.conditioned_T.tolist(), abs=1e-5)
+    assert [record["similarity"] for record in found["texts"]] == pytest.approx(seen.similarity_T.tolist(), abs=1e-5)
+    assert [record["box"] for record in found["regions"]] == boxes and found["head"] == "2"
     for region, scores in zip(found["regions"], seen.region_scores_RT.tolist(), strict=True):
         assert list(region["scores"].values()) == pytest.approx(scores, abs=1e-5)
     assert found["pictures"] == ["new/seen.png", "new/seen-regions.png"]
@@ -96,9 +96,10 @@ def test_a_page_holds_a_map_for_each_text_and_escapes_it(folder, tiny_processor,
         expected = overlay(enlarged(seen.view), maps[0], highest_of(*maps)).resize(stored[1].size)
         return float(np.abs(np.asarray(expected, dtype=float) - drawn).mean())
 
-    of_heads = [difference(head) for head in range(8)]
-    nearest, next_one, *_ = sorted(of_heads)
-    assert of_heads[1] == nearest < 3 and nearest < next_one / 1.5, of_heads  # of 255: it is a JPEG
+    differences = [difference(head) for head in range(8)]
+    nearest, second, *_ = sorted(differences)
+    # Of 255, because the picture is a JPEG.
+    assert differences[1] == nearest < 3 and nearest < second / 1.5, differences
 
 
 def test_a_model_without_pooler_scores_regions(tiny_config, tiny_processor, folder, capsys):

@@ -1,3 +1,5 @@
+"""Images and texts become embeddings in their order, whatever batch they are in."""
+
 import pytest
 import torch
 from PIL import Image
@@ -14,7 +16,8 @@ def images(count):
     return [{"id": str(i), "image": Image.fromarray(pixels[i]), "caption": f"image {i}"} for i in range(count)]
 
 
-def one_text(model, processor, text):
+def embed_alone(model, processor, text):
+    """The normalised embedding of a text that is a batch by itself."""
     with torch.no_grad():
         features = model.get_text_features(**processor(text=[text], return_tensors="pt")).pooler_output
     return features[0] / features[0].norm()
@@ -23,7 +26,7 @@ def one_text(model, processor, text):
 @pytest.mark.parametrize("batch_size", [1, 4, 100])
 def test_texts_keep_their_order_and_do_not_depend_on_the_batch(tiny_model, tiny_processor, batch_size):
     embeds = Embedder(tiny_model, tiny_processor, batch_size=batch_size).texts(TEXTS)
-    expected = torch.stack([one_text(tiny_model, tiny_processor, text) for text in TEXTS])
+    expected = torch.stack([embed_alone(tiny_model, tiny_processor, text) for text in TEXTS])
     assert float((expected[0] - expected[1]).norm()) > 0.01
     torch.testing.assert_close(embeds, expected, atol=1e-5, rtol=0)
 

@@ -94,10 +94,10 @@ def test_a_plain_clip_is_clip(clip_dir):
 
     tokens = processor(text=TEXTS, padding=True, truncation=True, max_length=77, return_tensors="pt")
     assert tokens["input_ids"].shape == (4, 77) and (tokens["input_ids"][:, 0] != tokens["input_ids"][:, -1]).all()
-    given = text_inputs(loaded.model, loaded.processor, TEXTS)
-    assert all(torch.equal(given[name], tensor) for name, tensor in tokens.items())
+    inputs = text_inputs(loaded.model, loaded.processor, TEXTS)
+    assert all(torch.equal(inputs[name], tensor) for name, tensor in tokens.items())
     features = clip.get_text_features(**tokens)
-    assert torch.equal(loaded.model.get_text_features(**given).pooler_output, features.pooler_output)
+    assert torch.equal(loaded.model.get_text_features(**inputs).pooler_output, features.pooler_output)
     image_embeds, text_embeds = embeds(loaded)
     pixels = processor(images=images(), return_tensors="pt")
     torch.testing.assert_close(text_embeds, normalised(features), atol=1e-6, rtol=0)

@@ -1,3 +1,5 @@
+"""Work in shards: each is done once, and what is on the disk is not done again."""
+
 import pytest
 import torch
 
@@ -69,9 +71,9 @@ def test_three_processes_share_the_work_and_go_on_with_what_is_left(tmp_path):
     Shards(tmp_path).run("first", 2, squares([]))  # shards 0 and 1 are there
     results = run_processes(in_a_process, tmp_path, world_size=3)
     assert [done for done, *_ in results] == [[2, 0, 3], [3, 1], [2]]
-    for rank, (_, first, everywhere, of_first, ranks) in enumerate(results):
+    for rank, (_, first, everywhere, rank_of_first, ranks) in enumerate(results):
         assert_is_expected(everywhere)
-        assert of_first == 0 and ranks == ([0, 1, 2] if rank == 0 else [])
+        assert rank_of_first == 0 and ranks == ([0, 1, 2] if rank == 0 else [])
         if rank:
             assert first == {}
         else:

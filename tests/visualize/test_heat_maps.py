@@ -1,3 +1,5 @@
+"""Heat maps over images: where they are coloured, and on what scale."""
+
 import pytest
 import torch
 from matplotlib import colormaps
@@ -12,7 +14,8 @@ def is_grey(pixel):
 
 def test_colour_is_where_the_map_is_above_uniform():
     heat = torch.zeros(4, 4)
-    heat[0, 3] = 1  # above, on the right
+    # In the upper right corner.
+    heat[0, 3] = 1
     image = overlay(Image.new("RGB", (80, 40), "white"), heat)
     assert image.size == (80, 40) and image.mode == "RGB"
     highest = torch.tensor(colormaps["viridis"](1.0)[:3]) * 255
@@ -28,21 +31,26 @@ def test_a_uniform_map_and_one_of_zeros_leave_the_image_grey():
 
 
 def test_one_scale_for_several_maps():
-    strong, weak = torch.tensor([[9.0, 1, 1, 1]]), torch.tensor([[3.0, 1, 1, 1]])
+    strong = torch.tensor([[9.0, 1, 1, 1]])
+    weak = torch.tensor([[3.0, 1, 1, 1]])
     assert highest_of(strong, weak) == pytest.approx(3) and highest_of() == highest_of(torch.ones(2, 2)) == 1.25
     photo = Image.new("RGB", (40, 10), "white")
-    own, shared = overlay(photo, weak), overlay(photo, weak, highest_of(strong, weak))
-    assert own.getpixel((2, 5)) == overlay(photo, strong).getpixel((2, 5)) != shared.getpixel((2, 5))
+    alone = overlay(photo, weak).getpixel((2, 5))
+    shared = overlay(photo, weak, highest_of(strong, weak)).getpixel((2, 5))
+    assert alone == overlay(photo, strong).getpixel((2, 5)) != shared
 
 
 def test_the_bar_has_the_colours_of_the_overlay():
     bar, mean_grey = colour_bar(3.0, width=201), Image.new("RGB", (2, 2), (127, 127, 127))
     heat = torch.zeros(2, 2)
-    heat[0, 0] = 4  # 4 x uniform in one corner; 0 in the others
-    for highest, place in ((4.0, 200), (7.0, 100)):  # the corner is at the end of the scale, in the middle of it
+    # 4 x uniform in one corner, 0 in the others.
+    heat[0, 0] = 4
+    # The corner is at the end of the scale, or in the middle of it.
+    for highest, place in ((4.0, 200), (7.0, 100)):
         assert bar.getpixel((place, 5)) == pytest.approx(overlay(mean_grey, heat, highest).getpixel((0, 0)), abs=2)
     assert is_grey(bar.getpixel((0, 5))) and bar.height > 20
-    assert colour_bar(1.25).tobytes() != colour_bar(1.2).tobytes()  # it says where it ends
+    # The end of the scale is written below the bar.
+    assert colour_bar(1.25).tobytes() != colour_bar(1.2).tobytes()
 
 
 @pytest.mark.parametrize("heat", [torch.ones(3), torch.tensor([[-1.0, 1]]), torch.tensor([[float("nan"), 1]])])
@@ -61,7 +69,6 @@ def test_small_images_are_drawn_larger_and_large_ones_as_they_are():
     image.putpixel((2, 1), (255, 0, 0))
     large = enlarged(image, shortest_side=7)
     assert large.size == (12, 8)
-    assert [large.getpixel(place) for place in ((8, 4), (11, 7), (7, 7), (8, 3))] == [(255, 0, 0)] * 2 + [
-        (255,) * 3
-    ] * 2
+    assert large.getpixel((8, 4)) == large.getpixel((11, 7)) == (255, 0, 0)
+    assert large.getpixel((7, 7)) == large.getpixel((8, 3)) == (255, 255, 255)
     assert enlarged(image, shortest_side=2) is image

@@ -1,3 +1,5 @@
+"""Pages: one file that holds everything, and shows every text as it is."""
+
 import base64
 import io
 import re
@@ -32,10 +34,11 @@ def test_texts_are_shown_as_they_are_and_pictures_are_inside(tmp_path):
     page.feed(path.read_text(encoding="utf-8"))
     tags = [tag for tag, _ in page.tags]
     assert "script" not in tags and "b" not in tags and tags.count("img") == 2
-    assert page.text.count(evil) == 6  # head, title, summary, text, note, caption
+    # Head, title, summary, text, note and caption.
+    assert page.text.count(evil) == 6
     assert page.tags.count(("figure", "marked")) == 1
     assert not re.search(r"""(src|href)=["'](?!data:)""", path.read_text(encoding="utf-8"))
-    assert [one.name for one in path.parent.iterdir()] == ["page.html"]
+    assert [file.name for file in path.parent.iterdir()] == ["page.html"]
     image = Image.open(io.BytesIO(base64.b64decode(page.images[0].partition(",")[2])))
     assert image.size == (50, 40) and image.getpixel((20, 20))[0] > 240 > 20 > image.getpixel((20, 20))[1]
 
@@ -52,7 +55,8 @@ def test_a_wide_picture_keeps_its_size_and_a_section_needs_no_text(tmp_path):
     page.feed(write_page(tmp_path / "page.html", "t", [Section("", [figure])], width=100).read_text(encoding="utf-8"))
     assert ("figure", "marked wide") in page.tags and "two\nlines" in page.text
     assert Image.open(io.BytesIO(base64.b64decode(page.images[0].partition(",")[2]))).size == (1500, 300)
-    assert [tag for tag, kind in page.tags if tag == "p"] == ["p"]  # the summary
+    # Only the summary is a paragraph.
+    assert [tag for tag, _ in page.tags].count("p") == 1
 
 
 def test_a_png_has_every_pixel_as_it_is():
