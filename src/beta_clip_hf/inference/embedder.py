@@ -115,6 +115,7 @@ class Embedder:
         shards = split(distinct, TEXTS_PER_SHARD)
 
         def encode_shards(numbers: Sequence[int]) -> Iterator[Kept]:
+            """Yields the embeddings of each shard."""
             total = sum(len(shards[number]) for number in numbers)
             with logging.tqdm(total=total, desc="texts", unit=" texts") as progress:
                 for number in numbers:

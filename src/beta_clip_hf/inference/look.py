@@ -204,7 +204,8 @@ def _text_embeds(model: BetaCLIPModel, processor: Any, texts: Sequence[ShownText
     for indices, path in ((captions, caption_path), (others, None)):
         if not indices:
             continue
-        inputs = text_inputs(model, processor, [texts[index].text for index in indices], path).to(model.device)
+        path_texts = [texts[index].text for index in indices]
+        inputs = text_inputs(model, processor, path_texts, path).to(model.device)
         features = model.get_text_features(**inputs, path=path).pooler_output
         embeds.update(zip(indices, normalize(features, dim=-1), strict=True))
     return torch.stack([embeds[index] for index in range(len(texts))])

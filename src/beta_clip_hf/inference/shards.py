@@ -60,8 +60,12 @@ class Shards:
             self._save(name, number, kept)
         for computed_by_process in self.processes.gather(computed):
             results |= computed_by_process
-        everything = joined([results[number] for number in range(count)]) if is_first else {}
-        return self.processes.broadcast(everything) if everywhere else everything
+        everything: Kept = {}
+        if is_first:
+            everything = joined([results[number] for number in range(count)])
+        if everywhere:
+            return self.processes.broadcast(everything)
+        return everything
 
     def _load_all(self, name: str, count: int) -> dict[int, Kept]:
         """The results that are on the disk, by the number of the shard."""

@@ -52,13 +52,17 @@ def plot_training_curves(log_history: Sequence[Mapping[str, Any]], path: str | o
         ValueError: if no record has anything to draw.
         ImportError: if matplotlib is not installed.
     """
-    curves = _curves_of_log(log_history)
-    panels = [
-        _Panel(_draw_losses, {key: curve for key, curve in curves.items() if _is_training_loss(key)}),
-        _Panel(_draw_recalls, {key: curve for key, curve in curves.items() if _RECALL_KEY.fullmatch(key)}),
-        _Panel(_draw_rates, {key: curve for key, curve in curves.items() if key.endswith("learning_rate")}),
-    ]
-    panels = [panel for panel in panels if panel.curves]
+    losses = _Panel(_draw_losses, {})
+    recalls = _Panel(_draw_recalls, {})
+    rates = _Panel(_draw_rates, {})
+    for key, curve in _curves_of_log(log_history).items():
+        if _is_training_loss(key):
+            losses.curves[key] = curve
+        elif _RECALL_KEY.fullmatch(key):
+            recalls.curves[key] = curve
+        elif key.endswith("learning_rate"):
+            rates.curves[key] = curve
+    panels = [panel for panel in (losses, recalls, rates) if panel.curves]
     if not panels:
         raise ValueError(
             "there must be a loss, a recall or a learning rate to draw, but the run has logged none (a run shorter "

@@ -131,8 +131,11 @@ def write_look(
     if seen.attention_THYX is not None:
         if len(texts) > MOST_ON_PNG:
             logger.warning("%d of %d texts are drawn: a page (.html) holds all", MOST_ON_PNG, len(texts))
-        drawn_texts = [text.text for text in texts[:MOST_ON_PNG]]
-        notes = [_score_note(seen, index) for index in range(len(drawn_texts))]
+        drawn_texts = []
+        notes = []
+        for index, text in enumerate(texts[:MOST_ON_PNG]):
+            drawn_texts.append(text.text)
+            notes.append(_score_note(seen, index))
         maps_TYX = seen.maps(head)[:MOST_ON_PNG]
         paths.append(plot_phrase_attention(seen.view, drawn_texts, maps_TYX, path, notes=notes))
     if len(seen.boxes_R4):

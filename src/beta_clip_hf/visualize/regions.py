@@ -58,7 +58,7 @@ def plot_region_choices(
         ValueError: if boxes, texts and probabilities are not equally many, or there is no region.
         ImportError: if matplotlib is not installed.
     """
-    values = [[float(value) for value in region_values] for region_values in probabilities]
+    values = _as_floats(probabilities)
     _check_counts("probabilities", boxes, texts, values)
     return _plot_regions(image, boxes, texts, values, path, _draw_choices, limits=(0, 1))
 
@@ -83,14 +83,24 @@ def plot_region_scores(
         ValueError: if boxes, texts and scores do not fit each other, or there is no region or no text.
         ImportError: if matplotlib is not installed.
     """
-    values = [[float(value) for value in region_values] for region_values in scores]
+    values = _as_floats(scores)
     region_texts = [texts] * len(values)
     _check_counts("scores", boxes, region_texts, values)
-    lowest = min(min(region_values) for region_values in values)
-    highest = max(max(region_values) for region_values in values)
+    lowest, highest = 0.0, 0.0
+    for region_values in values:
+        lowest = min(lowest, *region_values)
+        highest = max(highest, *region_values)
     # Room on the right for the numbers, and an axis that has a length even if all scores are 0.
-    limits = (min(0, lowest), 1.15 * max(0, highest) or 1)
+    limits = (lowest, 1.15 * highest or 1)
     return _plot_regions(image, boxes, region_texts, values, path, _draw_scores, limits)
+
+
+def _as_floats(values: Sequence[Any]) -> list[list[float]]:
+    """The values of each region, from a tensor or from sequences of different lengths."""
+    rows = []
+    for region_values in values:
+        rows.append([float(value) for value in region_values])
+    return rows
 
 
 def _check_counts(name: str, boxes: Any, texts: Sequence[Sequence[str]], values: Sequence[Sequence[float]]) -> None:

@@ -61,7 +61,7 @@ def format_markdown_table(
     | scenes |  7.0 |
     """
     header, body, align = _checked(header, rows, align)
-    lines = [[_escaped(cell) for cell in cells] for cells in (header, *body)]
+    lines = [_escaped(cells) for cells in (header, *body)]
     if is_padded:
         widths = [max(width, _LEAST_RULE) for width in _widths(lines, len(header))]
         lines = [_padded(cells, widths, align) for cells in lines]
@@ -88,7 +88,11 @@ def _checked(
 
 def _widths(lines: Sequence[Sequence[str]], columns: int) -> list[int]:
     """Letters of the widest cell of each column."""
-    return [max((len(cells[column]) for cells in lines), default=0) for column in range(columns)]
+    widths = [0] * columns
+    for cells in lines:
+        for column, cell in enumerate(cells):
+            widths[column] = max(widths[column], len(cell))
+    return widths
 
 
 def _padded(cells: Sequence[str], widths: Sequence[int], align: str) -> list[str]:
@@ -104,6 +108,6 @@ def _rule(width: int, side: str) -> str:
     return "-" * width if side == LEFT else "-" * (width - 1) + ":"
 
 
-def _escaped(cell: str) -> str:
-    """A cell that does not end its column or its row."""
-    return " ".join(cell.splitlines()).replace("|", r"\|")
+def _escaped(cells: Sequence[str]) -> list[str]:
+    """Cells that end neither their column nor their row."""
+    return [" ".join(cell.splitlines()).replace("|", r"\|") for cell in cells]
