@@ -238,6 +238,27 @@ def test_the_library_does_not_print() -> None:
         assert not prints, f"{module}, lines {prints}: use logging"
 
 
+# Names that say nothing about what they hold.
+EMPTY_NAMES = re.compile(r"one|what|given|own|of_.*")
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_names_say_what_they_hold(module: str) -> None:
+    """No variable and no argument has a name like `one`; no comprehension has two loops."""
+    wrong = []
+    for node in ast.walk(tree_of(MODULES[module])):
+        name = None
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            name = node.id
+        elif isinstance(node, ast.arg):
+            name = node.arg
+        if name is not None and EMPTY_NAMES.fullmatch(name):
+            wrong.append(f"line {node.lineno}: {name}")
+        if isinstance(node, ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp) and len(node.generators) > 1:
+            wrong.append(f"line {node.lineno}: a comprehension with two loops")
+    assert not wrong
+
+
 def test_words_that_do_not_belong_in_the_repository() -> None:
     """No unfinished work, no catch-all files, none of the names that the paper's own words replace."""
     unfinished = re.compile("|".join(["TO" + "DO", "FIX" + "ME", r"\bXX" + r"X\b", "NotImplemented" + "Error"]))
