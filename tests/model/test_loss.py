@@ -8,6 +8,7 @@ from torch.nn import functional as F
 import reference
 from beta_clip_hf import beta_cal_loss, clip_loss, hard_negative_loss, region_loss
 from beta_clip_hf.model import logit_tiles_beta_clip, paired_rows_beta_clip
+from beta_clip_hf.model.gather_beta_clip import Gather, OneProcess, adapted_gather
 
 
 IMAGE_INDEX = torch.tensor([0, 0, 0, 1, 2, 2, 3, 3, 3, 3])
@@ -200,6 +201,52 @@ def test_gather_makes_one_batch_of_the_rows_of_all_processes():
         whole = beta_cal_loss(V, U, IMAGE_INDEX, logit_scale=SCALE, kind=kind)
         assert loss.item() == whole.item() != local.item()
     assert clip_loss(V[here], U[here], logit_scale=SCALE, gather=gather) == clip_loss(V, U, logit_scale=SCALE)
+
+
+class HalfGather:
+    """Gathers and sums, but cannot tell numbers of rows."""
+
+    rank = 0
+
+    def __call__(self, rows):
+        return rows
+
+    def sum(self, values):
+        return values
+
+    def logsumexp(self, values):
+        return values
+
+
+class CopiedGather(HalfGather):
+    """Keeps the whole contract without its class, as with the code of a checkpoint: it has classes of its own."""
+
+    def row_counts(self, *rows):
+        return [list(rows)]
+
+    def sized(self, counts):
+        return self
+
+
+def test_a_gather_keeps_the_whole_contract():
+    for gather, missing in ((HalfGather(), "row_counts, sized"), (HalfGather, "row_counts, sized")):
+        with pytest.raises(TypeError, match=f"must have all members of Gather .* but lacks {missing}"):
+            clip_loss(V, U, logit_scale=SCALE, gather=gather)
+    with pytest.raises(TypeError, match="must be a Gather or a function of a tensor, but is of type list"):
+        clip_loss(V, U, logit_scale=SCALE, gather=[0])
+    with pytest.raises(TypeError, match="abstract"):
+        type("NoSum", (OneProcess,), {"sum": Gather.sum})()
+    expected = clip_loss(V, U, logit_scale=SCALE)
+    for gather in (OneProcess(), CopiedGather(), lambda rows: rows, torch.nn.Identity()):
+        assert clip_loss(V, U, logit_scale=SCALE, gather=gather) == expected
+        processes, _ = adapted_gather(gather, V)
+        assert (processes is gather) == isinstance(gather, (OneProcess, CopiedGather))
+
+
+def test_a_model_takes_no_plain_function_as_gather(tiny_model):
+    for gather in (lambda rows: rows, HalfGather()):
+        with pytest.raises(TypeError, match="gather must"), tiny_model.loss_context(gather=gather):
+            pass
 
 
 def test_wrong_arguments_are_named():

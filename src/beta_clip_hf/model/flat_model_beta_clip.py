@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .batch_beta_clip import BatchTexts, FlatBatch, RegionBatch
 from .batch_plan_beta_clip import BatchPlan, plan_batch
-from .gather_beta_clip import Gather
+from .gather_beta_clip import Gather, is_gather
 from .objective_beta_clip import LOSS_PARTS, FlatEmbeds, Objective, batch_objective
 from .pooler_beta_clip import normalize
 from .pretrained_beta_clip import BetaCLIPPreTrainedModel
@@ -142,7 +142,12 @@ class FlatBatchModel(BetaCLIPPreTrainedModel):
                 its parts.
 
         An argument that is left out keeps what an outer block has set.
+
+        Raises:
+            TypeError: If `gather` is a plain function. The losses of a model ask for more than the rows of all.
         """
+        if gather is not None and not is_gather(gather):
+            raise TypeError(f"gather must be a Gather, for example ProcessGather(), but is {gather!r}")
         before = self._gather, self._objective
         if gather is not None:
             self._gather = gather

@@ -26,7 +26,11 @@ def clip_loss(
     r"""
     Computes CLIP's loss, the symmetric contrast of images and texts in pairs.
 
-    It is ½ [mean_i −log softmax_j(S_ij)|_{j=i} + mean_i −log softmax_j(S_ji)|_{j=i}] with S_ij = s · image_i·text_j.
+    With S_ij = s · image_i·text_j:
+
+    ```
+    ½ [mean_i −log softmax_j(S_ij)|_{j=i} + mean_i −log softmax_j(S_ji)|_{j=i}]
+    ```
 
     Args:
         image_embeds_BD (`Tensor` of shape `(B, D)`): L2-normalised image embeddings.
@@ -192,6 +196,12 @@ def region_loss(
     r"""
     Computes FG-CLIP's regional loss: the contrast of `clip_loss` between all boxes of the batch and their texts.
 
+    With S_ij = s · region_i·text_j, where j runs over i and over the regions whose text is not known to be that of i:
+
+    ```
+    ½ [mean_i −log softmax_j(S_ij)|_{j=i} + mean_i −log softmax_j(S_ji)|_{j=i}]
+    ```
+
     Args:
         region_embeds_RD (`Tensor` of shape `(R, D)`): L2-normalised region embeddings.
         region_text_embeds_RD (`Tensor` of shape `(R, D)`): L2-normalised embeddings; row i describes region i.
@@ -229,8 +239,11 @@ def hard_negative_loss(
     r"""
     Computes FG-CLIP's hard-negative loss: each flagged region picks its true text out of a list of its own.
 
-    It is the mean over flagged regions r of −log softmax(s · [r·e_0, r·e_1, …])_0. The first text of a region, e_0, is
-    the true one; lists may have any length.
+    With e_0 the first text of a flagged region r, the true one, and e_1, … its negatives, of any number:
+
+    ```
+    mean_r −log softmax(s · [r·e_0, r·e_1, …])_0
+    ```
 
     Args:
         region_embeds_RD (`Tensor` of shape `(R, D)`): L2-normalised region embeddings, flagged or not.

@@ -33,8 +33,8 @@ class BetaCLIPTrainingArguments(TrainingArguments):
     - `pooler_learning_rate`, `pooler_learning_rate_end`: both rates of the pooler. It is new and has no warm-up.
     - `freeze_text_positions`: keeps the first 20 text positions bit for bit, as the paper does after it stretches the
       table. Leave it off for a model from scratch, whose positions are still random.
-    - `logit_scale_max`: after each optimiser step both logit scales are clamped, so that their exp lies in
-      [1, `logit_scale_max`]. 0 switches the clamp off.
+    - `logit_scale_max`: after each optimiser step all logit scales (those of CLIP, of the pooler, of regions and of
+      hard negatives) are clamped, so that their exp lies in [1, `logit_scale_max`]. 0 switches the clamp off.
     - `contrastive_batch_size`: the number of images that are contrasted with each other, over all processes. 0 takes
       the images of one forward pass. A larger contrast is computed in micro-batches of `per_device_train_batch_size`
       images, twice each, with the gradient of the one large batch (see [`CachedContrast`]). It is the batch of one
@@ -73,7 +73,7 @@ class BetaCLIPTrainingArguments(TrainingArguments):
     pooler_learning_rate: float = _option(1e-3, "Initial learning rate of the pooler.")
     pooler_learning_rate_end: float = _option(1e-4, "Learning rate of the pooler after the last step.")
     freeze_text_positions: bool = _option(False, "Keep the first 20 text positions exactly as they are.")
-    logit_scale_max: float = _option(100.0, "Upper bound of both exp(logit_scale), after each step; 0 switches it off.")
+    logit_scale_max: float = _option(100.0, "Upper bound of exp of all logit scales, after each step; 0: no bound.")
     gather_across_processes: bool = _option(True, "Compute the losses over the texts of all processes.")
 
     contrastive_batch_size: int = _option(

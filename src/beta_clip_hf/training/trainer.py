@@ -35,7 +35,7 @@ class BetaCLIPTrainer(Trainer):
       weight decay.
     - With several processes the losses are computed over the texts of all, with the exact gradient of the one large
       batch.
-    - The parts of the loss, both logit scales and both learning rates are logged by name. They are summed on the
+    - The parts of the loss, all logit scales and both learning rates are logged by name. They are summed on the
       device and read at logging steps only.
     - `evaluate` measures retrieval with the pooled embeddings of images and whole captions, each image against all:
       `eval_i2t_r1`, `_r5`, `_r10` and `eval_t2i_…`, in [0, 1]. There is no `eval_loss`, because a contrastive loss
