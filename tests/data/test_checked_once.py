@@ -4,6 +4,7 @@ import copy
 import json
 import pickle
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from PIL import Image
@@ -15,6 +16,8 @@ from beta_clip_hf.data.readers import load_rows
 from beta_clip_hf.data.rows import CheckedRow, check_row, with_image
 from beta_clip_hf.evaluation.evaluator import evaluate
 from beta_clip_hf.model import text_cleaning_beta_clip as text_cleaning
+from beta_clip_hf.text import hierarchy as hierarchy_module
+from beta_clip_hf.text.hierarchy import TextHierarchy
 
 
 NUM_ROWS = 6
@@ -45,6 +48,20 @@ def cleanings(monkeypatch) -> list[str]:
         return clean(text)
 
     monkeypatch.setattr(text_cleaning, "_clean", counted)
+    return texts
+
+
+@pytest.fixture
+def blank_checks(monkeypatch) -> list[str]:
+    """Lists the texts that a hierarchy checks for being blank, one entry for each time."""
+    texts: list[str] = []
+    check = hierarchy_module._check_text
+
+    def counted(name: str, text: str) -> str:
+        texts.append(text)
+        return check(name, text)
+
+    monkeypatch.setattr(hierarchy_module, "_check_text", counted)
     return texts
 
 
@@ -85,9 +102,69 @@ def test_from_the_file_to_a_batch_of_the_trainer(source, tiny_model, tiny_proces
     )
     batches = list(trainer.get_train_dataloader())
     assert checks == ONCE_EACH
-    # A caption, two sentences, a short caption, phrases; a region with its true and its false text.
-    assert len(cleanings) == sum(map(texts_of, batches)) >= NUM_ROWS * 8
+    # A caption, two sentences, a short caption, phrases; a region, whose text is also its true one, and a false text.
+    num_texts = sum(map(texts_of, batches))
+    assert len(cleanings) == num_texts - NUM_ROWS and num_texts >= NUM_ROWS * 8
     assert collator.skipped == 0
+
+
+TEXTS_OF_A_ROW = {
+    "image": Image.new("RGB", (40, 40)),
+    "caption": "A dog runs. A cat sleeps.",
+    "short_caption": "Two pets.",
+    "sentences": ["A dog runs.", "A cat sleeps."],
+    "phrases": ["a dog", {"text": "a cat"}],
+}
+
+
+@pytest.mark.parametrize(
+    "left_out", [(), ("phrases",), ("sentences", "phrases"), ("short_caption",)], ids=lambda names: "+".join(names)
+)
+@pytest.mark.parametrize("caption_mode", ["sampled", "full", "caption_only"])
+def test_each_text_is_checked_for_being_blank_once(tiny_processor, blank_checks, left_out, caption_mode):
+    row = {name: value for name, value in TEXTS_OF_A_ROW.items() if name not in left_out}
+    collator = BetaCLIPDataCollator(tiny_processor, caption_mode=caption_mode, include_short_caption=True)
+    texts = collator.sample_texts(check_row(row))
+    assert texts.caption and texts.short_caption
+    assert row["caption"] in blank_checks and max(Counter(blank_checks).values()) == 1
+
+
+def test_a_hierarchy_of_a_user_is_checked(blank_checks):
+    hierarchy = TextHierarchy("A dog. A cat.", ("A dog.", "A cat."), ("a dog", "a cat"), short_caption="Pets.")
+    assert Counter(blank_checks) == dict.fromkeys(["A dog. A cat.", "A dog.", "A cat.", "a dog", "a cat", "Pets."], 1)
+    with pytest.raises(ValueError, match="caption must hold some text"):
+        replace(hierarchy, caption=" ")
+
+
+def test_each_text_of_a_row_with_regions_and_negatives_is_cleaned_once(tiny_processor, cleanings):
+    regions = [
+        {"box": [0, 0, 20, 20], "text": "a brown dog", "negatives": ["a brown cat", "a white dog"]},
+        {"box": [9, 9, 40, 40], "text": "a ball", "long_text": "a big red ball", "negatives": ["a cube"]},
+        {"box": [5, 5, 30, 30], "text": "a chair"},
+    ]
+    row = {**TEXTS_OF_A_ROW, "id": "pets", "regions": regions}
+    collator = BetaCLIPDataCollator(tiny_processor, num_regions=3, include_short_caption=True)
+    expected = {
+        *("A dog runs. A cat sleeps.", "A dog runs.", "A cat sleeps.", "Two pets.", "a dog", "a cat"),
+        *("a brown dog", "a brown cat", "a white dog", "a ball", "a cube", "a chair"),
+    }
+    long_texts = set()
+    for epoch in range(10):
+        collator.set_epoch(epoch)
+        cleanings.clear()
+        batch = collator([row])
+        assert max(Counter(cleanings).values()) == 1
+        assert len(batch["region_input_ids"]) == 3 and len(batch["hard_input_ids"]) == 5
+        # The long text of a region is drawn in some epochs. Its short text stands against the negatives in all.
+        assert set(cleanings) - {"a big red ball"} == expected
+        long_texts.add("a big red ball" in cleanings)
+    assert long_texts == {True, False}
+
+
+def test_the_short_caption_of_a_short_pair_is_cleaned_once(tiny_processor, cleanings):
+    collator = BetaCLIPDataCollator(tiny_processor, include_short_caption=True, short_caption_probability=1.0)
+    batch = collator([TEXTS_OF_A_ROW])
+    assert cleanings == ["Two pets."] and len(batch["input_ids"]) == 2
 
 
 def test_rows_of_a_user_are_checked_by_the_collator(tiny_processor, checks, cleanings):

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple
 
 from PIL import Image
@@ -13,7 +13,7 @@ from ..model.image_views_beta_clip import seen_size
 from ..model.packing_beta_clip import plan_texts, text_lengths
 from ..model.processing_beta_clip import BetaCLIPProcessor
 from ..model.text_cleaning_beta_clip import clean_checked_text
-from ..text.hierarchy import TextHierarchy
+from ..text.hierarchy import TextHierarchy, with_checked_texts
 from ..text.phrases import PhraseExtractor
 from ..text.sentences import split_sentences
 from .crop import crop_box, resized_part
@@ -155,7 +155,8 @@ class BetaCLIPDataCollator:
         hierarchy = hierarchy_of(row, self.extractor)
         drawn = hierarchy.sample(self._rng(row), num_sentences=self.num_sentences, num_phrases=self.num_phrases)
         caption = drawn.caption if self.caption_mode == "sampled" else hierarchy.caption
-        return replace(drawn, caption=caption, short_caption=short_caption)
+        # A checked row has no blank short caption.
+        return with_checked_texts(drawn, caption=caption, short_caption=short_caption)
 
     def _short_caption(self, row: Row) -> str:
         if row.get("short_caption"):
@@ -216,10 +217,17 @@ def _cleaned(texts: TextHierarchy) -> TextHierarchy:
     Raises:
         ValueError: if one is empty after cleaning; the message names its field.
     """
-    return replace(
+    caption = clean_checked_text(texts.caption, "caption")
+    short_caption: str | None = None
+    if texts.short_caption == texts.caption:
+        # A short pair: its short caption is its caption.
+        short_caption = caption
+    elif texts.short_caption is not None:
+        short_caption = clean_checked_text(texts.short_caption, "short_caption")
+    return with_checked_texts(
         texts,
-        caption=clean_checked_text(texts.caption, "caption"),
+        caption=caption,
         sentences=tuple(clean_checked_text(text, "a sentence") for text in texts.sentences),
         phrases=tuple(clean_checked_text(text, "a phrase") for text in texts.phrases),
-        short_caption=texts.short_caption and clean_checked_text(texts.short_caption, "short_caption"),
+        short_caption=short_caption,
     )

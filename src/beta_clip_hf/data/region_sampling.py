@@ -78,10 +78,12 @@ def _text_names(region: Mapping[str, Any]) -> list[str]:
 
 
 def _clean_texts(region: Mapping[str, Any], text_name: str, field: str) -> dict[str, Any]:
-    texts: dict[str, Any] = {"text": clean_checked_text(region[text_name], f"{field}.{text_name}")}
+    text = clean_checked_text(region[text_name], f"{field}.{text_name}")
+    texts: dict[str, Any] = {"text": text}
     negatives = region.get("negatives")
     if negatives:
-        true_text = clean_checked_text(region["text"], f"{field}.text")
+        # The negatives stand against the short text, which is the text of the region unless its long text was drawn.
+        true_text = text if text_name == "text" else clean_checked_text(region["text"], f"{field}.text")
         false_texts = [clean_checked_text(text, f"{field}.negatives[{index}]") for index, text in enumerate(negatives)]
         texts["hard_texts"] = [true_text, *false_texts]
     return texts

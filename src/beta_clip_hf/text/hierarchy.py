@@ -3,6 +3,7 @@
 import random
 import re
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -93,13 +94,13 @@ class TextHierarchy:
         sentence_of_phrase = self._phrases_in(drawn)
         kinds = [self.phrase_kinds[index] for index in sentence_of_phrase]
         kept = choose_in_turns(list(sentence_of_phrase), kinds, num_phrases, rng)
-        return TextHierarchy(
+        return with_checked_texts(
+            self,
             caption=join_sentences(sentences, separator),
             sentences=tuple(sentences),
             phrases=tuple(self.phrases[index] for index in kept),
             phrase_sentences=tuple(sentence_of_phrase[index] for index in kept),
             phrase_kinds=tuple(self.phrase_kinds[index] for index in kept),
-            short_caption=self.short_caption,
         )
 
     def _phrases_in(self, drawn: Sequence[int]) -> dict[int, int]:
@@ -133,9 +134,24 @@ class TextHierarchy:
         lengths = {name: len(getattr(self, name)) for name in ("phrases", "phrase_sentences", "phrase_kinds")}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"phrases, phrase_sentences and phrase_kinds must be of one length, but are {lengths}")
-        for index in self.phrase_sentences:
-            if not 0 <= index < len(self.sentences):
-                raise ValueError(f"phrase_sentences must be in [0, {len(self.sentences)}), but is {index}")
+        _check_sentence_indices(self.phrase_sentences, len(self.sentences))
+
+
+def with_checked_texts(hierarchy: TextHierarchy, **fields: Any) -> TextHierarchy:
+    """Returns a hierarchy with other fields, which are known to be right and are not checked again.
+
+    It is for texts that have been checked on their way here: parts of a hierarchy, or its cleaned texts. All others go
+    through `TextHierarchy(…)` or `dataclasses.replace`, which check every text.
+
+    Args:
+        hierarchy: The hierarchy that has the other fields. It stays as it is.
+        fields: The new fields by name: texts that are not blank, and tuples of lengths that fit.
+    """
+    changed = copy(hierarchy)
+    for name, value in fields.items():
+        # A frozen dataclass can be changed only this way.
+        object.__setattr__(changed, name, value)
+    return changed
 
 
 def build_text_hierarchy(
@@ -167,7 +183,8 @@ def build_text_hierarchy(
     """
     captions = _captions(caption)
     whole = " ".join(captions)
-    _check_text("caption", whole)
+    # The constructor checks the caption. The other texts are checked where they are read, and not a second time.
+    bare = TextHierarchy(whole)
     if sentences:
         kept_sentences = _without_blank(sentences, "sentences")
     elif isinstance(caption, str):
@@ -181,11 +198,13 @@ def build_text_hierarchy(
     else:
         placed = _place(phrases, kept_sentences)
     short = "" if short_caption is None else _check_type("short_caption", short_caption).strip()
-    return TextHierarchy(
-        caption=whole,
+    sentence_of_phrase = tuple(phrase.sentence for phrase in placed)
+    _check_sentence_indices(sentence_of_phrase, len(kept_sentences))
+    return with_checked_texts(
+        bare,
         sentences=tuple(kept_sentences),
         phrases=tuple(phrase.text for phrase in placed),
-        phrase_sentences=tuple(phrase.sentence for phrase in placed),
+        phrase_sentences=sentence_of_phrase,
         phrase_kinds=tuple(phrase.kind for phrase in placed),
         short_caption=short or None,
     )
@@ -222,7 +241,10 @@ def _extract(sentences: Sequence[str], extractor: PhraseExtractor) -> list[_Plac
     first_of_text: dict[str, _PlacedPhrase] = {}
     for index, sentence in enumerate(sentences):
         for phrase in extractor.extract(sentence):
-            first_of_text.setdefault(phrase.text.casefold(), _PlacedPhrase(phrase.text, index, phrase.kind))
+            folded = phrase.text.casefold()
+            if folded not in first_of_text:
+                text = _check_text(f"phrases[{len(first_of_text)}]", phrase.text)
+                first_of_text[folded] = _PlacedPhrase(text, index, phrase.kind)
     return list(first_of_text.values())
 
 
@@ -260,6 +282,12 @@ def _first_sentence_with(phrase: str, folded_sentences: Sequence[str]) -> int | 
 def _fold(text: str) -> str:
     """Reduces a text to its words between spaces, so that `in` compares whole words."""
     return f" {' '.join(_WORD.findall(text.casefold()))} "
+
+
+def _check_sentence_indices(sentence_of_phrase: Sequence[int], num_sentences: int) -> None:
+    for index in sentence_of_phrase:
+        if not 0 <= index < num_sentences:
+            raise ValueError(f"phrase_sentences must be in [0, {num_sentences}), but is {index}")
 
 
 def _check_type(name: str, text: Any) -> str:
