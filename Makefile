@@ -34,7 +34,7 @@ test: lint  ## lint, types, doctests and all tests but the stress tests (PYTEST_
 test-fast: $(INSTALLED)  ## the quick tests only, for the inner loop (PYTEST_ARGS, WORKERS)
 	$(ONE_THREAD) $(BIN)/python -m pytest --numprocesses $(WORKERS) -m "not slow and not stress" $(PYTEST_ARGS)
 
-test-stress: $(INSTALLED)  ## the stress tests: kills, full disks, many processes (PYTEST_ARGS, WORKERS)
+test-stress: $(INSTALLED)  ## the tests that take minutes (PYTEST_ARGS, WORKERS)
 	$(ONE_THREAD) $(BIN)/python -m pytest --numprocesses $(WORKERS) -m stress $(PYTEST_ARGS)
 
 docs: $(INSTALLED)  ## build the documentation with its API reference into site/ (open site/index.html, or serve it for the search)

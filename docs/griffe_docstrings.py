@@ -20,8 +20,17 @@ class Docstrings(griffe.Extension):
 
 
 def plain_types(text: str) -> str:
-    """Takes the backticks out of the types of arguments, which the site shows as code anyway."""
-    return ARGUMENT.sub(lambda found: found[0].replace("`", ""), text)
+    """
+    Turns the types of arguments, as the transformers library writes them, into plain types.
+
+    "(`Tensor` of shape `(R, 4)`, *optional*):" becomes "(Tensor of shape (R, 4), optional):". A default stands in the
+    signature, or is said in the description of the class.
+    """
+
+    def plain(found: re.Match[str]) -> str:
+        return found[0].replace("`", "").replace("*", "")
+
+    return ARGUMENT.sub(plain, text)
 
 
 def fence_doctests(text: str) -> str:

@@ -11,6 +11,9 @@ from PIL import Image
 from beta_clip_hf import BetaCLIPModel, BetaCLIPProcessor
 
 
+pytestmark = pytest.mark.stress
+
+
 STEPS = 150
 
 

@@ -44,6 +44,7 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert anchor in anchors_of(target), f"{page.name} links to {link}, but there is no such heading"
 
 
+@pytest.mark.slow
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     """A missing link, anchor or API name is an error, and so is a page that the navigation lacks."""
     pytest.importorskip("mkdocs", reason="needs the extra `dev`")
@@ -81,6 +82,7 @@ def message_templates() -> list[str]:
     return templates
 
 
+@pytest.mark.slow
 def test_messages_of_the_troubleshooting_page_are_our_own() -> None:
     page = (PROJECT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
     messages = re.findall(r"^### `(.+)`$", page, flags=re.MULTILINE)

@@ -18,6 +18,9 @@ from beta_clip_hf.release import onnx as release_onnx
 from release.hub_server import HubServer
 
 
+pytestmark = pytest.mark.slow
+
+
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 NOTEBOOKS = ("01_fine_tune_on_your_photos.ipynb", "02_what_does_each_phrase_see.ipynb")
 # Those with a test of their own: tests/test_demo.py, tests/release/test_onnx.py.

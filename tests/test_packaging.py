@@ -21,6 +21,9 @@ from packaging.utils import canonicalize_name
 from beta_clip_hf import __version__
 
 
+pytestmark = pytest.mark.slow
+
+
 PROJECT = Path(__file__).resolve().parent.parent
 SOURCE = PROJECT / "src"
 NEVER_IMPORTED = ("datasets", "nltk", "evaluate", "matplotlib")

@@ -88,6 +88,7 @@ def test_output() -> None:
     assert set(OUTPUTS) <= {field.name for field in dataclasses.fields(BetaCLIPOutput)}
 
 
+@pytest.mark.slow
 def test_auto_classes_know_the_model() -> None:
     """In a process of its own: here another test may have registered them already."""
     code = (

@@ -6,6 +6,9 @@ import pytest
 import torch
 
 
+pytestmark = pytest.mark.slow
+
+
 TINY = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 CONFIG = {"projection_dim": 32, "text_config": TINY, "vision_config": {**TINY, "image_size": 32, "patch_size": 8}}
 

@@ -10,6 +10,9 @@ from PIL import Image
 from beta_clip_cli import main as cli
 
 
+pytestmark = pytest.mark.slow
+
+
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "command_line.md"
 ROWS = re.findall(r"^\| `([a-z -]+)` \| (.*) \|$", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)
 # The keys of a document are in backticks; after a colon come those of what is in it.

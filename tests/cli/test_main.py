@@ -279,6 +279,7 @@ def test_help_costs_less_than_a_third_of_a_second_of_cpu_time() -> None:
     assert min(costs) < 0.3
 
 
+@pytest.mark.slow
 def test_the_package_is_whole_after_a_light_command() -> None:
     """A command that needs no model leaves the package as it is: it can be imported, and run with `-m`."""
     code = (

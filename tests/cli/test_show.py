@@ -16,6 +16,9 @@ from beta_clip_hf.inference.look import look, split_texts
 from beta_clip_hf.visualize.heat_maps import enlarged, highest_of, overlay
 
 
+pytestmark = pytest.mark.slow
+
+
 pytest.importorskip("matplotlib")
 
 CAPTION_TEXT = "A red ball lies on the left. Behind it a <b>blue</b> box stands."

@@ -156,6 +156,7 @@ def test_short_captions_change_nothing_else(collate):
         assert plain.short_caption is None
 
 
+@pytest.mark.slow
 def test_short_pairs_replace_a_share_of_the_rows_and_leave_the_others_alone(collate):
     rows = [row(number, id=f"{number}", short_caption="some balls") for number in range(40)]
     for mode in ("sampled", "caption_only"):

@@ -219,6 +219,7 @@ def test_rows_do_not_depend_on_length_order_or_workers() -> None:
     assert [digest(row) for row in itertools.chain.from_iterable(loader)] == expected
 
 
+@pytest.mark.slow
 def test_another_process_draws_the_same_rows(project_dir: Path) -> None:
     script = (
         "import hashlib, sys\n"

@@ -12,6 +12,9 @@ from beta_clip_cli import main as cli
 from beta_clip_hf.demo import app
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture
 def photos(tmp_path):
     folder = tmp_path / "photos"

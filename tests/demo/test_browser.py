@@ -15,7 +15,10 @@ from .browser import CHROMIUM, free_port, open_browser
 from .pictures import picture_of, same
 
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium, which could not be installed")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium, which could not be installed"),
+]
 
 CAPTION = "A red circle is above a blue square. The square is large."
 LIMITS = Limits(upload_mib=0.5, megapixels=1, per_minute=1000)

@@ -134,6 +134,7 @@ def test_without_the_library_the_error_says_what_to_install(monkeypatch, missing
         from beta_clip_hf.evaluation.hub_metrics import PointingGame  # noqa: F401
 
 
+@pytest.mark.slow
 def test_folders_for_the_hub_load_offline_in_a_process_of_their_own(metric_of, project_dir, tmp_path):
     """The examples of their README files, with the folder in the place of the name on the Hub."""
     pages = []

@@ -14,6 +14,9 @@ from beta_clip_hf.inference import reading
 from evaluation.suite_helpers import command, results_of, tasks_of
 
 
+pytestmark = pytest.mark.slow
+
+
 def test_an_evaluation_that_was_stopped_goes_on_and_ends_with_the_same_file(checkpoint, photos, tmp_path, monkeypatch):
     monkeypatch.setattr(probes, "IMAGES_PER_SHARD", 2)
     arguments = ["--model", checkpoint, "--data", photos, "--tasks", "photos,scenes", "--limit", 5, "--batch-size", 1]

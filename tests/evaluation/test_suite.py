@@ -17,6 +17,9 @@ from ddp_helpers import run_processes
 from evaluation.suite_helpers import command, results_of, tasks_of
 
 
+pytestmark = pytest.mark.slow
+
+
 def test_a_run_writes_figures_with_all_that_is_needed_to_read_them(checkpoint, photos, tmp_path, capsys):
     output = tmp_path / "new" / "output"
     arguments = ("--model", checkpoint, "--data", photos, "--output", output, "--device", "cpu")

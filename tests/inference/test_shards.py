@@ -8,6 +8,9 @@ from beta_clip_hf.inference.shards import Shards, joined, split
 from ddp_helpers import run_processes
 
 
+pytestmark = pytest.mark.slow
+
+
 def squares(done):
     """Work that notes which shards it was asked for: shard n keeps n rows of n²."""
 

@@ -301,6 +301,7 @@ def test_with_a_plan_nothing_is_waited_for(model, implementation):
         model.encode_texts(ids.to("meta"), IS_LONG.to("meta"))
 
 
+@pytest.mark.slow
 def test_shapes_of_buckets_are_compiled_once(tiny_model):
     batches = [texts(recipe_lengths(3, seed)[: 100 + seed]) for seed in range(3)]
 

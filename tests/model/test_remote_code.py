@@ -10,6 +10,9 @@ from beta_clip_hf.model.remote_code_beta_clip import carrying_code
 from without_package import run_without_package
 
 
+pytestmark = pytest.mark.slow
+
+
 LOADER = """
 import sys, torch
 try:

@@ -196,6 +196,7 @@ def test_the_memory_of_the_pairs_is_that_of_a_chunk(model, monkeypatch):
     assert numbers["checkpointed"] < patches.numel() + 12 * 4 * texts.numel() < numbers["plain"] / 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", DEVICES)
 def test_the_gpu_is_not_waited_for(tiny_config, batch, device):
     tiny_config.text_conditioned_loss_weight = 1

@@ -15,6 +15,9 @@ from beta_clip_hf import BetaCLIPConfig, BetaCLIPModel, BetaCLIPProcessor
 from beta_clip_hf.release.export import export_clip
 
 
+pytestmark = pytest.mark.slow
+
+
 TEXTS = ["a red ball", "The dog & its owner, in a park.", "word " * 60, "one two three " * 18, "many words " * 500]
 IMAGES = [((40, 60), "red"), ((64, 31), "green"), ((32, 32), "blue")]
 # Runs for each directory that it is given; an image processor that crops and one that squashes see different colours.

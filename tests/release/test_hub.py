@@ -21,6 +21,9 @@ from release.hub_server import HubServer
 from without_package import run_without_package
 
 
+pytestmark = pytest.mark.slow
+
+
 FIGURE = {"value": 0.25, "chance": 0.1, "low": 0.2, "high": 0.3, "count": 10,
           "name": {"probe": "long", "score": "cls", "direction": "text_to_image", "metric": "R@1"}}  # fmt: skip
 RESULTS = {

@@ -14,6 +14,9 @@ from beta_clip_hf.release.interpolate import interpolate, mix
 from release.tuned_models import perturbed, saved
 
 
+pytestmark = pytest.mark.slow
+
+
 TABLE = "text_model.embeddings.position_embedding.weight"
 LONG_TABLE = "text_model.embeddings.long_position_embedding.weight"
 

@@ -22,6 +22,9 @@ from beta_clip_hf.release.onnx import export_graphs, run_graph, write_graph
 from without_package import run_without_package
 
 
+pytestmark = pytest.mark.slow
+
+
 TEXTS = ["a red ball", "The dog & its owner, in a park.", "word " * 60, "many words " * 200]
 EXAMPLE = """
 import runpy, sys

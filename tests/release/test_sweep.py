@@ -14,6 +14,9 @@ from beta_clip_hf.release.sweep import draw_sweep, format_sweep
 from release.tuned_models import perturbed, saved
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture
 def tuned_dir(tiny_clip_dir, tiny_processor, tmp_path):
     return saved(perturbed(BetaCLIPModel.from_pretrained(tiny_clip_dir)), tmp_path / "tuned", tiny_processor)

@@ -18,6 +18,9 @@ from beta_clip_hf.search.query import Query
 from ddp_helpers import run_processes
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "new" / "photos.index"

@@ -53,6 +53,7 @@ def test_columns() -> None:
         assert {name: row[name] for name in mapped.column_names[2:]} == {n: fields[n] for n in mapped.column_names[2:]}
 
 
+@pytest.mark.slow
 def test_a_second_process_hits_the_cache(captions_file: Path) -> None:
     place = f"FILE, CACHE = {str(captions_file)!r}, {str(captions_file.parent / 'cache')!r}\n"
     first = run_python(place + WORK, hash_seed="1")

@@ -7,7 +7,7 @@ from beta_clip_hf.text.phrases import PhraseExtractor
 
 def test_recall_of_human_phrases(shared_dir, project_dir) -> None:
     benchmark = runpy.run_path(str(project_dir / "benchmarks" / "phrase_taggers.py"))
-    marked = benchmark["marked_captions"]([shared_dir / "data" / "photos" / "test.jsonl"])
+    marked = benchmark["read_marked_captions"]([shared_dir / "data" / "photos" / "test.jsonl"])
     assert len(marked) > 200
     scores = benchmark["score"](PhraseExtractor(kinds=["noun"]), marked)
     assert scores["exact recall"] > 0.91

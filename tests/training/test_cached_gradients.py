@@ -20,6 +20,9 @@ from training.test_distributed_regions import CASES, batch_of
 from training.tiny_runs import TensorCollator, TensorRows, new_model, new_trainer, weights
 
 
+pytestmark = pytest.mark.slow
+
+
 PARTS = {
     "all parts": CASES["ragged"] + CASES["no region in one"],
     "no regions": [(2, [0], []), (1, [], []), (3, [1], [])],

@@ -21,6 +21,9 @@ from training.tiny_runs import (
 )
 
 
+pytestmark = pytest.mark.slow
+
+
 # Of `TensorRows`: 0 and 3 have a caption only, so in the second case one process has no phrase at all.
 PARTS = {"ragged": ([0, 1, 2], [4, 5]), "captions only in one": ([0, 3], [1, 2, 5])}
 RUN = {"rows": 16, "max_steps": 4, "max_grad_norm": 1.0, "train_sampling_strategy": "sequential"}

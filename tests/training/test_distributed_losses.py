@@ -18,6 +18,9 @@ from model.test_tiled import LargestTensor, assert_close
 from training.tiny_runs import TensorCollator, TensorRows, accumulated_gradients, new_model
 
 
+pytestmark = pytest.mark.slow
+
+
 WIDTH, SCALE = 8, 5.0
 # Rows of each process. The group of two is of ranks 1 and 3: places within it are not ranks.
 GROUPS = {2: [1, 3], 4: [0, 1, 2, 3]}

@@ -12,6 +12,9 @@ from beta_clip_hf.training.distributed import ProcessGather
 from ddp_helpers import run_processes
 
 
+pytestmark = pytest.mark.slow
+
+
 START, END = 512, 513
 # Of each process: images, which of them have a short caption, and for each box its image and number of hard negatives.
 CASES = {

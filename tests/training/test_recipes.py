@@ -10,6 +10,9 @@ from beta_clip_cli.main import main
 from beta_clip_hf import BetaCLIPConfig, BetaCLIPModel, BetaCLIPProcessor
 
 
+pytestmark = pytest.mark.slow
+
+
 GLOBAL = {"clip_loss", "short_clip_loss"}
 REGIONAL = {"region_loss", "hard_negative_loss"}
 PARTS = {

@@ -19,6 +19,9 @@ from beta_clip_hf.training.streams import EndlessBatches
 from training.tiny_runs import StopAt
 
 
+pytestmark = pytest.mark.slow
+
+
 TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 MODEL = {
     "tokenizer": {"vocab_size": 600},

@@ -10,6 +10,9 @@ from beta_clip_hf.training.recomputation import keep_linear_outputs
 from training.tiny_runs import TensorRows, new_model, new_trainer, weights
 
 
+pytestmark = pytest.mark.slow
+
+
 def records(trainer):
     return [record for record in trainer.state.log_history if "loss" in record]
 

@@ -13,6 +13,9 @@ from training.test_distributed_regions import batch_of
 from training.tiny_runs import new_trainer
 
 
+pytestmark = pytest.mark.slow
+
+
 # Images of each process, which of them have a short caption, and no boxes.
 PARTS = [(2, [1], []), (3, [0, 2], [])]
 

@@ -9,6 +9,9 @@ from beta_clip_hf import BetaCLIPModel, BetaCLIPTrainer, BetaCLIPTrainingArgumen
 from training.tiny_runs import Spy, StopAt, TensorCollator, TensorRows, new_model, new_trainer, weights
 
 
+pytestmark = pytest.mark.slow
+
+
 POSITIONS = "text_model.embeddings.position_embedding.weight"
 
 

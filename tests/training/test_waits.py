@@ -12,6 +12,9 @@ from no_waits import DEVICES, no_waits
 from training.tiny_runs import new_model
 
 
+pytestmark = pytest.mark.slow
+
+
 STEPS = 2
 
 

@@ -305,6 +305,7 @@ def test_a_list_that_is_cut(folder, text):
         load_rows(folder / "a.json", format="finehard")
 
 
+@pytest.mark.slow
 def test_lines_stay_on_the_disk(folder):
     """A row of JSON Lines costs its place in the file, whatever it says; several files are no different."""
     count = 1000
