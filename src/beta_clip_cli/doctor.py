@@ -21,7 +21,7 @@ _STATE_WIDTH = 8
 
 @dataclass(frozen=True)
 class Finding:
-    """The state of a package, a device or a setting."""
+    """Describes the state of a package, a device or a setting."""
 
     subject: str
     state: str
@@ -83,7 +83,7 @@ def examine() -> list[Finding]:
 
 
 def _examine_this_package() -> Finding:
-    """This package also runs from its source, but does not know then which versions it needs."""
+    """Examines whether this package is installed. It also runs from its source, without metadata of its own."""
     try:
         return Finding(PACKAGE, OK, version(PACKAGE))
     except PackageNotFoundError:
@@ -92,7 +92,7 @@ def _examine_this_package() -> Finding:
 
 
 def _requirements() -> dict[str, dict[str, str]]:
-    """By extra ("" for what is always needed), the required packages with the versions that are allowed."""
+    """Returns the required packages of each extra with their allowed versions. The extra "" is always needed."""
     try:
         lines = requires(PACKAGE) or []
     except PackageNotFoundError:
@@ -158,7 +158,7 @@ def _examine_hardware() -> list[Finding]:
 
 
 def _examine_gpus(torch: Any) -> list[Finding]:
-    """The GPUs that torch can use."""
+    """Examines the GPUs that torch can use."""
     if not torch.cuda.is_available():
         return [Finding("GPU", NOTE, "none that torch can use; training is slow without one")]
     # Emulated bfloat16 would be slower than float32.
@@ -172,7 +172,7 @@ def _examine_gpus(torch: Any) -> list[Finding]:
 
 
 def _examine_hub() -> list[Finding]:
-    """The cache of downloads, whether downloads are allowed, and whether there is a token."""
+    """Examines the cache of downloads, whether downloads are allowed, and whether there is a token."""
     from huggingface_hub import constants, get_token
 
     place = f"{constants.ENDPOINT}, cache in {constants.HF_HUB_CACHE}"

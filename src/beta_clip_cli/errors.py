@@ -1,4 +1,4 @@
-"""Turns an error into one sentence for the user, with what to do about it where that is known."""
+"""Turns an error into one sentence for the user, with a remedy if one is known."""
 
 import errno
 import os
@@ -28,9 +28,9 @@ _HUB_MEANINGS = {
     "check the name, or log in with hf auth login",
     "Unrecognized model in": "{present} must be a model directory, whose config.json names a model_type, or a Hub id, "
     "but is neither",
-    "gated repo": "{absent} must be asked for on its page of the Hub first; then log in with hf auth login",
-    "Error no file named": "a model must have its weights (model.safetensors) beside it, but has none: give one that "
-    "beta-clip train or save_pretrained has written",
+    "gated repo": "{absent} is gated: ask for access on its page on the Hub, then log in with hf auth login",
+    "Error no file named": "a model directory must have its weights (model.safetensors), but has none: name one "
+    "that beta-clip train or save_pretrained has written",
 }
 
 
@@ -61,14 +61,14 @@ def sentence_of(error: BaseException, models: Sequence[str] = ()) -> str | None:
 
 
 def _names_by_presence(models: Sequence[str]) -> tuple[str, str]:
-    """The models that are no directories here, and those that are, each as words in a sentence."""
+    """Names the models that are not local directories, and those that are, each as a part of a sentence."""
     absent = [name for name in models if not os.path.isdir(name)]
     present = [name for name in models if os.path.isdir(name)]
     return " or ".join(absent) or "the model", " or ".join(present) or "the model"
 
 
 def _system_sentence(error: OSError) -> str:
-    """The file, the message and the remedy of an error of the operating system, without its number."""
+    """Names the file, the message and the remedy of an error of the operating system, without its number."""
     file_name = str(error.filename or "")
     remedy = _REMEDIES.get(error.errno or 0, "")
     return ": ".join(part for part in (file_name, error.strerror, remedy) if part)

@@ -1,4 +1,4 @@
-"""What a command reports: a text for people or, with `--json`, one JSON document and nothing else on its output."""
+"""Prints the result of a command: a text for people or, with `--json`, one JSON document and nothing else."""
 
 import argparse
 import json

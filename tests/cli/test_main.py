@@ -177,7 +177,7 @@ def test_wrong_usage(argv: list[str], fake, capsys) -> None:
         (OSError("tiny is not a local folder"), "tiny is not a local folder"),
         (OSError(OFFLINE), "nowhere cannot be downloaded, and is no directory here"),
         (OSError("nowhere is not a local folder and is not a valid model identifier listed on …"), "log in with hf"),
-        (OSError("Error no file named model.safetensors found in directory x."), "must have its weights"),
+        (OSError("Error no file named model.safetensors found in directory x."), "directory must have its weights"),
         (SafetensorError("invalid header"), "the weights of the model must be whole, but are not (invalid header)"),
         (OutOfMemoryError("2 GiB"), "try a smaller --batch-size"),
         (ImportError('reading Parquet needs datasets: pip install "beta-clip-hf[train]"'), "pip install"),

@@ -29,7 +29,7 @@ CAPTION_MODES = ("sampled", "full", "caption_only")
 
 
 class _Example(NamedTuple):
-    """What one row gives to a batch."""
+    """Holds the image, the texts and the regions that one row gives to a batch."""
 
     image: Image.Image
     texts: TextHierarchy
@@ -101,6 +101,8 @@ class BetaCLIPDataCollator:
             raise ValueError(f"random_resized_crop must be a range within (0, 1], but is {scale}")
         if not 0 <= self.short_caption_probability <= 1:
             raise ValueError(f"short_caption_probability must be in [0, 1], but is {self.short_caption_probability}")
+        # In shared memory: each worker has a copy of the collator, but must see the epoch of the training process. That
+        # process must see the skips of the workers.
         self._epoch = SharedEpoch()
         self._skipped = SharedCount()
 
@@ -130,12 +132,17 @@ class BetaCLIPDataCollator:
         if not examples:
             names = ", ".join(map(row_id, rows))
             raise ValueError(f"a batch must have a row that can be used, but all {len(rows)} were skipped: {names}")
+        regions = None
+        if self.num_regions:
+            # Also if no row of this batch has regions: all batches of all processes must have the same tensors.
+            regions = [example.regions for example in examples]
         batch = self.processor(
             images=[example.image for example in examples],
             hierarchies=[example.texts for example in examples],
-            regions=[example.regions for example in examples] if self.num_regions else None,
+            regions=regions,
             box_format="xyxy_normalized",
         )
+        # Without labels, the Trainer computes a loss in evaluation only for batches that have `return_loss`.
         return {**batch, "plan": self._plan(batch), "return_loss": True}
 
     def sample_texts(self, row: Row) -> TextHierarchy:
@@ -147,14 +154,18 @@ class BetaCLIPDataCollator:
         return _cleaned(self._drawn_texts(row))
 
     def _drawn_texts(self, row: Row) -> TextHierarchy:
-        short_caption = self._short_caption(row) if self.include_short_caption else None
+        short_caption = None
+        if self.include_short_caption:
+            short_caption = self._short_caption(row)
         if self._rng(row, "/short_pair").random() < self.short_caption_probability:
             return TextHierarchy(self._short_caption(row), short_caption=short_caption)
         if self.caption_mode == "caption_only":
             return TextHierarchy(row["caption"], short_caption=short_caption)
         hierarchy = hierarchy_of(row, self.extractor)
         drawn = hierarchy.sample(self._rng(row), num_sentences=self.num_sentences, num_phrases=self.num_phrases)
-        caption = drawn.caption if self.caption_mode == "sampled" else hierarchy.caption
+        caption = hierarchy.caption
+        if self.caption_mode == "sampled":
+            caption = drawn.caption
         # A checked row has no blank short caption.
         return with_checked_texts(drawn, caption=caption, short_caption=short_caption)
 
@@ -172,11 +183,13 @@ class BetaCLIPDataCollator:
         image = load_image(row["image"])
         image_size = image.size
         if self.random_resized_crop is None:
+            # The processor resizes and cuts the whole image.
             crop = Crop((0, 0, *image_size), image_size)
         else:
             part = crop_box(image_size, self.random_resized_crop, self._rng(row, "/crop"))
             left, top, width, height = part
             crop = Crop((left, top, left + width, top + height), seen_size(self.processor.image_processor))
+            # Already in the size that the model sees, so the processor has nothing left to resize or cut.
             image = resized_part(image, part, crop.size)
         if self.num_regions == 0:
             return _Example(image, texts, [])
@@ -188,6 +201,7 @@ class BetaCLIPDataCollator:
         """Plans how the texts are packed, in the order in which the model encodes them."""
         texts = BatchTexts(batch["input_ids"], batch.get("region_input_ids"), batch.get("hard_input_ids"))
         ids_TL = texts.joined()
+        # Texts of the two paths have different positions, so they never share a packed row.
         is_long_T = None
         if self.processor.short_max_length is not None:
             is_long_T = texts.is_long(batch["granularity"])
@@ -208,6 +222,7 @@ class BetaCLIPDataCollator:
 
     def _rng(self, row: Row, purpose: str = "") -> random.Random:
         """Makes the source of chance for one purpose, so that, for instance, cropping does not change the texts."""
+        # A string seeds by its SHA-512, which is the same in every process. `hash` of a string is not.
         return random.Random(f"{self.seed}/{self._epoch.get()}/{row_id(row)}{purpose}")
 
 

@@ -118,7 +118,7 @@ class _NotAFileError(ValueError):
 
 
 class _Block(NamedTuple):
-    """What a worker makes of some records."""
+    """Holds the results of a worker for a block of records."""
 
     content: bytes
     """Digest of the rows."""
@@ -129,7 +129,7 @@ class _Block(NamedTuple):
 
 
 class _Blocks(Dataset[_Block]):
-    """The records of a shard, block by block. Without an extractor only their digests are made."""
+    """Reads the records of a shard block by block. Without an extractor it computes only their digests."""
 
     def __init__(
         self, table: Table, reader: RowReader, records: range, output: Path, extractor: PhraseExtractor | None

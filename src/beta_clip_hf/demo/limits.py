@@ -1,4 +1,4 @@
-"""What a visitor of the demo may send, how often, and what the page itself may load."""
+"""Limits what a visitor of the demo may send, how often, and what the page itself may load."""
 
 import math
 import time
@@ -35,7 +35,7 @@ HEADERS = (
 @dataclass(frozen=True)
 class Limits:
     """
-    What a visitor may send.
+    Sets how much a visitor may send.
 
     Args:
         upload_mib: Largest size of a file in MiB.
@@ -162,7 +162,7 @@ class RateLimit:
 
 
 class _Refusal(NamedTuple):
-    """The answer to a request that is refused."""
+    """Holds the answer to a request that is refused."""
 
     status: HTTPStatus
     sentence: str

@@ -1,5 +1,5 @@
 """
-What the model sees, as the demo shows it: search results, heat maps, and comparisons of captions.
+Computes everything that the demo shows of a model: search results, heat maps, and comparisons of captions.
 
 Nothing here knows of the page. `markup.py` writes these results as HTML.
 """

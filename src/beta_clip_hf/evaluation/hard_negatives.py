@@ -173,7 +173,7 @@ class HardNegativeProbe:
         return kept
 
     def _region_scores(self, batch: ImageBatch, text_embeds_ND: Tensor) -> Tensor:
-        """(N,) cosine of each text with the feature of the region of its choice."""
+        """Returns the (N,) cosines of each text with the feature of the region of its choice."""
         boxes: list[list[Any]] = []
         sizes: list[int] = []
         for image in batch.image_index_B.tolist():
@@ -200,12 +200,19 @@ class HardNegativeProbe:
         return metrics
 
     def _subsets(self) -> dict[str, Tensor]:
-        """For each subset by name, (I,) bool: the choices that belong to it."""
-        subsets = sorted({choice.subset for choice in self.flat if choice.subset})
-        return {subset: torch.tensor([choice.subset == subset for choice in self.flat]) for subset in subsets}
+        """Returns for each subset, by its name, which choices belong to it: (I,) bool."""
+        subset_I = [choice.subset for choice in self.flat]
+        selected = {}
+        for subset in sorted(set(filter(None, subset_I))):
+            selected[subset] = torch.tensor([choice_subset == subset for choice_subset in subset_I])
+        return selected
 
     def _kinds(self, choice_N: Tensor) -> dict[str, Tensor]:
-        """For each kind of negatives by name, (N,) bool: these negatives, and the true texts that they belong to."""
+        """
+        Returns for each kind of negatives, by its name, which texts it compares: (N,) bool.
+
+        These are the negatives of the kind, and the true texts of their choices.
+        """
         kind_N: list[str] = []
         is_true: list[bool] = []
         for choice in self.flat:

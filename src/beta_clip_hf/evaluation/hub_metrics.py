@@ -111,7 +111,7 @@ _Nested = str | list[Any]
 
 
 class _Recipe(NamedTuple):
-    """What a metric is made of."""
+    """Holds the function of a metric and the types of its inputs."""
 
     compute: Callable[..., dict[str, float]]
     prediction: _Nested

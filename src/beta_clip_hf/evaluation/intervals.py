@@ -1,8 +1,4 @@
-"""
-Bootstrap intervals of means.
-
-Two letters beside the legend of the package: Z resamples, V clusters of items that are resampled together.
-"""
+"""Computes bootstrap intervals of means."""
 
 import torch
 from torch import Tensor
@@ -51,14 +47,14 @@ def bootstrap_interval(
     _, cluster_I = cluster_index_I.cpu().unique(return_inverse=True)
     num_clusters = int(cluster_I.max()) + 1
     # The mean of a resample needs only the sum and the number of the values of each cluster.
-    zeros_V = torch.zeros(num_clusters, dtype=torch.float64)
-    sums_V = zeros_V.index_add(0, cluster_I, values_I.cpu().double())
-    counts_V = zeros_V.index_add(0, cluster_I, torch.ones(len(cluster_I), dtype=torch.float64))
+    zeros = torch.zeros(num_clusters, dtype=torch.float64)
+    cluster_sums = zeros.index_add(0, cluster_I, values_I.cpu().double())
+    cluster_sizes = zeros.index_add(0, cluster_I, torch.ones(len(cluster_I), dtype=torch.float64))
     generator = torch.Generator().manual_seed(seed)
     means = []
     for resamples in torch.arange(num_resamples).split(max(1, DRAWN_AT_A_TIME // num_clusters)):
-        drawn_ZV = torch.randint(num_clusters, (len(resamples), num_clusters), generator=generator)
-        means.append(sums_V[drawn_ZV].sum(dim=1) / counts_V[drawn_ZV].sum(dim=1))
+        drawn = torch.randint(num_clusters, (len(resamples), num_clusters), generator=generator)
+        means.append(cluster_sums[drawn].sum(dim=1) / cluster_sizes[drawn].sum(dim=1))
     tail = (1 - confidence) / 2
     low, high = torch.cat(means).quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
     return low, high

@@ -25,7 +25,7 @@ LARGEST_EXACT_FLOAT32 = 2**24
 
 class MatchRanks(NamedTuple):
     """
-    Where the best relevant candidate of each query is ranked: all that recall and ranks need of a score matrix.
+    Holds the rank of the best relevant candidate of each query. Recall and ranks need no more of a score matrix.
 
     Parts of a matrix may be ranked one after the other and concatenated.
     """
@@ -157,10 +157,17 @@ def chance_ranks(num_candidates: int, num_relevant_Q: Tensor) -> MatchRanks:
 
 def hits_at_k(ranks: MatchRanks, k: int) -> Tensor:
     """
-    (Q,) float64: the probability that a relevant candidate is among the first k, with tied ones in random order.
+    Computes the probability that a relevant candidate is among the first k, with tied candidates in random order.
 
     With g candidates ahead and r relevant ones among n tied, k - g places are drawn without replacement from the n:
     the miss is hypergeometric, C(n - r, k - g) / C(n, k - g).
+
+    Args:
+        ranks: Ranks of Q queries.
+        k: Number of first places.
+
+    Returns:
+        (Q,) float64.
 
     Raises:
         ValueError: if k is below 1.
@@ -169,7 +176,9 @@ def hits_at_k(ranks: MatchRanks, k: int) -> Tensor:
         raise ValueError(f"k must be at least 1, but is {k}")
     places_Q = (k - ranks.ahead_Q).clamp(min=0)
     irrelevant_Q = ranks.tied_Q - ranks.tied_relevant_Q
-    most_tied = int(ranks.tied_Q.max()) if len(ranks.tied_Q) else 0
+    most_tied = 0
+    if len(ranks.tied_Q):
+        most_tied = int(ranks.tied_Q.max())
     miss_Q = torch.ones_like(places_Q, dtype=torch.float64)
     # One place after the other: binomials of many tied candidates would overflow.
     for drawn in range(min(k, most_tied)):
@@ -179,7 +188,12 @@ def hits_at_k(ranks: MatchRanks, k: int) -> Tensor:
 
 
 def expected_ranks(ranks: MatchRanks) -> Tensor:
-    """(Q,) float64: expected rank (1 is the best) of the first relevant candidate, with tied ones in random order."""
+    """
+    Computes the expected rank (1 is the best) of the first relevant candidate, with tied candidates in random order.
+
+    Returns:
+        (Q,) float64.
+    """
     return ranks.ahead_Q + (ranks.tied_Q + 1) / (ranks.tied_relevant_Q + 1).double()
 
 
@@ -218,11 +232,14 @@ def median_rank(scores_QG: Tensor, relevant: Tensor) -> float:
 
 def hard_negative_hits(scores_N: Tensor, group_index_N: Tensor) -> Tensor:
     """
-    (I,) float64: for each group of texts whether the true one scores best; if n are tied for the best it counts 1/n.
+    Computes for each group of texts whether the true text scores best. If n texts are tied for the best, it counts 1/n.
 
     Args:
         scores_N: (N,) scores of all groups; in each of them the true text comes first, then its negatives (any number).
         group_index_N: (N,) int64, non-decreasing.
+
+    Returns:
+        (I,) float64, one value per group.
 
     Raises:
         ValueError: if a score is NaN, an index decreases, or a group has no negative.

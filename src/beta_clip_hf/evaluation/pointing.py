@@ -49,14 +49,18 @@ def box_cells(boxes: Sequence[Tensor], grid: tuple[int, int]) -> BoxCells:
 
 def pointing_hits(heat_maps_IYX: Tensor, cells: BoxCells) -> Tensor:
     """
-    (I,) float64: the pointing game. A hit is a map whose highest cell has its centre in one of the boxes of the phrase;
-    of several highest cells it is the share that has. On a constant map this is the chance of a random cell.
+    Plays the pointing game: a map hits if the centre of its highest cell lies in one of the boxes of the phrase.
+
+    Of several highest cells, the share that hits counts. On a constant map this is the chance of a random cell.
 
     Bilinear upsampling is not offered: it never moves the highest point away from the centre of a cell.
 
     Args:
         heat_maps_IYX: (I, Y, X), any finite numbers.
         cells: Boxes of the phrases.
+
+    Returns:
+        (I,) float64 in [0, 1].
 
     Raises:
         ValueError: if the shapes differ or a number is not finite.
@@ -69,12 +73,16 @@ def pointing_hits(heat_maps_IYX: Tensor, cells: BoxCells) -> Tensor:
 
 def mass_inside_boxes(heat_maps_IYX: Tensor, cells: BoxCells) -> Tensor:
     """
-    (I,) float64: the share of the mass of each map that lies inside the boxes of the phrase. A cell that is covered in
-    part counts in part; a map that is zero everywhere counts as uniform.
+    Computes the share of the mass of each map that lies inside the boxes of the phrase.
+
+    A cell that is covered in part counts in part. A map that is zero everywhere counts as uniform.
 
     Args:
         heat_maps_IYX: (I, Y, X), not negative.
         cells: Boxes of the phrases.
+
+    Returns:
+        (I,) float64 in [0, 1].
 
     Raises:
         ValueError: if the shapes differ, or a number is negative or not finite.
@@ -88,13 +96,13 @@ def mass_inside_boxes(heat_maps_IYX: Tensor, cells: BoxCells) -> Tensor:
 
 
 def uniform_map(grid: tuple[int, int]) -> Tensor:
-    """(Y, X): the baseline that knows nothing, which is the chance level of both metrics."""
+    """Makes the (Y, X) map of a baseline that knows nothing. It is the chance level of both metrics."""
     return torch.ones(grid, dtype=torch.float64)
 
 
 def centre_map(grid: tuple[int, int], sigma: float = 0.25) -> Tensor:
     """
-    (Y, X): the baseline that always looks at the middle, a Gaussian.
+    Makes the (Y, X) map of a baseline that always looks at the middle: a Gaussian.
 
     Args:
         grid: Rows and columns, (Y, X).
@@ -127,7 +135,7 @@ def sliding_windows(grid: tuple[int, int], sides: Sequence[float] = (1 / 4, 1 / 
 
 
 def _coverage(boxes_R4: Tensor, grid: tuple[int, int]) -> Tensor:
-    """(Y, X) share of each cell that the union of the boxes covers."""
+    """Computes the share of each cell that the union of the boxes covers, (Y, X)."""
     # All edges, of cells and boxes, cut the map into pieces that lie wholly inside or outside of every box and cell.
     height, width = grid
     x_edges = torch.cat([torch.linspace(0, 1, width + 1, dtype=torch.float64), boxes_R4[:, 0::2].flatten()])
@@ -144,7 +152,7 @@ def _coverage(boxes_R4: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def _inside_any(boxes_R4: Tensor, xs: Tensor, ys: Tensor) -> Tensor:
-    """(len(ys), len(xs)) bool: which points of a lattice lie in a box, borders included."""
+    """Tells which points of a lattice lie in a box, borders included: (len(ys), len(xs)) bool."""
     x1, y1, x2, y2 = boxes_R4.T[:, :, None]
     is_inside_x = (xs >= x1) & (xs <= x2)
     is_inside_y = (ys >= y1) & (ys <= y2)
@@ -152,7 +160,7 @@ def _inside_any(boxes_R4: Tensor, xs: Tensor, ys: Tensor) -> Tensor:
 
 
 def _cell_centres(grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """(Y,) and (X,): the centres of the rows and of the columns."""
+    """Returns the centres of the rows, (Y,), and of the columns, (X,)."""
     height, width = grid
     centre_y = (torch.arange(height, dtype=torch.float64) + 0.5) / height
     centre_x = (torch.arange(width, dtype=torch.float64) + 0.5) / width

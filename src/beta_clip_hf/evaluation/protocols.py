@@ -1,4 +1,4 @@
-"""How metrics come about, as named versions: two metrics may be compared if their protocols have the same hash."""
+"""Names the rules of measurement in versions. Two metrics may be compared if their protocols have the same hash."""
 
 import hashlib
 import json

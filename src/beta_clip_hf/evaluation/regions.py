@@ -1,7 +1,7 @@
 """
 Measures phrase localisation: where does the model look for a phrase, and is it where people drew its boxes?
 
-In names of tensors, I counts phrases, and V, beside the legend of the package, windows.
+In names of tensors, I counts phrases.
 """
 
 from collections.abc import Iterator, Sequence
@@ -45,7 +45,7 @@ def located_phrases(row: Row) -> list[dict[str, Any]]:
 
 
 class _SeenPhrases(NamedTuple):
-    """The phrases of a batch of whose boxes the model sees something."""
+    """Holds the phrases of a batch that the model can be asked for: it sees at least a part of one of their boxes."""
 
     numbers: list[int]
     """Number of each phrase among all phrases of the data set."""
@@ -134,7 +134,7 @@ class LocalisationProbe:
         return _SeenPhrases(numbers, boxes, torch.tensor(places, dtype=torch.int64))
 
     def _similarity_maps(self, batch: ImageBatch, text_embeds_ID: Tensor, image_I: Tensor) -> dict[str, Tensor]:
-        """(I, Y, X) maps of the cosines of phrases with patches and with regions; none of them is negative."""
+        """Computes (I, Y, X) maps of the cosines of phrases with patches and with regions. No value is negative."""
         patches_BPD = batch.patch_features_BPD.float()
         device = patches_BPD.device
         num_patches = patches_BPD.shape[1]
@@ -144,23 +144,24 @@ class LocalisationProbe:
         # what RoIAlign makes of an image whose patch features are unit vectors.
         rows, columns = batch.grid
         sides = torch.tensor([columns, rows, columns, rows], device=device)
-        windows_V4 = sliding_windows(batch.grid).to(device) * sides
+        windows = sliding_windows(batch.grid).to(device) * sides
         units_PP = torch.eye(num_patches, device=device)
-        first_image_V = windows_V4.new_zeros(len(windows_V4)).long()
-        weights_VP = roi_align(units_PP[None], windows_V4, first_image_V, batch.grid)
+        first_image = windows.new_zeros(len(windows)).long()
+        window_weights = roi_align(units_PP[None], windows, first_image, batch.grid)
         # Each phrase with the patches of its own image alone.
         products = []
         for image_texts_ID, patches_PD in zip(text_embeds_ID.split(num_phrases_B), patches_BPD, strict=True):
             products.append(image_texts_ID @ patches_PD.T)
         product_IP = torch.cat(products)
         # Image by image: the features of all windows of a batch at once would be many times those of its patches.
-        lengths = [(weights_VP @ patches_PD).norm(dim=-1) for patches_PD in patches_BPD]
-        length_BV = torch.stack(lengths).clamp(min=1e-12)
+        lengths = [(window_weights @ patches_PD).norm(dim=-1) for patches_PD in patches_BPD]
+        # A feature that is zero everywhere gets the cosine 0 instead of NaN.
+        window_lengths = torch.stack(lengths).clamp(min=1e-12)
         length_BP = patches_BPD.norm(dim=-1).clamp(min=1e-12)
         patch_IP = product_IP / length_BP[image_I]
-        window_IV = product_IP @ weights_VP.T / length_BV[image_I]
+        window_cosines = product_IP @ window_weights.T / window_lengths[image_I]
         # Windows are listed size by size, one for each patch: the best size counts.
-        region_IP = window_IV.unflatten(-1, (-1, num_patches)).amax(dim=1)
+        region_IP = window_cosines.unflatten(-1, (-1, num_patches)).amax(dim=1)
         maps = {}
         for score, similarity_IP in (("patch_similarity", patch_IP), ("region_similarity", region_IP)):
             map_IP = similarity_IP - similarity_IP.amin(dim=-1, keepdim=True)
@@ -168,7 +169,12 @@ class LocalisationProbe:
         return maps
 
     def _grounding(self, batch: ImageBatch, text_embeds_ID: Tensor, seen: _SeenPhrases) -> Kept:
-        """(I,) hits of each score, and of chance; NaN for phrases that have nothing to choose from."""
+        """
+        Chooses a box for each phrase by each score, and by chance.
+
+        Returns:
+            (I,) hits of each score; NaN for phrases that have nothing to choose from.
+        """
         places, counts = seen.image_I.unique_consecutive(return_counts=True)
         image_texts = text_embeds_ID.split(counts.tolist())
         # The boxes of the phrases of each image, and each different box once.
@@ -200,7 +206,7 @@ class LocalisationProbe:
         if not numbers:
             return []
         kinds = [self.flat[number].get("kind", "phrase") for number in numbers]
-        metrics = self._metrics("", kept, torch.arange(len(kinds)))
+        metrics = self._metrics("", kept, torch.arange(len(numbers)))
         distinct_kinds = sorted(set(kinds))
         # A single kind would repeat the total.
         if len(distinct_kinds) > 1:
@@ -248,7 +254,7 @@ class LocalisationProbe:
 
 
 def _key(score: str, metric: str) -> str:
-    """The name under which the values of a score are kept."""
+    """Returns the name under which the values of a score are kept."""
     return f"{score}/{metric}"
 
 
@@ -268,7 +274,10 @@ def _grounding_hits(
         boxes: R boxes to choose from.
         boxes_of_phrases: The boxes of each phrase.
     """
-    is_own_IR = torch.tensor([[box in own_boxes for box in boxes] for own_boxes in boxes_of_phrases])
+    is_own = []
+    for own_boxes in boxes_of_phrases:
+        is_own.append([box in own_boxes for box in boxes])
+    is_own_IR = torch.tensor(is_own)
     centre_R2 = torch.tensor(boxes, dtype=torch.float64).view(-1, 2, 2).mean(dim=1)
     # Rounded, so that boxes at the same distance on different sides are tied.
     nearness_R = -(centre_R2 - 0.5).norm(dim=-1).round(decimals=9)

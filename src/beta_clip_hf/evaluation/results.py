@@ -1,4 +1,4 @@
-"""What an evaluation reports: metrics with their chance level and interval, tables of them, and results.json."""
+"""Reports an evaluation: metrics with their chance level and interval, tables of them, and results.json."""
 
 import json
 import logging

@@ -330,7 +330,7 @@ class RetrievalProbe:
 
 
 def first_copies(digests_B32: Tensor) -> Tensor:
-    """(B,) int64: for each image the index of the first one with the same digest."""
+    """Returns for each image the index of the first image with the same digest, (B,) int64."""
     distinct, place_B = digests_B32.unique(dim=0, return_inverse=True)
     images_B = torch.arange(len(place_B))
     first_of_distinct = images_B.new_full((len(distinct),), len(images_B))

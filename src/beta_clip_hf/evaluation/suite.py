@@ -128,7 +128,10 @@ def check_tasks(names: Sequence[str]) -> None:
 def describe_tasks() -> list[dict[str, str]]:
     """Returns what there is to know of each task, as strings: id, title, kind, source, licence, size and so on."""
     fields = ("id", "title", "kind", "source", "licence", "size", "layout", "protocol")
-    return [{field: getattr(benchmark, field) for field in fields} for benchmark in BENCHMARKS.values()]
+    descriptions = []
+    for benchmark in BENCHMARKS.values():
+        descriptions.append({field: getattr(benchmark, field) for field in fields})
+    return descriptions
 
 
 def _read_tasks(settings: EvaluationSettings) -> dict[str, Reading | None]:
@@ -138,7 +141,9 @@ def _read_tasks(settings: EvaluationSettings) -> dict[str, Reading | None]:
     The value is `None` for generated tasks: their images are drawn in the size of the model, once it is loaded.
     """
     readings: dict[str, Reading | None] = {}
-    data = None if settings.data is None else Path(settings.data)
+    data = settings.data
+    if data is not None:
+        data = Path(data)
     for name in settings.tasks:
         if BENCHMARKS[name].read is None:
             readings[name] = None

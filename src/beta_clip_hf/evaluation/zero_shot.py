@@ -26,7 +26,7 @@ SCORES = ("cls", "region")
 
 
 class Classes(NamedTuple):
-    """The classes to choose from."""
+    """Holds the classes to choose from."""
 
     names: Sequence[str]
     """Names of the classes; a label is an index of this sequence."""
@@ -36,7 +36,7 @@ class Classes(NamedTuple):
 
 def class_embeds(embedder: Embedder, classes: Classes) -> Tensor:
     """
-    (G, D) float32, normalised: for each class the mean of the normalised embeddings of all its prompts.
+    Embeds each class as the normalised mean of the embeddings of all its prompts: (G, D) float32.
 
     Raises:
         ValueError: if there is no class or no template, or a template has no {}.
@@ -180,5 +180,5 @@ class ClassificationProbe:
 
 
 def _key(score: str, field: str) -> str:
-    """The name under which a field of the ranks by a score is kept."""
+    """Returns the name under which a field of the ranks by a score is kept."""
     return f"{score}/{field}"

@@ -133,7 +133,7 @@ class Embedder:
         return kept["embeds"][places].to(self.model.device)
 
     def _encode_texts(self, texts: list[str], path: str | None) -> Tensor:
-        """(T, D) float32, normalised: one batch of texts."""
+        """Embeds one batch of texts: (T, D) float32, normalised."""
         inputs = text_inputs(self.model, self.processor, texts, path).to(self.model.device)
         # Only models of ours have text paths; others do not know the argument.
         options = {} if path is None else {"path": path}
@@ -193,7 +193,7 @@ class Embedder:
         return height // patch_size, width // patch_size
 
     def _size_options(self, pixel_values: Tensor) -> dict[str, bool]:
-        """The arguments by which a model takes images of their size."""
+        """Returns the arguments by which a model takes images of their size."""
         size = getattr(self.model.config.vision_config, "image_size", None)
         # NaFlex has no size: its processor gives patches with their positions.
         if size is None:

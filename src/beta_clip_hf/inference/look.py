@@ -32,7 +32,7 @@ class ShownText(NamedTuple):
 
 
 class Look(NamedTuple):
-    """What a model sees in an image for some texts. All tensors are float32 on the CPU."""
+    """Holds what a model sees in an image for some texts. All tensors are float32 on the CPU."""
 
     view: Image.Image
     """The part of the image that the model sees."""
@@ -104,12 +104,14 @@ def split_texts(texts: Sequence[str], *, most_phrases: int = 12) -> list[ShownTe
 
 
 def _parts_of(text: str, most_phrases: int, group: int) -> list[ShownText]:
-    """A text and its parts; the first group has the given number."""
+    """Returns a text and its parts; `group` is the number of the first group."""
     hierarchy = build_text_hierarchy(text)
     caption = hierarchy.caption
     phrases = list(zip(hierarchy.phrases, hierarchy.phrase_sentences, strict=True))[:most_phrases]
+    # A phrase that is the whole text would be shown twice.
     phrases = [(phrase, sentence) for phrase, sentence in phrases if _folded(phrase) != _folded(caption)]
     has_sentences = len(hierarchy.sentences) > 1
+    # A text without parts is a phrase, whatever its length: "caption" would send it down the long text path.
     if most_phrases == 0 or not (has_sentences or phrases):
         return [ShownText(caption, PHRASE, group)]
     parts = [ShownText(caption, CAPTION, group)]
@@ -124,7 +126,7 @@ def _parts_of(text: str, most_phrases: int, group: int) -> list[ShownText]:
 
 
 def _folded(text: str) -> str:
-    """What two texts have in common that differ only in case and in the full stop."""
+    """Makes texts equal that differ only in case or in their full stop."""
     return text.casefold().strip(" .")
 
 
@@ -153,11 +155,17 @@ def look(
         ValueError: if the image cannot be read, there is no text, or the model sees nothing of a box.
     """
     image = load_image(image)
-    shown_texts = [text if isinstance(text, ShownText) else ShownText(text) for text in texts]
-    if not shown_texts:
+    if not texts:
         raise ValueError("texts must be at least one, but there is none")
+    shown_texts: list[ShownText] = []
+    for text in texts:
+        if isinstance(text, str):
+            text = ShownText(text)
+        shown_texts.append(text)
     view = view_of_image(image.size, processor.image_processor)
+    # The view may end between two pixels, but an image can only be cut between them.
     view_pixels = tuple(round(side) for side in view)
+    # All boxes are checked before the model runs.
     boxes_in_view = []
     for box in boxes:
         box_in_view = seen_box(box, box_format, image.size, view)
@@ -170,19 +178,24 @@ def look(
     text_embeds_TD = _text_embeds(model, processor, shown_texts)
     pixels = processor.image_processor([image], return_tensors="pt")["pixel_values"].to(model.device, model.dtype)
     side = model.config.vision_config.image_size
+    # Positions are interpolated only if they must be: the model refuses other sizes without it.
     is_other_size = pixels.shape[-2:] != (side, side)
     image_embeds_1D, patches_1PD = model.encode_images(pixels, is_other_size)
     similarity_T = (normalize(image_embeds_1D, dim=-1) @ text_embeds_TD.T)[0]
-    conditioned_T = attention_THYX = None
+    conditioned_T, attention_THYX = None, None
     if model.pooler is not None:
         conditioned_TD, attention_THP = model.get_text_conditioned_image_features(
             patch_features=patches_1PD, text_embeds=text_embeds_TD, output_attentions=True
         )
+        # The pooler returns normalised embeddings, so a product is a cosine.
         conditioned_T = (conditioned_TD * text_embeds_TD).sum(dim=-1).float().cpu()
+        # The grid is that of the pixels, not of the configuration: images of another size have other grids.
         patch_size = model.config.vision_config.patch_size
         grid = (pixels.shape[-2] // patch_size, pixels.shape[-1] // patch_size)
         attention_THYX = attention_THP.unflatten(-1, grid).float().cpu()
+    # Without boxes the list is empty, and its tensor has one axis only.
     boxes_R4 = torch.tensor(boxes_in_view, dtype=torch.float32).reshape(-1, 4)
+    # A processor that pads sees more than the image; PIL fills what lies outside with black.
     view_image = image.crop(view_pixels)
     view_image.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
     return Look(
@@ -196,11 +209,14 @@ def look(
 
 
 def _text_embeds(model: BetaCLIPModel, processor: Any, texts: Sequence[ShownText]) -> Tensor:
-    """(T, D) normalised; captions on the long text path, if there is one."""
+    """Embeds texts, captions on the long text path if there is one: (T, D), normalised."""
     captions = [index for index, text in enumerate(texts) if text.kind == CAPTION]
     others = [index for index, text in enumerate(texts) if text.kind != CAPTION]
-    caption_path = "long" if model.config.use_long_text_path else None
+    caption_path = None
+    if model.config.use_long_text_path:
+        caption_path = "long"
     embeds: dict[int, Tensor] = {}
+    # A call of the model encodes all of its texts on one path.
     for indices, path in ((captions, caption_path), (others, None)):
         if not indices:
             continue
@@ -208,13 +224,14 @@ def _text_embeds(model: BetaCLIPModel, processor: Any, texts: Sequence[ShownText
         inputs = text_inputs(model, processor, path_texts, path).to(model.device)
         features = model.get_text_features(**inputs, path=path).pooler_output
         embeds.update(zip(indices, normalize(features, dim=-1), strict=True))
+    # Back in the order of the texts.
     return torch.stack([embeds[index] for index in range(len(texts))])
 
 
 def _region_scores(
     model: BetaCLIPModel, pixels: Tensor, boxes_R4: Tensor, text_embeds_TD: Tensor, is_other_size: bool
 ) -> Tensor:
-    """(R, T) cosines on the CPU."""
+    """Computes the (R, T) cosines of regions and texts, on the CPU."""
     if len(boxes_R4) == 0:
         # A model that has not learnt regions refuses to be asked for their features.
         return torch.zeros(0, len(text_embeds_TD))
@@ -232,7 +249,10 @@ def score_records(seen: Look, texts: Sequence[ShownText]) -> dict[str, Any]:
     """
     text_records = []
     for index, text in enumerate(texts):
-        conditioned = None if seen.conditioned_T is None else float(seen.conditioned_T[index])
+        # A model without a pooler has no such score. The key stays, so that all records have the same keys.
+        conditioned = None
+        if seen.conditioned_T is not None:
+            conditioned = float(seen.conditioned_T[index])
         similarity = float(seen.similarity_T[index])
         text_records.append(
             {"text": text.text, "kind": text.kind, "conditioned": conditioned, "similarity": similarity}

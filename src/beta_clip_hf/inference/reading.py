@@ -49,12 +49,15 @@ class ImageReader:
         Raises:
             ValueError: if an image cannot be read.
         """
+        # Each row is read once: the sequence may be a table that decodes an image every time it is asked for a row.
         rows = [self.rows[index] for index in indices]
         images = [load_image(row["image"]) for row in rows]
         return ProcessedImages(
             indices=list(indices),
+            # A worker pickles its result. Images would travel to the main process, which does not need them.
             rows=[without_image(row) for row in rows],
             sizes=[image.size for image in images],
+            # The file is hashed, not the decoded image: decoders differ in the last bit of a pixel.
             digests=[image_digest(row["image"]) for row in rows],
             inputs=dict(self.image_processor(images, return_tensors="pt")),
         )
@@ -71,6 +74,7 @@ def read_texts(rows: Sequence[Row]) -> list[Row]:
     """
     texts = []
     for index in range(len(rows)):
+        # One row at a time, so that only one image is in memory.
         row = rows[index]
         if any(name in row for name in CAPTION_COLUMNS):
             row = check_row(row)

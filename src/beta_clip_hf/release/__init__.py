@@ -1,1 +1,1 @@
-"""From and to other formats: converters and exports."""
+"""Converts checkpoints, exports models, writes their model cards and uploads them to the Hub."""

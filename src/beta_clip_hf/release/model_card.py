@@ -63,17 +63,22 @@ def render_card(folder: Path, repo_id: str, **fields: Any) -> ModelCard:
     run = RunFiles.read(folder)
     card_fields = CardFields(**fields)
     name = card_fields.model_name or repo_id.rpartition("/")[2]
-    has_long_path = bool(run.config.get("use_long_text_path"))
+    # The code in the card embeds a caption, which has a path of its own in some models.
+    long_path = ""
+    if run.config.get("use_long_text_path"):
+        long_path = ', path="long"'
     recipe = ""
     if run.training:
+        # Paths of this machine and tokens of the Hub stay here.
         recipe = json.dumps(run.public(run.training), indent=2, ensure_ascii=False)
+    # Lists, not iterators: the template asks whether there are results, and an iterator is always true.
     return ModelCard.from_template(
         _card_head(run, card_fields, name),
         template_path=str(TEMPLATE),
         name=name,
         summary=_summary(run.config),
         repo_id=repo_id,
-        long_path=', path="long"' if has_long_path else "",
+        long_path=long_path,
         has_pooler=_has_pooler(run.config),
         model_lines=list(_model_lines(run.config)),
         training_lines=list(
@@ -94,6 +99,7 @@ def _card_head(run: RunFiles, card_fields: CardFields, name: str) -> ModelCardDa
     if not results and not card_fields.model_name:
         # An empty list would make an entry that holds the name alone.
         results = None
+    # The Hub takes ids of models and data sets only. A path of this machine would make the metadata invalid.
     base_model = card_fields.finetuned_from or next(iter(run.hub_ids(run.base)), None)
     tags = [*_method_tags(run.config), *_as_list(card_fields.tags)]
     datasets = _as_list(card_fields.dataset_tags) or run.hub_ids(*run.train_data)
@@ -102,6 +108,7 @@ def _card_head(run: RunFiles, card_fields: CardFields, name: str) -> ModelCardDa
         library_name="transformers",
         license=card_fields.license,
         pipeline_tag="zero-shot-image-classification",
+        # Each tag once, in the order of the list.
         tags=list(dict.fromkeys(tags)),
         base_model=base_model,
         datasets=datasets or None,
@@ -111,12 +118,14 @@ def _card_head(run: RunFiles, card_fields: CardFields, name: str) -> ModelCardDa
 
 
 def _as_list(value: str | list[str] | None) -> list[str]:
+    # A string is also a sequence, of its letters.
     if isinstance(value, str):
         return [value]
     return list(value or ())
 
 
 def _has_pooler(config: Mapping[str, Any]) -> bool:
+    # A setting that the file does not have keeps its default in `BetaCLIPConfig`: True here, False for regions.
     return bool(config.get("use_pooler", True))
 
 
@@ -175,6 +184,7 @@ def _model_lines(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _limit_lines(run: RunFiles) -> Iterator[str]:
+    # True of every model of this kind, whatever it was trained on.
     yield "Cosines rank texts and images. They are not probabilities, and they do not measure truth."
     yield "The model has the biases of its data and of the model that it started from. It is not for judging people."
     yield "Order and number of objects, negation and spatial relations are weak points of models of this kind."
@@ -183,6 +193,7 @@ def _limit_lines(run: RunFiles) -> Iterator[str]:
 
 
 def _licence_lines(run: RunFiles, card_fields: CardFields) -> Iterator[str]:
+    # No licence is guessed: the weights may be bound by licences that are not known here.
     if card_fields.license == UNKNOWN_LICENCE:
         yield "The weights: not stated. They may be bound by the licence of the model that they were trained from."
     else:

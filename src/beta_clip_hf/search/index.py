@@ -1,4 +1,4 @@
-"""[`PhotoIndex`], a photo collection that can be searched."""
+"""Holds [`PhotoIndex`], a collection of photos that can be searched."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -309,7 +309,7 @@ class _Fragment:
 
     @property
     def is_full(self) -> bool:
-        """Whether it is time to write the fragment."""
+        """Tells whether the fragment is large enough to be written."""
         return len(self.records) >= IMAGES_PER_FRAGMENT or self.patch_bytes >= BYTES_PER_FRAGMENT
 
     def append_to(self, table: ImageTable) -> None:

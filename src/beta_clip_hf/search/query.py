@@ -96,7 +96,7 @@ class EmbeddedQuery:
 
     @property
     def vector_D(self) -> Tensor:
-        """(D,) the weighted sum of all embeddings of the query."""
+        """Returns the weighted sum of all embeddings of the query, (D,)."""
         return self.weights_T @ self.text_embeds_TD.cpu() + self.image_part_D
 
     def hit(self, row: Mapping[str, Any]) -> Hit:

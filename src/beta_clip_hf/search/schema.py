@@ -15,7 +15,7 @@ SCHEMA = 1
 
 
 class Stored(NamedTuple):
-    """What an index knows about an image, apart from its embedding."""
+    """Holds the fields of an image in an index, apart from its embedding."""
 
     file_source: str
     """The name of the source that has brought the image."""

@@ -1,4 +1,4 @@
-"""The class of an English word without its neighbours.
+"""Finds the class of an English word without its neighbours.
 
 Most classes are final tags, written with the letters of `taggers.py`. Five classes stay open until the neighbours of
 the word are known (`tagging_rules.py`):
@@ -99,7 +99,7 @@ def _class_of_stem(word: str) -> str:
 
 
 def lemma_of_s_form(word: str) -> str | None:
-    """Returns the known verb of which a word is the form in -s, or `None`.
+    """Returns the verb that becomes a word by its ending -s, or `None` if no such verb is known.
 
     >>> lemma_of_s_form("rides"), lemma_of_s_form("watches"), lemma_of_s_form("carries"), lemma_of_s_form("lamps")
     ('ride', 'watch', 'carry', None)

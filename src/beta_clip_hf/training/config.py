@@ -178,11 +178,11 @@ class _Loader(yaml.SafeLoader):
 
 _BOOL = "tag:yaml.org,2002:bool"
 _FLOAT = "tag:yaml.org,2002:float"
-# PyYAML finds the type of a word by its first letter. All resolvers stay but the one that reads `no` as false.
-_Loader.yaml_implicit_resolvers = {
-    letter: [(tag, pattern) for tag, pattern in resolvers if tag != _BOOL]
-    for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
+# PyYAML finds the type of a word by its first letter. All resolvers stay but the one that reads `no` as false. They
+# are copied, as the lists of the base class belong to all loaders of the process.
+_Loader.yaml_implicit_resolvers = {}
+for _letter, _resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items():
+    _Loader.yaml_implicit_resolvers[_letter] = [(tag, pattern) for tag, pattern in _resolvers if tag != _BOOL]
 _Loader.add_implicit_resolver(_BOOL, re.compile(r"^(true|True|false|False)$"), list("tTfF"))
 _Loader.add_implicit_resolver(_FLOAT, re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789"))
 

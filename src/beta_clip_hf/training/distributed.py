@@ -1,4 +1,4 @@
-"""What processes exchange for a loss over the rows of all: a differentiable all-gather of ragged tensors, and sums.
+"""Exchanges rows between processes for a loss over all of them: a differentiable all-gather of ragged rows, and sums.
 
 Each process gets the value of the whole loss. The backward pass sums the gradients that all processes hold for a row,
 and the mean over processes that DDP takes afterwards turns that sum into the gradient of one process that holds all

@@ -1,4 +1,4 @@
-"""Selective recomputation: a checkpointed block keeps what is expensive to compute and computes the rest again."""
+"""Recomputes the cheap parts of checkpointed blocks in the backward pass, and keeps the results of expensive ones."""
 
 from contextlib import AbstractContextManager
 from typing import Any

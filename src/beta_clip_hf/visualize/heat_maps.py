@@ -118,13 +118,18 @@ def scale_image(width: int, height: int) -> Image.Image:
 
 
 def scale_colours(count: int) -> Tensor:
-    """(count, 3) float32 in [0, 255]: the colours of [`overlay`] on a medium grey, from uniform to the scale's end."""
+    """
+    Returns the colours of [`overlay`] on a medium grey, from uniform to the end of the scale.
+
+    Returns:
+        (count, 3) float32 in [0, 255].
+    """
     strength = torch.linspace(0, 1, count)
     return _mixed(strength, torch.full_like(strength, _MEDIUM_GREY))
 
 
 def _mixed(strength: Tensor, grey: Tensor) -> Tensor:
-    """Colours of the given strengths in [0, 1], laid over greys in [0, 255]; adds an axis of 3 for RGB."""
+    """Lays colours of some strengths in [0, 1] over greys in [0, 255], and adds an axis of 3 for RGB."""
     try:
         from matplotlib import colormaps
     except ImportError as error:
@@ -135,5 +140,5 @@ def _mixed(strength: Tensor, grey: Tensor) -> Tensor:
 
 
 def _image(pixels: Tensor) -> Image.Image:
-    """(height, width, 3) floats in [0, 255] as an image."""
+    """Converts (height, width, 3) floats in [0, 255] to an image."""
     return Image.fromarray(pixels.round().to(torch.uint8).contiguous().numpy(), "RGB")

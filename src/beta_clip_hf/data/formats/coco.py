@@ -43,7 +43,7 @@ class _Entry(NamedTuple):
 
 
 class _Place(NamedTuple):
-    """Where an annotation is, for messages."""
+    """Names the place of an annotation in messages."""
 
     file_name: str
     number: int

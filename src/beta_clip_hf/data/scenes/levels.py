@@ -18,7 +18,7 @@ DIAMETERS = {"small": (14.0, 17.0), "large": (22.0, 28.0), "host": (32.0, 35.0)}
 
 @dataclass(frozen=True)
 class Level:
-    """How hard the scenes are. docs/scenes.md has a picture and statistics of each level.
+    """Sets how hard the scenes are. docs/scenes.md has a picture and statistics of each level.
 
     Args:
         num_objects: Smallest and largest number of objects.

@@ -35,7 +35,7 @@ def sample_scene(dice: Dice, level: Level) -> Scene:
 
 
 def _sample_looks(dice: Dice, level: Level, num_objects: int, has_host: bool) -> list[SceneObject]:
-    """Draws objects without a place, no two of which have the same size, texture, colour and shape.
+    """Draws the looks of all objects of a scene. No two have the same size, texture, colour and shape.
 
     Host and guest come first, then the others from large to small, because large objects find a place less easily.
     """
