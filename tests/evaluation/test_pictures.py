@@ -3,6 +3,7 @@ import json
 import pytest
 from PIL import Image
 
+from beta_clip_hf.evaluation import pictures
 from beta_clip_hf.evaluation.pictures import draw_retrieval
 from beta_clip_hf.evaluation.probes import run_probes
 from beta_clip_hf.evaluation.retrieval import RetrievalProbe
@@ -30,6 +31,15 @@ def test_curves_and_the_worst_texts_are_drawn(tmp_path):
         html.count("<section>") == 3 and html.count("rank 2.5") == 2
     )  # below the picture, and for who does not see it
     assert Image.open(pages[1]).size[0] > 500
+
+
+def test_the_curve_of_chance_is_named(tmp_path, monkeypatch):
+    named = []
+    monkeypatch.setattr(
+        pictures, "plot_recall_curves", lambda curves, path, *, chance_labels: named.extend(chance_labels)
+    )
+    draw_retrieval({"short": {"misses": [], "curves": {}}}, [], tmp_path, "photos")
+    assert named == ["short/chance"]
 
 
 def test_no_curve_is_refused(tmp_path):

@@ -118,6 +118,16 @@ def test_the_card_says_what_is_known_and_no_more(run_folder):
     assert not any(words in text for words in ("someone", "secret", "{{ ", "2505.05071"))
 
 
+def test_the_card_names_the_recalls_of_each_evaluation_set(run_folder):
+    after = {"eval_t2i_r1": 0.5, "eval_photos_t2i_r1": 0.25, "eval_photos_i2t_r1": 0.75, "eval_photos_i2t_r5": 0.9}
+    record = {**TRAINED["run"], "evaluated_sets": ["photos"]}
+    trained = {**TRAINED, "before": {"eval_i2t_r1": 0.1}, "after": after, "run": record}
+    (run_folder / "train_results.json").write_text(json.dumps(trained))
+    body = str(render_card(run_folder, "me/model"))
+    assert "before training, per cent: i2t_r1 10.0." in body
+    assert "after training, per cent: t2i_r1 50.0, photos_i2t_r1 75.0, photos_t2i_r1 25.0." in body
+
+
 def test_a_card_takes_what_only_its_author_knows(run_folder):
     fields = {"data_license": "cc-by-4.0", "language": "en", "tags": ["photos"], "model_name": "Photos"}
     fields |= {"finetuned_from": "me/base", "dataset_tags": "me/photos"}

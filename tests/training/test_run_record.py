@@ -1,6 +1,7 @@
 """What a run leaves for its model card."""
 
-from beta_clip_hf.training.run_record import hub_ids, last_evaluation
+from beta_clip_hf.training.run_record import describe_run, hub_ids, last_evaluation
+from beta_clip_hf.visualize.log_keys import recall_keys
 from training.tiny_runs import TensorRows, new_trainer
 
 
@@ -14,6 +15,17 @@ def test_names_of_the_hub_are_told_from_paths_while_a_run_begins(tmp_path, monke
     assert hub_ids(config) == []
 
 
+def test_sets_that_only_an_evaluation_was_given_are_known(tiny_config, tmp_path):
+    trainer = new_trainer(tiny_config, tmp_path, eval_rows=TensorRows(3), max_steps=1)
+    trainer.train()
+    assert last_evaluation(trainer) is None
+    metrics = trainer.evaluate({"t2i_r1": TensorRows(4)})
+    recalls = {key.key for key in recall_keys(["t2i_r1"]) if key.data}
+    assert recalls <= metrics.keys() and "eval_t2i_r1_t2i_r1" in recalls
+    assert recalls <= last_evaluation(trainer).keys()
+    assert describe_run(trainer)["evaluated_sets"] == ["t2i_r1"]
+
+
 def test_the_last_evaluation_has_all_evaluation_sets(tiny_config, tmp_path):
     """Each set logs a record of its own."""
     sets = {"a": TensorRows(3), "b": TensorRows(5, seed=1)}
@@ -23,5 +35,6 @@ def test_the_last_evaluation_has_all_evaluation_sets(tiny_config, tmp_path):
     metrics = last_evaluation(trainer)
     assert (metrics["eval_a_images"], metrics["eval_b_images"]) == (3, 5)
     assert {"eval_a_t2i_r1", "eval_b_t2i_r1"} <= metrics.keys()
+    assert describe_run(trainer)["evaluated_sets"] == ["a", "b"]
     trainer.state.global_step += 1
     assert last_evaluation(trainer) is None  # of weights that have moved since

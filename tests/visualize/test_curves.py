@@ -27,7 +27,14 @@ LOG_HISTORY = [
         "learning_rate": 1e-5,
         "pooler_learning_rate": 1e-3,
     },
-    {"step": 2, "eval_i2t_r1": 0.1, "eval_t2i_r1": 0.2, "eval_photos_i2t_r10": 0.4, "eval_runtime": 1.0},
+    {
+        "step": 2,
+        "eval_i2t_r1": 0.1,
+        "eval_t2i_r1": 0.2,
+        "eval_photos_i2t_r10": 0.4,
+        "eval_i2t_t2i_r5": 0.3,
+        "eval_runtime": 1.0,
+    },
     {"step": 2, "train_loss": 7.5, "train_runtime": 3.0},
 ]
 
@@ -42,7 +49,7 @@ def values_by_label(axes):
 
 
 def test_curves_have_a_panel_for_each_kind_of_number(tmp_path, figures):
-    path = plot_training_curves(LOG_HISTORY, tmp_path / "new" / "curves.png")
+    path = plot_training_curves(LOG_HISTORY, tmp_path / "new" / "curves.png", data_names=["photos", "i2t"])
     assert path == tmp_path / "new" / "curves.png" and read_png(path)
     losses, recalls, rates = figures[0].axes
     assert values_by_label(losses) == {
@@ -54,8 +61,15 @@ def test_curves_have_a_panel_for_each_kind_of_number(tmp_path, figures):
         "image to text R@1": [10.0],
         "text to image R@1": [20.0],
         "photos image to text R@10": [40.0],
+        # A set may have any name.
+        "i2t text to image R@5": [30.0],
     }
     assert [line.get_label() for line in rates.lines] == ["towers", "pooler"] and rates.get_yscale() == "log"
+
+
+def test_without_names_of_sets_the_recalls_are_those_of_the_one_set(tmp_path, figures):
+    plot_training_curves(LOG_HISTORY, tmp_path / "curves.png")
+    assert values_by_label(figures[0].axes[1]) == {"image to text R@1": [10.0], "text to image R@1": [20.0]}
 
 
 def test_a_panel_without_data_is_left_out(tmp_path, figures):
@@ -70,7 +84,7 @@ def test_recall_has_a_panel_for_each_direction(tmp_path, figures):
         "text_to_image": {"long/cls": [(1, 0.5), (5, 0.8)], "long/chance": [(1, 0.1), (5, 0.5)]},
         "image_to_text": {"long/cls": [(1, 0.6), (5, 0.9)]},
     }
-    assert read_png(plot_recall_curves(curves, tmp_path / "recall.png"))
+    assert read_png(plot_recall_curves(curves, tmp_path / "recall.png", chance_labels=["long/chance"]))
     to_image, to_text = figures[0].axes
     assert panels_of(figures) == ["text to image, R@k in %", "image to text, R@k in %"]
     assert values_by_label(to_image) == {"long/cls": [50, 80], "long/chance": [10, 50]}

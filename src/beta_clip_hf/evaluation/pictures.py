@@ -9,6 +9,7 @@ from ..data.images import load_image
 from ..data.rows import Row
 from ..visualize import plot_recall_curves
 from ..visualize.pages import Picture, Section, write_page
+from .retrieval import CHANCE, curve_label
 
 
 logger = logging.getLogger(__name__)
@@ -43,7 +44,8 @@ def draw_retrieval(
         )
         paths.append(page)
         try:
-            paths.append(plot_recall_curves(report["curves"], folder / f"{name}-{text_set}-recall.png"))
+            file = folder / f"{name}-{text_set}-recall.png"
+            paths.append(plot_recall_curves(report["curves"], file, chance_labels=[curve_label(text_set, CHANCE)]))
         except ImportError as error:
             # The page above needs no matplotlib, so it stays.
             logger.warning("no recall curves: %s", error)

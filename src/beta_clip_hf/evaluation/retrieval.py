@@ -45,8 +45,15 @@ NUM_MISSES = 12
 """Texts on the page of misses."""
 NUM_FIRST = 3
 """Images on that page that are ranked first for a text."""
+CHANCE = "chance"
+"""The score of the curves of a model that scores everything alike."""
 WEIGHTS = tuple(tenth / 10 for tenth in range(11))
 """Weights of the conditioned score in a sum."""
+
+
+def curve_label(text_set: str, score: str) -> str:
+    """Returns the label of the recall curves of a score, such as "long/cls"."""
+    return f"{text_set}/{score}"
 
 
 def retrieval_probes(
@@ -200,10 +207,10 @@ class RetrievalProbe:
             images that are ranked `first`, and the `rank` of its image.
         """
         curves: dict[str, dict[str, list[list[float]]]] = {}
-        for score, ranks in {**self._all_ranks(kept), "chance": self._chance()}.items():
+        for score, ranks in {**self._all_ranks(kept), CHANCE: self._chance()}.items():
             for direction, direction_ranks in ranks._asdict().items():
                 points = [[k, float(hits_at_k(direction_ranks, k).mean())] for k in CURVE]
-                curves.setdefault(direction, {})[f"{self.name}/{score}"] = points
+                curves.setdefault(direction, {})[curve_label(self.name, score)] = points
         return {"curves": curves, "misses": self._misses(kept)}
 
     def _misses(self, kept: Kept) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..model.objective_beta_clip import LOSS_PARTS, LossPart
+from ..visualize.log_keys import recall_keys
 from .run_files import RunFiles
 
 
@@ -123,13 +124,14 @@ def _time_lines(metrics: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _retrieval_lines(run: RunFiles) -> Iterator[str]:
+    keys = [key for key in recall_keys(run.record.get("evaluated_sets") or ()) if key.k == 1]
     for moment in ("before", "after"):
         # A resumed run has no evaluation before, and a run without evaluation rows has none at all.
         metrics = run.trained.get(moment) or {}
         recalls = []
-        for name, value in metrics.items():
-            if name.endswith(("i2t_r1", "t2i_r1")):
-                recalls.append(f"{name.removeprefix('eval_')} {100 * value:.1f}")
+        for key in keys:
+            if key.key in metrics:
+                recalls.append(f"{key.name} {100 * metrics[key.key]:.1f}")
         if recalls:
             yield f"Retrieval on the evaluation rows {moment} training, per cent: {', '.join(recalls)}."
 

@@ -8,10 +8,12 @@ import torch
 from transformers import TrainingArguments
 from transformers.utils import is_accelerate_available
 
+from ..visualize.log_keys import RecallKey
+
 
 logger = logging.getLogger(__name__)
 
-BEST_METRIC = "t2i_r1"
+BEST_METRIC = RecallKey("", "t2i", 1).name
 CHECKPOINTING = ("none", "selective", "full")
 LEARNING_RATES = ("learning_rate", "learning_rate_end", "pooler_learning_rate", "pooler_learning_rate_end")
 

@@ -122,7 +122,7 @@ def train_and_report(trainer: BetaCLIPTrainer, checkpoint: str | None = None) ->
     _write_for_all(trainer, results, RESULTS_FILE)
     if trainer.is_world_process_zero():
         output_dir = Path(trainer.args.output_dir)
-        _draw_curves(log, output_dir / CURVES_FILE)
+        _draw_curves(log, output_dir / CURVES_FILE, trainer.evaluated_sets)
         logger.info("the model, its log and results are in %s", output_dir)
     return results
 
@@ -176,11 +176,11 @@ def _skipped_rows(trainer: BetaCLIPTrainer) -> dict[str, int]:
     return skipped
 
 
-def _draw_curves(log: list[dict[str, Any]], path: Path) -> None:
+def _draw_curves(log: list[dict[str, Any]], path: Path, data_names: list[str]) -> None:
     from ..visualize import plot_training_curves
 
     try:
-        plot_training_curves(log, path)
+        plot_training_curves(log, path, data_names=data_names)
     except (ImportError, ValueError) as error:
         # matplotlib is missing, or the run was too short to log a loss.
         logger.info("no curves are drawn: %s", error)

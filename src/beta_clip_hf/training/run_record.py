@@ -17,6 +17,8 @@ from ..data.collator import BetaCLIPDataCollator
 from ..data.scenes import SceneDataset
 from ..files import write_json
 from ..inference.identity import environment
+from ..model.objective_beta_clip import LOSS_PARTS
+from ..visualize.log_keys import RecallKey
 
 
 CONFIG_FILE = "train_config.json"
@@ -109,8 +111,9 @@ def last_evaluation(trainer: Any) -> dict[str, Any] | None:
     if trainer.args.load_best_model_at_end:
         return None
     metrics: dict[str, Any] = {}
+    recalls = {RecallKey(data, "t2i", 1).key for data in ("", *trainer.evaluated_sets)}
     for record in trainer.state.log_history:
-        is_evaluation = any(name.endswith("_t2i_r1") for name in record)
+        is_evaluation = not recalls.isdisjoint(record)
         if is_evaluation and record["step"] == trainer.state.global_step:
             metrics.update(record)
     return metrics or None
@@ -125,6 +128,8 @@ def describe_run(trainer: Any) -> dict[str, Any]:
         - `environment`: hardware, versions, `precision` and the number of `processes`
         - `steps`, `images_per_step`: those of the optimiser
         - `data`: the number of `rows` and the `licence`, each `None` if it is not known
+        - `evaluated_sets`: names of the evaluation sets, which are parts of keys of `before` and `after`; empty for a
+          single set
         - `losses`: the last logged `loss` with its parts, and the `step` of that record
     """
     args = trainer.args
@@ -139,6 +144,7 @@ def describe_run(trainer: Any) -> dict[str, Any]:
         "steps": trainer.state.global_step,
         "images_per_step": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
         "data": _describe_rows(trainer.train_dataset),
+        "evaluated_sets": list(trainer.evaluated_sets),
         "losses": _last_losses(trainer.state.log_history),
     }
 
@@ -168,7 +174,7 @@ def _last_losses(log_history: list[dict[str, Any]]) -> dict[str, Any]:
             continue
         # Not every record has every part: a part is only logged if some batch since the last record had it.
         for name, value in record.items():
-            if name == "step" or name.endswith("loss"):
+            if name in ("step", "loss") or name in LOSS_PARTS:
                 losses[name] = value
     return losses
 

@@ -94,6 +94,8 @@ class BetaCLIPTrainer(Trainer):
         )
         # The configuration that the Trainer was built from; `beta-clip train` sets it.
         self.origin: RunOrigin | None = None
+        # Names of the evaluation sets. The log has them only as parts of keys.
+        self.evaluated_sets: list[str] = list(self.eval_dataset) if isinstance(self.eval_dataset, dict) else []
         self._processes = ProcessGather()
         self.gather = self._processes if args.gather_across_processes else None
         self._loss_log = LossLog()
@@ -333,6 +335,8 @@ class BetaCLIPTrainer(Trainer):
         metrics: dict[str, float] = {}
         if isinstance(rows, dict):
             for name, rows_of_name in rows.items():
+                if name not in self.evaluated_sets:
+                    self.evaluated_sets.append(name)
                 metrics.update(self.evaluate(rows_of_name, ignore_keys, f"{metric_key_prefix}_{name}"))
             return metrics
         start = time.time()

@@ -1,11 +1,13 @@
 """Curves of a run: losses, recall and learning rates over the steps. Curves of an evaluation: recall over k."""
 
+import functools
 import os
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..model.objective_beta_clip import LOSS_PARTS
+from .log_keys import LEARNING_RATE_KEYS, RECALL_DIRECTIONS, RecallKey, recall_keys
 from .style import BLUE, FAINT, INK, VERMILION, line_style, new_figure, save, set_panel_title, tidy_panel
 
 
@@ -15,10 +17,7 @@ LOSS_LABELS = {
     "short_clip_loss": "CLIP loss, short captions",
     "beta_cal_loss": "β-CAL loss",
 }
-RECALL_DIRECTIONS = {"i2t": "image to text", "t2i": "text to image"}
-_RECALL_DASHES = {"1": "-", "5": "--", "10": ":"}
-# The Trainer's log is flat: it puts the name of an evaluation set into the key, as in `eval_photos_i2t_r10`.
-_RECALL_KEY = re.compile(r"eval_(?:(?P<data>.+)_)?(?P<direction>i2t|t2i)_r(?P<k>\d+)")
+_RECALL_DASHES = {1: "-", 5: "--", 10: ":"}
 _FEW_POINTS = 12
 
 
@@ -36,14 +35,17 @@ class _Panel(NamedTuple):
     curves: dict[str, _Curve]
 
 
-def plot_training_curves(log_history: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> Path:
+def plot_training_curves(
+    log_history: Sequence[Mapping[str, Any]], path: str | os.PathLike[str], *, data_names: Sequence[str] = ()
+) -> Path:
     """
     Draws losses, recall and learning rates over the steps of a run. A panel without data is left out.
 
     Args:
-        log_history: The Trainer's `state.log_history`: records with `step` and any of `loss`, `*_loss`, `eval_*_r1`
-            (R@k in [0, 1]) and `*learning_rate`.
+        log_history: The Trainer's `state.log_history`: records with `step` and any of `loss`, its parts (`LOSS_PARTS`),
+            the recalls of `recall_keys` (R@k in [0, 1]) and `LEARNING_RATE_KEYS`.
         path: PNG to write; its directory is created if it is missing.
+        data_names: Names of the evaluation sets, if the Trainer has several: `list(trainer.eval_dataset)`.
 
     Returns:
         `path`.
@@ -52,15 +54,16 @@ def plot_training_curves(log_history: Sequence[Mapping[str, Any]], path: str | o
         ValueError: if no record has anything to draw.
         ImportError: if matplotlib is not installed.
     """
+    recall_names = {key.key for key in recall_keys(data_names)}
     losses = _Panel(_draw_losses, {})
-    recalls = _Panel(_draw_recalls, {})
+    recalls = _Panel(functools.partial(_draw_recalls, data_names), {})
     rates = _Panel(_draw_rates, {})
     for key, curve in _curves_of_log(log_history).items():
-        if _is_training_loss(key):
+        if key == "loss" or key in LOSS_PARTS:
             losses.curves[key] = curve
-        elif _RECALL_KEY.fullmatch(key):
+        elif key in recall_names:
             recalls.curves[key] = curve
-        elif key.endswith("learning_rate"):
+        elif key in LEARNING_RATE_KEYS:
             rates.curves[key] = curve
     panels = [panel for panel in (losses, recalls, rates) if panel.curves]
     if not panels:
@@ -78,15 +81,19 @@ def plot_training_curves(log_history: Sequence[Mapping[str, Any]], path: str | o
 
 
 def plot_recall_curves(
-    curves: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]], path: str | os.PathLike[str]
+    curves: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]],
+    path: str | os.PathLike[str],
+    *,
+    chance_labels: Collection[str] = ("chance",),
 ) -> Path:
     """
     Draws R@k over k, in one panel per direction.
 
     Args:
         curves: For each direction, such as "text_to_image", the curves by their label, such as "long/cls". A curve is
-            pairs of k and recall in [0, 1]. A curve whose label ends in "chance" is thin and grey.
+            pairs of k and recall in [0, 1].
         path: PNG to write; its directory is created if it is missing.
+        chance_labels: Labels of the curves of chance, which are thin and grey.
 
     Returns:
         `path`.
@@ -105,8 +112,7 @@ def plot_recall_curves(
             ks = [k for k, _ in points]
             percents = [100 * recall for _, recall in points]
             highest = max(highest, *percents)
-            is_chance = label.endswith("chance")
-            style = {"color": FAINT, "linewidth": 1} if is_chance else line_style(index)
+            style = {"color": FAINT, "linewidth": 1} if label in chance_labels else line_style(index)
             axes.plot(ks, percents, label=label, **style)
         set_panel_title(axes, f"{direction.replace('_', ' ')}, R@k in %")
     for axes in tiles:
@@ -126,30 +132,35 @@ def _draw_losses(axes: Any, curves: Mapping[str, _Curve]) -> None:
         axes.plot(curve.steps, curve.values, linewidth=1.6, label=label, **style, **_markers(curve))
 
 
-def _draw_recalls(axes: Any, curves: Mapping[str, _Curve]) -> None:
+def _draw_recalls(data_names: Sequence[str], axes: Any, curves: Mapping[str, _Curve]) -> None:
     """The colour tells the direction, the dashes tell k."""
     set_panel_title(axes, "Recall on the evaluation set")
-    for key, curve in curves.items():
-        words = _RECALL_KEY.fullmatch(key)
-        assert words is not None
-        data = f"{words['data'].replace('_', ' ')} " if words["data"] else ""
-        label = f"{data}{RECALL_DIRECTIONS[words['direction']]} R@{words['k']}"
-        colour = BLUE if words["direction"] == "i2t" else VERMILION
-        dashes = _RECALL_DASHES.get(words["k"], "-.")
+    recalls = {key.key: key for key in recall_keys(data_names)}
+    for name, curve in curves.items():
+        key = recalls[name]
+        colour = BLUE if key.direction == "i2t" else VERMILION
+        dashes = _RECALL_DASHES[key.k]
         percents = [100 * recall for recall in curve.values]
+        label = _recall_label(key)
         axes.plot(curve.steps, percents, dashes, color=colour, linewidth=1.6, label=label, **_markers(curve))
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g} %")
+
+
+def _recall_label(key: RecallKey) -> str:
+    label = f"{RECALL_DIRECTIONS[key.direction]} R@{key.k}"
+    return f"{key.data.replace('_', ' ')} {label}" if key.data else label
 
 
 def _draw_rates(axes: Any, curves: Mapping[str, _Curve]) -> None:
     """The learning rate of each parameter group, on a logarithmic axis."""
     set_panel_title(axes, "Learning rate")
     for index, (key, curve) in enumerate(curves.items()):
-        label = key.removesuffix("learning_rate").strip("_").replace("_", " ") or "towers"
         # A warm-up starts at 0, which a logarithmic axis does not have.
         positive = [value if value > 0 else float("nan") for value in curve.values]
-        axes.plot(curve.steps, positive, linewidth=1.6, label=label, **line_style(index), **_markers(curve))
+        axes.plot(
+            curve.steps, positive, linewidth=1.6, label=LEARNING_RATE_KEYS[key], **line_style(index), **_markers(curve)
+        )
     axes.set_yscale("log")
 
 
@@ -165,12 +176,6 @@ def _curves_of_log(log_history: Sequence[Mapping[str, Any]]) -> dict[str, _Curve
                 curve.steps.append(record["step"])
                 curve.values.append(value)
     return curves
-
-
-def _is_training_loss(key: str) -> bool:
-    """Whether a key of the log is the loss or one of its parts. `train_loss` is the mean of the whole run."""
-    is_part = key.endswith("_loss") and not key.startswith(("eval_", "train_"))
-    return key == "loss" or is_part
 
 
 def _markers(curve: _Curve) -> dict[str, Any]:
