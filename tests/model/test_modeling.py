@@ -308,6 +308,37 @@ def test_wrong_input_is_named(tiny_model, batch, tiny_config):
         model.score_pairs(torch.randn(1, 16, 32), torch.randn(1, 32))
 
 
+def test_an_argument_without_effect_is_refused(tiny_model, batch):
+    for name in ("gather", "objective"):
+        with pytest.raises(TypeError, match=f"{name} is an argument of `BetaCLIPModel.loss_context`"):
+            tiny_model(**batch, **{name: lambda rows: rows})
+        with pytest.raises(TypeError, match="loss_context"):
+            tiny_model(**batch, **{name: None})
+    with pytest.raises(TypeError, match="unexpected keyword argument 'granularitty' for a batch with image_index"):
+        tiny_model(**batch, granularitty=None)
+    for name in ("output_attentions", "output_hidden_states", "use_cache"):
+        with pytest.raises(ValueError, match=f"^{name} is not offered for a batch with image_index yet"):
+            tiny_model(**batch, **{name: True})
+    for name in ("inputs_embeds", "num_items_in_batch"):
+        with pytest.raises(ValueError, match=f"^{name} is not offered"):
+            tiny_model(**batch, **{name: torch.ones(2)})
+    for name, value in {"granularity": GRANULARITY, "boxes": torch.rand(1, 4), "region_input_ids": texts([4])}.items():
+        with pytest.raises(ValueError, match=f"{name} needs image_index beside it, but image_index is missing"):
+            tiny_model(batch["input_ids"], batch["pixel_values"], **{name: value})
+    with pytest.raises(ValueError, match="hard_input_ids needs boxes beside it, but boxes is missing"):
+        tiny_model(**batch, hard_input_ids=texts([4]))
+
+
+@pytest.mark.parametrize("value", [None, False])
+def test_what_wrappers_pass_unset_is_accepted(tiny_model, batch, value):
+    names = ("inputs_embeds", "output_attentions", "output_hidden_states", "num_items_in_batch", "use_cache")
+    expected = tiny_model(**batch)
+    outputs = tiny_model(**batch, **dict.fromkeys(names, value), return_dict=None, plan=None)
+    assert torch.equal(outputs.text_embeds, expected.text_embeds)
+    as_tuple = tiny_model(**batch, return_dict=False)
+    assert isinstance(as_tuple, tuple) and torch.equal(as_tuple[0], expected[0])
+
+
 def test_without_a_pooler_a_flat_batch_trains_clip(tiny_config, batch):
     tiny_config.use_pooler = False
     tiny_config.clip_loss_weight = tiny_config.beta_cal_loss_weight = 1.0

@@ -7,15 +7,19 @@ import json
 import pytest
 import torch
 from huggingface_hub.dataclasses import strict
+from transformers import CLIPModel
 
 from beta_clip_hf import BetaCLIPConfig, BetaCLIPModel
-from beta_clip_hf.model.objective_beta_clip import LOSS_PARTS, FlatEmbeds, LossPart, batch_losses
+from beta_clip_hf.model.objective_beta_clip import LOSS_PARTS, FlatEmbeds, LossPart, added_logit_scales, batch_losses
+from beta_clip_hf.release.export import export_clip
+from beta_clip_hf.release.interpolate import check_same_tensors, interpolate
 from beta_clip_hf.release.model_card import render_card
 from beta_clip_hf.training.run_record import record_run
 from training.tiny_runs import TensorCollator, TensorRows, new_trainer
 
 
-# A new part of the loss: a weight in the configuration, a function, and a row of the table.
+# A new part of the loss, with a logit scale of its own: a weight in the configuration, a function, and a row of the
+# table.
 
 
 @strict
@@ -29,7 +33,7 @@ def spread_loss(inputs, logit_scale):
     return (logit_scale * image_ED @ image_ED.T).logsumexp(dim=1).mean()
 
 
-SPREAD = LossPart(spread_loss, weight="spread_loss_weight", logit_scale="logit_scale", rows="images")
+SPREAD = LossPart(spread_loss, weight="spread_loss_weight", logit_scale="spread_logit_scale", rows="images")
 
 
 @pytest.fixture
@@ -41,16 +45,19 @@ def spread_config(tiny_config, monkeypatch):
 
 def test_a_new_part_is_computed_and_weighed(spread_config):
     model = BetaCLIPModel(spread_config).double()
+    assert model.spread_logit_scale.item() == pytest.approx(spread_config.logit_scale_init_value)
+    torch.nn.init.constant_(model.spread_logit_scale, 1.5)
     batch = TensorCollator()([TensorRows(4)[index] for index in range(4)])
     batch["pixel_values"] = batch["pixel_values"].double()
     outputs = model(**batch)
     assert list(outputs.losses) == ["clip_loss", "beta_cal_loss", "spread_loss"]
-    logits = model.logit_scale.exp() * outputs.image_embeds @ outputs.image_embeds.T
+    logits = model.spread_logit_scale.exp() * outputs.image_embeds @ outputs.image_embeds.T
     torch.testing.assert_close(outputs.losses["spread_loss"], logits.logsumexp(dim=1).mean(), rtol=0, atol=1e-12)
     expected = outputs.losses["clip_loss"] + outputs.losses["beta_cal_loss"] + 0.5 * outputs.losses["spread_loss"]
     torch.testing.assert_close(outputs.loss, expected, rtol=0, atol=1e-12)
-    alone = torch.autograd.grad(outputs.losses["spread_loss"], model.visual_projection.weight)[0]
-    assert alone.abs().max() > 1e-3
+    reached = (model.visual_projection.weight, model.spread_logit_scale)
+    for gradient in torch.autograd.grad(outputs.losses["spread_loss"], reached):
+        assert gradient.abs().max() > 1e-3
     model.config.spread_loss_weight = 0.0
     assert "spread_loss" not in model(**batch).losses
 
@@ -66,6 +73,7 @@ def test_it_is_logged_and_on_the_card(spread_config, tmp_path, settings):
     trainer.train()
     logged = [record["spread_loss"] for record in trainer.state.log_history if "loss" in record]
     assert len(logged) == 2 and all(value > 0 for value in logged)
+    assert all(record["spread_logit_scale"] > 1 for record in trainer.state.log_history if "loss" in record)
     trainer.save_model()
     record_run(trainer)
     parts = "Losses: `clip_loss` (weight 1), `beta_cal_loss` (weight 1), `spread_loss` (weight 0.5)."
@@ -79,28 +87,73 @@ def test_it_is_logged_and_on_the_card(spread_config, tmp_path, settings):
     assert parts in unlogged_card and f"{logged[-1]:.4g}" not in unlogged_card
 
 
+def test_its_scale_starts_from_clips_and_is_saved(spread_config, tiny_clip_dir, tmp_path):
+    model = BetaCLIPModel.from_pretrained(tiny_clip_dir)
+    assert model.spread_logit_scale == model.logit_scale == CLIPModel.from_pretrained(tiny_clip_dir).logit_scale
+    torch.nn.init.constant_(model.spread_logit_scale, 1.5)
+    model.save_pretrained(tmp_path)
+    again, info = BetaCLIPModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert again.spread_logit_scale == 1.5 and not any(info.values())
+
+
+def test_a_base_may_lack_its_scale_and_an_export_leaves_it_out(tiny_config, tmp_path, monkeypatch, caplog):
+    BetaCLIPModel(tiny_config).save_pretrained(tmp_path / "base")
+    monkeypatch.setitem(LOSS_PARTS, "spread_loss", SPREAD)
+    tuned = BetaCLIPModel(tiny_config)
+    torch.nn.init.constant_(tuned.spread_logit_scale, 1.5)
+    tuned.save_pretrained(tmp_path / "tuned")
+    # The base as a process reads it that does not know the part.
+    base = CLIPModel.from_pretrained(tmp_path / "base").state_dict()
+    check_same_tensors(base, {name: tuned.state_dict()[name] for name in (*base, "spread_logit_scale")})
+    assert interpolate(tmp_path / "base", tmp_path / "tuned", tmp_path / "mixed", alpha=1.0).spread_logit_scale == 1.5
+    caplog.set_level("INFO", "beta_clip_hf")
+    clip = export_clip(tmp_path / "tuned", tmp_path / "clip")
+    assert "spread_logit_scale" not in clip.state_dict() and "spread_logit_scale (of training)" in caplog.text
+
+
 # The table itself
 
 
 def test_the_table_names_what_there_is(both_systems_config):
-    model = BetaCLIPModel(copy.deepcopy(both_systems_config))
+    config = copy.deepcopy(both_systems_config)
+    for part in LOSS_PARTS.values():
+        if part.requires is not None:
+            setattr(config, part.requires, True)
+    model = BetaCLIPModel(config)
     embeds = FlatEmbeds(*torch.ones(3, 1, 1), short_J=torch.ones(0), aligned_A=torch.ones(0))
     switches = {field.name for field in dataclasses.fields(BetaCLIPConfig)}
     for name, part in LOSS_PARTS.items():
         assert part.weight == f"{name}_weight" and part.weight in switches
         assert part.rows in embeds.row_counts()
         assert part.requires is None or part.requires in switches
+        # Training finds the scales that it clamps and logs by the ends of their names.
+        assert part.logit_scale.endswith("logit_scale")
         assert model.get_parameter(part.logit_scale).ndim == 0
     assert model.loss_scales().keys() == LOSS_PARTS.keys()
 
 
 def test_a_part_needs_its_switch(tiny_config):
     tiny_config.use_pooler = False
-    assert BetaCLIPModel(tiny_config).loss_scales().keys() == {"clip_loss", "short_clip_loss"}
-    for name, part in LOSS_PARTS.items():
-        assert part.is_possible({"use_pooler": False}) == (name in ("clip_loss", "short_clip_loss"))
-        assert part.is_possible({"use_regions": True})
-    assert not LOSS_PARTS["region_loss"].is_possible({})
+    model = BetaCLIPModel(tiny_config)
+    without_switch = {name for name, part in LOSS_PARTS.items() if part.requires is None}
+    assert {"clip_loss", "short_clip_loss"} <= without_switch <= model.loss_scales().keys()
+    assert not {"beta_cal_loss", "text_conditioned_loss", "region_loss"} & model.loss_scales().keys()
+    assert not hasattr(model, "region_logit_scale")
+    for part in LOSS_PARTS.values():
+        assert part.is_possible({"use_pooler": False}) == (part.requires is None)
+        assert part.requires is None or part.is_possible({part.requires: True})
+    assert LOSS_PARTS["beta_cal_loss"].is_possible({}) and not LOSS_PARTS["region_loss"].is_possible({})
+    new_switch = dataclasses.replace(SPREAD, requires="use_spread")
+    assert new_switch.is_possible({"use_spread": True}) and not new_switch.is_possible({})
+
+
+def test_added_scales_keep_the_order_of_the_table(both_systems_config, tiny_config):
+    names = ["region_logit_scale", "hard_negative_logit_scale"]
+    assert [name for name in added_logit_scales() if name in names] == names
+    assert not set(names) & set(added_logit_scales(tiny_config))
+    config = copy.deepcopy(both_systems_config)
+    parameters = [name for name, _ in BetaCLIPModel(config).named_parameters(recurse=False)]
+    assert parameters == ["logit_scale", *added_logit_scales(config)]
 
 
 def test_a_loss_without_any_weight_is_refused(tiny_config):

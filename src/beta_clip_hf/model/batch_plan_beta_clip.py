@@ -15,6 +15,9 @@ class BatchPlan(Planned):
     r"""
     Holds where the rows of a flat batch belong. [`plan_batch`] makes it for one batch, and the model trusts it.
 
+    Internal: the collator adds it to its batch as `plan`, and `BetaCLIPModel.forward` takes it from there. It is no
+    argument for users, because a plan of another batch would not be noticed.
+
     Args:
         packing (`TextPacking`): Of all texts: those of the images, then those of regions, then the hard ones.
         text_slots (`ImageSlots`): Of the texts of the images.

@@ -18,6 +18,11 @@ from .pooler_beta_clip import TextConditionedPooler, normalize
 from .ragged_beta_clip import index_or_pairs
 
 
+# What wrappers and transformers hand to any model, None or False where nobody asked for it: PEFT the first three,
+# generic code of training and generation the last two. The decorator of `forward` takes `return_dict`.
+_UNSET_ARGUMENTS = ("inputs_embeds", "output_attentions", "output_hidden_states", "num_items_in_batch", "use_cache")
+
+
 @dataclass
 class BetaCLIPOutput(CLIPOutput):
     r"""
@@ -25,9 +30,8 @@ class BetaCLIPOutput(CLIPOutput):
 
     Args:
         losses (`dict[str, Tensor]`, *optional*):
-            The parts of `loss` by name, before their weights, as far as they were computed. The names are those of
-            `LOSS_PARTS`: `clip_loss`, `short_clip_loss`, `beta_cal_loss`, `text_conditioned_loss`, `region_loss`,
-            `hard_negative_loss`.
+            The parts of `loss`, before their weights, as far as they were computed, under their names in
+            [`LOSS_PARTS`].
         contextualized_embeds (`Tensor` of shape `(T, D)`, *optional*):
             L2-normalised embedding of each text's image as pooled for that text.
         region_embeds (`Tensor` of shape `(R, D)`, *optional*): L2-normalised embeddings of the boxes.
@@ -95,28 +99,40 @@ class BetaCLIPModel(FlatBatchModel):
             region_attention_mask, hard_attention_mask: Not needed, like `attention_mask`.
             return_loss (`bool`): Also compute `loss` (Σ weight · part) and `losses` (the parts).
             interpolate_pos_encoding (`bool`): As in `CLIPModel`, for images of another size.
-            kwargs: Passed on to `CLIPModel` for a plain batch. Internal: `plan`, the [`BatchPlan`] of this very batch,
-                which the collator adds. The model trusts it. Without a plan it works the plan out, checks it, and waits
-                for the GPU.
+            kwargs: Passed on to `CLIPModel` for a plain batch. A batch with `image_index` takes no others than those
+                that transformers passes to any model, unset.
 
         Raises:
-            ValueError: If images or texts are missing (B is 0, too), shapes disagree, or a loss cannot be computed:
-                B ≠ T in a plain batch, no `granularity`, an image with no caption or several, boxes for a model
-                without `use_regions`.
+            ValueError: If images or texts are missing (B is 0, too), shapes disagree, an argument needs `image_index`
+                or `boxes` beside it, attentions or hidden states of a batch with `image_index` are asked for, or a loss
+                cannot be computed: B ≠ T in a plain batch, no `granularity`, an image with no caption or several, boxes
+                for a model without `use_regions`.
+            TypeError: If a batch with `image_index` comes with an argument that is not known.
         """
-        # `CLIPModel` does not know it.
+        # Internal: the `BatchPlan` of this very batch, which the collator adds, and which the model trusts. Without it
+        # the model works the plan out, checks it, and waits for the GPU. `CLIPModel` does not know it.
         plan = kwargs.pop("plan", None)
         if input_ids is None or pixel_values is None:
             raise ValueError("input_ids and pixel_values must both be given; for one of them see get_…_features")
         if len(pixel_values) == 0:
             raise ValueError("pixel_values must hold at least one image, but holds none")
+        of_regions = {
+            "region_image_index": region_image_index,
+            "region_input_ids": region_input_ids,
+            "hard_input_ids": hard_input_ids,
+            "hard_region_index": hard_region_index,
+        }
         if image_index is None:
+            _check_unset({"granularity": granularity, "boxes": boxes, **of_regions}, "image_index")
             kwargs.update(attention_mask=attention_mask, position_ids=position_ids)
             kwargs.update(return_loss=return_loss, interpolate_pos_encoding=interpolate_pos_encoding)
             return self._plain_forward(input_ids, pixel_values, **kwargs)
 
+        _check_arguments_of_flat_batch(kwargs)
         regions = None
-        if boxes is not None:
+        if boxes is None:
+            _check_unset(of_regions, "boxes")
+        else:
             regions = RegionBatch(
                 boxes,
                 region_image_index,  # type: ignore[arg-type]  # it checks that there is one
@@ -307,6 +323,31 @@ class BetaCLIPModel(FlatBatchModel):
         if self.pooler is None:
             raise ValueError("use_pooler must be True for text-conditioned features, but is False")
         return self.pooler
+
+
+def _check_unset(arguments: dict[str, Tensor | None], missing: str) -> None:
+    """Raises `ValueError` if one of the arguments is given, which mean nothing without the missing one."""
+    for name, value in arguments.items():
+        if value is not None:
+            raise ValueError(f"{name} needs {missing} beside it, but {missing} is missing")
+
+
+def _check_arguments_of_flat_batch(kwargs: dict[str, Any]) -> None:
+    """
+    Checks the arguments of a batch with `image_index` that are not in the signature. None of them has an effect.
+
+    Raises:
+        TypeError: If one is not known.
+        ValueError: If one is known, but asks for what a flat batch does not offer.
+    """
+    for name, value in kwargs.items():
+        if name in ("gather", "objective"):
+            raise TypeError(f"{name} is an argument of `BetaCLIPModel.loss_context`, and not of forward")
+        if name not in _UNSET_ARGUMENTS:
+            raise TypeError(f"forward got an unexpected keyword argument {name!r} for a batch with image_index")
+        # Not `in`: a tensor has no single truth value to compare.
+        if value is not None and value is not False:
+            raise ValueError(f"{name} is not offered for a batch with image_index yet and must be left unset")
 
 
 __all__ = ["BetaCLIPModel", "BetaCLIPOutput"]

@@ -1,7 +1,8 @@
 """From the embeddings of a flat batch to the named parts of its loss, in one process or over several.
 
 [`LOSS_PARTS`] lists the parts. A new part takes three steps: a field `…_loss_weight` in `BetaCLIPConfig`, a function
-that computes it, and a row of the table.
+that computes it, and a row of the table. A logit scale of its own needs no more than its name in that row: the model
+makes the parameter and starts it from CLIP's, training clamps and logs it, and exports leave it out.
 """
 
 from collections.abc import Callable, Mapping
@@ -89,7 +90,8 @@ class LossPart:
     Args:
         function: Computes the unweighted part from the inputs and the multiplier s.
         weight: The field of `BetaCLIPConfig` that weighs the part; with 0 it is not computed.
-        logit_scale: The parameter of the model that holds the logarithm of s.
+        logit_scale: The parameter of the model that holds the logarithm of s; ends in "logit_scale". The model makes
+            it, unless it is CLIP's or that of a module (`pooler.logit_scale`).
         rows: The kind of rows that the part needs, see [`FlatEmbeds.row_counts`]. The part is computed if any process
             has such rows.
         requires: The switch of `BetaCLIPConfig` that gives a model this scale; `None` where every model has it.
@@ -103,7 +105,8 @@ class LossPart:
 
     def is_possible(self, config: Mapping[str, Any]) -> bool:
         """Whether a model of this configuration has the logit scale; a missing value is the default."""
-        return self.requires is None or bool(config.get(self.requires, getattr(BetaCLIPConfig, self.requires)))
+        # The switch may be one that a subclass of the configuration adds.
+        return self.requires is None or bool(config.get(self.requires, getattr(BetaCLIPConfig, self.requires, False)))
 
 
 def batch_objective(
@@ -272,6 +275,22 @@ LOSS_PARTS: dict[str, LossPart] = {
 }
 
 
+def added_logit_scales(config: Any = None) -> list[str]:
+    """
+    Returns the names of the logit scales that the parts add to those of CLIP and of modules, each once.
+
+    Args:
+        config (`BetaCLIPConfig`, *optional*): Only the scales that a model of this configuration has; by default all.
+    """
+    names = []
+    for part in LOSS_PARTS.values():
+        has_scale = config is None or part.requires is None or getattr(config, part.requires)
+        is_added = part.logit_scale != "logit_scale" and "." not in part.logit_scale
+        if has_scale and is_added and part.logit_scale not in names:
+            names.append(part.logit_scale)
+    return names
+
+
 def multiplier(logit_scale: Tensor) -> Tensor:
     """Returns exp of a log scale, in at least float32: 100 has no neighbour closer than 0.5 in bfloat16."""
     return logit_scale.to(torch.promote_types(logit_scale.dtype, torch.float32)).exp()
@@ -283,6 +302,7 @@ __all__ = [
     "LossInputs",
     "LossPart",
     "Objective",
+    "added_logit_scales",
     "batch_losses",
     "batch_objective",
     "multiplier",

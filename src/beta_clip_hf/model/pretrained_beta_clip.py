@@ -9,6 +9,7 @@ from transformers import initialization as init
 
 from .checkpoints_beta_clip import FG_CLIP_SWITCHES, LONG_TABLE, from_fg_clip, is_fg_clip, read_weights, weight_names
 from .configuration_beta_clip import CLIP_TEXT_POSITIONS, HUB_ARGUMENTS, BetaCLIPConfig
+from .objective_beta_clip import added_logit_scales
 from .pooler_beta_clip import TextConditionedPooler
 from .positions_beta_clip import stretch_text_positions
 from .remote_code_beta_clip import carrying_code, render_first_card
@@ -28,9 +29,8 @@ class BetaCLIPPreTrainedModel(CLIPTowers):
     def __init__(self, config: BetaCLIPConfig) -> None:
         super().__init__(config)
         self.pooler = TextConditionedPooler(config) if config.use_pooler else None
-        if config.use_regions:
-            self.region_logit_scale = nn.Parameter(torch.tensor(config.logit_scale_init_value))
-            self.hard_negative_logit_scale = nn.Parameter(torch.tensor(config.logit_scale_init_value))
+        for name in added_logit_scales(config):
+            self.register_parameter(name, nn.Parameter(torch.tensor(config.logit_scale_init_value)))
         self.post_init()
 
     def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
@@ -105,8 +105,8 @@ class BetaCLIPPreTrainedModel(CLIPTowers):
             self._set_text_positions(stretch_text_positions(table))
         if self.long_text_projection is not None and "long_text_projection.weight" in missing:
             self.long_text_projection.weight.copy_(self.text_projection.weight)
-        for name in {"region_logit_scale", "hard_negative_logit_scale"} & missing:
-            getattr(self, name).copy_(self.logit_scale)
+        for name in missing.intersection(added_logit_scales()):
+            self.get_parameter(name).copy_(self.logit_scale)
 
     def _set_text_positions(self, table: torch.Tensor) -> None:
         """Replaces the text positions by a table of another length, in the weights, the buffer and both configs."""

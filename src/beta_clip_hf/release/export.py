@@ -10,6 +10,7 @@ from transformers import CLIPModel
 
 from ..model.checkpoints_beta_clip import LONG_TABLE
 from ..model.configuration_beta_clip import LONG_TEXT_POSITIONS, TEXT_PATHS
+from ..model.objective_beta_clip import added_logit_scales
 from .directories import check_output, clip_config, read_model, read_processor, save_clip_processor
 
 
@@ -95,7 +96,7 @@ def _clip_tensors(state_dict: dict[str, Tensor], path: str | None) -> _ClipTenso
         other_path = "short" if path == "long" else "long"
         lost.append(f"the {other_path} text path (its positions and its projection)")
     # Only training uses these scales, and a plain CLIP has no place for them.
-    for name in ("region_logit_scale", "hard_negative_logit_scale"):
+    for name in added_logit_scales():
         if tensors.pop(name, None) is not None:
             lost.append(f"{name} (of training)")
     return _ClipTensors(tensors, lost)

@@ -12,13 +12,12 @@ from transformers import CLIPModel
 from ..model.checkpoints_beta_clip import is_fg_clip, weight_names
 from ..model.configuration_beta_clip import CLIP_TEXT_POSITIONS, BetaCLIPConfig
 from ..model.modeling_beta_clip import BetaCLIPModel
+from ..model.objective_beta_clip import added_logit_scales
 from .directories import check_output, read_model, read_processor
 
 
 logger = logging.getLogger(__name__)
 
-# Beginnings of the names of tensors that a base may lack, because they are new in a fine-tuned model.
-NEW_TENSORS = ("pooler.", "region_logit_scale", "hard_negative_logit_scale")
 TOWER_FIELDS = (
     "hidden_size",
     "intermediate_size",
@@ -110,7 +109,7 @@ class ModelPair:
         self.base_tensors = base_model.state_dict()
         self.tuned_tensors = self.model.state_dict()
         _check_same_sizes(base_model.config, self.model.config)
-        _check_same_tensors(self.base_tensors, self.tuned_tensors)
+        check_same_tensors(self.base_tensors, self.tuned_tensors)
         not_in_base = self.tuned_tensors.keys() - self.base_tensors.keys()
         if not_in_base:
             parts = sorted({name.split(".")[0] for name in not_in_base})
@@ -193,10 +192,13 @@ def _check_same_sizes(base: Any, tuned: Any) -> None:
                 )
 
 
-def _check_same_tensors(base: Mapping[str, Tensor], tuned: Mapping[str, Tensor]) -> None:
+def check_same_tensors(base: Mapping[str, Tensor], tuned: Mapping[str, Tensor]) -> None:
     """Checks names and shapes of all tensors, but for those that are new in a fine-tuned model."""
+    # A base may lack these, because they are new in a fine-tuned model.
+    new_scales = added_logit_scales()
     for name in sorted(base.keys() | tuned.keys()):
-        if name not in base and name.startswith(NEW_TENSORS):
+        is_new = name.startswith("pooler.") or name in new_scales
+        if name not in base and is_new:
             continue
         if name not in base:
             raise ValueError(f"the base model must have {name} like the tuned one, but does not")
