@@ -116,14 +116,14 @@ class BetaCLIPModel(FlatBatchModel):
             raise ValueError("input_ids and pixel_values must both be given; for one of them see get_…_features")
         if len(pixel_values) == 0:
             raise ValueError("pixel_values must hold at least one image, but holds none")
-        of_regions = {
+        region_arguments = {
             "region_image_index": region_image_index,
             "region_input_ids": region_input_ids,
             "hard_input_ids": hard_input_ids,
             "hard_region_index": hard_region_index,
         }
         if image_index is None:
-            _check_unset({"granularity": granularity, "boxes": boxes, **of_regions}, "image_index")
+            _check_unset({"granularity": granularity, "boxes": boxes, **region_arguments}, "image_index")
             kwargs.update(attention_mask=attention_mask, position_ids=position_ids)
             kwargs.update(return_loss=return_loss, interpolate_pos_encoding=interpolate_pos_encoding)
             return self._plain_forward(input_ids, pixel_values, **kwargs)
@@ -131,7 +131,7 @@ class BetaCLIPModel(FlatBatchModel):
         _check_arguments_of_flat_batch(kwargs)
         regions = None
         if boxes is None:
-            _check_unset(of_regions, "boxes")
+            _check_unset(region_arguments, "boxes")
         else:
             regions = RegionBatch(
                 boxes,
