@@ -5,7 +5,9 @@ import runpy
 from beta_clip_hf.text.phrases import PhraseExtractor
 
 
-def test_recall_of_human_phrases(shared_dir, project_dir) -> None:
+def test_recall_of_human_phrases(shared_dir, project_dir, monkeypatch) -> None:
+    # The benchmarks import each other by name.
+    monkeypatch.syspath_prepend(str(project_dir / "benchmarks"))
     benchmark = runpy.run_path(str(project_dir / "benchmarks" / "phrase_taggers.py"))
     marked = benchmark["read_marked_captions"]([shared_dir / "data" / "photos" / "test.jsonl"])
     assert len(marked) > 200
