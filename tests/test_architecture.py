@@ -259,6 +259,7 @@ def test_names_say_what_they_hold(module: str) -> None:
     assert not wrong
 
 
+@pytest.mark.slow
 def test_words_that_do_not_belong_in_the_repository() -> None:
     """No unfinished work, no catch-all files, none of the names that the paper's own words replace."""
     unfinished = re.compile("|".join(["TO" + "DO", "FIX" + "ME", r"\bXX" + r"X\b", "NotImplemented" + "Error"]))

@@ -68,6 +68,7 @@ def test_inference(desk: Path) -> None:
     assert len(PYTHON[0].strip().splitlines()) <= 13
 
 
+@pytest.mark.slow
 def test_fine_tuning(desk: Path) -> None:
     names: dict = {}
     exec(smaller(PYTHON[1]), names)

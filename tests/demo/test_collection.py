@@ -9,6 +9,9 @@ from beta_clip_hf.demo.collection import open_collection, scene_example
 from beta_clip_hf.search.index import PhotoIndex
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture
 def photos(tmp_path):
     folder = tmp_path / "photos"

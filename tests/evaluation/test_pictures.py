@@ -12,6 +12,7 @@ from beta_clip_hf.visualize import plot_recall_curves
 from evaluation.colours import ColourModel, ColourProcessor
 
 
+@pytest.mark.slow
 def test_curves_and_the_worst_texts_are_drawn(tmp_path):
     """The third text is wrong of its image: it is the worst, and the page shows its own image and those found."""
     colours = {"red": "red", "lime": "green", "blue": "red"}

@@ -110,6 +110,7 @@ def test_clip_by_its_own_classes_has_the_same_figures(clip_dir):
     assert figures and figures == by_cls(load(clip_dir))
 
 
+@pytest.mark.slow
 def test_a_plain_clip_and_its_beta_clip_are_the_same(clip_dir, tmp_path):
     """The β-CLIP has the positions of the CLIP; that with stretched ones reads more of a text, and is another model."""
     clip = CLIPModel.from_pretrained(clip_dir)
@@ -140,6 +141,7 @@ def test_a_beta_clip_of_fewer_positions_than_its_processor_says_is_cut_to_them(c
     assert torch.equal(embeds(loaded)[1], embeds(load(clip_dir))[1])
 
 
+@pytest.mark.slow
 def test_a_beta_clip_and_its_export_are_the_same(tiny_model, tiny_processor, tmp_path):
     tiny_model.save_pretrained(tmp_path / "beta")
     tiny_processor.save_pretrained(tmp_path / "beta")

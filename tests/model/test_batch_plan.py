@@ -122,6 +122,7 @@ def test_a_worker_makes_the_plan_and_the_loader_moves_it(collator, rows, monkeyp
             assert on_device == part
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tiles", [False, True])
 @pytest.mark.parametrize("system", SYSTEMS)
 @pytest.mark.parametrize("device", DEVICES)

@@ -235,6 +235,7 @@ def test_a_nan_is_not_swallowed(kind, beta, side):
     assert loss_of("tiled", kind, beta, leaves, IMAGES["adjacent"]).isnan()
 
 
+@pytest.mark.slow
 def test_compilation_leaves_the_loops_over_tiles_alone(monkeypatch):
     """Unrolled, they would be compiled anew for each number of texts."""
     monkeypatch.setattr(paired_rows_beta_clip, "DENSE_LIMIT", 0)

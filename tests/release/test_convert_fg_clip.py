@@ -171,6 +171,7 @@ def test_another_end_of_text_than_their_codes_is_told(tiny_clip_dir, tmp_path, c
     assert "ends texts with id 49407 whatever" in caplog.text and "but this model ends them with 513" in caplog.text
 
 
+@pytest.mark.slow
 def test_the_commands_and_the_processor(golden_dir, bpe_tokenizer, tiny_tokenizer, tmp_path, caplog):
     theirs, ours, back = str(golden_dir / CASES[1]), tmp_path / "ours", tmp_path / "back"
     assert main(["convert", "fg-clip", theirs, str(ours)]) == 0
@@ -197,6 +198,7 @@ def test_the_commands_and_the_processor(golden_dir, bpe_tokenizer, tiny_tokenize
         assert torch.equal(*ids) and ids[0].shape == (1, length)
 
 
+@pytest.mark.slow
 def test_their_directory_with_a_tokenizer_needs_no_option(golden_dir, bpe_tokenizer, tmp_path):
     """The files as they publish them: a plain CLIP's image processor, and a configuration that points to their code."""
     theirs = their_directory(golden_dir, tmp_path / "theirs", lambda tensors: None)

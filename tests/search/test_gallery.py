@@ -23,6 +23,7 @@ def test_the_page_shows_each_phrase_of_the_description(index, tmp_path, photos):
     assert "the image can no longer be opened" in page and "<b>bold" not in page
 
 
+@pytest.mark.slow
 def test_the_commands(tmp_path, checkpoint, photos, capsys):
     (photos / "7.jpg").write_text("no image")
     index, page = str(tmp_path / "photos.index"), tmp_path / "found.html"

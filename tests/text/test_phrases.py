@@ -172,6 +172,7 @@ def test_tokens() -> None:
 
 
 # Both taggers are optional: the library must be tested where they are absent. .ci/run installs them and allows no skip.
+@pytest.mark.slow
 @pytest.mark.skipif(
     importlib.util.find_spec("textblob") is None, reason="needs textblob: extra `text`, not the default"
 )

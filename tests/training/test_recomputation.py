@@ -12,6 +12,9 @@ from beta_clip_hf.training.recomputation import keep_linear_outputs
 from training.tiny_runs import TensorCollator, TensorRows
 
 
+pytestmark = pytest.mark.slow
+
+
 class Step(NamedTuple):
     loss: float
     gradients: dict[str, torch.Tensor]

@@ -31,6 +31,7 @@ def test_degenerate_schedules():
     assert cosine_factor(2, total_steps=3, warmup_steps=3, end_factor=0.5) == 1.0
 
 
+@pytest.mark.slow
 def test_rates_of_a_run(tiny_config, tmp_path):
     seen = []
 

@@ -37,6 +37,7 @@ def test_sugarcrepe(tmp_path):
     assert part.subset_note.startswith("1 of 2 images, 2 instead of 692 choices[add_att]")
 
 
+@pytest.mark.slow
 def test_the_real_sugarcrepe(shared_dir, tmp_path):
     source = shared_dir / "data" / "benchmarks" / "sugarcrepe"
     (tmp_path / "sugarcrepe").symlink_to(source)

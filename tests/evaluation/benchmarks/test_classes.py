@@ -45,6 +45,7 @@ def make_v2(root, number):
     return folder
 
 
+@pytest.mark.slow
 def test_imagenet_v2_whole_and_in_part(imagenet):
     folder = make_v2(imagenet / "imagenet", 10)
     reading = load_benchmark("imagenet", imagenet)

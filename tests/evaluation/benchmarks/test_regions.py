@@ -39,6 +39,7 @@ def test_fg_ovd(tmp_path):
     assert note.endswith("0 instead of 3,545 regions[trivial], without shuffle_negatives_llava.jsonl")
 
 
+@pytest.mark.slow
 def test_the_real_fg_ovd(shared_dir, tmp_path):
     source = shared_dir / "data" / "benchmarks"
     lines = [line for file in FG_OVD_FILES.values() for line in (source / file).read_text("utf-8").splitlines()]
