@@ -17,7 +17,7 @@ BATCH_SIZE, TOP = 16, 20
 
 
 def read_pixels(path: Path, settings: dict) -> np.ndarray:
-    """Returns (3, S, S): a photo turned upright, resized, cropped and normalised as in training."""
+    """Returns (3, height, width): a photo turned upright, resized, cropped and normalised as in training."""
     image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
     resize, crop = settings["resize"], settings["center_crop"]
     if resize:

@@ -28,12 +28,14 @@ class BatchTexts:
     @property
     def counts(self) -> list[int]:
         """How many texts there are of images, of regions, and hard ones."""
+        # In the order of `joined`, because embeddings of the joined texts are split by these numbers.
         tensors = (self.input_ids, self.region_input_ids, self.hard_input_ids)
         return [0 if ids is None else len(ids) for ids in tensors]
 
     def joined(self) -> Tensor:
         """Returns all texts, one below the other: those of images, those of regions, the hard ones."""
         tensors = (self.input_ids, self.region_input_ids, self.hard_input_ids)
+        # One pass of the tower for all kinds: short texts of regions fill the rows that long captions leave open.
         present = [ids for ids in tensors if ids is not None]
         width = max(ids.shape[1] for ids in present)
         # The added columns lie behind EOS. Their id 0 is never taken for EOS where that is the largest id of a text.
@@ -41,6 +43,7 @@ class BatchTexts:
 
     def is_long(self, granularity_T: Tensor) -> Tensor:
         """Returns which of the joined texts take the long path of a model with two: the captions of the images."""
+        # Texts of regions and hard texts, which follow those of the images, take the short path, as in FG-CLIP.
         num_texts = sum(self.counts)
         is_long = torch.zeros(num_texts, dtype=torch.bool, device=granularity_T.device)
         is_long[: len(granularity_T)] = granularity_T == Granularity.CAPTION
@@ -71,8 +74,10 @@ class RegionBatch:
     hard_region_index: Tensor | None = None
 
     def __post_init__(self) -> None:
+        # Shapes only, which the CPU knows. To look at an index would make every step wait for the GPU.
         num_regions = len(self.boxes)
         _check_rows(self.image_index, num_regions, "region_image_index")
+        # One column stands for the texts, whose width is free.
         if self.input_ids is not None:
             _check_rows(self.input_ids[:, 0], num_regions, "region_input_ids")
         if (self.hard_input_ids is None) != (self.hard_region_index is None):
@@ -108,6 +113,7 @@ class FlatBatch:
     has_loss: bool = False
 
     def __post_init__(self) -> None:
+        # Shapes only, as for regions. Whether each image has its caption is checked where the batch is planned.
         num_texts = len(self.texts.input_ids)
         if self.image_index.shape != (num_texts,):
             raise ValueError(f"image_index must have shape ({num_texts},), but is {tuple(self.image_index.shape)}")

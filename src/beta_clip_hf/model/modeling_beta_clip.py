@@ -40,6 +40,7 @@ class BetaCLIPOutput(CLIPOutput):
     on CLS and EOS, and the outputs of the towers are left out.
     """
 
+    # After CLIP's own fields: `to_tuple` keeps the places of those.
     losses: dict[str, Tensor] | None = None
     contextualized_embeds: Tensor | None = None
     region_embeds: Tensor | None = None
@@ -157,7 +158,10 @@ class BetaCLIPModel(FlatBatchModel):
                 f"without image_index a loss needs as many texts as images, but there are {len(input_ids)} "
                 f"texts and {len(pixel_values)} images"
             )
+        # The fields are read by name below, even if the configuration asks for tuples: the decorator of `forward` makes
+        # them at the end.
         outputs = super().forward(input_ids, pixel_values, return_dict=True, **kwargs)
+        # CLIP computes it without a weight. `losses` holds parts before their weights in any case.
         losses = None if outputs.loss is None else {"clip_loss": outputs.loss}
         return BetaCLIPOutput(**outputs, losses=losses)
 
@@ -196,6 +200,7 @@ class BetaCLIPModel(FlatBatchModel):
             ValueError: If the model does not have the path, or a text has more tokens than its path has positions.
         """
         is_long = self.is_long_path(path)
+        # With one path CLIP's own code runs, bit for bit. It also refuses texts longer than its positions.
         if self.long_text_projection is None:
             return super().get_text_features(input_ids, attention_mask, position_ids, **kwargs)
         return self.path_text_features(input_ids, attention_mask, position_ids, is_long, **kwargs)
@@ -213,6 +218,7 @@ class BetaCLIPModel(FlatBatchModel):
 
         Source: the releases of β-CLIP and FG-CLIP (the same in both); MaskCLIP's idea.
         """
+        # In the last block CLS attends and patches do not, so that one pass serves both; CLS costs next to nothing.
         _, patch_features_BPD = self.encode_images(pixel_values, interpolate_pos_encoding)
         return patch_features_BPD
 
@@ -243,6 +249,7 @@ class BetaCLIPModel(FlatBatchModel):
 
         Source: FG-CLIP (arXiv 2505.05071), region features.
         """
+        # Each image is encoded once, however many boxes it has.
         patch_features = self.get_patch_features(pixel_values, interpolate_pos_encoding)
         index = index_or_pairs(region_image_index, len(pixel_values), len(boxes), "boxes", pixel_values.device)
         return self.pool_boxes(pixel_values, patch_features, RegionBatch(boxes, index), box_format)
@@ -289,10 +296,12 @@ class BetaCLIPModel(FlatBatchModel):
             patch_features = self.get_patch_features(pixel_values)
         if text_embeds is None:
             assert input_ids is not None
+            # Texts of a flat batch may take different paths, so that the encoder wants the path of each.
             is_long = torch.full(input_ids.shape[:1], self.is_long_path(path), device=input_ids.device)
             text_embeds = self.encode_texts(input_ids, is_long)
         index = index_or_pairs(image_index, len(patch_features), len(text_embeds), "texts", text_embeds.device)
         pooled_TD, attentions_THP = pooler(text_embeds, patch_features, index, output_attentions)
+        # In at least float32: cosines of half-precision vectors would tie where models differ little.
         pooled_TD = normalize(pooled_TD)
         return (pooled_TD, attentions_THP) if output_attentions else pooled_TD
 

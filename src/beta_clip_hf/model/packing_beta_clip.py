@@ -1,9 +1,4 @@
-"""
-Texts of any mix of lengths in full rows: which token stands where, planned on the CPU before the batch is computed.
-
-Letters of this file beside the legend: Z tokens of all different texts, one text after the other; V stretches of
-places, each a text or the empty rest of a row.
-"""
+"""Texts of any mix of lengths in full rows: where each token stands, planned on the CPU before the batch runs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,8 +1,4 @@
-"""
-The text-conditioned pooler of β-CLIP: a text attends to the image's patches and gets its own embedding of the image.
-
-Letters of this file beside the legend: M pairs of an image and a text; V images that are in a pair; d width of a head.
-"""
+"""The text-conditioned pooler of β-CLIP: a text attends to an image's patches and gets its own view of it."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -252,13 +248,13 @@ class TextConditionedPooler(nn.Module):
         scores_M = _empty_scores((len(image_M),), text_embeds_TD)
         num_patches = patch_features_BPD.shape[1]
         for chunk in _chunks_of_pairs(image_M, chunk_size, num_patches):
-            patches_VPD = patch_features_BPD[chunk.images]
+            patches_UPD = patch_features_BPD[chunk.images]
             # One image alone may have more pairs than fit at a time.
             for part in range(0, len(chunk.pairs), chunk_size):
                 pairs = chunk.pairs[part : part + chunk_size]
                 local_image_M = chunk.local_images[part : part + chunk_size]
                 texts_MD = text_embeds_TD[text_M[pairs]]
-                pooled_MD, _ = self(texts_MD, patches_VPD, local_image_M)
+                pooled_MD, _ = self(texts_MD, patches_UPD, local_image_M)
                 scores_M[pairs] = (normalize(pooled_MD) * normalize(texts_MD)).sum(dim=-1)
         return scores_M.view(shape)
 
@@ -291,12 +287,12 @@ def _chunks_of_pairs(image_M: Tensor, chunk_size: int, num_patches: int) -> Iter
         chunk_size: Pairs or patches that a chunk may hold, unless a single image has more.
         num_patches: P.
     """
-    image_V, local_image_M, counts_V = torch.unique(image_M, return_inverse=True, return_counts=True)
+    image_U, local_image_M, counts_U = torch.unique(image_M, return_inverse=True, return_counts=True)
     # Images with similar numbers of pairs come together, because a block has a slot for each pair of its fullest image.
-    order_V = counts_V.argsort(descending=True)
-    image_V = image_V[order_V]
-    local_image_M = order_V.argsort()[local_image_M]
-    counts = counts_V[order_V].tolist()
+    order_U = counts_U.argsort(descending=True)
+    image_U = image_U[order_U]
+    local_image_M = order_U.argsort()[local_image_M]
+    counts = counts_U[order_U].tolist()
     sorted_pairs_M = local_image_M.argsort()
 
     first_image = 0
@@ -307,7 +303,7 @@ def _chunks_of_pairs(image_M: Tensor, chunk_size: int, num_patches: int) -> Iter
         end_image = first_image + num_images
         end_pair = first_pair + sum(counts[first_image:end_image])
         pairs = sorted_pairs_M[first_pair:end_pair]
-        yield _PairChunk(image_V[first_image:end_image], pairs, local_image_M[pairs] - first_image)
+        yield _PairChunk(image_U[first_image:end_image], pairs, local_image_M[pairs] - first_image)
         first_image = end_image
         first_pair = end_pair
 

@@ -1,8 +1,7 @@
 """
 The processor: images, texts and boxes become the batches of β-CLIP and FG-CLIP.
 
-It is the one owner of tokenising and padding, and of how a box follows the resize of its image. Letter of this file
-beside the legend: S pixels of a side.
+It is the one owner of tokenising and padding, and of how a box follows the resize of its image.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,7 +41,7 @@ class BetaCLIPProcessor(CLIPProcessor):
         ValueError: if `short_max_length` is more than `max_length`.
 
     Example: `processor(images=[image], hierarchies=[build_text_hierarchy(caption)])` gives `pixel_values`
-    `(B, 3, S, S)`, `input_ids` and `attention_mask` `(T, L)`, `image_index` and `granularity` `(T,)`.
+    `(B, 3, height, width)`, `input_ids` and `attention_mask` `(T, L)`, `image_index` and `granularity` `(T,)`.
     """
 
     def __init__(
@@ -167,10 +166,10 @@ class BetaCLIPProcessor(CLIPProcessor):
         Returns:
             For hierarchies, tensors: `input_ids`, `attention_mask` `(T, L)` right-padded, `image_index`, `granularity`
             `(T,)`; per image its caption, sentences, phrases and short caption. With images also `pixel_values`
-            `(B, 3, S, S)`. With regions also `boxes` `(R, 4)` float32, xyxy in shares of the sides of what the model
-            sees of the image, cut at its borders (no area where nothing is seen), `region_image_index` `(R,)`,
-            `region_input_ids`, `region_attention_mask` `(R, L)`, `hard_input_ids`, `hard_attention_mask` `(N, L)` and
-            `hard_region_index` `(N,)`, the region of each hard text. R and N may be 0.
+            `(B, 3, height, width)`. With regions also `boxes` `(R, 4)` float32, xyxy in shares of the sides of what
+            the model sees of the image, cut at its borders (no area where nothing is seen), `region_image_index`
+            `(R,)`, `region_input_ids`, `region_attention_mask` `(R, L)`, `hard_input_ids`, `hard_attention_mask`
+            `(N, L)` and `hard_region_index` `(N,)`, the region of each hard text. R and N may be 0.
 
         Raises:
             ValueError: if `text` and `hierarchies` are both given, there is not one hierarchy or one list of regions

@@ -1,8 +1,4 @@
-"""
-Region features: RoIAlign of the patch features to one vector per box, in plain torch.
-
-Letters of this file beside the legend: V samples along an axis; Z cells of the patch grid along an axis.
-"""
+"""Region features: RoIAlign of the patch features to one vector per box, in plain torch."""
 
 import torch
 from torch import Tensor
@@ -84,7 +80,7 @@ def roi_align(
 
 
 def _axis_weights(start_R: Tensor, end_R: Tensor, num_cells: int) -> Tensor:
-    """Returns the mean bilinear weight of each cell, `(R, Z)`, over the samples of an interval along one axis."""
+    """Returns the mean bilinear weight of each cell, `(R, X)`, over the samples of an interval along one axis."""
     # "Aligned": the centre of the first cell is 0.
     start_R = start_R - 0.5
     end_R = end_R - 0.5
@@ -96,15 +92,15 @@ def _axis_weights(start_R: Tensor, end_R: Tensor, num_cells: int) -> Tensor:
     num_samples = 2 * num_cells + 5
     # Which samples are counted is a step function of the box: it has no gradient.
     first_R = ((-1 - start_R) / step_R.clamp(min=0.5) - 1).floor().clamp(min=0).detach()
-    sample_RV = first_R[:, None] + torch.arange(num_samples, device=start_R.device)
-    position_RV = start_R[:, None] + (sample_RV + 0.5) * step_R[:, None]
-    counts_RV = (sample_RV < count_R[:, None]) & (position_RV >= -1) & (position_RV <= num_cells)
+    sample_RO = first_R[:, None] + torch.arange(num_samples, device=start_R.device)
+    position_RO = start_R[:, None] + (sample_RO + 0.5) * step_R[:, None]
+    counts_RO = (sample_RO < count_R[:, None]) & (position_RO >= -1) & (position_RO <= num_cells)
     # A sample up to one cell beyond the map takes the value of the border.
-    clamped_RV = position_RV.clamp(0, num_cells - 1)
-    cell_Z = torch.arange(num_cells, device=start_R.device)
-    weights_RVZ = (1 - (clamped_RV[:, :, None] - cell_Z).abs()).clamp(min=0)
+    clamped_RO = position_RO.clamp(0, num_cells - 1)
+    cell_X = torch.arange(num_cells, device=start_R.device)
+    weights_ROX = (1 - (clamped_RO[:, :, None] - cell_X).abs()).clamp(min=0)
     # Samples that do not count stay in the mean.
-    return (weights_RVZ * counts_RV[:, :, None]).sum(dim=1) / count_R.clamp(min=1)[:, None]
+    return (weights_ROX * counts_RO[:, :, None]).sum(dim=1) / count_R.clamp(min=1)[:, None]
 
 
 __all__ = ["grid_boxes", "roi_align"]

@@ -1,8 +1,4 @@
-"""
-CLIP's two towers for flat batches: dense patch features, and texts of one or two paths without padding.
-
-One letter beside the legend of the package: V stretches of packed places, as in `packing_beta_clip.py`.
-"""
+"""CLIP's two towers for flat batches: dense patch features, and texts of one or two paths without padding."""
 
 from typing import Any, NamedTuple
 

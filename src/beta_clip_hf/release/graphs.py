@@ -1,8 +1,4 @@
-"""
-A model in parts that can be exported: tensors in, tensors out, no list, and no shape that depends on a value.
-
-Letters of this file beside the legend: S pixels of a side; d width of a head.
-"""
+"""A model in parts that can be exported: tensors in, tensors out, no list, and no shape that depends on a value."""
 
 from typing import Any, NamedTuple
 
@@ -23,7 +19,7 @@ SAMPLE_BOXES = [[0, 0, 1, 1], [0.1, 0.2, 0.45, 0.9], [0.5, 0.5, 0.55, 0.52], [-0
 
 
 class ImageGraph(nn.Module):
-    """Turns `pixel_values` `(B, 3, S, S)` into CLS features `(B, D)` and patch features `(B, P, D)`, un-normalised."""
+    """Turns pixels `(B, 3, height, width)` into CLS features `(B, D)` and patch features `(B, P, D)`, un-normalised."""
 
     # The model's own function. It needs no more of a model than the two modules of this one, so that the text tower is
     # not exported along.
