@@ -120,7 +120,9 @@ def _examine_package(name: str, allowed: str, extra: str) -> Finding:
         installed = version(name)
     except PackageNotFoundError:
         detail = f"not installed (needs {allowed or 'any version'})"
-        remedy = f"pip install '{PACKAGE}[{extra}]'" if extra else f"pip install '{name}{allowed}'"
+        remedy = f"pip install '{name}{allowed}'"
+        if extra:
+            remedy = f"pip install '{PACKAGE}[{extra}]'"
         return Finding(subject, MISSING, detail, remedy, is_needed)
     from packaging.specifiers import SpecifierSet
 
@@ -162,7 +164,9 @@ def _examine_gpus(torch: Any) -> list[Finding]:
     if not torch.cuda.is_available():
         return [Finding("GPU", NOTE, "none that torch can use; training is slow without one")]
     # Emulated bfloat16 would be slower than float32.
-    bfloat16 = "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no bfloat16"
+    bfloat16 = "no bfloat16"
+    if torch.cuda.is_bf16_supported(including_emulation=False):
+        bfloat16 = "bfloat16"
     findings = []
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)

@@ -60,8 +60,12 @@ def run(args: argparse.Namespace) -> Report:
     from beta_clip_hf.data.hierarchies import build_hierarchies
     from beta_clip_hf.text.phrases import PhraseExtractor
 
+    # A list stands for several files. A single place may also be a folder or a data set.
+    source = args.data
+    if len(source) == 1:
+        source = source[0]
     built = build_hierarchies(
-        args.data[0] if len(args.data) == 1 else args.data,
+        source,
         args.output,
         shard=shard,
         num_proc=args.num_proc,

@@ -143,7 +143,9 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
         is_empty = default is None or default is False or default is argparse.SUPPRESS or default == []
         if is_empty or not action.option_strings:
             return action.help
-        shown = " ".join(map(str, default)) if isinstance(default, list | tuple) else str(default)
+        shown = str(default)
+        if isinstance(default, list | tuple):
+            shown = " ".join(map(str, default))
         # argparse formats the help with `%`.
         return f"{action.help} (default: {shown.replace('%', '%%')})"
 

@@ -112,7 +112,9 @@ def run(args: argparse.Namespace) -> Report:
     from beta_clip_hf.training.run import RunSettings, train
 
     # `--resume` without a directory is True.
-    checkpoint = args.resume if isinstance(args.resume, str) else None
+    checkpoint = None
+    if isinstance(args.resume, str):
+        checkpoint = args.resume
     finished = train(RunSettings(config, resume=bool(args.resume), checkpoint=checkpoint))
     if not finished.is_main_process:
         return Report(None)

@@ -52,7 +52,9 @@ def check_text(value: Any, field: str) -> None:
     if is_text(value):
         return
     is_renamed_captions = field == "caption" and is_list(value)
-    hint = '; rename it with columns={"caption": "captions"}' if is_renamed_captions else ""
+    hint = ""
+    if is_renamed_captions:
+        hint = '; rename it with columns={"caption": "captions"}'
     raise ValueError(f"{field} must be a string that is not empty, but is {shown(value)}{hint}")
 
 
@@ -79,7 +81,9 @@ def outside(field: str, box: Any, width: float, height: float) -> str:
         box: The box as the source has it.
         width, height: Sides of the image in units of the box. Two sides of 1 mean that boxes are shares of the sides.
     """
-    image = "image, between 0 and 1" if width == height == 1 else f"image of {width} × {height} pixels"
+    image = f"image of {width} × {height} pixels"
+    if width == height == 1:
+        image = "image, between 0 and 1"
     return f"{field} must lie in the {image}, but is {shown(box)}"
 
 
@@ -103,4 +107,6 @@ def shown(value: Any) -> str:
     if value is None:
         return "missing"
     text = repr(value)
-    return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 3]}..."
+    if len(text) <= _LONGEST_SHOWN:
+        return text
+    return f"{text[: _LONGEST_SHOWN - 3]}..."

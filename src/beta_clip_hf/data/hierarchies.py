@@ -169,7 +169,9 @@ class _Blocks(Dataset[_Block]):
 
     def read(self, processes: int) -> Iterator[_Block]:
         """Yields all blocks in order, made by so many processes."""
-        workers = min(processes, len(self)) if processes > 1 else 0
+        workers = 0
+        if processes > 1:
+            workers = min(processes, len(self))
         yield from DataLoader(self, batch_size=None, num_workers=workers, collate_fn=_unchanged)
 
     def check_image(self) -> None:

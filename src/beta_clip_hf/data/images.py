@@ -38,7 +38,9 @@ def load_image(image: Any) -> Image.Image:
     try:
         if isinstance(image, Image.Image):
             return _to_rgb(ImageOps.exif_transpose(image))
-        file = io.BytesIO(image) if isinstance(image, bytes) else image
+        file: Any = image
+        if isinstance(image, bytes):
+            file = io.BytesIO(image)
         with Image.open(file) as opened:
             # In place, because the other form copies an upright image.
             ImageOps.exif_transpose(opened, in_place=True)
@@ -46,7 +48,9 @@ def load_image(image: Any) -> Image.Image:
             return _to_rgb(opened)
     # Each codec has exceptions of its own for a broken file.
     except Exception as error:
-        name = f"{len(image)} bytes" if isinstance(image, bytes) else repr(str(image))
+        name = repr(str(image))
+        if isinstance(image, bytes):
+            name = f"{len(image)} bytes"
         raise ValueError(f"image must be readable, but is {name}: {error}") from error
 
 

@@ -105,7 +105,9 @@ def open_table(
 
 
 def _reader(opened: OpenedSource, image_root: str | Path | None, columns: Mapping[str, str] | None) -> RowReader:
-    folder = opened.folder if image_root is None else image_root
+    folder = image_root
+    if image_root is None:
+        folder = opened.folder
     return RowReader(folder, columns, opened.record_format)
 
 

@@ -58,7 +58,9 @@ class RowReader:
     ) -> None:
         self.columns = dict(columns or {})
         self._format = record_format or RecordFormat()
-        self._root = "" if image_root is None else str(image_root)
+        self._root = ""
+        if image_root is not None:
+            self._root = str(image_root)
 
     def __call__(self, record: Record, location: str) -> Row:
         """Checks a record and makes a row of it. Whether the image exists is not asked.

@@ -26,5 +26,11 @@ def hierarchy_of(row: Mapping[str, Any], extractor: PhraseExtractor | None = Non
             extractor=extractor,
         )
     fields = {name: row.get(name) for name in ("caption", "short_caption", *HIERARCHY_COLUMNS)}
-    fields["phrases"] = [phrase if isinstance(phrase, str) else phrase["text"] for phrase in row["phrases"]]
+    phrases = []
+    for phrase in row["phrases"]:
+        # A phrase with boxes is an object.
+        if not isinstance(phrase, str):
+            phrase = phrase["text"]
+        phrases.append(phrase)
+    fields["phrases"] = phrases
     return TextHierarchy.from_dict(fields)

@@ -101,7 +101,9 @@ def check_fields(row: Mapping[str, Any]) -> None:
 def with_image(row: Row, image: Any) -> Row:
     """Copies a row with another image. A checked row stays one: a check only asks that there is an image."""
     copied = {**row, "image": image}
-    return CheckedRow(copied) if isinstance(row, CheckedRow) and row.is_unchanged else copied
+    if isinstance(row, CheckedRow) and row.is_unchanged:
+        return CheckedRow(copied)
+    return copied
 
 
 def row_id(row: Mapping[str, Any]) -> str:

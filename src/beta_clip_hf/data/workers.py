@@ -79,7 +79,9 @@ class SharedCount:
         """Adds 1."""
         worker = get_worker_info()
         # Slot 0 belongs to the process itself.
-        slot = 0 if worker is None else 1 + worker.id % (self._SLOTS - 1)
+        slot = 0
+        if worker is not None:
+            slot = 1 + worker.id % (self._SLOTS - 1)
         self._counts[slot] += 1
 
     def get(self) -> int:

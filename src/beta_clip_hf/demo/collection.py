@@ -122,7 +122,9 @@ def scene_example(row: dict[str, Any]) -> Example:
 
     def difficulty(negative: tuple[str, str]) -> int:
         kind, _ = negative
-        return _EASY_CHANGES.index(kind) if kind in _EASY_CHANGES else len(_EASY_CHANGES)
+        if kind in _EASY_CHANGES:
+            return _EASY_CHANGES.index(kind)
+        return len(_EASY_CHANGES)
 
     negatives = zip(row["hard_negative_kinds"], row["hard_negatives"], strict=True)
     _, other = min(negatives, key=difficulty)
@@ -156,10 +158,14 @@ def open_collection(
         ValueError: if there is no model, no index or no photo, or if the model is not the model of the index.
         ImportError: without LanceDB.
     """
-    existing_index = index if index is not None and exists(index) else None
+    existing_index = None
+    if index is not None and exists(index):
+        existing_index = index
     if index is not None and existing_index is None and photos is None:
         raise ValueError(f"index must be what beta-clip index has made, but {index} is none: give --photos to make it")
-    info = ImageTable.open(existing_index).info if existing_index is not None else {}
+    info = {}
+    if existing_index is not None:
+        info = ImageTable.open(existing_index).info
     model_name = _choose_model(model, info)
     embedder = load_embedder(model_name, device=device, dtype=info.get("dtype", "float32"))
     with TemporaryDirectory(prefix="beta-clip-demo-") as folder:
@@ -186,7 +192,9 @@ def _choose_model(model: str | None, info: Mapping[str, str]) -> str:
 def _create_index(path: str | Path, embedder: Embedder, model_name: str, *, store_patches: bool = False) -> PhotoIndex:
     """Creates an empty index, which keeps patch features only if the model has them."""
     # The index may be opened from another working directory later.
-    lasting_name = os.path.abspath(model_name) if os.path.isdir(model_name) else model_name
+    lasting_name = model_name
+    if os.path.isdir(model_name):
+        lasting_name = os.path.abspath(model_name)
     store_patches = store_patches and embedder.has_patch_features
     return PhotoIndex.create(path, embedder, model_name=lasting_name, store_patches=store_patches)
 

@@ -141,4 +141,6 @@ class Handlers:
 
 def _head_number(choice: str) -> int | None:
     """Returns 3 for "head 3", and `None` for the mean."""
-    return None if choice == MEAN_OF_HEADS else int(choice.rpartition(" ")[2])
+    if choice == MEAN_OF_HEADS:
+        return None
+    return int(choice.rpartition(" ")[2])

@@ -197,7 +197,9 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        refusal = self._refusal(scope) if scope["method"] == "POST" else None
+        refusal = None
+        if scope["method"] == "POST":
+            refusal = self._refusal(scope)
         if refusal is None:
             await self.app(scope, receive, send_with_headers)
             return

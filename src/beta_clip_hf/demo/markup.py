@@ -166,7 +166,9 @@ def verdict_of(scores: Sequence[Scores]) -> str:
         return f"The scores disagree: by CLS {by_cls} fits better, text-conditioned {conditioned}."
     if winners[0] == "":
         return "Both captions fit equally well."
-    agreement = ", by both scores" if len(winners) > 1 else ""
+    agreement = ""
+    if len(winners) > 1:
+        agreement = ", by both scores"
     return f"Caption {winners[0]} fits better{agreement}."
 
 

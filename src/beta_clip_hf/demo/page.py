@@ -111,7 +111,9 @@ def launch(page: Page, *, host: str = "127.0.0.1", port: int | None = None, shar
             quiet=True,
         )
     except OSError as error:
-        taken = f"{port} is not" if port else "none from 7860 on is"
+        taken = "none from 7860 on is"
+        if port:
+            taken = f"{port} is not"
         raise ValueError(f"port must be free on {host}, but {taken}: give another with --port") from error
     return public_address or local_address
 

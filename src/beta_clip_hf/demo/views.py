@@ -165,7 +165,9 @@ def find(index: PhotoIndex, text: str, top: int, rerank: bool) -> Found:
         top: Largest number of images to return.
         rerank: Whether ten times as many of the best are ordered by how the text sees them.
     """
-    num_reranked = _RERANKED_PER_RESULT * top if rerank else 0
+    num_reranked = 0
+    if rerank:
+        num_reranked = _RERANKED_PER_RESULT * top
     hits = index.search(text, top=top, rerank=num_reranked)
     phrases = [phrase for phrase, _ in phrases_to_show(Query(text))]
     return Found(hits, phrases)

@@ -153,7 +153,9 @@ def _check_comparable(task: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> 
     differing = [rule for rule in {**rules_a, **rules_b} if rules_a.get(rule) != rules_b.get(rule)]
     hash_a, hash_b = a["protocol_hash"], b["protocol_hash"]
     if hash_a != hash_b and differing != ["dtype"]:
-        which = f", with other rules of {', '.join(differing)}" if differing else ""
+        which = ""
+        if differing:
+            which = f", with other rules of {', '.join(differing)}"
         raise ValueError(
             f"protocol_hash of task {task} must be the same in both results, but is {hash_a!r} and {hash_b!r}{which}"
         )
@@ -214,7 +216,10 @@ def _read(path: Path) -> dict[str, Any]:
         results = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} must be a results.json, but is not JSON: {error}") from error
-    schema = results.get("schema") if isinstance(results, dict) else None
+    schema = None
+    # A file of JSON may also hold a list.
+    if isinstance(results, dict):
+        schema = results.get("schema")
     if schema != SCHEMA:
         raise ValueError(
             f"{path} must be a results.json of schema {SCHEMA}, but its schema is {schema}: evaluate again"
@@ -256,7 +261,9 @@ def format_comparison(comparison: Mapping[str, Any]) -> str:
 
 def _format_task(task: str, result: Mapping[str, Any]) -> list[str]:
     """Returns the heading of a task, its table, and the metrics that only one result has."""
-    subset = ", a part of the benchmark only" if result["subset"] else ""
+    subset = ""
+    if result["subset"]:
+        subset = ", a part of the benchmark only"
     dtypes = " and ".join(dict.fromkeys(result["dtypes"]))
     rows = [_table_row(key, record) for key, record in result["figures"].items()]
     lines = [
@@ -270,7 +277,9 @@ def _format_task(task: str, result: Mapping[str, Any]) -> list[str]:
 
 
 def _table_row(key: str, record: Mapping[str, Any]) -> tuple[str, ...]:
-    scale = 1 if MetricName.from_record(key, record).is_rank else 100
+    scale = 100
+    if MetricName.from_record(key, record).is_rank:
+        scale = 1
     interval = changed = ""
     if record["low"] is not None:
         interval = f"{scale * record['low']:+.1f} … {scale * record['high']:+.1f}"

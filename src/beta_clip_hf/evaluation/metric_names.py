@@ -39,8 +39,12 @@ class MetricName:
     """Part of the benchmark; empty for the main part."""
 
     def __str__(self) -> str:
-        probe = f"{self.probe}[{self.subset}]" if self.subset else self.probe
-        score = self.score if self.head is None else f"{self.score}[head {self.head}]"
+        probe = self.probe
+        if self.subset:
+            probe = f"{self.probe}[{self.subset}]"
+        score = self.score
+        if self.head is not None:
+            score = f"{self.score}[head {self.head}]"
         words = (self.part, probe, score, self.direction, self.metric)
         return "/".join(word for word in words if word)
 

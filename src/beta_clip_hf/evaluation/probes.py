@@ -87,10 +87,16 @@ def run_probes(embedder: Embedder, rows: Sequence[Row], probes: Sequence[Probe])
     processes = embedder.shards.processes
     kept = _pass_over_images(embedder, rows, "images", lambda batch: _measure_batch(probes, batch))
     # Only the first process has what all of them have kept.
-    plans = processes.broadcast(_second_pass_plans(probes, kept) if processes.rank == 0 else None)
+    plans = None
+    if processes.rank == 0:
+        plans = _second_pass_plans(probes, kept)
+    plans = processes.broadcast(plans)
     if plans:
         kept |= _second_pass(embedder, rows, probes, plans)
-    return processes.broadcast(_evaluate_probes(probes, kept) if processes.rank == 0 else None)
+    measured = None
+    if processes.rank == 0:
+        measured = _evaluate_probes(probes, kept)
+    return processes.broadcast(measured)
 
 
 def _measure_batch(probes: Sequence[Probe], batch: ImageBatch) -> Kept:

@@ -200,7 +200,9 @@ def cluster_key(name: MetricName | str) -> str:
 
 def _table_row(key: str, record: Mapping[str, Any]) -> tuple[str, ...]:
     """Returns the cells of one metric, as in `TABLE_HEADER`."""
-    scale = 1 if MetricName.from_record(key, record).is_rank else 100
+    scale = 100
+    if MetricName.from_record(key, record).is_rank:
+        scale = 1
 
     def cell(number: float | None) -> str:
         return "" if number is None else f"{scale * number:.1f}"

@@ -74,12 +74,17 @@ class DistinctEmbeddings:
         has_copies = len(distinct_UD) < len(embeds_MD)
         self.embeds_MD = embeds_MD
         # Without copies the rows stay in their order: nothing has to be spread.
-        self.embeds_UD: Tensor = distinct_UD if has_copies else embeds_MD
-        self._place_M: Tensor | None = place_M if has_copies else None
+        self.embeds_UD: Tensor = embeds_MD
+        self._place_M: Tensor | None = None
+        if has_copies:
+            self.embeds_UD = distinct_UD
+            self._place_M = place_M
 
     def rows(self, part: slice) -> Tensor:
         """Returns the embeddings of a slice of the rows; for all rows only the distinct ones, to be spread."""
-        return self.embeds_UD if part == EVERYTHING else self.embeds_MD[part]
+        if part == EVERYTHING:
+            return self.embeds_UD
+        return self.embeds_MD[part]
 
     def spread(self, scores: Tensor, dim: int) -> Tensor:
         """Returns the scores of all M rows, from those of the U distinct ones, which lie along `dim`."""

@@ -110,7 +110,9 @@ def evaluate_tasks(settings: EvaluationSettings, on_result: TaskListener | None 
     with launched_processes():
         evaluation = _Evaluation(settings, device)
         evaluation.run(readings, on_result)
-    return evaluation.results if evaluation.is_first else None
+    if evaluation.is_first:
+        return evaluation.results
+    return None
 
 
 def check_tasks(names: Sequence[str]) -> None:
@@ -204,7 +206,10 @@ class _Evaluation:
 
     def run(self, readings: Mapping[str, Reading | None], on_result: TaskListener | None) -> None:
         """Measures one task after the other, and writes results.json after each."""
-        self.results["tasks"] = self.processes.broadcast(self._finished_tasks() if self.is_first else None)
+        finished = None
+        if self.is_first:
+            finished = self._finished_tasks()
+        self.results["tasks"] = self.processes.broadcast(finished)
         for name, reading in readings.items():
             if reading is None:
                 reading = load_benchmark(name, image_size=self.loaded.image_size)
@@ -279,10 +284,14 @@ class _Evaluation:
             for metric in measured.metrics:
                 metrics.append(replace(metric, name=replace(metric.name, part=part.name)))
             for counted, number in measured.counts.items():
-                counts[f"{part.name}/{counted}" if part.name else counted] = number
+                if part.name:
+                    counted = f"{part.name}/{counted}"
+                counts[counted] = number
             data_hash.update(measured.data_hash.encode())
             if self.is_first and self.settings.pictures:
-                stem = f"{name}-{part.name}" if part.name else name
+                stem = name
+                if part.name:
+                    stem = f"{name}-{part.name}"
                 pictures += draw_retrieval(measured.reports, rows, self.output / "pictures", stem)
         if self.is_first:
             write_values(metrics, self.output, name)
@@ -316,11 +325,14 @@ class _Evaluation:
         classes = None
         if part.class_names:
             classes = Classes(part.class_names, part.templates or PLAIN_TEMPLATES)
+        text_sets: tuple[str, ...] = TEXT_SETS
+        if name in SHORT_TASKS:
+            # The long caption of these tasks would be all short captions in a row, which nobody reports.
+            text_sets = ("short",)
         return measure(
             embedder,
             rows,
-            # The long caption of these tasks would be all short captions in a row, which nobody reports.
-            text_sets=("short",) if name in SHORT_TASKS else TEXT_SETS,
+            text_sets=text_sets,
             classes=classes,
             conditioned=self.conditioned,
             seed=self.settings.seed,

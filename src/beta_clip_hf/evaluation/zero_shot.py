@@ -76,7 +76,9 @@ def classification_probes(
     box_labels: list[list[int]] = []
     boxes: list[list[Any]] = []
     for row in texts:
-        image_labels.append([row["label"]] if "label" in row else [])
+        image_labels.append([])
+        if "label" in row:
+            image_labels[-1].append(row["label"])
         regions = [region for region in row.get("regions") or () if "label" in region]
         box_labels.append([region["label"] for region in regions])
         boxes.append([region["box"] for region in regions])
@@ -156,7 +158,9 @@ class ClassificationProbe:
 
     def counts(self, kept: Kept) -> dict[str, int]:
         """Returns the number of labelled images or boxes, and of classes."""
-        labelled = "labelled_images" if self.boxes is None else "labelled_boxes"
+        labelled = "labelled_boxes"
+        if self.boxes is None:
+            labelled = "labelled_images"
         return {labelled: len(kept["image"]), "classes": self.num_classes}
 
     def metrics(self, kept: Kept) -> list[Metric]:

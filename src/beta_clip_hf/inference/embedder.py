@@ -106,7 +106,9 @@ class Embedder:
         Returns:
             (T, D) float32, normalised, in the order of the texts, on the model's device.
         """
-        path = "long" if whole_captions and self.has_long_path else None
+        path = None
+        if whole_captions and self.has_long_path:
+            path = "long"
         # Texts of similar length share a batch, which saves padding. Equal lengths are sorted by the text itself, so
         # that a batch does not depend on the order of the input.
         distinct = sorted(set(texts), key=lambda text: (len(text), text))

@@ -87,7 +87,9 @@ def image_digest(image: Any) -> bytes:
 
 def environment(device: torch.device) -> dict[str, str]:
     """Returns the versions and the hardware that results come from, ready for JSON."""
-    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor_name()
+    hardware = _processor_name()
+    if device.type == "cuda":
+        hardware = torch.cuda.get_device_name(device)
     return {
         "beta_clip_hf": __version__,
         "torch": torch.__version__,

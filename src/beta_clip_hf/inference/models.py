@@ -91,7 +91,9 @@ def _read_plain_clip(name_or_path: str) -> tuple[BetaCLIPModel, BetaCLIPProcesso
 def _cut_to_positions(processor: BetaCLIPProcessor, config: Any) -> None:
     """Shortens texts to the positions of the model, in case the processor was saved for longer ones."""
     positions = config.text_config.max_position_embeddings
-    longest = config.long_text_max_position_embeddings if config.use_long_text_path else positions
+    longest = positions
+    if config.use_long_text_path:
+        longest = config.long_text_max_position_embeddings
     processor.max_length = min(processor.max_length, longest)
     if processor.short_max_length is not None:
         processor.short_max_length = min(processor.short_max_length, positions)

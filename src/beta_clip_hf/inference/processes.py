@@ -48,8 +48,12 @@ class Processes:
         """Returns the values of all processes by rank in the first process, and an empty list in the others."""
         if self.count == 1:
             return [value]
-        values: list[Any] = [None] * self.count if self.rank == 0 else []
-        dist.gather_object(value, values if self.rank == 0 else None, dst=0, group=self._group)
+        # torch refuses a list of places in all processes but the first.
+        if self.rank != 0:
+            dist.gather_object(value, None, dst=0, group=self._group)
+            return []
+        values: list[Any] = [None] * self.count
+        dist.gather_object(value, values, dst=0, group=self._group)
         return values
 
 
@@ -77,7 +81,9 @@ def own_device(name: str | None = None) -> torch.device:
         ValueError: if torch does not know the device, or cannot use it.
     """
     if name is None:
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        name = "cpu"
+        if torch.cuda.is_available():
+            name = "cuda"
     device_name = name
     if name == "cuda":
         # torchrun and accelerate number the processes of a machine.

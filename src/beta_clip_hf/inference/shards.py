@@ -49,7 +49,9 @@ class Shards:
                 get {}.
         """
         is_first = self.processes.rank == 0
-        results = self._load_all(name, count) if is_first else {}
+        results: dict[int, Kept] = {}
+        if is_first:
+            results = self._load_all(name, count)
         finished = set(self.processes.broadcast(list(results)))
         missing = [number for number in range(count) if number not in finished]
         assigned = missing[self.processes.rank :: self.processes.count]

@@ -78,7 +78,9 @@ def convert_b_clip(
     state_dict = _vision_tower(release) | _text_tower(release) | _pooler(release)
     release.check_all_used()
     # All that can fail does so before anything is written.
-    processor = None if tokenizer is None else _make_processor(tokenizer, config)
+    processor = None
+    if tokenizer is not None:
+        processor = _make_processor(tokenizer, config)
 
     model = BetaCLIPModel(config)
     model.load_state_dict(state_dict)
@@ -106,7 +108,9 @@ class _Release:
             loaded = torch.load(checkpoint, map_location="cpu", weights_only=True)
         except (UnpicklingError, EOFError, RuntimeError) as error:
             raise ValueError(f"checkpoint must be a PyTorch file of tensors only, but {checkpoint} is not") from error
-        tensors = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else None
+        tensors = None
+        if isinstance(loaded, dict):
+            tensors = loaded.get("state_dict", loaded)
         if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
             raise ValueError(f'checkpoint must hold a dict of tensors under "state_dict", but {checkpoint} does not')
         self.tensors = {name.removeprefix("module."): value.float() for name, value in tensors.items()}

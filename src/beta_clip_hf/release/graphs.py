@@ -47,9 +47,13 @@ class TextGraph(nn.Module):
         super().__init__()
         self.text_model = model.text_model
         is_long = path == "long"
-        self.projection: Any = model.long_text_projection if is_long else model.text_projection
-        # The long table of positions follows the short one. Without `position_ids` CLIP takes its own.
-        self.first_position = model.text_model.embeddings.position_embedding.num_embeddings if is_long else None
+        self.projection: Any = model.text_projection
+        # Without `position_ids` CLIP takes those of the short table.
+        self.first_position = None
+        if is_long:
+            self.projection = model.long_text_projection
+            # The long table of positions follows the short one.
+            self.first_position = model.text_model.embeddings.position_embedding.num_embeddings
 
     def forward(self, input_ids: Tensor) -> Tensor:
         """Computes the features of a batch of texts."""

@@ -55,8 +55,12 @@ def result_rows(results: Mapping[str, Any]) -> Iterator[list[str]]:
     """Yields the cells of each row of the table: task, protocol, metric, value, interval, chance and count."""
     for task, protocol, name, metric in shown_metrics(results):
         low, high = metric["low"], metric["high"]
-        interval = "" if low is None else f"{_percent(low)} – {_percent(high)}"
-        chance = "" if metric["chance"] is None else _percent(metric["chance"])
+        interval = ""
+        if low is not None:
+            interval = f"{_percent(low)} – {_percent(high)}"
+        chance = ""
+        if metric["chance"] is not None:
+            chance = _percent(metric["chance"])
         yield [task, protocol, f"`{name}`", _percent(metric["value"]), interval, chance, f"{metric['count']:,}"]
 
 
@@ -67,8 +71,12 @@ def _percent(share: float) -> str:
 def eval_results(results: Mapping[str, Any]) -> Iterator[EvalResult]:
     """Yields the entries of the card's head, which the Hub reads."""
     for task, protocol, name, metric in shown_metrics(results):
+        task_type = "zero-shot-image-classification"
+        # Only metrics of retrieval have a direction.
+        if name.direction:
+            task_type = "image-text-retrieval"
         yield EvalResult(
-            task_type="image-text-retrieval" if name.direction else "zero-shot-image-classification",
+            task_type=task_type,
             dataset_type=task,
             dataset_name=protocol,
             metric_type=str(name),

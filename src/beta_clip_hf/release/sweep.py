@@ -100,6 +100,13 @@ class Headline(NamedTuple):
     """The `value`, `low`, `high` and `chance` at each alpha, as in results.json."""
 
 
+def _percent(share: float | None) -> str:
+    """Formats a share in per cent, and an unknown share as "", which leaves its cell empty."""
+    if share is None:
+        return ""
+    return f"{100 * share:.1f}"
+
+
 def format_sweep(summary: Mapping[str, Any]) -> str:
     """Formats the headline metrics of a sweep as a table in per cent: a row per metric, a column per alpha."""
     alphas = [f"{point['alpha']:g}" for point in summary["alphas"]]
@@ -107,7 +114,7 @@ def format_sweep(summary: Mapping[str, Any]) -> str:
     for headline in _headlines(summary):
         shares = [headline.metrics[0]["chance"]]
         shares += [metric["value"] for metric in headline.metrics]
-        cells = ["" if share is None else f"{100 * share:.1f}" for share in shares]
+        cells = [_percent(share) for share in shares]
         rows.append([f"{headline.task}: {headline.name}", *cells])
     table = format_table(["", "chance", *alphas], rows)
     return f"per cent by alpha (0: base, 1: tuned)\n{table}"

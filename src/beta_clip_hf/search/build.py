@@ -78,13 +78,20 @@ def build_index(photos: Any, path: str | os.PathLike[str], settings: IndexSettin
         processes = Processes()
         if processes.rank:
             transformers_logging.disable_progress_bar()
-        is_new = processes.broadcast(not exists(path) if processes.rank == 0 else None)
+        # The first process decides for all: it may create the index before another has looked for it.
+        is_new = None
+        if processes.rank == 0:
+            is_new = not exists(path)
+        is_new = processes.broadcast(is_new)
         if is_new and not settings.model:
             raise ValueError("model must be given for a new index, but is not: see beta-clip index --help")
         source = open_photos(photos, format=settings.format, split=settings.split, image_root=settings.image_root)
         # This raises where there is no photo, before an empty index is made.
         source.keys()
-        index = _create(path, settings) if is_new else _open(path, settings)
+        open_index = _open
+        if is_new:
+            open_index = _create
+        index = open_index(path, settings)
         added = index.add(source)
         recall, recall_queries = None, None
         if index.table.has_vector_index and added.new + added.changed:

@@ -67,7 +67,9 @@ def _compare(photos: Photos, key: str, stored: Stored) -> Literal["changed", "up
     if not is_same_file and _content_sha256(photos, key) != stored.file_sha256:
         return "changed"
     is_same_row = (photos.name, row_sha256) == (stored.file_source, stored.row_sha256)
-    return "unchanged" if is_same_row and stamp == stored_stamp else "updated"
+    if is_same_row and stamp == stored_stamp:
+        return "unchanged"
+    return "updated"
 
 
 def updated_records(photos: Photos, keys: Sequence[str], columns: Sequence[str]) -> Iterator[dict[str, Any]]:

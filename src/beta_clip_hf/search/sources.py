@@ -300,7 +300,9 @@ def stamp_of(path: str) -> Stamp:
 
 def stamp_of_image(key: str, image: Any) -> Stamp:
     """Returns the stamp of an image's file, whose path is the key; `NO_STAMP` for an image without a file."""
-    return NO_STAMP if file_of(image) is None else stamp_of(key)
+    if file_of(image) is None:
+        return NO_STAMP
+    return stamp_of(key)
 
 
 def _plain_columns(row: Row) -> dict[str, Any]:

@@ -61,7 +61,9 @@ class ImageTable:
         if self.info["schema"] != SCHEMA:
             raise ValueError(f"the schema of {self.path} must be {SCHEMA}, but is {self.info['schema']}: index it anew")
         self.embedding_size: int = schema.field("vector").type.list_size
-        self._patches = database.open_table(PATCHES) if self.info["stores_patches"] else None
+        self._patches = None
+        if self.info["stores_patches"]:
+            self._patches = database.open_table(PATCHES)
 
     @classmethod
     def create(
@@ -208,7 +210,9 @@ class ImageTable:
             return
         old_indices = self._images.list_indices()
         # The name of a vector index ends in the number of images that it was trained on.
-        trained_on = int(old_indices[0].name.rpartition("_")[2]) if old_indices else 0
+        trained_on = 0
+        if old_indices:
+            trained_on = int(old_indices[0].name.rpartition("_")[2])
         if num_images < 2 * trained_on:
             return
         from lancedb.index import IvfSq

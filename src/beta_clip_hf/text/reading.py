@@ -47,12 +47,16 @@ class Reading:
     @property
     def word_before(self) -> str:
         """The word before the current one, or "" at the start of the text."""
-        return self.words[self.index - 1] if self.index > 0 else ""
+        if self.index > 0:
+            return self.words[self.index - 1]
+        return ""
 
     @property
     def word_after(self) -> str:
         """The word after the current one, or "" at the end of the text."""
-        return self.words[self.index + 1] if self.index + 1 < len(self.words) else ""
+        if self.index + 1 < len(self.words):
+            return self.words[self.index + 1]
+        return ""
 
     @property
     def tag_before(self) -> str:
@@ -66,7 +70,9 @@ class Reading:
 
     def tag_before_adverb(self) -> str:
         """Returns the tag of the word before the current one, or before the one adverb that stands between them."""
-        return self.tags[-2] if self.tags[-1] == "R" else self.tags[-1]
+        if self.tags[-1] == "R":
+            return self.tags[-2]
+        return self.tags[-1]
 
     def append(self, tag: str) -> None:
         """Appends the tag of the current word and moves on to the next word."""

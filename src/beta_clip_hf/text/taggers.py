@@ -59,7 +59,9 @@ def mark_relations(words: Sequence[str], tags: str) -> str:
     position = 0
     while position < len(words):
         word = words[position]
-        length = _relation_length(words, position) if word in _RELATION_STARTS else 0
+        length = 0
+        if word in _RELATION_STARTS:
+            length = _relation_length(words, position)
         # "The left of the picture" is a noun phrase, "left of the tree" a relation.
         is_noun = word in lexicon.SIDES and tags[position - 1 : position] == "D"
         if length and not is_noun:

@@ -71,7 +71,9 @@ def _settle_participle_in_phrase(reading: Reading, before: str) -> str:
 def _settle_ing_outside_phrase(reading: Reading, before: str) -> str:
     """Settles a word in -ing that follows no part of a noun phrase: "in | running water", "a boy | climbing a tree"."""
     opens_phrase = before in ".PFVCX," and reading.class_after in CONTINUES_NOUN_PHRASE
-    return "A" if opens_phrase and reading.word in lexicon.ADJECTIVES_ING else "V"
+    if opens_phrase and reading.word in lexicon.ADJECTIVES_ING:
+        return "A"
+    return "V"
 
 
 def _settle_ed_outside_phrase(reading: Reading, before: str) -> str:
@@ -79,8 +81,12 @@ def _settle_ed_outside_phrase(reading: Reading, before: str) -> str:
     after = reading.class_after
     if before == "N":
         # "A ball | shaped lamp" has a determiner, "houses | painted white" has none.
-        return "A" if after in "Nbs" and reading.determiner() else "V"
-    return "A" if before in ".PFVCX," and after in "ANbs" else "V"
+        if after in "Nbs" and reading.determiner():
+            return "A"
+        return "V"
+    if before in ".PFVCX," and after in "ANbs":
+        return "A"
+    return "V"
 
 
 # Verbs, some of which are nouns too
@@ -90,7 +96,9 @@ def settle_past(reading: Reading) -> str:
     """Settles an irregular simple past: a verb, but "a | rose bush" and "the | rose"."""
     if reading.tag_before not in "DA":
         return "V"
-    return "A" if reading.class_after in CONTINUES_NOUN_PHRASE else "N"
+    if reading.class_after in CONTINUES_NOUN_PHRASE:
+        return "A"
+    return "N"
 
 
 def settle_s_form(reading: Reading) -> str:
@@ -132,7 +140,9 @@ def _settle_s_form_after_subject(reading: Reading, before: str) -> str:
     if is_plural(reading.word_before) or reading.determiner():
         return "V"
     # "Water | drops on stones", but "above ocean | waves".
-    return "V" if after not in CONTINUES_NOUN_PHRASE and reading.opens_clause() else "N"
+    if after not in CONTINUES_NOUN_PHRASE and reading.opens_clause():
+        return "V"
+    return "N"
 
 
 def settle_base_form(reading: Reading) -> str:
@@ -154,7 +164,9 @@ def _settle_base_form_after_subject(reading: Reading, before: str) -> str:
     is_always_verb = reading.word not in lexicon.NOUN_VERBS
     # "Men sit and | talk", but "a bike and | race".
     if before == "C":
-        return "V" if reading.joins_verbs(is_always_verb=is_always_verb) else "N"
+        if reading.joins_verbs(is_always_verb=is_always_verb):
+            return "V"
+        return "N"
     if _cannot_be_verb(reading, before):
         return "N"
     # "Two dogs | race", "the crew | row a boat", "a man and a woman | ride".
@@ -220,28 +232,38 @@ def _settle_side(reading: Reading) -> str:
 
 def _settle_nearby(reading: Reading) -> str:
     """Settles "nearby": an adjective in "a | nearby tree"."""
-    return "A" if reading.class_after in CONTINUES_NOUN_PHRASE else reading.word_class
+    if reading.class_after in CONTINUES_NOUN_PHRASE:
+        return "A"
+    return reading.word_class
 
 
 def _settle_back(reading: Reading) -> str:
     """Settles "back": an adjective in "the | back door"."""
-    return "A" if reading.tag_before == "D" else reading.word_class
+    if reading.tag_before == "D":
+        return "A"
+    return reading.word_class
 
 
 def _settle_noun_after_adjective(reading: Reading) -> str:
     """Settles "one" and "can": a noun in "the red | one" and "a | can"."""
-    return "N" if reading.tag_before in "AD" else reading.word_class
+    if reading.tag_before in "AD":
+        return "N"
+    return reading.word_class
 
 
 def _settle_all(reading: Reading) -> str:
     """Settles "all" and "both": an adverb in "they are | all happy"."""
-    return "R" if reading.tag_before == "B" else reading.word_class
+    if reading.tag_before == "B":
+        return "R"
+    return reading.word_class
 
 
 def _settle_colour(reading: Reading) -> str:
     """Settles a colour: a noun where it stands for clothes, as in "a man in | black" and "wearing | black"."""
     stands_for_clothes = reading.tag_before in "PF" or reading.word_before == "wearing"
-    return "N" if stands_for_clothes and _ends_noun_phrase(reading) else reading.word_class
+    if stands_for_clothes and _ends_noun_phrase(reading):
+        return "N"
+    return reading.word_class
 
 
 def _ends_noun_phrase(reading: Reading) -> bool:
@@ -253,12 +275,16 @@ def _ends_noun_phrase(reading: Reading) -> bool:
 
 def _settle_her(reading: Reading) -> str:
     """Settles "her": a pronoun in "behind | her", a determiner in "behind her dog"."""
-    return "O" if reading.class_after not in CONTINUES_NOUN_PHRASE else reading.word_class
+    if reading.class_after not in CONTINUES_NOUN_PHRASE:
+        return "O"
+    return reading.word_class
 
 
 def _settle_other(reading: Reading) -> str:
     """Settles "other": a part of the pronoun "each | other"."""
-    return "O" if reading.word_before == "each" else reading.word_class
+    if reading.word_before == "each":
+        return "O"
+    return reading.word_class
 
 
 def _settle_that(reading: Reading) -> str:

@@ -98,7 +98,9 @@ def open_rows(source: Any, *, seed: int, strict: bool, shuffle: bool = False) ->
         strict: Whether a row that cannot be used is an error.
         shuffle: Whether a stream is shuffled in a window, of 1,000 rows unless `shuffle_buffer` says another size.
     """
-    settings = dict(source) if isinstance(source, Mapping) else {"source": source}
+    settings = {"source": source}
+    if isinstance(source, Mapping):
+        settings = dict(source)
     if "scenes" in settings:
         return SceneDataset(settings.pop("scenes"), **settings)
     if shuffle:

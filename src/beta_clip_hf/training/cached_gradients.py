@@ -137,7 +137,9 @@ class RandomState:
     @classmethod
     def now(cls, device: torch.device) -> "RandomState":
         """Returns the present state."""
-        cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+        cuda = None
+        if device.type == "cuda":
+            cuda = torch.cuda.get_rng_state(device)
         return cls(device, torch.get_rng_state(), cuda)
 
     @contextmanager
@@ -189,8 +191,11 @@ def _shifted(parts: list[FlatEmbeds], pointer: str, target: str) -> Iterator[Ten
     first_row = 0
     for part in parts:
         places, rows = getattr(part, pointer), getattr(part, target)
-        yield None if places is None else places + first_row
-        first_row += 0 if rows is None else len(rows)
+        if places is not None:
+            places = places + first_row
+        yield places
+        if rows is not None:
+            first_row += len(rows)
 
 
 __all__ = ["CachedContrast"]

@@ -161,7 +161,9 @@ class NonFiniteGuard(TrainerCallback):
     def watch(self, loss: Tensor) -> None:
         """Remembers whether a loss was NaN or infinite, without waiting for the device."""
         bad = ~loss.detach().isfinite()
-        self.bad = bad if self.bad is None else self.bad | bad
+        if self.bad is not None:
+            bad = self.bad | bad
+        self.bad = bad
 
     def check(self, args: BetaCLIPTrainingArguments, state: TrainerState, model: nn.Module, weights: bool) -> None:
         """
@@ -208,7 +210,9 @@ class NonFiniteGuard(TrainerCallback):
         self.bad = None
         self.last_good_step = state.global_step
         is_resumed = state.global_step > 0
-        self.last_checkpoint = get_last_checkpoint(args.output_dir) if is_resumed else None
+        self.last_checkpoint = None
+        if is_resumed:
+            self.last_checkpoint = get_last_checkpoint(args.output_dir)
 
     def on_save(
         self, args: BetaCLIPTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -66,7 +66,9 @@ def read_config(path: str | Path | None, overrides: Iterable[tuple[str, Any]] = 
         for section, values in stored.items():
             config[section] = dict(values or {})
     for key, value in overrides:
-        _override(config, key, parse_value(value) if isinstance(value, str) else value)
+        if isinstance(value, str):
+            value = parse_value(value)
+        _override(config, key, value)
     check_config(config)
     return config
 

@@ -43,11 +43,14 @@ def parameter_groups(model: nn.Module, args: BetaCLIPTrainingArguments, decayed:
     for part in (TOWERS, POOLER):
         for is_decayed in (True, False):
             if (part, is_decayed) in members:
+                weight_decay = 0.0
+                if is_decayed:
+                    weight_decay = args.weight_decay
                 group = {
                     "name": part,
                     "params": members[part, is_decayed],
                     "lr": rates[part],
-                    "weight_decay": args.weight_decay if is_decayed else 0.0,
+                    "weight_decay": weight_decay,
                 }
                 groups.append(group)
     return groups

@@ -40,7 +40,9 @@ def relative_to_uniform(heat_YX: Tensor) -> Tensor:
     if not (heat_YX >= 0).all():
         raise ValueError("a heat map must not be negative or NaN, but at least one value is")
     mean = heat_YX.mean()
-    return heat_YX / mean if mean > 0 else torch.ones_like(heat_YX)
+    if mean > 0:
+        return heat_YX / mean
+    return torch.ones_like(heat_YX)
 
 
 def highest_of(*maps: Tensor) -> float:

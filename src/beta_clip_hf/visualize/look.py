@@ -92,7 +92,9 @@ def _check_model(model: Any, name: str, has_boxes: bool) -> None:
             "examples/configs/beta_fg.yaml, or take an FG-CLIP"
         )
     if not has_boxes and model.pooler is None:
-        remedy = "score regions with --box" if model.config.use_regions else "train it with beta-clip train"
+        remedy = "train it with beta-clip train"
+        if model.config.use_regions:
+            remedy = "score regions with --box"
         raise ValueError(f"model must have a trained pooler to show where texts look, but {name} has none: {remedy}")
 
 
@@ -139,7 +141,9 @@ def write_look(
         maps_TYX = seen.maps(head)[:MOST_ON_PNG]
         paths.append(plot_phrase_attention(seen.view, drawn_texts, maps_TYX, path, notes=notes))
     if len(seen.boxes_R4):
-        regions_path = path.with_name(f"{path.stem}-regions{path.suffix}") if paths else path
+        regions_path = path
+        if paths:
+            regions_path = path.with_name(f"{path.stem}-regions{path.suffix}")
         paths.append(_draw_regions(regions_path, seen, texts))
     return paths
 
@@ -164,7 +168,9 @@ def _write_page(path: Path, seen: Look, texts: Sequence[ShownText], head: int | 
     sections: list[Section] = []
     summary = ""
     if seen.attention_THYX is not None:
-        heads = "the mean of the pooler's heads" if head is None else f"head {head} of the pooler"
+        heads = "the mean of the pooler's heads"
+        if head is not None:
+            heads = f"head {head} of the pooler"
         summary = (
             f"Heat maps: {heads}, on one colour scale, grey where a text looks no more than evenly. “As seen” is the "
             "cosine of a text with the image as this text sees it, “cosine” that with the whole image."
@@ -179,7 +185,7 @@ def _write_page(path: Path, seen: Look, texts: Sequence[ShownText], head: int | 
 
 
 def _heat_map_sections(seen: Look, texts: Sequence[ShownText], head: int | None) -> list[Section]:
-    """A section for each group of texts; the first one also has the image and the colour scale."""
+    """Makes a section for each group of texts. The first one also has the image and the colour scale."""
     maps_TYX = seen.maps(head)
     view = enlarged(seen.view)
     highest = highest_of(*maps_TYX)
@@ -193,7 +199,9 @@ def _heat_map_sections(seen: Look, texts: Sequence[ShownText], head: int | None)
         for index in indices:
             is_phrase = texts[index].kind == PHRASE
             # The heading of the section repeats the text of a caption or a sentence.
-            name = texts[index].text if is_phrase else f"the {texts[index].kind}"
+            name = f"the {texts[index].kind}"
+            if is_phrase:
+                name = texts[index].text
             heat_map = overlay(view, maps_TYX[index], highest)
             pictures.append(Picture(heat_map, f"{name}\n{_score_note(seen, index)}", is_marked=not is_phrase))
         if not sections:

@@ -124,14 +124,20 @@ def figure_html(uri: str, caption: str, *, alt: str | None = None, classes: Sequ
     >>> figure_html("a.png", "2 < 3", classes=["heat"])
     '<figure class="heat"><img src="a.png" alt="2 &lt; 3"><figcaption>2 &lt; 3</figcaption></figure>'
     """
-    opening = f'<figure class="{" ".join(classes)}">' if classes else "<figure>"
+    opening = "<figure>"
+    if classes:
+        opening = f'<figure class="{" ".join(classes)}">'
     alt_text = escape(caption if alt is None else alt)
     return f'{opening}<img src="{uri}" alt="{alt_text}"><figcaption>{escape(caption)}</figcaption></figure>'
 
 
 def _section_html(section: Section, width: int) -> str:
-    text = f"<p>{escape(section.text)}</p>\n" if section.text else ""
-    note = f'<p class="note">{escape(section.note)}</p>\n' if section.note else ""
+    text = ""
+    if section.text:
+        text = f"<p>{escape(section.text)}</p>\n"
+    note = ""
+    if section.note:
+        note = f'<p class="note">{escape(section.note)}</p>\n'
     pictures = "\n".join(_picture_html(picture, width) for picture in section.pictures)
     return f'<section>\n{text}{note}<div class="row">\n{pictures}\n</div>\n</section>'
 
@@ -142,5 +148,7 @@ def _picture_html(picture: Picture, width: int) -> str:
         classes.append("marked")
     if picture.is_wide:
         classes.append("wide")
-    longest_side = WIDE_SIDE if picture.is_wide else STORED_PER_SHOWN * width
+    longest_side = STORED_PER_SHOWN * width
+    if picture.is_wide:
+        longest_side = WIDE_SIDE
     return figure_html(jpeg_uri(picture.image, longest_side), picture.caption, classes=classes)

@@ -74,7 +74,7 @@ def format_markdown_table(
 def _checked(
     header: Sequence[str], rows: Iterable[Sequence[str]], align: str
 ) -> tuple[list[str], list[list[str]], str]:
-    """The arguments of a table as lists, with the alignment of every column."""
+    """Checks the arguments of a table. Returns them as lists, with the alignment of every column."""
     columns = len(header)
     align = align or LEFT + RIGHT * (columns - 1)
     if len(align) != columns or not set(align) <= {LEFT, RIGHT}:
@@ -87,7 +87,7 @@ def _checked(
 
 
 def _widths(lines: Sequence[Sequence[str]], columns: int) -> list[int]:
-    """Letters of the widest cell of each column."""
+    """Counts the letters of the widest cell of each column."""
     widths = [0] * columns
     for cells in lines:
         for column, cell in enumerate(cells):
@@ -96,18 +96,23 @@ def _widths(lines: Sequence[Sequence[str]], columns: int) -> list[int]:
 
 
 def _padded(cells: Sequence[str], widths: Sequence[int], align: str) -> list[str]:
-    """Cells filled up with spaces to the width of their column."""
+    """Fills cells up with spaces to the width of their column."""
     padded = []
     for cell, width, side in zip(cells, widths, align, strict=True):
-        padded.append(cell.ljust(width) if side == LEFT else cell.rjust(width))
+        if side == LEFT:
+            padded.append(cell.ljust(width))
+        else:
+            padded.append(cell.rjust(width))
     return padded
 
 
 def _rule(width: int, side: str) -> str:
-    """The line below a title, which tells a reader of Markdown the alignment of the column."""
-    return "-" * width if side == LEFT else "-" * (width - 1) + ":"
+    """Returns the line below a title, which tells a reader of Markdown the alignment of the column."""
+    if side == LEFT:
+        return "-" * width
+    return "-" * (width - 1) + ":"
 
 
 def _escaped(cells: Sequence[str]) -> list[str]:
-    """Cells that end neither their column nor their row."""
+    """Escapes what would end a cell's column or row."""
     return [" ".join(cell.splitlines()).replace("|", r"\|") for cell in cells]

@@ -57,7 +57,9 @@ class _Place(NamedTuple):
         return f"{field} of {self._name()} in {self.file_name}"
 
     def _name(self) -> str:
-        annotation_id = self.annotation.get("id") if isinstance(self.annotation, dict) else None
+        annotation_id = None
+        if isinstance(self.annotation, dict):
+            annotation_id = self.annotation.get("id")
         if annotation_id is None:
             return f"annotations[{self.number}]"
         return f"annotation {annotation_id}"
@@ -211,7 +213,9 @@ class CocoTable(ScannedByIndex):
 
 def _check_file(content: Any, name: str) -> None:
     if not is_coco(content):
-        kind = f"has the keys {sorted(content)}" if isinstance(content, dict) else f"is a {type(content).__name__}"
+        kind = f"is a {type(content).__name__}"
+        if isinstance(content, dict):
+            kind = f"has the keys {sorted(content)}"
         raise ValueError(f'{name} must be a JSON object with the lists "images" and "annotations", but {kind}')
     for field in ("images", "annotations", "categories"):
         if not isinstance(content.get(field, []), list):
@@ -230,7 +234,9 @@ def _has_id(item: Any, field: str) -> bool:
 
 def _value(item: Any, field: str) -> Any:
     """Returns a field of an object; what is not an object is returned itself."""
-    return item.get(field) if isinstance(item, dict) else item
+    if isinstance(item, dict):
+        return item.get(field)
+    return item
 
 
 def _is_caption(annotation: Record) -> bool:

@@ -83,7 +83,9 @@ def _region(info: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _texts(negatives: Any) -> list[str]:
-    return list(negatives.values()) if isinstance(negatives, Mapping) else list(negatives)
+    if isinstance(negatives, Mapping):
+        return list(negatives.values())
+    return list(negatives)
 
 
 def _check_info(info: Any, name: str) -> None:
@@ -101,7 +103,9 @@ def _check_info(info: Any, name: str) -> None:
 
 
 def _check_box(value: Any, field: str) -> None:
-    box = value[:4] if is_list(value) and len(value) == 5 else value
+    box = value
+    if is_list(value) and len(value) == 5:
+        box = value[:4]
     if not is_box(box):
         raise ValueError(
             f"{field} must be [x1, y1, x2, y2] or [x1, y1, x2, y2, score] with x1 <= x2 and y1 <= y2, but is "
@@ -119,7 +123,9 @@ def _check_negatives(value: Any, field: str) -> None:
     texts = _texts(value)
     # Names are formatted only where something is wrong: a region has ten negatives.
     if not all(map(is_text, texts)):
-        keys = value if isinstance(value, Mapping) else range(len(texts))
+        keys = value
+        if not isinstance(value, Mapping):
+            keys = range(len(texts))
         for key, text in zip(keys, texts, strict=True):
             check_text(text, f"{field}[{key!r}]")
 

@@ -83,8 +83,12 @@ def open_hub(source: Source) -> OpenedSource:
         ImportError: if `datasets` is not installed.
     """
     dataset = _split_of(_dataset(source), source.split)
-    name = "dataset" if source.path is None else source.path.name
-    folder = source.path.parent if source.path is not None and source.path.is_file() else None
+    name = "dataset"
+    if source.path is not None:
+        name = source.path.name
+    folder = None
+    if source.path is not None and source.path.is_file():
+        folder = source.path.parent
     if hasattr(dataset, "__len__"):
         return OpenedSource(HubTable(dataset, name), folder)
     stream = HubStream(dataset, name, shuffle_buffer=source.shuffle_buffer, seed=source.seed)
@@ -123,7 +127,9 @@ def _load(path: Path, source: Source) -> Any:
     if is_saved_dataset(path):
         saved = datasets.load_from_disk(str(path))
         is_table = isinstance(saved, datasets.Dataset)
-        return saved.to_iterable_dataset() if source.streaming and is_table else saved
+        if source.streaming and is_table:
+            return saved.to_iterable_dataset()
+        return saved
     return datasets.load_dataset(str(source.place), split=source.split, streaming=source.streaming)
 
 
@@ -148,8 +154,10 @@ def _undecoded(dataset: Any) -> Any:
 
 
 def _holds_files(feature: Any) -> bool:
-    """Whether a column holds whole files, as images or bytes: too much to be read for a check."""
-    parts = feature.values() if isinstance(feature, dict) else [feature]
+    """Tells whether a column holds whole files, as images or bytes. These are too large to be read for a check."""
+    parts = [feature]
+    if isinstance(feature, dict):
+        parts = list(feature.values())
     return any(hasattr(part, "decode") or getattr(part, "dtype", None) == "binary" for part in parts)
 
 

@@ -117,8 +117,13 @@ def json_tables(files: Sequence[Path]) -> Table:
     """
     tables: list[Table] = []
     for file, name in zip(files, names_in_messages(files), strict=True):
-        tables.append(json_list(file, name) if is_json_list(file) else JsonLines(file, name))
-    return tables[0] if len(tables) == 1 else JoinedTables(tables)
+        table: Table = JsonLines(file, name)
+        if is_json_list(file):
+            table = json_list(file, name)
+        tables.append(table)
+    if len(tables) == 1:
+        return tables[0]
+    return JoinedTables(tables)
 
 
 def json_list(path: Path, name: str | None = None) -> PackedTable:

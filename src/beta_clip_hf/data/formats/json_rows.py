@@ -23,7 +23,9 @@ def _open_jsonl(source: Source) -> OpenedSource:
     if len(files) > 1:
         table = json_tables(files)
         folder = common_folder(files)
-        return OpenedSource(table, folder) if source.is_format_given else _with_record_format(table, folder)
+        if source.is_format_given:
+            return OpenedSource(table, folder)
+        return _with_record_format(table, folder)
     if source.is_format_given:
         return OpenedSource(JsonLines(files[0]), files[0].parent)
     return _open_by_content(files[0])
@@ -53,7 +55,9 @@ def _open_by_content(path: Path) -> OpenedSource:
         return OpenedSource(CocoTable([(path.name, content)]), path.parent, COCO_RECORDS)
     if isinstance(content, dict) and "bbox_info" in content:
         return _with_record_format(PackedTable(path.name, [content]), path.parent)
-    kind = f"has the keys {sorted(content)}" if isinstance(content, dict) else f"is {type(content).__name__}"
+    kind = f"is {type(content).__name__}"
+    if isinstance(content, dict):
+        kind = f"has the keys {sorted(content)}"
     formats = (JSON.name, JSONL.name, FINEHARD.name, COCO.name)
     raise ValueError(
         f'{path.name} must be a JSON list of records, or an object with "images" and "annotations", but {kind}; or '

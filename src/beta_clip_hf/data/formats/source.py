@@ -32,7 +32,9 @@ class Source:
     @property
     def path(self) -> Path | None:
         """The place as a path, or `None` if it is something else: a list, or a data set in memory."""
-        return Path(self.place) if isinstance(self.place, (str, Path)) else None
+        if isinstance(self.place, (str, Path)):
+            return Path(self.place)
+        return None
 
     @property
     def paths(self) -> list[Path] | None:
@@ -40,7 +42,9 @@ class Source:
         if not isinstance(self.place, (list, tuple)) or not self.place:
             return None
         is_path = [isinstance(place, (str, Path)) for place in self.place]
-        return [Path(place) for place in self.place] if all(is_path) else None
+        if all(is_path):
+            return [Path(place) for place in self.place]
+        return None
 
     def has_suffix(self, *suffixes: str) -> bool:
         """Whether the place is the path of a file, or a glob of files, with one of the suffixes."""

@@ -36,7 +36,9 @@ class TarShards(RecordStream):
     """
 
     def __init__(self, shards: Sequence[Path], *, shuffle_buffer: int = 0, seed: int = 0) -> None:
-        self.name = shards[0].name if len(shards) == 1 else f"{shards[0].name} … {shards[-1].name}"
+        self.name = f"{shards[0].name} … {shards[-1].name}"
+        if len(shards) == 1:
+            self.name = shards[0].name
         self._shards = shards
         self._shuffle_buffer = shuffle_buffer
         self._seed = seed
@@ -93,10 +95,14 @@ def expand_shards(place: str | Path | Iterable[str | Path]) -> list[Path]:
     Raises:
         ValueError: if there is no such file.
     """
-    places = [place] if isinstance(place, (str, Path)) else list(place)
+    if isinstance(place, (str, Path)):
+        place = [place]
     shards: list[Path] = []
-    for pattern in chain.from_iterable(_expand_range(str(path)) for path in places):
-        names = [pattern] if Path(pattern).is_file() else sorted(glob.glob(pattern))
+    for pattern in chain.from_iterable(_expand_range(str(path)) for path in place):
+        names = sorted(glob.glob(pattern))
+        # A file may have the letters of a glob in its name.
+        if Path(pattern).is_file():
+            names = [pattern]
         if not names:
             raise ValueError(f"source must name existing tar files, but is {pattern!r}")
         shards += map(Path, names)
@@ -172,7 +178,9 @@ def _expand_range(pattern: str) -> Iterator[str]:
 
 def _open(source: Source) -> OpenedSource:
     shards = _shards(source)
-    folder = source.path.parent if source.path is not None and source.path.is_file() else None
+    folder = None
+    if source.path is not None and source.path.is_file():
+        folder = source.path.parent
     return OpenedSource(TarShards(shards, shuffle_buffer=source.shuffle_buffer, seed=source.seed), folder)
 
 

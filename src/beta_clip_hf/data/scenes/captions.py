@@ -221,7 +221,9 @@ class Speaker:
                 claim = self.dice.pick(relations)
                 mentions = (self._refer(first), self._refer(second))
                 # "Larger than the star is the ring" is no English.
-                template = self.dice.pick(_RELATED_KNOWN) if claim in PLACES else _RELATED_KNOWN[0]
+                template = _RELATED_KNOWN[0]
+                if claim in PLACES:
+                    template = self.dice.pick(_RELATED_KNOWN)
                 return Sentence(template, mentions, claim, self.dice.pick(_LINKS[claim]))
 
     def _identity(self) -> Sentence | None:

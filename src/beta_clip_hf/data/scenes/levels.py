@@ -53,7 +53,9 @@ class Level:
         shapes = self.shapes
         if self.inside > 0:
             shapes += HOLLOW_SHAPES
-        sizes = ("small", "large") if self.large < 1 else ("large",)
+        sizes: tuple[str, ...] = ("large",)
+        if self.large < 1:
+            sizes = ("small", "large")
         return {"size": sizes, "texture": self.textures, "colour": self.colours, "shape": shapes}
 
     @functools.cached_property

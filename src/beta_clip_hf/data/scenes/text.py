@@ -66,7 +66,9 @@ class Mention(NamedTuple):
         values = [getattr(thing, name) for name in self.attributes]
         words = [vocabulary.get(value, value) for value in values]
         if self.quantity > 1:
-            plural = _plural(words.pop()) if "shape" in self.attributes else "shapes"
+            plural = "shapes"
+            if "shape" in self.attributes:
+                plural = _plural(words.pop())
             return " ".join([NUMBERS[self.quantity], *words, plural])
         if "shape" in self.attributes:
             return " ".join(words)
@@ -182,7 +184,9 @@ class CaptionPlan(NamedTuple):
     def _description(self, mention: Mention, described: Sequence[SceneObject]) -> SceneObject:
         """Returns the object whose attributes a mention names."""
         # When objects exchange attributes, as many objects as before have them: a plural keeps its true attributes.
-        objects = self.scene.objects if mention.quantity > 1 else described
+        objects = described
+        if mention.quantity > 1:
+            objects = self.scene.objects
         return objects[mention.target]
 
     def _objects_meant_by(self, mention: Mention, described: Sequence[SceneObject]) -> list[SceneObject]:

@@ -131,7 +131,9 @@ def _valse_image(record: dict[str, Any]) -> str:
         if name.startswith(prefix):
             return f"{folder}/{name}"
     # The names of SWiG and of COCO's val2017 have no prefix.
-    folder = "images_512" if record["dataset"] == "SWiG" else "val2017"
+    folder = "val2017"
+    if record["dataset"] == "SWiG":
+        folder = "images_512"
     return f"{folder}/{name}"
 
 

@@ -230,7 +230,9 @@ def convert_records(file: Path, records: Any, convert: Callable[[Any], T]) -> It
     Raises:
         ValueError: names the file and the number or key of a record that cannot be converted.
     """
-    numbered = records.items() if isinstance(records, Mapping) else enumerate(records, 1)
+    numbered: Iterable[Any] = enumerate(records, 1)
+    if isinstance(records, Mapping):
+        numbered = records.items()
     for number, record in numbered:
         with located_errors(f"{file}, record {number}"):
             converted = convert(record)

@@ -99,7 +99,9 @@ def load_benchmark(
     folder = find_benchmark(name, data)
     benchmark = BENCHMARKS[name]
     if folder is None or benchmark.read is None:
-        expected = f"one of {_first_names(benchmark.marks)}" if benchmark.marks else "test.jsonl or tars of rows"
+        expected = "test.jsonl or tars of rows"
+        if benchmark.marks:
+            expected = f"one of {_first_names(benchmark.marks)}"
         raise ValueError(
             f"{data} must hold {name}, with {expected}, but does not; get it from {benchmark.source}, with the files "
             f"{benchmark.layout}"
@@ -138,7 +140,9 @@ def _check_part(benchmark: Benchmark, annotations: Annotations, allow_subset: bo
     wrong_counts = _wrong_counts(annotations)
     problems = _describe_problems(annotations, wrong_counts, missing, paths)
     if problems and not allow_subset:
-        title = f"{benchmark.title} ({annotations.name})" if annotations.name else benchmark.title
+        title = benchmark.title
+        if annotations.name:
+            title = f"{title} ({annotations.name})"
         raise ValueError(
             f"{title} must be whole, but {'; '.join(problems)}. Get the rest from {benchmark.source}, or measure what "
             "is there with --allow-subset, and the results will say so"

@@ -163,7 +163,10 @@ def _dci_images(place: Place) -> Path:
 def _iiw_rows(file: Path, folder: str) -> Iterator[Row]:
     def convert(record: dict[str, Any]) -> Row:
         # IIW-400 has the first key, the other files the second. Some names end in .jpg, some do not.
-        name = record["image/key"] if "image/key" in record else record["image"]
+        key = "image"
+        if "image/key" in record:
+            key = "image/key"
+        name = record[key]
         return _row(f"{folder}/{name.removesuffix('.jpg')}.jpg", record["IIW"], "IIW")
 
     return convert_records(file, read_lines(file), convert)

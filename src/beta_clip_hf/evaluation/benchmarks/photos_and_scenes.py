@@ -56,7 +56,9 @@ def read_photos(place: Place) -> list[Annotations]:
     (`sugarcrepe.jsonl`, `valse.jsonl`).
     """
     source = place.folder
-    file = source if source.is_file() else source / "test.jsonl"
+    file = source
+    if not source.is_file():
+        file = source / "test.jsonl"
     if file.suffix != ".jsonl" or not file.is_file():
         root = source if source.is_dir() else source.parent
         return [Annotations("retrieval", list(_read_any_source(source, root)), in_folder(root))]
@@ -67,8 +69,11 @@ def read_photos(place: Place) -> list[Annotations]:
         eval_file = root / "eval" / eval_name
         if not eval_file.is_file():
             continue
-        kind: Kind = "regions" if name == "fg_ovd" else "choices"
-        convert = _region if name == "fg_ovd" else _choice
+        kind: Kind = "choices"
+        convert = _choice
+        if name == "fg_ovd":
+            kind = "regions"
+            convert = _region
         items = convert_records(eval_file, read_lines(eval_file), convert)
         parts.append(Annotations(kind, group_by_image(items, kind), in_folder(root), name=name))
     return parts
