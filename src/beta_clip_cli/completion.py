@@ -53,7 +53,7 @@ def completion_script(shell: str) -> str:
 
 
 def _is_importable(command: Command) -> bool:
-    """Whether the module of a command can be imported; if not, the log says why."""
+    """Tells whether the module of a command can be imported; if not, the log says why."""
     try:
         build_parser(command)
     except ImportError as error:

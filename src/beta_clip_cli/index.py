@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> Report:
 
 
 def _format(document: Mapping[str, Any]) -> str:
-    """The report for people: a line for each unreadable image, then the numbers."""
+    """Returns the report for people: a line for each unreadable image, then the numbers."""
     lines = [f"unreadable: {location}: {reason}" for location, reason in document["unreadable"].items()]
     counts = [f"{document[name]} {name}" for name in ("new", "changed", "updated", "deleted", "unchanged")]
     counts.append(f"{len(document['unreadable'])} unreadable")

@@ -122,7 +122,7 @@ def build_parser(*chosen: Command | None) -> argparse.ArgumentParser:
 
 
 def _parser_options(summary: str, example: str) -> dict[str, Any]:
-    """The parts that the help of every command has: a description, `--debug`, and an example at the end."""
+    """Returns the parts that the help of every command has: a description, `--debug`, and an example at the end."""
     debug = argparse.ArgumentParser(add_help=False)
     debug.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return {
@@ -151,7 +151,7 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
 
 def _version() -> str:
-    """The version of the installed package, read without importing it; or of its source, if it is not installed."""
+    """Reads the version of the installed package without importing it, or that of the source if none is installed."""
     try:
         return version("beta-clip-hf")
     except PackageNotFoundError:
@@ -171,7 +171,7 @@ def parsers_of(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]
 
 
 def _models(parser: argparse.ArgumentParser, args: argparse.Namespace) -> list[str]:
-    """The names of the models that a command was given, each once."""
+    """Returns the names of the models that a command was given, each once."""
     names = []
     for command_parser in parsers_of(parser):
         for action in command_parser._actions:

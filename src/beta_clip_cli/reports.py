@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 
 class Report(NamedTuple):
-    """The result of a command."""
+    """Holds the result of a command."""
 
     document: Any
     """Ready for JSON; docs/command_line.md describes it for each command. `None` writes nothing: of several processes

@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> Report:
 
 
 def _parse_head(word: str) -> int | None:
-    """The number of a head; `None` stands for the mean of all heads."""
+    """Returns the number of a head; `None` stands for the mean of all heads."""
     if word == "mean":
         return None
     if not word.isdecimal():
@@ -93,7 +93,7 @@ def _parse_head(word: str) -> int | None:
 
 
 def _parse_box(words: str) -> list[float]:
-    """The four numbers of `X,Y,W,H`."""
+    """Returns the four numbers of `X,Y,W,H`."""
     try:
         box = [float(word) for word in words.split(",")]
     except ValueError:

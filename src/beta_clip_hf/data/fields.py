@@ -16,17 +16,17 @@ _LONGEST_SHOWN = 80
 
 
 def is_list(value: Any) -> bool:
-    """Whether a value is a list or a tuple."""
+    """Tells whether a value is a list or a tuple."""
     return isinstance(value, (list, tuple))
 
 
 def is_text(value: Any) -> bool:
-    """Whether a value is a string with something other than white space in it."""
+    """Tells whether a value is a string with something other than white space in it."""
     return isinstance(value, str) and not value.isspace() and value != ""
 
 
 def is_box(value: Any) -> bool:
-    """Whether a value is four finite numbers in order.
+    """Tells whether a value is four finite numbers in order.
 
     A box without area passes, because real annotations have such boxes.
     """
@@ -40,7 +40,7 @@ def is_box(value: Any) -> bool:
 
 
 def is_inside(box: Sequence[float], width: float, height: float) -> bool:
-    """Whether `[x1, y1, x2, y2]` lies in an image of that size, up to `BOX_TOLERANCE` of each side."""
+    """Tells whether `[x1, y1, x2, y2]` lies in an image of that size, up to `BOX_TOLERANCE` of each side."""
     x1, y1, x2, y2 = box
     margin_x = BOX_TOLERANCE * width
     margin_y = BOX_TOLERANCE * height

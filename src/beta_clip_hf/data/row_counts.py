@@ -7,7 +7,7 @@ logger = logging.getLogger(__name__)
 
 
 class RowCounts:
-    """The counts of one pass over a source.
+    """Holds the counts of one pass over a source.
 
     Args:
         source: Name of the source in messages.

@@ -9,7 +9,7 @@ from torch.utils.data import get_worker_info
 
 
 class ProcessPlace(NamedTuple):
-    """The place of a process, from 0, among a number of processes that work together."""
+    """Holds the place of a process, from 0, among a number of processes that work together."""
 
     rank: int
     world_size: int

@@ -34,7 +34,7 @@ _EASY_CHANGES = ("replace", "colour", "shape")
 
 
 class CollectionOptions(TypedDict, total=False):
-    """The keyword arguments of [`open_collection`]."""
+    """Holds the keyword arguments of [`open_collection`]."""
 
     model: str | None
     index: str | None

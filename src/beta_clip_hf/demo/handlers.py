@@ -28,7 +28,7 @@ MEAN_OF_HEADS = "mean of the heads"
 
 class Handlers:
     """
-    The functions behind the buttons.
+    Holds the functions behind the buttons.
 
     Args:
         collection: The images, with the model.

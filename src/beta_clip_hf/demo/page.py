@@ -37,7 +37,7 @@ PALE_TEXTS = (
 
 
 class Page(NamedTuple):
-    """The page that [`build`] makes and [`launch`] serves."""
+    """Holds the page that [`build`] makes and [`launch`] serves."""
 
     blocks: gr.Blocks
     limits: Limits

@@ -54,14 +54,14 @@ class Seen(NamedTuple):
 
 
 class Found(NamedTuple):
-    """The images that a text has found, the best first, and the phrases whose heat maps are shown."""
+    """Holds the images that a text has found, the best first, and the phrases whose heat maps are shown."""
 
     hits: list[Hit]
     phrases: list[str]
 
 
 class Scores(NamedTuple):
-    """The scores of two captions for an image, by the same method."""
+    """Holds the scores of two captions for an image, by the same method."""
 
     first: float
     second: float

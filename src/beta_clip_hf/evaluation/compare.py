@@ -51,7 +51,7 @@ class Difference:
 
 
 class _Result(NamedTuple):
-    """The result of one task on one side of the comparison."""
+    """Holds the result of one task on one side of the comparison."""
 
     record: Mapping[str, Any]
     """What results.json says of the task."""
@@ -64,7 +64,7 @@ class _Result(NamedTuple):
 
 
 class _Items(NamedTuple):
-    """The items that a metric is the mean of."""
+    """Holds the items that a metric is the mean of."""
 
     values_I: Tensor
     """(I,) float64."""

@@ -111,7 +111,7 @@ def measure(
 
 
 def _have_captions(texts: Sequence[Row]) -> bool:
-    """Whether the rows have captions: all of them, or none."""
+    """Tells whether the rows have captions: all of them, or none."""
     # Retrieval among a part of the images would look like retrieval among all of them.
     num_without = sum("caption" not in row for row in texts)
     if 0 < num_without < len(texts):

@@ -11,7 +11,7 @@ MEDIAN_RANK = "median_rank"
 @dataclass(frozen=True)
 class MetricName:
     """
-    The name of a metric in its parts.
+    Holds the name of a metric in its parts.
 
     `str(name)` is the key of the metric in results.json, and in the result of
     [`beta_clip_hf.evaluation.evaluator.evaluate`].

@@ -32,7 +32,7 @@ class CandidateScores(NamedTuple):
 
 
 class Shortlists(NamedTuple):
-    """The best candidates of retrieval in both directions, best first, as integers. The two K may differ."""
+    """Holds the best candidates of retrieval in both directions, best first, as integers. The two K may differ."""
 
     texts_BK: Tensor
     images_TK: Tensor
@@ -81,7 +81,7 @@ def best_candidates(score: ScoreFunction, num_images: int, num_texts: int, size:
 
 
 class _Best(NamedTuple):
-    """The best candidates of some queries."""
+    """Holds the best candidates of some queries."""
 
     index_QK: Tensor
     """int32, which is half the memory of what topk returns."""

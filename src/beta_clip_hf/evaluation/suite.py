@@ -261,7 +261,7 @@ class _Evaluation:
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def _has_files(self, name: str, result: Mapping[str, Any]) -> bool:
-        """Whether the files that belong to a result are still there: its values and, if they are wanted, pictures."""
+        """Tells whether the files of a result are still there: its values and, if they are wanted, pictures."""
         pictures = result["pictures"]
         if pictures is None and self.settings.pictures:
             return False

@@ -101,7 +101,7 @@ def environment(device: torch.device) -> dict[str, str]:
 
 
 def _processor_name() -> str:
-    """The name of the processor. Linux has it in a file; Python knows the kind at most."""
+    """Returns the name of the processor. Linux has it in a file; Python knows the kind at most."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         for line in cpuinfo.read_text(encoding="utf-8").splitlines():

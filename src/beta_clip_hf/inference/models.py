@@ -78,7 +78,7 @@ def _read(name_or_path: str) -> tuple[Any, Any]:
 
 
 def _read_plain_clip(name_or_path: str) -> tuple[BetaCLIPModel, BetaCLIPProcessor]:
-    """The weights of a CLIP in a `BetaCLIPModel`, which gives patch features too."""
+    """Returns the weights of a CLIP in a `BetaCLIPModel`, which gives patch features too."""
     clip = CLIPModel.from_pretrained(name_or_path)
     config = BetaCLIPConfig(**clip.config.to_dict() | {"use_pooler": False})
     # `BetaCLIPModel.from_pretrained(name)` would stretch 77 positions to 248; with its own state dict it does not.

@@ -70,7 +70,7 @@ class Shards:
         return everything
 
     def _load_all(self, name: str, count: int) -> dict[int, Kept]:
-        """The results that are on the disk, by the number of the shard."""
+        """Returns the results that are on the disk, by the number of the shard."""
         results: dict[int, Kept] = {}
         if self.folder is None:
             return results
@@ -95,7 +95,7 @@ def _shard_path(folder: Path, name: str, number: int) -> Path:
 
 
 def _load(path: Path) -> Kept | None:
-    """The result of a shard; `None` if there is no file, or the machine went down before it was written."""
+    """Returns the result of a shard; `None` if there is no file, or the machine went down before it was written."""
     if not path.exists():
         return None
     try:

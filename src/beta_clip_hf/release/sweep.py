@@ -167,7 +167,7 @@ def _is_headline(name: MetricName) -> bool:
 
 
 def _label(name: MetricName) -> str:
-    """The part of the name that tells the curves of one panel apart."""
+    """Returns the part of the name that tells the curves of one panel apart."""
     words = (name.score, name.direction, name.metric)
     return " ".join(word for word in words if word).replace("_", " ").replace("cls", "CLS")
 

@@ -18,7 +18,7 @@ from .table import ImageTable
 @dataclass(frozen=True)
 class IndexSettings:
     """
-    The settings of [`build_index`].
+    Holds the settings of [`build_index`].
 
     Args:
         model: Directory or Hub id. By default the model of the index; a new index needs one.

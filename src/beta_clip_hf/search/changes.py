@@ -9,7 +9,7 @@ from .sources import NO_STAMP, Photos, Stamp, stamp_of, stamp_of_image
 
 
 class Changes(NamedTuple):
-    """The changes that bring an index up to date with a source, as keys of images."""
+    """Holds the changes that bring an index up to date with a source, as keys of images."""
 
     new: list[str]
     """Images that the index does not have."""

@@ -32,7 +32,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 @dataclass(frozen=True)
 class Added:
-    """The result of [`PhotoIndex.add`], in numbers of images."""
+    """Holds the result of [`PhotoIndex.add`], in numbers of images."""
 
     new: int
     changed: int
@@ -155,7 +155,11 @@ class PhotoIndex:
         """
         processes = self.embedder.shards.processes
         photos = open_photos(source, format=format, image_root=image_root, columns=columns, split=split)
-        changes = processes.broadcast(self._prepare(photos) if processes.rank == 0 else None)
+        changes = None
+        # The first process removes and updates for all. Then each encodes a share.
+        if processes.rank == 0:
+            changes = self._prepare(photos)
+        changes = processes.broadcast(changes)
         to_encode = changes.new + changes.changed
         errors = self._encode(photos, to_encode[processes.rank :: processes.count])
         # The first process goes on only when all have appended their part.

@@ -83,7 +83,7 @@ class Hit:
 
 @dataclass(frozen=True)
 class EmbeddedQuery:
-    """The embeddings of a query."""
+    """Holds the embeddings of a query."""
 
     text_embeds_TD: Tensor
     """(T, D), normalised, on the model's device. The other tensors are on the CPU."""

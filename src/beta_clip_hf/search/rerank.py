@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 class Patches(NamedTuple):
-    """The patch features of a batch of images."""
+    """Holds the patch features of a batch of images."""
 
     images: list[str]
     """B keys of images."""

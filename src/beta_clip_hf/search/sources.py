@@ -52,8 +52,9 @@ class Photos(Protocol):
 
 class PhotoFolder:
     """
-    The photos below a folder, known by their suffixes. Hidden files and folders are left out, links to folders are not
-    followed.
+    Lists the photos below a folder, known by their suffixes.
+
+    Hidden files and folders are left out. Links to folders are not followed.
 
     Args:
         folder: The folder. It is not read before `keys` is called.
@@ -228,8 +229,9 @@ def open_photos(
 
 class ReadablePhotos(Sequence[Row]):
     """
-    The rows that an [`Embedder`] reads: `image`, the `record` of the table, and an `error` if the image cannot be read.
+    Makes the rows that an [`Embedder`] reads.
 
+    A row has an `image`, the `record` of the table, and an `error` if the image cannot be read.
     An unreadable image is replaced by one black pixel, so that it does not stop its batch, and no image is decoded
     twice to find out.
 
@@ -279,7 +281,7 @@ def file_of(image: Any) -> str | None:
 
 
 class Stamp(NamedTuple):
-    """The size and the modification time of a file, by which an unchanged file is known without reading it."""
+    """Holds the size and the modification time of a file, by which an unchanged file is known without reading it."""
 
     file_bytes: int | None
     modified_ns: int | None

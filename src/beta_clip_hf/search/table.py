@@ -27,7 +27,7 @@ KEPT = timedelta(hours=1)
 
 
 class StoredPatches(NamedTuple):
-    """The patch features of an image."""
+    """Holds the patch features of an image."""
 
     features_PD: np.ndarray
     """(P, D) float16."""
@@ -37,7 +37,7 @@ class StoredPatches(NamedTuple):
 
 class ImageTable:
     """
-    The tables under a path, or under the URI of an object store (`s3://bucket/photos`).
+    Holds the tables under a path, or under the URI of an object store (`s3://bucket/photos`).
 
     Several processes may append at once: each batch is a fragment by itself, committed as a whole or not at all.
 

@@ -66,7 +66,10 @@ def mark_relations(words: Sequence[str], tags: str) -> str:
         is_noun = word in lexicon.SIDES and tags[position - 1 : position] == "D"
         if length and not is_noun:
             is_spatial = tuple(words[position : position + length]) not in lexicon.NOT_SPATIAL
-            marked[position : position + length] = "L" + "l" * (length - 1) if is_spatial else "P" * length
+            tags_of_relation = "P" * length
+            if is_spatial:
+                tags_of_relation = "L" + "l" * (length - 1)
+            marked[position : position + length] = tags_of_relation
         elif marked[position] == "P" and word in lexicon.SPATIAL_PREPOSITIONS:
             marked[position] = "L"
         position += length or 1

@@ -29,7 +29,7 @@ _INDENTS = {CAPTION: "", SENTENCE: "  ", PHRASE: "    "}
 
 
 class ShownImage(NamedTuple):
-    """The files that [`show_image`] has written, and what the model saw."""
+    """Holds the files that [`show_image`] has written, and what the model saw."""
 
     paths: list[Path]
     look: Look

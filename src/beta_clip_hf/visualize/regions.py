@@ -19,7 +19,7 @@ _PALE = "#BBBBBB"
 
 @dataclass(frozen=True)
 class _Bars:
-    """The bars of one region."""
+    """Holds the bars of one region."""
 
     texts: Sequence[str]
     values: list[float]
@@ -96,7 +96,7 @@ def plot_region_scores(
 
 
 def _as_floats(values: Sequence[Any]) -> list[list[float]]:
-    """The values of each region, from a tensor or from sequences of different lengths."""
+    """Returns the values of each region, from a tensor or from sequences of different lengths."""
     rows = []
     for region_values in values:
         rows.append([float(value) for value in region_values])

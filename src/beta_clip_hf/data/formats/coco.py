@@ -22,7 +22,7 @@ _ANNOTATION_FIELDS = ("id", "caption", "bbox", "phrase", "category_id", "negativ
 
 
 def is_coco(content: Any) -> bool:
-    """Whether the content of a JSON file has the two lists that every COCO file has."""
+    """Tells whether the content of a JSON file has the two lists that every COCO file has."""
     return isinstance(content, dict) and "images" in content and "annotations" in content
 
 

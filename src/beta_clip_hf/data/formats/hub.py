@@ -70,7 +70,7 @@ class HubStream(RecordStream):
 
 
 def is_saved_dataset(folder: str | Path) -> bool:
-    """Whether `save_to_disk` of `datasets` has written a folder."""
+    """Tells whether `save_to_disk` of `datasets` has written a folder."""
     names = {path.name for path in Path(folder).glob("*.json")}
     return "dataset_dict.json" in names or {"dataset_info.json", "state.json"} <= names
 

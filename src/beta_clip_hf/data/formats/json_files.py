@@ -19,7 +19,7 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 class JsonLines(ScannedByIndex):
-    """The records of a JSON Lines file.
+    """Reads the records of a JSON Lines file.
 
     The file is mapped into memory. A row costs 16 bytes, and its text is parsed when it is asked for.
 
@@ -157,7 +157,7 @@ def read_json(path: Path, name: str | None = None, object_hook: Callable[[dict[s
 
 
 def is_json_list(path: Path) -> bool:
-    """Whether a file begins like a JSON list."""
+    """Tells whether a file begins like a JSON list."""
     with open(path, "rb") as file:
         start = file.read(1024)
     return start.removeprefix(_BYTE_ORDER_MARK).lstrip().startswith(b"[")

@@ -47,7 +47,7 @@ class Source:
         return None
 
     def has_suffix(self, *suffixes: str) -> bool:
-        """Whether the place is the path of a file, or a glob of files, with one of the suffixes."""
+        """Tells whether the place is the path of a file, or a glob of files, with one of the suffixes."""
         return self.path is not None and not self.path.is_dir() and self.path.suffix in suffixes
 
     def existing_file(self) -> Path:
@@ -62,7 +62,7 @@ class Source:
 
 
 class OpenedSource(NamedTuple):
-    """The records of a source, none of them read yet."""
+    """Holds the records of a source, none of them read yet."""
 
     records: Table | RecordStream
     folder: Path | None = None

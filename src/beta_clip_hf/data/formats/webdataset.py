@@ -24,7 +24,7 @@ _END_MARK_BYTES = 1024
 
 
 class TarShards(RecordStream):
-    """The records of tar files, split over dataloader workers and processes.
+    """Reads the records of tar files, split over dataloader workers and processes.
 
     With as many shards as readers or more, each reader has whole shards. With fewer, every reader goes through all of
     them and keeps each n-th record: slower, but nothing is lost and nobody is idle.

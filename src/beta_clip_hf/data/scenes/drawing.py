@@ -41,7 +41,7 @@ class Drawing(NamedTuple):
 
 
 class _Coverage(NamedTuple):
-    """The rows and columns of pixels around an object, and the share of each pixel that its two inks cover."""
+    """Holds the rows and columns of pixels around an object, and the share of each pixel that its two inks cover."""
 
     rows: slice
     columns: slice

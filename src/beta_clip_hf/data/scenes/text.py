@@ -118,7 +118,7 @@ class Sentence(NamedTuple):
 
 
 class CaptionPlan(NamedTuple):
-    """The sentences of a caption about the objects of a scene.
+    """Holds the sentences of a caption about the objects of a scene.
 
     Its methods take `described`, one object for each object of the scene: the caption names the attributes of these
     objects. `None` stands for the objects of the scene, with which the caption is true.

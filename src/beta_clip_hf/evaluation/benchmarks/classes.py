@@ -19,7 +19,7 @@ _SUFFIXES = (".jpeg", ".jpg", ".png")
 
 
 class Prompts(NamedTuple):
-    """The names of the classes in the order of their labels, and the templates that a name is put into."""
+    """Holds the names of the classes in the order of their labels, and the templates that a name is put into."""
 
     class_names: list[str]
     templates: list[str]
@@ -55,6 +55,7 @@ def _annotations(
 ) -> Annotations:
     rows: list[Row] = []
     for folder in folders:
+        # Sorted, because file systems list files in orders of their own.
         for file in sorted(os.listdir(folder.path)):
             if file.lower().endswith(_SUFFIXES):
                 rows.append({"image": f"{folder.path.name}/{file}", "label": folder.label})
@@ -89,6 +90,7 @@ def _numbered_folders(root: Path) -> list[ClassFolder]:
                 f"folders of {root} must be named by their label, 0 to {CLASSES - 1}, but one is {path.name!r}"
             )
         folders.append(ClassFolder(path, int(path.name)))
+    # By number: as text, "10" comes before "2".
     return sorted(folders, key=lambda folder: folder.label)
 
 

@@ -58,7 +58,7 @@ class Annotations:
 
 @dataclass(frozen=True)
 class Place:
-    """The place of a benchmark's files: its own folder, and for images also the folders beside it."""
+    """Holds the place of a benchmark's files: its own folder, and for images also the folders beside it."""
 
     folder: Path
     data: Path

@@ -65,7 +65,10 @@ class Reading:
         notes = []
         for part in self.parts:
             if part.subset_note:
-                notes.append(f"{part.name}: {part.subset_note}" if part.name else part.subset_note)
+                note = part.subset_note
+                if part.name:
+                    note = f"{part.name}: {note}"
+                notes.append(note)
         return "; ".join(notes)
 
     @property

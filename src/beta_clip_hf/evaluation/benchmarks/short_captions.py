@@ -23,6 +23,7 @@ def read_coco(place: Place) -> list[Annotations]:
         parts.append(_read_coco_val2017(file, place))
     file = place.file("dataset_coco.json")
     if file is not None:
+        # These are other images, so those who have val2017 need not have them.
         parts.append(_read_coco_karpathy(file, place, is_optional=bool(parts)))
     return parts
 
@@ -96,6 +97,7 @@ def flickr30k_images(place: Place) -> Path:
 
 def _test_split(images: Iterable[Mapping[str, Any]]) -> dict[int, Mapping[str, Any]]:
     """Returns Karpathy's test split, by the number of each record in the file."""
+    # Numbered before the choice, so that a message names a record by its place in the file.
     return {number: image for number, image in enumerate(images, 1) if image["split"] == "test"}
 
 
