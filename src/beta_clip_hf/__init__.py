@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import AutoConfig, AutoModel, AutoModelForZeroShotImageClassification, AutoProcessor
 
+from .files import replacing
 from .model import remote_code_beta_clip
 from .model.configuration_beta_clip import BetaCLIPConfig, Granularity
 from .model.loss_beta_clip import beta_cal_loss, clip_loss, hard_negative_loss, region_loss, text_conditioned_loss
@@ -51,7 +52,9 @@ def _write_card(folder: Path, repo_id: str, tags: Any) -> None:
     # Imported here, because a card is written when a model is pushed, and its code takes a while to import.
     from .release.model_card import render_card
 
-    render_card(folder, repo_id, tags=tags).save(folder / "README.md")
+    card = render_card(folder, repo_id, tags=tags)
+    with replacing(folder / "README.md") as unfinished:
+        card.save(unfinished)
 
 
 # The core calls this function when it pushes a model. It cannot import the code for it, which stands on the core.

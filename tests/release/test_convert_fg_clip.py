@@ -11,6 +11,7 @@ from transformers import CLIPImageProcessorPil, CLIPProcessor
 from beta_clip_cli.main import main
 from beta_clip_hf import BetaCLIPConfig, BetaCLIPModel, BetaCLIPProcessor
 from beta_clip_hf.data.tokenizers import clip_tokenizer_from_bpe
+from beta_clip_hf.release import convert_fg_clip as release_fg_clip
 from beta_clip_hf.release.convert_fg_clip import convert_back, convert_fg_clip
 
 
@@ -218,6 +219,20 @@ def test_their_directory_with_a_tokenizer_needs_no_option(golden_dir, bpe_tokeni
     convert_back(tmp_path / "ours", tmp_path / "back", tokenizer=theirs)
     stored = json.loads((tmp_path / "back/preprocessor_config.json").read_text())
     assert stored["size"] == {"height": 32, "width": 32} and not stored["do_center_crop"]
+
+
+def test_a_failure_leaves_the_old_weights(case, tmp_path, monkeypatch):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"old")
+
+    def save_half(tensors, file, metadata):
+        file.write_bytes(b"half")
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(release_fg_clip, "save_file", save_half)
+    with pytest.raises(OSError, match="the disk is full"):
+        convert_back(case[1], tmp_path)
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
 
 
 def test_the_source_is_not_written_over(case):

@@ -1,6 +1,7 @@
 import json
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from beta_clip_hf import BetaCLIPModel, BetaCLIPTrainer, BetaCLIPTrainingArgumen
 from beta_clip_hf.data.readers import load_rows
 from beta_clip_hf.inference.identity import environment
 from beta_clip_hf.release import hub
+from beta_clip_hf.release.hub import build_repository
 from beta_clip_hf.release.model_card import render_card
 from beta_clip_hf.training.build import build_trainer
 from beta_clip_hf.training.run import train_and_report
@@ -314,3 +316,26 @@ def test_a_failed_upload_leaves_everything_as_it_was_and_says_what_to_do(run_fol
 def test_a_dry_run_writes_a_folder(run_folder, tmp_path):
     assert main(["push", str(run_folder), "me/model", "--dry-run", str(tmp_path / "dry")]) == 0
     assert {"README.md", "model.safetensors"} <= {path.name for path in (tmp_path / "dry").iterdir()}
+
+
+def write_half(file):
+    Path(file).write_bytes(b"half")
+    raise OSError("the disk is full")
+
+
+@pytest.mark.parametrize(
+    ("target", "writer", "name"),
+    [
+        ("huggingface_hub.ModelCard.save", lambda card, file: write_half(file), "README.md"),
+        ("shutil.copyfile", lambda source, file: write_half(file), "train_curves.png"),
+    ],
+)
+def test_a_failure_leaves_the_old_file(run_folder, tmp_path, monkeypatch, target, writer, name):
+    (run_folder / "train_curves.png").write_bytes(b"curves")
+    build_repository(run_folder, tmp_path / "dry", "me/model")
+    path = tmp_path / "dry" / name
+    path.write_bytes(b"old")
+    monkeypatch.setattr(target, writer)
+    with pytest.raises(OSError, match="the disk is full"):
+        build_repository(run_folder, tmp_path / "dry", "me/model")
+    assert path.read_bytes() == b"old" and not list((tmp_path / "dry").glob(".*"))

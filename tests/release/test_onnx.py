@@ -4,6 +4,7 @@ import copy
 import json
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -308,3 +309,53 @@ def test_mistakes_are_told(source, exported, tiny_clip_dir, tiny_processor, trac
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(ImportError, match=r'needs onnxscript: pip install "beta-clip-hf\[onnx\]"'):
         export_graphs(source, tmp_path / "out")
+
+
+def writer_of_half(place):
+    """A writer of a library that fails half way. Its path is the argument at a place, or the one called `f`."""
+
+    def write_half(*args, **settings):
+        file = settings.get("f") or args[place]
+        if hasattr(file, "write"):
+            file.write(b"half")
+        else:
+            Path(file).write_bytes(b"half")
+        raise OSError("the disk is full")
+
+    return write_half
+
+
+@pytest.mark.parametrize(
+    ("target", "place", "name", "dtype"),
+    [
+        ("torch.onnx.export", 1, "image.onnx", "float32"),
+        ("onnx.save", 1, "image.onnx", "float16"),
+        ("onnxruntime.quantization.quantize_dynamic", 1, "image.onnx", "int8"),
+        ("torch.export.save", 1, "image.pt2", "float32"),
+    ],
+)
+def test_a_failure_leaves_the_old_graph(source, traced_once, tmp_path, monkeypatch, target, place, name, dtype):
+    if target == "torch.onnx.export":
+        monkeypatch.undo()
+    model, processor, _ = load_model(str(source), torch.device("cpu"))
+    graph = graphs_of(model, processor, "long")["image"]
+    (tmp_path / name).write_bytes(b"old")
+    monkeypatch.setattr(target, writer_of_half(place))
+    with pytest.raises(OSError, match="the disk is full"):
+        write_graph(graph, tmp_path / name, dtype, positions=248)
+    assert (tmp_path / name).read_bytes() == b"old" and [file.name for file in tmp_path.iterdir()] == [name]
+
+
+def test_a_failure_leaves_the_old_tokenizer(source, tmp_path, monkeypatch):
+    file = tmp_path / "tokenizer.json"
+    file.write_text("old")
+    tokenizer = BetaCLIPProcessor.from_pretrained(source).tokenizer
+
+    class Unwritable:
+        def __getattr__(self, method):
+            return writer_of_half(0) if method == "save" else lambda *args, **settings: None
+
+    monkeypatch.setattr("tokenizers.Tokenizer.from_str", lambda text: Unwritable())
+    with pytest.raises(OSError, match="the disk is full"):
+        release_onnx._save_tokenizer(tokenizer, file, 77)
+    assert file.read_text() == "old" and list(tmp_path.iterdir()) == [file]

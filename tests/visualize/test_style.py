@@ -15,9 +15,30 @@ pytest.importorskip("matplotlib")
 
 def test_other_warnings_of_a_figure_are_passed_on(tmp_path):
     figure = style.new_figure(1, 1)
-    figure.savefig = lambda *_, **__: warnings.warn("something else", UserWarning, stacklevel=2)
+
+    def savefig(file, **settings):
+        Path(file).touch()
+        warnings.warn("something else", UserWarning, stacklevel=2)
+
+    figure.savefig = savefig
     with pytest.warns(UserWarning, match="something else"):
         style.save(figure, tmp_path / "figure.png")
+
+
+def test_a_failure_leaves_the_old_figure(tmp_path):
+    path = style.save(style.new_figure(1, 1), tmp_path / "figure.png")
+    old = path.read_bytes()
+    assert old.startswith(b"\x89PNG")
+    figure = style.new_figure(1, 1)
+
+    def savefig(file, **settings):
+        Path(file).write_bytes(b"half")
+        raise OSError("the disk is full")
+
+    figure.savefig = savefig
+    with pytest.raises(OSError, match="the disk is full"):
+        style.save(figure, path)
+    assert path.read_bytes() == old and list(tmp_path.iterdir()) == [path]
 
 
 def top_imports(file):

@@ -8,7 +8,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..files import write_json
+from ..files import replacing, write_json
 from ..model.checkpoints_beta_clip import FG_CLIP_SWITCHES, from_fg_clip, is_fg_clip, read_weights, to_fg_clip
 from ..model.configuration_beta_clip import CLIP_TEXT_POSITIONS, LONG_TEXT_POSITIONS, BetaCLIPConfig
 from ..model.modeling_beta_clip import BetaCLIPModel
@@ -92,10 +92,10 @@ def convert_back(source: str | Path, output_dir: str | Path, *, tokenizer: str |
     processor = _choose_processor(source, model.config, tokenizer)
 
     folder = Path(output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
     contiguous = {name: tensor.contiguous() for name, tensor in state_dict.items()}
     # transformers refuses a safetensors file that does not name its format.
-    save_file(contiguous, folder / "model.safetensors", {"format": "pt"})
+    with replacing(folder / "model.safetensors") as unfinished:
+        save_file(contiguous, unfinished, {"format": "pt"})
     write_json(_their_config(model), folder / "config.json", sort_keys=True)
     if processor is not None:
         save_clip_processor(processor, folder, processor.tokenizer.model_max_length)

@@ -12,7 +12,7 @@ from typing import Any
 from huggingface_hub import HfApi
 from huggingface_hub.utils import validate_repo_id
 
-from ..files import write_json
+from ..files import replacing, write_json
 from ..model.configuration_beta_clip import BetaCLIPConfig
 from ..model.modeling_beta_clip import BetaCLIPModel
 from ..model.processing_beta_clip import BetaCLIPProcessor
@@ -131,8 +131,10 @@ def build_repository(folder: str | Path, target: str | Path, repo_id: str, **fie
             content = json.loads(source.read_text(encoding="utf-8"))
             write_json(run.public(content), target / name)
         else:
-            shutil.copyfile(source, target / name)
-    card.save(target / "README.md")
+            with replacing(target / name) as unfinished:
+                shutil.copyfile(source, unfinished)
+    with replacing(target / "README.md") as unfinished:
+        card.save(unfinished)
 
 
 def _find_companion(folder: Path, name: str) -> Path | None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
-from ..files import write_json
+from ..files import replacing, write_json
 from ..inference.models import load_model
 from ..model.modeling_beta_clip import BetaCLIPModel
 from ..version import __version__
@@ -128,7 +128,9 @@ def write_graph(graph: Graph, file: Path, dtype: str = "float32", *, positions: 
     """
     if file.suffix == ".pt2":
         program, _ = _trace(graph, positions)
-        torch.export.save(program, file)
+        # A path would have to end in .pt2, which that of an unfinished file does not.
+        with replacing(file) as unfinished, open(unfinished, "wb") as stream:
+            torch.export.save(program, stream)
         return
     if dtype == "float32":
         write_onnx(graph, file, positions)
@@ -151,14 +153,15 @@ def write_onnx(graph: Graph, file: Path, positions: int) -> None:
         positions: The largest number of tokens of a text.
     """
     program, shapes = _trace(graph, positions)
-    with _quiet():
+    is_large = _is_large(graph)
+    with _quiet(), _graph_file(file, is_large) as unfinished:
         torch.onnx.export(
             program,
-            f=file,
+            f=unfinished,
             input_names=list(graph.inputs),
             output_names=list(graph.expected),
             dynamic_shapes=shapes,
-            external_data=_is_large(graph),
+            external_data=is_large,
             dynamo=True,
             verbose=False,
         )
@@ -219,17 +222,18 @@ def to_float16(full: Path, file: Path, is_large: bool) -> None:
 
     with _quiet():
         half = convert_float_to_float16(onnx.load(full), keep_io_types=True)
-    onnx.save(half, file, save_as_external_data=is_large, location=f"{file.name}.data")
+    with _graph_file(file, is_large) as unfinished:
+        onnx.save(half, unfinished, save_as_external_data=is_large, location=f"{file.name}.data")
 
 
 def to_int8(full: Path, file: Path, is_large: bool) -> None:
     """Writes the float32 graph `full` with matrices and tables of int8. Large weights go to a file beside `file`."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    with _quiet():
+    with _quiet(), _graph_file(file, is_large) as unfinished:
         quantize_dynamic(
             full,
-            file,
+            unfinished,
             op_types_to_quantize=["MatMul", "Gather"],
             weight_type=QuantType.QInt8,
             per_channel=True,
@@ -237,6 +241,18 @@ def to_int8(full: Path, file: Path, is_large: bool) -> None:
             reduce_range=True,
             use_external_data_format=is_large,
         )
+
+
+@contextmanager
+def _graph_file(file: Path, is_large: bool) -> Iterator[Path]:
+    """Yields the path to write a graph to, which takes the place of `file` when the block ends, see [`replacing`]."""
+    if is_large:
+        # Two files cannot be replaced at once, and a graph names the file of its weights after the path that it is
+        # written to. So these are written in place.
+        yield file
+        return
+    with replacing(file) as unfinished:
+        yield unfinished
 
 
 def _is_large(graph: Graph) -> bool:
@@ -298,7 +314,8 @@ def _save_tokenizer(tokenizer: Any, file: Path, max_length: int) -> None:
     plain = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     plain.enable_truncation(max_length)
     plain.enable_padding(pad_id=tokenizer.pad_token_id, pad_token=tokenizer.pad_token)
-    plain.save(str(file))
+    with replacing(file) as unfinished:
+        plain.save(str(unfinished))
 
 
 def _import_onnx() -> None:

@@ -10,6 +10,8 @@ from typing import Any
 
 from PIL import Image
 
+from ..files import replacing
+
 
 logger = logging.getLogger(__name__)
 
@@ -71,15 +73,15 @@ def new_figure(width: float, height: float, *, padding: tuple[float, float] = (0
 
 def save(figure: Any, path: str | os.PathLike[str]) -> Path:
     """
-    Writes a figure as PNG and returns its path. A missing directory is created.
+    Writes a figure as PNG whole or not at all, and returns its path. A missing directory is created.
 
     Letters that no installed font has are drawn as boxes, and the log names them once.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with warnings.catch_warnings(record=True) as caught:
+    with warnings.catch_warnings(record=True) as caught, replacing(path) as unfinished:
         warnings.simplefilter("always")
-        figure.savefig(path, facecolor="white")
+        # The suffix of the unfinished file names no format.
+        figure.savefig(unfinished, format=path.suffix.removeprefix(".") or "png", facecolor="white")
     missing = set()
     for warning in caught:
         letter = _MISSING_LETTER.match(str(warning.message))
