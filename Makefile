@@ -31,8 +31,9 @@ demo: $(INSTALLED)  ## train, evaluate, save and reload a small model on generat
 test: lint  ## lint, types, doctests and all tests but the stress tests (PYTEST_ARGS, WORKERS)
 	$(ONE_THREAD) $(BIN)/python -m pytest --numprocesses $(WORKERS) -m "not stress" $(PYTEST_ARGS)
 
-test-fast: $(INSTALLED)  ## the quick tests only, for the inner loop (PYTEST_ARGS, WORKERS)
-	$(ONE_THREAD) $(BIN)/python -m pytest --numprocesses $(WORKERS) -m "not slow and not stress" $(PYTEST_ARGS)
+test-fast: $(INSTALLED)  ## the quick tests only, for the inner loop; not the demo, whose import of Gradio is slow (PYTEST_ARGS, WORKERS)
+	$(ONE_THREAD) $(BIN)/python -m pytest --numprocesses $(WORKERS) -m "not slow and not stress" \
+		--ignore=tests/demo --ignore=src/beta_clip_hf/demo $(PYTEST_ARGS)
 
 test-stress: $(INSTALLED)  ## the tests that take minutes (PYTEST_ARGS, WORKERS)
 	$(ONE_THREAD) $(BIN)/python -m pytest --numprocesses $(WORKERS) -m stress $(PYTEST_ARGS)

@@ -49,6 +49,7 @@ def words_of(text: str) -> set[str]:
     return set(re.findall(r"\w+", text.lower())) - {"a", "an"}
 
 
+@pytest.mark.slow
 def test_every_sentence_is_true(rows: list[Row], scenes: list[Scene]) -> None:
     for row, scene in zip(rows, scenes, strict=True):
         assert row["caption"] == " ".join(row["sentences"])

@@ -67,6 +67,7 @@ def test_its_weight_is_checked_like_the_others(spread_config):
         SpreadConfig(spread_loss_weight=-1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {"contrastive_batch_size": 8}])
 def test_it_is_logged_and_on_the_card(spread_config, tmp_path, settings):
     trainer = new_trainer(spread_config, tmp_path, max_steps=2, rows=16, **settings)

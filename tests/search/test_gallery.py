@@ -10,6 +10,9 @@ from beta_clip_hf.search.gallery import phrases_to_show, write_gallery
 from beta_clip_hf.search.query import Query
 
 
+pytestmark = pytest.mark.slow
+
+
 TEXT = "A red car stands in front of a white house."
 
 

@@ -9,6 +9,9 @@ from beta_clip_hf.search.query import Query
 from beta_clip_hf.search.rerank import attention_maps
 
 
+pytestmark = pytest.mark.slow
+
+
 TEXT = "A red car stands in front of a white house."
 
 

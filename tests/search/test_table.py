@@ -1,11 +1,13 @@
 """The vector index of a table."""
 
 import numpy as np
+import pytest
 import torch
 
 from beta_clip_hf.search import table
 
 
+@pytest.mark.slow
 def test_a_vector_index_is_trained_again_when_the_collection_has_doubled(tmp_path, monkeypatch):
     monkeypatch.setattr(table, "EXACT_BELOW", 300)
     images = table.ImageTable.create(tmp_path / "index", 16, {"model": "none"})

@@ -182,6 +182,7 @@ def test_textblob_tagger() -> None:
     assert isinstance(extractor("a/b & c ' d <x> \\ | 狗 of"), list)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("nltk") is None, reason="needs nltk: extra `text`, not the default")
 def test_nltk_tagger(shared_dir, monkeypatch: pytest.MonkeyPatch) -> None:
     import nltk

@@ -1,5 +1,7 @@
 """What a run leaves for its model card."""
 
+import pytest
+
 from beta_clip_hf.training.run_record import describe_run, hub_ids, last_evaluation
 from beta_clip_hf.visualize.log_keys import recall_keys
 from training.tiny_runs import TensorRows, new_trainer
@@ -15,6 +17,7 @@ def test_names_of_the_hub_are_told_from_paths_while_a_run_begins(tmp_path, monke
     assert hub_ids(config) == []
 
 
+@pytest.mark.slow
 def test_sets_that_only_an_evaluation_was_given_are_known(tiny_config, tmp_path):
     trainer = new_trainer(tiny_config, tmp_path, eval_rows=TensorRows(3), max_steps=1)
     trainer.train()
@@ -26,6 +29,7 @@ def test_sets_that_only_an_evaluation_was_given_are_known(tiny_config, tmp_path)
     assert describe_run(trainer)["evaluated_sets"] == ["t2i_r1"]
 
 
+@pytest.mark.slow
 def test_the_last_evaluation_has_all_evaluation_sets(tiny_config, tmp_path):
     """Each set logs a record of its own."""
     sets = {"a": TensorRows(3), "b": TensorRows(5, seed=1)}

@@ -10,6 +10,9 @@ from beta_clip_hf.visualize.heat_maps import enlarged, highest_of, overlay
 from visualize.png_reader import read_png
 
 
+pytestmark = pytest.mark.slow
+
+
 pytest.importorskip("matplotlib")
 
 

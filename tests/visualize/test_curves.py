@@ -8,6 +8,9 @@ from beta_clip_hf.visualize import plot_recall_curves, plot_training_curves, sty
 from visualize.png_reader import read_png
 
 
+pytestmark = pytest.mark.slow
+
+
 pytest.importorskip("matplotlib")
 
 LOG_HISTORY = [

@@ -8,6 +8,9 @@ from beta_clip_hf.inference.look import CAPTION, PHRASE, SENTENCE, Look, ShownTe
 from beta_clip_hf.visualize.look import format_scores, write_look
 
 
+pytestmark = pytest.mark.slow
+
+
 pytest.importorskip("matplotlib")
 
 

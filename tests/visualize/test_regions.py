@@ -8,6 +8,9 @@ from beta_clip_hf.visualize import plot_region_choices, plot_region_scores
 from visualize.png_reader import read_png
 
 
+pytestmark = pytest.mark.slow
+
+
 pytest.importorskip("matplotlib")
 
 

@@ -6,6 +6,9 @@ from PIL import Image
 from beta_clip_hf.visualize.sweeps import SweepCurve, plot_sweep
 
 
+pytestmark = pytest.mark.slow
+
+
 pytest.importorskip("matplotlib")
 
 
