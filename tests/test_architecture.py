@@ -289,7 +289,10 @@ def legend() -> set[str]:
     """The letters of axes in the table of `model/__init__.py`."""
     table = MODULES[f"{LIBRARY}/model/__init__.py"].read_text(encoding="utf-8")
     rows = re.findall(r"^\| ([A-Za-z, ]+) \| \w", table, flags=re.MULTILINE)
-    return {letter.strip() for row in rows for letter in row.split(",") if len(letter.strip()) == 1}
+    letters: set[str] = set()
+    for row in rows:
+        letters.update(letter.strip() for letter in row.split(","))
+    return {letter for letter in letters if len(letter) == 1}
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -297,12 +300,12 @@ def test_shape_suffixes_use_the_one_legend(module: str) -> None:
     """`text_embeds_TD` is (T, D): every letter of such a suffix is in the legend, or said at the top of the file."""
     tree = tree_of(MODULES[module])
     docstring = ast.get_docstring(tree) or ""
-    own = set(re.findall(r"\b[A-Z]\b", docstring)) if "legend" in docstring else set()
+    file_letters = set(re.findall(r"\b[A-Z]\b", docstring)) if "legend" in docstring else set()
     # The core has the letters of the legend only.
-    assert not own or room_of(module) != "model" or module.endswith("__init__.py")
+    assert not file_letters or room_of(module) != "model" or module.endswith("__init__.py")
     # S is slots: pixels are written (B, 3, height, width).
     assert not re.search(r"\bS, S\)", MODULES[module].read_text(encoding="utf-8"))
-    letters = legend() | own
+    letters = legend() | file_letters
     wrong = set()
     for node in ast.walk(tree):
         names = [getattr(node, field, None) for field in ("id", "arg", "attr")]

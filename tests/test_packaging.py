@@ -53,7 +53,9 @@ def constraints() -> dict[str, Requirement]:
 
 def direct_requirements() -> list[Requirement]:
     core = requirements(setup_cfg()["options"]["install_requires"])
-    return core + [one for group in extras().values() for one in group if one.name != "beta-clip-hf"]
+    for group in extras().values():
+        core += [requirement for requirement in group if requirement.name != "beta-clip-hf"]
+    return core
 
 
 def test_one_version_everywhere() -> None:
@@ -72,12 +74,10 @@ def test_extras() -> None:
 
 
 def test_messages_name_extras_that_exist() -> None:
-    named = {
-        (path.name, extra)
-        for path in SOURCE.rglob("*.py")
-        for group in re.findall(r"beta-clip-hf\[([\w,]+)\]", path.read_text(encoding="utf-8"))
-        for extra in group.split(",")
-    }
+    named = set()
+    for path in SOURCE.rglob("*.py"):
+        for group in re.findall(r"beta-clip-hf\[([\w,]+)\]", path.read_text(encoding="utf-8")):
+            named.update((path.name, extra) for extra in group.split(","))
     assert named, "a missing optional dependency must name its extra"
     assert {extra for _, extra in named} <= set(extras()), named
 
@@ -128,7 +128,7 @@ def test_wheel(tmp_path: Path) -> None:
 def test_continuous_integration_can_start() -> None:
     assert os.access(PROJECT / ".ci" / "run", os.X_OK)
     build = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["build-system"]
-    assert [Requirement(one).name for one in build["requires"]] == ["setuptools"]
+    assert [Requirement(line).name for line in build["requires"]] == ["setuptools"]
 
 
 def cost_of_import() -> tuple[float, float, list[str]]:

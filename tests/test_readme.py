@@ -24,13 +24,18 @@ def python_of(page: str) -> list[str]:
 
 PYTHON = python_of(README)
 PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").rglob("*.md"))]
-COMMANDS = {
-    line.strip().removeprefix("$ ")
-    for page in PAGES
-    for block in re.findall(r"^```\w*\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
-    for line in block.replace("\\\n", " ").replace("&&\n", "\n").splitlines()
-    if line.strip().removeprefix("$ ").startswith("beta-clip ")
-}
+
+
+def commands_of(page: str) -> set[str]:
+    """The command lines in the blocks of a page."""
+    commands = set()
+    for block in re.findall(r"^```\w*\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL):
+        lines = block.replace("\\\n", " ").replace("&&\n", "\n").splitlines()
+        commands.update(line.strip().removeprefix("$ ") for line in lines)
+    return {command for command in commands if command.startswith("beta-clip ")}
+
+
+COMMANDS = set().union(*(commands_of(page.read_text(encoding="utf-8")) for page in PAGES))
 # The same code on something small: what a test has in the place of a checkpoint, and a training of two steps.
 SMALLER = {
     '"runs/demo/model"': '"tiny"',

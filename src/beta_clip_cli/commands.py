@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 MODELS = ("MODEL", "BASE", "TUNED")
-"""The placeholders, in the help, of arguments that name a model."""
+"""The metavars of arguments that name a model."""
 
 
 class Command(NamedTuple):

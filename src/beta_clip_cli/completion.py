@@ -11,7 +11,7 @@ from .main import build_parser, parsers_of
 logger = logging.getLogger(__name__)
 
 SHELLS = ("bash", "zsh", "fish")
-# The placeholder of an argument in the help tells what completes it.
+# The metavar of an argument tells what completes it.
 DIRECTORIES = ("DIR", "INDEX", *MODELS)
 FILES = ("FILE", "DATA")
 

@@ -27,7 +27,7 @@ def test_versions_and_hardware_are_told(capsys):
     assert found["transformers"]["found"] == transformers.__version__
     assert found["GPU 0" if torch.cuda.is_available() else "GPU"]["found"]
     assert "sdpa" in found["attention"]["found"] and "cache in" in found["Hub"]["found"]
-    assert not any("dev" in what or "pytest" in what for what in found)
+    assert not any("dev" in name or "pytest" in name for name in found)
 
 
 @pytest.mark.parametrize(("missing", "code"), [("torch", 1), ("evaluate", 0)])

@@ -57,7 +57,7 @@ def check_columns(columns: Collection[str], source: str) -> None:
 
 
 def _likely_column(wanted: str, columns: Collection[str]) -> str:
-    """Returns the column that probably holds what is wanted, or a placeholder for its name."""
+    """Returns the column that probably holds what is wanted, or a word that stands for its name."""
     for usual_name in _USUAL_NAMES[wanted]:
         if usual_name in columns:
             return usual_name
