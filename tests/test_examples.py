@@ -4,6 +4,7 @@ import json
 import re
 import runpy
 import sys
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -190,7 +191,7 @@ def test_a_notebook_is_kept_with_what_it_prints(name) -> None:
     nbformat.validate(notebook)
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))  # run once, from top to bottom
-    outputs = [output for cell in cells for output in cell.outputs]
+    outputs = list(chain.from_iterable(cell.outputs for cell in cells))
     assert {output.output_type for output in outputs} <= {"display_data", "stream", "execute_result"}
     assert {output.name for output in outputs if output.output_type == "stream"} == {"stdout"}
     assert sum("image/png" in output.get("data", {}) for output in outputs) >= 4

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from itertools import chain
 
 import pytest
 
@@ -59,7 +60,8 @@ def test_every_command_and_option_is_in_the_script(shell, capsys):
     assert cli.main(["completion", shell]) == 0
     script = capsys.readouterr().out
     parsers = cli.parsers_of(cli.build_parser(*cli.COMMANDS))
-    options = {option for parser in parsers for option in parser._option_string_actions if option.startswith("--")}
+    options = set(chain.from_iterable(parser._option_string_actions for parser in parsers))
+    options = {option for option in options if option.startswith("--")}
     sought = options if shell != "fish" else {f"-l {option[2:]}" for option in options}
     assert len(options) > 50 and not [option for option in sought if option not in script]
     assert not [command for command in cli.COMMANDS if command.words[-1] not in script]

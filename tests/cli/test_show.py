@@ -62,7 +62,9 @@ def test_a_png_and_the_scores(folder, capsys):
 
 def test_json_has_the_scores_of_texts_and_regions(folder, tiny_processor, photo, capsys):
     boxes = [[15.0, 5.0, 20.0, 20.0], [10.0, 0.0, 5.0, 5.0]]
-    options = [word for box in boxes for word in ("--box", ",".join(f"{number:g}" for number in box))]
+    options = []
+    for box in boxes:
+        options += ["--box", ",".join(f"{number:g}" for number in box)]
     assert (
         show("--model", "model", "--text", CAPTION_TEXT, "--head", "2", "--output", "new/seen.png", "--json", *options)
         == 0

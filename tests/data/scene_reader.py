@@ -6,6 +6,7 @@ fits a noun phrase may be meant, and any relation that is not plainly wrong may 
 
 import itertools
 import re
+from itertools import chain
 
 from beta_clip_hf.data.scenes.layout import Scene, SceneObject
 
@@ -27,7 +28,7 @@ VALUES = {
 VALUES["shape"] |= {f"{word}{'es' if word == 'cross' else 's'}": name for word, name in VALUES["shape"].items()}
 NUMBERS = {"one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6}
 
-_ADJECTIVE = "|".join(word for name in ("size", "texture", "colour") for word in VALUES[name])
+_ADJECTIVE = "|".join(chain.from_iterable(VALUES[name] for name in ("size", "texture", "colour")))
 _NOUN = "|".join([*VALUES["shape"], "shape", "object"])
 NOUN_PHRASE = re.compile(rf"\b(?:(a|an|the|{'|'.join(NUMBERS)}) )?((?:(?:{_ADJECTIVE}) )*)({_NOUN})s?\b")
 

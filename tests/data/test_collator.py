@@ -3,6 +3,7 @@ import pickle
 import random
 import statistics
 from dataclasses import replace
+from itertools import product
 from multiprocessing.reduction import ForkingPickler
 
 import pytest
@@ -17,8 +18,7 @@ from beta_clip_hf.data.readers import load_rows
 
 SENTENCES = [
     f"The {colour} ball lies on a {thing}."
-    for colour in ("red", "green", "blue")
-    for thing in ("table", "chair", "box")
+    for colour, thing in product(("red", "green", "blue"), ("table", "chair", "box"))
 ]
 
 
@@ -86,7 +86,7 @@ def test_seed_and_epoch_draw_other_texts_and_crops(collate):
         collator.set_epoch(epoch)
         return collator(ROWS[:1])["pixel_values"], collator.sample_texts(ROWS[0])
 
-    pixels, texts = zip(*[drawn(seed, epoch) for seed in (0, 1) for epoch in (0, 1)], strict=True)
+    pixels, texts = zip(*[drawn(seed, epoch) for seed, epoch in product((0, 1), (0, 1))], strict=True)
     for first in range(4):
         for second in range(first):
             assert texts[first] != texts[second]

@@ -3,6 +3,7 @@
 import logging
 import random
 from collections import Counter
+from itertools import product
 
 import pytest
 import torch
@@ -183,7 +184,7 @@ def visible_pixels(box, part) -> float:
     """By counting: the share of a rectangle's pixels that lie in a part of the image."""
     left, top, width, height = part
     x1, y1, x2, y2 = box
-    pixels = [(x, y) for x in range(x1, x2) for y in range(y1, y2)]
+    pixels = list(product(range(x1, x2), range(y1, y2)))
     return sum(left <= x < left + width and top <= y < top + height for x, y in pixels) / len(pixels)
 
 

@@ -3,6 +3,7 @@ import json
 import logging
 import pickle
 import tracemalloc
+from itertools import chain
 
 import pytest
 from PIL import Image
@@ -78,7 +79,7 @@ def test_jsonl_of_real_photos(shared_dir):
     row = rows[16]
     assert row["id"] == "train.jsonl:17"
     assert row["caption"] == " ".join(row["captions"])
-    assert {len(box) for phrase in row["phrases"] for box in phrase["boxes"]} == {4}
+    assert {len(box) for box in chain.from_iterable(phrase["boxes"] for phrase in row["phrases"])} == {4}
     assert load_image(row["image"]).size == (row["width"], row["height"])
     assert len(load_rows(shared_dir / "data/photos", split="test")) == 565
 

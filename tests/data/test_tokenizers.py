@@ -1,5 +1,6 @@
 import gzip
 import random
+from itertools import product
 
 import pytest
 import torch
@@ -9,7 +10,9 @@ from beta_clip_hf.data.tokenizers import clip_tokenizer_from_bpe, train_clip_tok
 
 
 COLOURS = ("red", "green", "dark blue", "yellow")
-TEXTS = [f"A {colour} {shape} is left of the striped circle." for colour in COLOURS for shape in ("square", "triangle")]
+TEXTS = [
+    f"A {colour} {shape} is left of the striped circle." for colour, shape in product(COLOURS, ("square", "triangle"))
+]
 VOCAB_SIZE = 556  # all that these texts have to teach
 
 

@@ -5,6 +5,7 @@ import pickle
 import runpy
 import subprocess
 import sys
+from itertools import chain, product
 from types import ModuleType
 
 import pytest
@@ -52,7 +53,7 @@ def test_recall_of_several_relevant_candidates(metric_of):
     scores, relevant = tied(6, 6), torch.eye(6, dtype=torch.bool) | (torch.arange(6) % 2 == 0)
     references = [row.nonzero()[:, 0].tolist() for row in relevant]
     found = metric_of("RecallAtK").compute(predictions=scores, references=references)
-    assert list(found) == [f"recall_at_{k}{end}" for k in (1, 5, 10) for end in ("", "_chance")]
+    assert list(found) == [f"recall_at_{k}{end}" for k, end in product((1, 5, 10), ("", "_chance"))]
     assert found["recall_at_1"] == pytest.approx(naive.recall_at_k(scores.tolist(), relevant.tolist(), 1))
     alike = torch.zeros(6, 6)
     assert found["recall_at_1_chance"] == pytest.approx(naive.recall_at_k(alike.tolist(), relevant.tolist(), 1))
@@ -64,7 +65,7 @@ def test_recall_of_several_relevant_candidates(metric_of):
 def test_hard_negatives_equal_the_function_wherever_the_true_text_stands(metric_of):
     groups = [tied(size, levels=3).tolist() for size in (2, 11, 3, 5, 2)]
     first = metric_of("HardNegativeAccuracy").compute(predictions=groups, references=[0] * 5)
-    flat = torch.tensor([score for group in groups for score in group])
+    flat = torch.tensor(list(chain.from_iterable(groups)))
     index = torch.arange(5).repeat_interleave(torch.tensor([len(group) for group in groups]))
     assert first["accuracy"] == hard_negative_accuracy(flat, index) == naive.hard_negative_accuracy(groups)
     assert first["accuracy_chance"] == pytest.approx((1 / 2 + 1 / 11 + 1 / 3 + 1 / 5 + 1 / 2) / 5)

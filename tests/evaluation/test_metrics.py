@@ -1,3 +1,5 @@
+from itertools import chain
+
 import pytest
 import torch
 
@@ -109,7 +111,7 @@ def test_bad_scores_are_refused(scores, relevant, message):
 
 def test_hard_negatives_are_ragged_and_ties_count_one_over_n():
     groups = [[3.0, 1.0], [1.0, 1.0, 1.0], [2.0, 2.0, 1.0, 0.0], [0.0, 1.0], [5.0] + [5.0] * 9]
-    scores = torch.tensor([score for group in groups for score in group])
+    scores = torch.tensor(list(chain.from_iterable(groups)))
     index = torch.arange(len(groups)).repeat_interleave(torch.tensor([len(group) for group in groups]))
     assert hard_negative_hits(scores, index).tolist() == pytest.approx([1, 1 / 3, 1 / 2, 0, 1 / 10])
     assert hard_negative_accuracy(scores, index) == pytest.approx(naive.hard_negative_accuracy(groups))

@@ -1,3 +1,5 @@
+from itertools import chain
+
 import pytest
 import torch
 from PIL import Image, ImageDraw
@@ -197,7 +199,7 @@ def test_all_figures_equal_loops_over_phrases(tiny_model, tiny_processor):
         )
         windows = [window_features(tiny_model, pixels, cell) for cell in range(24)]
         boxes = [[[x / 48, y / 32, u / 48, v / 32] for x, y, u, v in phrase["boxes"]] for phrase in row["phrases"]]
-        candidates = [box for phrase_boxes in boxes for box in phrase_boxes]
+        candidates = list(chain.from_iterable(boxes))
         regions = tiny_model.get_region_features(pixels, torch.tensor(candidates), interpolate_pos_encoding=True)
         for own_boxes, text, attention_HP in zip(boxes, texts, attention, strict=True):
             best = candidates[int(torch.cosine_similarity(regions, text[None]).argmax())]

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from itertools import chain
 
 import pytest
 import torch
@@ -27,7 +28,7 @@ def rows_of(count, captions_per_image):
 
 def test_both_scores_equal_loops_over_single_images_and_texts(tiny_model, tiny_processor):
     rows = rows_of(7, lambda i: 1 + i % 3)
-    flat = [caption for row in rows for caption in row["captions"]]
+    flat = list(chain.from_iterable(row["captions"] for row in rows))
     image_index = torch.tensor([i for i, row in enumerate(rows) for _ in row["captions"]])
     scores = {"cls": torch.zeros(7, len(flat)), "all_pairs": torch.zeros(7, len(flat))}
     for i, row in enumerate(rows):

@@ -1,5 +1,7 @@
 """Images and texts become embeddings in their order, whatever batch they are in."""
 
+from itertools import chain
+
 import pytest
 import torch
 from PIL import Image
@@ -45,8 +47,9 @@ def test_images_come_in_order_with_their_rows(tiny_model, tiny_processor, num_wo
     rows = images(5)
     batches = list(Embedder(tiny_model, tiny_processor, batch_size=2, num_workers=num_workers).images(rows))
     assert [batch.image_index_B.tolist() for batch in batches] == [[0, 1], [2, 3], [4]]
-    assert [row["id"] for batch in batches for row in batch.rows] == [row["id"] for row in rows]
-    assert all("image" not in row for batch in batches for row in batch.rows)
+    batch_rows = list(chain.from_iterable(batch.rows for batch in batches))
+    assert [row["id"] for row in batch_rows] == [row["id"] for row in rows]
+    assert all("image" not in row for row in batch_rows)
     assert batches[0].sizes == [(32, 40)] * 2 and batches[0].grid == (4, 4)
     pixel_values = tiny_processor(images=[row["image"] for row in rows], return_tensors="pt")["pixel_values"]
     with torch.no_grad():

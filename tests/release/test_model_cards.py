@@ -5,6 +5,7 @@ import json
 import re
 import runpy
 import shlex
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -52,7 +53,7 @@ def blocks_of(text: str, language: str = "") -> list[str]:
 def commands_of(name: str) -> list[str]:
     """The lines of all blocks that are neither Python nor BibTeX."""
     text = re.sub(r"^```\w+\n.*?^```", "", text_of(name), flags=re.MULTILINE | re.DOTALL)
-    return [line for block in blocks_of(text) for line in block.replace("\\\n", " ").splitlines()]
+    return list(chain.from_iterable(block.replace("\\\n", " ").splitlines() for block in blocks_of(text)))
 
 
 def recipe_in(name: str) -> dict:

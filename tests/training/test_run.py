@@ -4,6 +4,7 @@ import io
 import json
 import math
 import tarfile
+from itertools import chain
 
 import pytest
 import torch
@@ -184,7 +185,7 @@ def test_passes_of_a_stream(shards):
     rows = load_rows(shards, shuffle_buffer=5)
     batches = EndlessBatches(DataLoader(rows, batch_size=4, drop_last=True, collate_fn=Collator()))
     seen = [batch for batch, _ in zip(DataLoader(batches, batch_size=None), range(9), strict=False)]
-    passes = [[name for batch in seen[start : start + 4] for name in batch] for start in (0, 4)]
+    passes = [list(chain.from_iterable(seen[start : start + 4])) for start in (0, 4)]
     assert [len(set(ids)) for ids in passes] == [16, 16] and passes[0] != passes[1]
     assert epochs == [0, 1, 2]
     with pytest.raises(ValueError, match="gave none"):

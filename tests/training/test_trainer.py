@@ -1,6 +1,7 @@
 """The Trainer on ready tensors: what moves, what stays, what is logged, and what a run leaves behind."""
 
 import math
+from itertools import chain, product
 
 import pytest
 import torch
@@ -99,7 +100,7 @@ def test_logit_scales_are_clamped_after_each_step(tiny_config, tmp_path):
     spy = Spy(lambda state, model, optimizer: seen.append((model.logit_scale.item(), model.pooler.logit_scale.item())))
     new_trainer(tiny_config, tmp_path, model=model, callbacks=[spy], max_steps=2, learning_rate=0).train()
     assert seen[0] == (pytest.approx(math.log(100)), 0.0)
-    assert all(0 <= scale <= math.log(100) + 1e-6 for scales in seen for scale in scales)
+    assert all(0 <= scale <= math.log(100) + 1e-6 for scale in chain.from_iterable(seen))
 
     model = new_model(tiny_config)
     with torch.no_grad():
@@ -200,7 +201,7 @@ def test_evaluation_is_retrieval(tiny_config, tmp_path):
         tiny_config, tmp_path, rows=12, eval_rows=rows, max_steps=40, per_device_train_batch_size=12, logging_steps=40
     )
     before = trainer.evaluate()
-    keys = {f"eval_{direction}_r{k}" for direction in ("i2t", "t2i") for k in (1, 5, 10)}
+    keys = {f"eval_{direction}_r{k}" for direction, k in product(("i2t", "t2i"), (1, 5, 10))}
     assert keys <= before.keys() and before["eval_images"] == 12
     assert before["eval_t2i_r1"] < 0.5 and before["eval_t2i_r1"] <= before["eval_t2i_r5"] <= before["eval_t2i_r10"]
     trainer.train()

@@ -3,6 +3,7 @@ import json
 import logging
 import tarfile
 from collections import Counter
+from itertools import product
 
 import pytest
 from PIL import Image
@@ -155,7 +156,7 @@ def test_shuffling_depends_on_seed_and_epoch_alone(shards):
         rows.set_epoch(epoch)
         return ids(rows)
 
-    orders = {(seed, epoch): order(seed, epoch) for seed in (0, 1) for epoch in (0, 1)}
+    orders = {(seed, epoch): order(seed, epoch) for seed, epoch in product((0, 1), (0, 1))}
     assert order(0, 1) == orders[0, 1]
     assert len({tuple(numbers) for numbers in orders.values()}) == 4
     for numbers in orders.values():

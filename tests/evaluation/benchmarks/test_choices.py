@@ -1,6 +1,7 @@
 """SugarCrepe and VALSE."""
 
 import json
+from itertools import chain
 
 import pytest
 
@@ -47,7 +48,7 @@ def test_the_real_sugarcrepe(shared_dir, tmp_path):
     reading = load_benchmark("sugarcrepe", tmp_path)
     (part,) = reading.parts
     assert not reading.is_subset and part.counts["choices"] == 7511 == sum(SUGARCREPE.values())
-    choices = [choice for row in part.rows for choice in row["choices"]]
+    choices = list(chain.from_iterable(row["choices"] for row in part.rows))
     assert len({choice["id"] for choice in choices}) == 7511
     assert {len(choice["negatives"]) for choice in choices} == {1}
 
@@ -82,7 +83,9 @@ def valse(tmp_path):
 def test_valse_finds_the_images_of_five_data_sets(valse):
     (part,) = load_benchmark("valse", valse, allow_subset=True).parts
     assert part.counts["choices"] == 11 and not part.missing
-    found = {choice["subset"]: row["image"] for row in part.rows for choice in row["choices"]}
+    found = {}
+    for row in part.rows:
+        found |= {choice["subset"]: row["image"] for choice in row["choices"]}
     assert {found[subset] for subset in PLACES} == {str(valse / folder / image) for image, _, folder in PLACES.values()}
     assert part.rows[0]["choices"][0] == {
         "text": "A man.", "negatives": ["No man."], "subset": "existence", "id": "existence:a"

@@ -42,7 +42,9 @@ def test_fg_ovd(tmp_path):
 @pytest.mark.slow
 def test_the_real_fg_ovd(shared_dir, tmp_path):
     source = shared_dir / "data" / "benchmarks"
-    lines = [line for file in FG_OVD_FILES.values() for line in (source / file).read_text("utf-8").splitlines()]
+    lines = []
+    for file in FG_OVD_FILES.values():
+        lines += (source / file).read_text("utf-8").splitlines()
     touch(tmp_path / "coco", {json.loads(line)["img_path"] for line in lines})
     (tmp_path / "fg_ovd").symlink_to(source)
     reading = load_benchmark("fg_ovd", tmp_path)

@@ -69,7 +69,9 @@ def test_flickr30k_with_1k_and_31k_images(tmp_path):
 
 def test_flickr30k_whole_with_1k_images(tmp_path):
     splits = [("test", 1000), ("val", 14), ("train", 29)]
-    images = [karpathy(f"{split}{n}.jpg", split) for split, number in splits for n in range(number)]
+    images = []
+    for split, number in splits:
+        images += [karpathy(f"{split}{n}.jpg", split) for n in range(number)]
     write(tmp_path / "dataset_flickr30k.json", {"images": images})
     touch(tmp_path / "flickr30k-images", (f"test{n}.jpg" for n in range(1000)))
     (part,) = load_benchmark("flickr30k", tmp_path).parts
