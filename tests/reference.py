@@ -74,6 +74,14 @@ def hard_negative_loss(regions: Tensor, texts: Tensor, region_index: Tensor, sca
     return sum(-log_softmax_at(logits, 0) for logits in lists.values()) / len(lists)
 
 
+def text_negative_loss(scores: Tensor, negative_scores: Tensor, text_index: Tensor, scale: float) -> float:
+    """Each text that has negatives is chosen out of a list with them."""
+    lists: dict[int, list[float]] = {}
+    for score, text in zip(negative_scores.double().tolist(), text_index.tolist(), strict=True):
+        lists.setdefault(text, [scale * scores[text].item()]).append(scale * score)
+    return sum(-log_softmax_at(logits, 0) for logits in lists.values()) / len(lists)
+
+
 def stretch_text_positions(p: Tensor) -> Tensor:
     """method.md 1.1, row by row."""
     new = torch.zeros(248, p.shape[1], dtype=torch.float64)

@@ -21,6 +21,7 @@ FUNCTIONS = {
     "region_loss": "region_embeds_RD, region_text_embeds_RD, *, logit_scale, text_id_R=None, gather=None",
     "split_sentences": "text",
     "text_conditioned_loss": "scores_BT, image_index_T, *, logit_scale, kind='ce', gather=None",
+    "text_negative_loss": "scores_T, negative_scores_n, negative_text_index_n, *, logit_scale",
 }
 CLASSES = [
     "BetaCLIPConfig",

@@ -14,7 +14,14 @@ from transformers import AutoConfig, AutoModel, AutoModelForZeroShotImageClassif
 from .files import replacing
 from .model import remote_code_beta_clip
 from .model.configuration_beta_clip import BetaCLIPConfig, Granularity
-from .model.loss_beta_clip import beta_cal_loss, clip_loss, hard_negative_loss, region_loss, text_conditioned_loss
+from .model.loss_beta_clip import (
+    beta_cal_loss,
+    clip_loss,
+    hard_negative_loss,
+    region_loss,
+    text_conditioned_loss,
+    text_negative_loss,
+)
 from .model.modeling_beta_clip import BetaCLIPModel, BetaCLIPOutput
 from .model.pooler_beta_clip import TextConditionedPooler
 from .model.processing_beta_clip import BetaCLIPProcessor
@@ -94,4 +101,5 @@ __all__ = [
     "region_loss",
     "split_sentences",
     "text_conditioned_loss",
+    "text_negative_loss",
 ]

@@ -23,7 +23,13 @@ SYSTEMS = {
     "β-CLIP, CE": {"alignment_loss": "ce", "text_conditioned_loss_weight": 0.1},
     "β-CLIP, BCE": {"alignment_loss": "bce"},
     "FG-CLIP, stage 2": {"use_pooler": False, "use_long_text_path": True, "use_regions": True},
-    "both": {"use_long_text_path": True, "use_regions": True, "mask_identical_region_texts": True},
+    "both": {
+        "use_long_text_path": True,
+        "use_regions": True,
+        "mask_identical_region_texts": True,
+        "text_negative_loss_weight": 0.5,
+        "conditioned_negative_loss_weight": 0.5,
+    },
 }
 
 
@@ -132,6 +138,8 @@ def test_a_step_waits_for_nothing(tiny_clip_config, collator, rows, monkeypatch,
     model = new_model(tiny_clip_config, short_clip_loss_weight=1.0, **SYSTEMS[system]).to(device)
     if not model.config.use_regions:
         collator.num_regions = 0
+    if model.config.text_negative_loss_weight:
+        collator.num_phrase_negatives = 2
     optimizer = torch.optim.AdamW(model.parameters(), fused=device == "cuda")
     batch = pin_memory(collator(rows)) if device == "cuda" else collator(rows)
 
@@ -150,6 +158,8 @@ def test_a_step_waits_for_nothing(tiny_clip_config, collator, rows, monkeypatch,
     parts |= {"beta_cal_loss"} if model.pooler else set()
     parts |= {"text_conditioned_loss"} if model.config.text_conditioned_loss_weight else set()
     parts |= {"region_loss", "hard_negative_loss"} if model.config.use_regions else set()
+    negative_parts = {"text_negative_loss", "conditioned_negative_loss"}
+    parts |= negative_parts if model.config.text_negative_loss_weight else set()
     assert outputs.losses.keys() == parts
     with pytest.raises((RuntimeError, AssertionError)), no_waits(device):
         model(**send_to_device(batch | {"plan": None}, torch.device(device), non_blocking=True))

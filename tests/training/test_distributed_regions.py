@@ -16,7 +16,8 @@ pytestmark = pytest.mark.slow
 
 
 START, END = 512, 513
-# Of each process: images, which of them have a short caption, and for each box its image and number of hard negatives.
+# Of each process: images, which of them have a short caption and negatives of their texts, and for each box its image
+# and number of hard negatives.
 CASES = {
     "ragged": [(2, [0, 1], [(0, 3), (0, 0), (1, 1)]), (3, [2], [(1, 0), (2, 2)])],
     "no region in one": [(2, [1], []), (2, [0, 1], [(0, 0), (1, 4), (1, 1)])],
@@ -24,7 +25,15 @@ CASES = {
     "nothing but captions": [(2, [], []), (1, [], [])],
 }
 PARTS = {
-    "ragged": {"clip_loss", "short_clip_loss", "beta_cal_loss", "region_loss", "hard_negative_loss"},
+    "ragged": {
+        "clip_loss",
+        "short_clip_loss",
+        "beta_cal_loss",
+        "region_loss",
+        "hard_negative_loss",
+        "text_negative_loss",
+        "conditioned_negative_loss",
+    },
     "nothing but captions": {"clip_loss", "beta_cal_loss"},
 }
 PARTS |= {name: PARTS["ragged"] for name in CASES if name not in PARTS}
@@ -42,10 +51,12 @@ def batch_of(parts, seed):
             words = torch.randint(0, 30, (4,), generator=generator).tolist()  # few words, so that some texts are equal
             return [START, *words[: 1 + words[0] % 2], END, END, END][:5]
 
-        kinds, hard = [], []
+        kinds, hard, negative = [], [], []
         for image in range(images):
             kinds += [(image, 0), (image, 2)]
             if image in shorts:
+                # Of the caption, and of the phrase that was added last.
+                negative += [len(kinds) - 2] * (1 + image) + [len(kinds) - 1]
                 kinds.append((image, 3))
         for index, (_, negatives) in enumerate(boxes):
             if negatives:  # the true text stands before them
@@ -61,11 +72,19 @@ def batch_of(parts, seed):
                 "region_input_ids": torch.tensor([text() for _ in boxes], dtype=torch.int64).reshape(-1, 5),
                 "hard_input_ids": torch.tensor([text() for _ in hard], dtype=torch.int64).reshape(-1, 5),
                 "hard_region_index": torch.tensor(hard, dtype=torch.int64),
+                "negative_input_ids": torch.tensor([text() for _ in negative], dtype=torch.int64).reshape(-1, 5),
+                "negative_text_index": torch.tensor(negative, dtype=torch.int64),
             }
         )
     images = [len(batch["pixel_values"]) for batch in batches]
     regions = [len(batch["boxes"]) for batch in batches]
-    offsets = {"image_index": images, "region_image_index": images, "hard_region_index": regions}
+    texts = [len(batch["input_ids"]) for batch in batches]
+    offsets = {
+        "image_index": images,
+        "region_image_index": images,
+        "hard_region_index": regions,
+        "negative_text_index": texts,
+    }
     for name, counts in offsets.items():
         for place, batch in enumerate(batches):
             batch[name] = batch[name] + sum(counts[:place])
@@ -76,6 +95,8 @@ def gradients(config, case, numbers, gather, wrap=lambda model: model, kind="ce"
     torch.manual_seed(0)
     model = BetaCLIPModel(deepcopy(config)).double()
     model.config.alignment_loss = kind
+    model.config.text_negative_loss_weight = 0.5
+    model.config.conditioned_negative_loss_weight = 0.5
     parts = [(number, CASES[case][number]) for number in numbers]
     wrapped = wrap(model)
     with model.loss_context(gather=gather):
@@ -112,7 +133,7 @@ def test_losses_and_gradients_of_two_processes_are_those_of_one(found_by_rank, b
             losses_here, gradients_here = found[way, case, kind]
             assert losses_here.keys() == losses.keys()
             for name, value in losses.items():
-                assert name != "hard_negative_loss" or value > 0.1
+                assert "negative_loss" not in name or value > 0.1
                 torch.testing.assert_close(losses_here[name], value, rtol=0, atol=1e-12)
             for name, gradient in expected.items():
                 here = gradients_here[name]

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from ..model.batch_beta_clip import BatchTexts
+from ..model.batch_beta_clip import BatchTexts, TextNegatives
 from ..model.batch_plan_beta_clip import BatchPlan, plan_batch
 from ..model.image_views_beta_clip import seen_size
 from ..model.packing_beta_clip import plan_texts, text_lengths
@@ -22,6 +22,7 @@ from .region_sampling import Crop, draw_regions
 from .row_counts import report_skip
 from .row_texts import hierarchy_of
 from .rows import CheckedRow, Row, check_row, row_id
+from .text_negatives import draw_caption_negatives, draw_phrase_negatives
 from .workers import SharedCount, SharedEpoch
 
 
@@ -29,10 +30,11 @@ CAPTION_MODES = ("sampled", "full", "caption_only")
 
 
 class _Example(NamedTuple):
-    """Holds the image, the texts and the regions that one row gives to a batch."""
+    """Holds the image, the texts with the negatives of each, and the regions that one row gives to a batch."""
 
     image: Image.Image
     texts: TextHierarchy
+    negatives: list[list[str]]
     regions: list[dict[str, Any]]
 
 
@@ -63,6 +65,13 @@ class BetaCLIPDataCollator:
             seen (after the crop, if any). Their boxes are cut at the borders; a region without area is left out. The
             text of a region is its `text` or its `long_text`, drawn; with `negatives`, the `text` and all of these are
             its hard texts. With 0 a batch has no region tensors; with more it always has them, even without regions.
+        num_caption_negatives: Largest number of negatives of a caption, drawn without replacement from the row's
+            `hard_negatives`. They vary the whole caption, so that a sampled caption cannot have them, and a short pair
+            has none.
+        num_phrase_negatives: Largest number of negatives of each phrase, drawn without replacement from the phrase's
+            `negatives`. A phrase without these that relates two things ("a cup left of a plate") has one, in which they
+            are exchanged. If this and `num_caption_negatives` are 0, a batch has no tensors of negatives; otherwise it
+            always has them.
         packing_capacity: Columns of the rows that texts are packed into (see [`plan_texts`]), for shapes that stay the
             same from batch to batch, as `torch.compile` needs them; by default what costs least for each batch.
         packing_row_multiple: The number of these rows is rounded up to a multiple of it, by empty rows.
@@ -83,6 +92,8 @@ class BetaCLIPDataCollator:
     include_short_caption: bool = False
     short_caption_probability: float = 0.0
     num_regions: int = 0
+    num_caption_negatives: int = 0
+    num_phrase_negatives: int = 0
     packing_capacity: int | None = None
     packing_row_multiple: int = 1
     extractor: PhraseExtractor | None = None
@@ -93,9 +104,14 @@ class BetaCLIPDataCollator:
             raise ValueError(f"caption_mode must be one of {CAPTION_MODES}, but is {self.caption_mode!r}")
         if self.num_sentences < 1:
             raise ValueError(f"num_sentences must be at least 1, but is {self.num_sentences}")
-        for name in ("num_phrases", "num_regions"):
+        for name in ("num_phrases", "num_regions", "num_caption_negatives", "num_phrase_negatives"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, but is {getattr(self, name)}")
+        if self.num_caption_negatives and self.caption_mode == "sampled":
+            raise ValueError(
+                'caption_mode must be "full" or "caption_only" where num_caption_negatives is not 0, because negatives '
+                f"vary the whole caption, but is {self.caption_mode!r}"
+            )
         scale = self.random_resized_crop
         if scale is not None and not 0 < scale[0] <= scale[1] <= 1:
             raise ValueError(f"random_resized_crop must be a range within (0, 1], but is {scale}")
@@ -136,11 +152,15 @@ class BetaCLIPDataCollator:
         if self.num_regions:
             # Also if no row of this batch has regions: all batches of all processes must have the same tensors.
             regions = [example.regions for example in examples]
+        negatives = None
+        if self.num_caption_negatives or self.num_phrase_negatives:
+            negatives = [example.negatives for example in examples]
         batch = self.processor(
             images=[example.image for example in examples],
             hierarchies=[example.texts for example in examples],
             regions=regions,
             box_format="xyxy_normalized",
+            negatives=negatives,
         )
         # Without labels, the Trainer computes a loss in evaluation only for batches that have `return_loss`.
         return {**batch, "plan": self._plan(batch), "return_loss": True}
@@ -157,7 +177,7 @@ class BetaCLIPDataCollator:
         short_caption = None
         if self.include_short_caption:
             short_caption = self._short_caption(row)
-        if self._rng(row, "/short_pair").random() < self.short_caption_probability:
+        if self._is_short_pair(row):
             return TextHierarchy(self._short_caption(row), short_caption=short_caption)
         if self.caption_mode == "caption_only":
             return TextHierarchy(row["caption"], short_caption=short_caption)
@@ -168,6 +188,24 @@ class BetaCLIPDataCollator:
             caption = drawn.caption
         # A checked row has no blank short caption.
         return with_checked_texts(drawn, caption=caption, short_caption=short_caption)
+
+    def _is_short_pair(self, row: Row) -> bool:
+        return self._rng(row, "/short_pair").random() < self.short_caption_probability
+
+    def _negatives(self, row: Row, texts: TextHierarchy) -> list[list[str]]:
+        """Draws the negatives of each of a row's texts, in the order of a flat batch."""
+        caption_negatives: list[str] = []
+        if self.num_caption_negatives and not self._is_short_pair(row):
+            rng = self._rng(row, "/caption_negatives")
+            caption_negatives = draw_caption_negatives(row, self.num_caption_negatives, rng)
+        phrase_negatives: list[list[str]] = [[] for _ in texts.phrases]
+        if self.num_phrase_negatives:
+            rng = self._rng(row, "/phrase_negatives")
+            phrase_negatives = draw_phrase_negatives(row, texts.phrases, self.num_phrase_negatives, rng)
+        negatives = [caption_negatives, *([] for _ in texts.sentences), *phrase_negatives]
+        if texts.short_caption is not None:
+            negatives.append([])
+        return negatives
 
     def _short_caption(self, row: Row) -> str:
         if row.get("short_caption"):
@@ -180,6 +218,7 @@ class BetaCLIPDataCollator:
     def _example(self, row: CheckedRow) -> _Example:
         # Texts first: a row with a bad text is skipped before its image is decoded.
         texts = self.sample_texts(row)
+        negatives = self._negatives(row, texts)
         image = load_image(row["image"])
         image_size = image.size
         if self.random_resized_crop is None:
@@ -192,14 +231,18 @@ class BetaCLIPDataCollator:
             # Already in the size that the model sees, so the processor has nothing left to resize or cut.
             image = resized_part(image, part, crop.size)
         if self.num_regions == 0:
-            return _Example(image, texts, [])
+            return _Example(image, texts, negatives, [])
         image_processor = self.processor.image_processor
         rng = self._rng(row, "/regions")
-        return _Example(image, texts, draw_regions(row, self.num_regions, image_size, crop, image_processor, rng))
+        regions = draw_regions(row, self.num_regions, image_size, crop, image_processor, rng)
+        return _Example(image, texts, negatives, regions)
 
     def _plan(self, batch: Mapping[str, Any]) -> BatchPlan:
         """Plans how the texts are packed, in the order in which the model encodes them."""
-        texts = BatchTexts(batch["input_ids"], batch.get("region_input_ids"), batch.get("hard_input_ids"))
+        negatives = None
+        if "negative_input_ids" in batch:
+            negatives = TextNegatives(batch["negative_input_ids"], batch["negative_text_index"])
+        texts = BatchTexts(batch["input_ids"], batch.get("region_input_ids"), batch.get("hard_input_ids"), negatives)
         ids_TL = texts.joined()
         # Texts of the two paths have different positions, so they never share a packed row.
         is_long_T = None
@@ -218,6 +261,7 @@ class BetaCLIPDataCollator:
             len(batch["pixel_values"]),
             granularity_T=batch["granularity"],
             region_image_index_R=batch.get("region_image_index"),
+            negative_text_index_n=batch.get("negative_text_index"),
         )
 
     def _rng(self, row: Row, purpose: str = "") -> random.Random:

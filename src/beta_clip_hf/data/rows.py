@@ -171,6 +171,8 @@ def _check_phrase(phrase: Mapping[str, Any], field: str) -> None:
     sentence = phrase.get("sentence")
     if sentence is not None and (not isinstance(sentence, int) or sentence < 0):
         raise ValueError(f"{field}.sentence must be the index of a sentence, but is {shown(sentence)}")
+    if phrase.get("negatives"):
+        check_texts(phrase["negatives"], f"{field}.negatives")
 
 
 def _check_sentence_indices(value: Any, field: str) -> None:

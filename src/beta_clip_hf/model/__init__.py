@@ -14,6 +14,7 @@ Names of tensors end in the letters of their axes: `text_embeds_TD` is (T, D). O
 | d | width of an attention head |
 | R | regions (boxes) |
 | N | hard texts: true texts of regions and their negatives |
+| n | negatives of texts: false variants of the texts of a batch |
 | Q | queries |
 | G | gallery items |
 | K | candidates of a query |

@@ -11,6 +11,28 @@ from .configuration_beta_clip import Granularity
 
 
 @dataclass
+class TextNegatives:
+    r"""
+    Holds negatives of the texts of a flat batch: variants that are false of the text's image.
+
+    Args:
+        input_ids (`Tensor` of shape `(n, L)`, int64): Their token ids.
+        text_index (`Tensor` of shape `(n,)`, int64): The text of each negative among the T texts, non-decreasing.
+
+    Raises:
+        ValueError: If one of both is missing, or their lengths disagree.
+    """
+
+    input_ids: Tensor
+    text_index: Tensor
+
+    def __post_init__(self) -> None:
+        if self.input_ids is None or self.text_index is None:
+            raise ValueError("negative_input_ids and negative_text_index must be given together, but one is missing")
+        _check_rows(self.text_index, len(self.input_ids), "negative_text_index")
+
+
+@dataclass
 class BatchTexts:
     r"""
     Holds the token ids of all texts that a model encodes for a batch.
@@ -19,35 +41,46 @@ class BatchTexts:
         input_ids (`Tensor` of shape `(T, L)`, int64): The texts of the images.
         region_input_ids (`Tensor` of shape `(R, L)`, int64, *optional*): The texts of the regions.
         hard_input_ids (`Tensor` of shape `(N, L)`, int64, *optional*): True texts of regions and their negatives.
+        negatives (*optional*): Negatives of the texts of the images.
     """
 
     input_ids: Tensor
     region_input_ids: Tensor | None = None
     hard_input_ids: Tensor | None = None
+    negatives: TextNegatives | None = None
 
     @property
     def counts(self) -> list[int]:
-        """How many texts there are of images, of regions, and hard ones."""
-        # In the order of `joined`, because embeddings of the joined texts are split by these numbers.
-        tensors = (self.input_ids, self.region_input_ids, self.hard_input_ids)
-        return [0 if ids is None else len(ids) for ids in tensors]
+        """How many texts there are of images, of regions, hard ones, and negatives of the texts of images."""
+        return [0 if ids is None else len(ids) for ids in self._all_ids()]
 
     def joined(self) -> Tensor:
-        """Returns all texts, one below the other: those of images, those of regions, the hard ones."""
-        tensors = (self.input_ids, self.region_input_ids, self.hard_input_ids)
+        """Returns all texts, one below the other: those of images, those of regions, the hard ones, the negatives."""
         # One pass of the tower for all kinds: short texts of regions fill the rows that long captions leave open.
-        present = [ids for ids in tensors if ids is not None]
+        present = [ids for ids in self._all_ids() if ids is not None]
         width = max(ids.shape[1] for ids in present)
         # The added columns lie behind EOS. Their id 0 is never taken for EOS where that is the largest id of a text.
         return torch.cat([F.pad(ids, (0, width - ids.shape[1])) for ids in present])
 
     def is_long(self, granularity_T: Tensor) -> Tensor:
-        """Returns which of the joined texts take the long path of a model with two: the captions of the images."""
-        # Texts of regions and hard texts, which follow those of the images, take the short path, as in FG-CLIP.
-        num_texts = sum(self.counts)
-        is_long = torch.zeros(num_texts, dtype=torch.bool, device=granularity_T.device)
-        is_long[: len(granularity_T)] = granularity_T == Granularity.CAPTION
-        return is_long
+        """
+        Returns which of the joined texts take the long path of a model with two: the captions of the images, and their
+        negatives.
+        """
+        is_caption_T = granularity_T == Granularity.CAPTION
+        num_texts, num_region_texts, num_hard_texts, _ = self.counts
+        assert len(is_caption_T) == num_texts
+        # Texts of regions and hard texts take the short path, as in FG-CLIP.
+        parts = [is_caption_T, is_caption_T.new_zeros(num_region_texts + num_hard_texts)]
+        if self.negatives is not None:
+            # A text and its negatives must differ in their words alone.
+            parts.append(is_caption_T[self.negatives.text_index])
+        return torch.cat(parts)
+
+    def _all_ids(self) -> tuple[Tensor | None, ...]:
+        """Returns the ids of each kind. Embeddings of the joined texts are split in this order."""
+        negative_ids = None if self.negatives is None else self.negatives.input_ids
+        return self.input_ids, self.region_input_ids, self.hard_input_ids, negative_ids
 
 
 @dataclass
@@ -129,4 +162,4 @@ def _check_rows(tensor: Tensor | None, rows: int, name: str) -> None:
         raise ValueError(f"{name} must be one row for each of {rows}, but is {shown}")
 
 
-__all__ = ["BatchTexts", "FlatBatch", "RegionBatch"]
+__all__ = ["BatchTexts", "FlatBatch", "RegionBatch", "TextNegatives"]

@@ -19,9 +19,11 @@ class BatchPlan(Planned):
     argument for users, because a plan of another batch would not be noticed.
 
     Args:
-        packing (`TextPacking`): Of all texts: those of the images, then those of regions, then the hard ones.
+        packing (`TextPacking`):
+            Of all texts: those of the images, then those of regions, the hard ones, and the negatives of the first.
         text_slots (`ImageSlots`): Of the texts of the images.
         region_slots (`ImageSlots`, *optional*): Of the regions, if the batch has tensors of them.
+        negative_slots (`ImageSlots`, *optional*): Of the texts of the images and, after them, the negatives of these.
         caption_B (`Tensor` of shape `(B,)`, int64, *optional*): Which text is the caption of each image.
         short_J (`Tensor` of shape `(J,)`, int64, *optional*): Which texts are short captions.
         aligned_A (`Tensor` of shape `(A,)`, int64, *optional*): Which texts are captions, sentences or phrases.
@@ -30,6 +32,7 @@ class BatchPlan(Planned):
     packing: TextPacking
     text_slots: ImageSlots
     region_slots: ImageSlots | None = None
+    negative_slots: ImageSlots | None = None
     caption_B: Tensor | None = None
     short_J: Tensor | None = None
     aligned_A: Tensor | None = None
@@ -42,6 +45,7 @@ def plan_batch(
     *,
     granularity_T: Tensor | None = None,
     region_image_index_R: Tensor | None = None,
+    negative_text_index_n: Tensor | None = None,
 ) -> BatchPlan:
     r"""
     Plans a batch on the CPU, where all arguments are.
@@ -52,6 +56,7 @@ def plan_batch(
         num_images (`int`): B.
         granularity_T (`Tensor` of shape `(T,)`, int64, *optional*): The kind of each text, if there is to be a loss.
         region_image_index_R (`Tensor` of shape `(R,)`, int64, *optional*): The image of each region.
+        negative_text_index_n (`Tensor` of shape `(n,)`, int64, *optional*): The text of each negative.
 
     Raises:
         ValueError: With `granularity`, for an image that has no caption or several, or several short captions.
@@ -60,8 +65,12 @@ def plan_batch(
     region_slots = None
     if region_image_index_R is not None:
         region_slots = slots_by_image(region_image_index_R, num_images)
+    negative_slots = None
+    if negative_text_index_n is not None:
+        joined_index = torch.cat([image_index_T, image_index_T[negative_text_index_n]])
+        negative_slots = slots_by_image(joined_index, num_images)
     if granularity_T is None:
-        return BatchPlan(packing, text_slots, region_slots)
+        return BatchPlan(packing, text_slots, region_slots, negative_slots)
 
     caption_B = _texts_of_kind(granularity_T, Granularity.CAPTION)
     num_captions = _counts_by_image(image_index_T[caption_B], num_images)
@@ -77,6 +86,7 @@ def plan_batch(
         packing,
         text_slots,
         region_slots,
+        negative_slots,
         # Texts may come in any order of their images.
         caption_B=caption_B[image_index_T[caption_B].argsort()],
         short_J=short_J,

@@ -73,6 +73,11 @@ class BetaCLIPConfig(CLIPConfig):
         region_loss_weight (`float | int`, defaults to 0.1): Weight of `region_loss`.
         hard_negative_loss_weight (`float | int`, defaults to 0.5):
             Weight of `hard_negative_loss` (FG-CLIP's β, which is not the β above).
+        text_negative_loss_weight (`float | int`, defaults to 0):
+            Weight of `text_negative_loss`: the image embedding picks a text out of a list with its negatives.
+        conditioned_negative_loss_weight (`float | int`, defaults to 0):
+            Weight of `conditioned_negative_loss`, which is the same with text-conditioned scores: the image of the text
+            is pooled for each text of the list.
 
     A part of the loss that has weight 0, or that the batch has no rows for, is not computed.
 
@@ -112,6 +117,8 @@ class BetaCLIPConfig(CLIPConfig):
     text_conditioned_loss_weight: int | float = 0.0
     region_loss_weight: int | float = 0.1
     hard_negative_loss_weight: int | float = 0.5
+    text_negative_loss_weight: int | float = 0.0
+    conditioned_negative_loss_weight: int | float = 0.0
 
     def __post_init__(self, **kwargs: Any) -> None:
         # The file of a stock CLIP may leave out its 77 positions. The type is popped, so that the configuration made

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .batch_beta_clip import BatchTexts, FlatBatch, RegionBatch
+from .batch_beta_clip import BatchTexts, FlatBatch, RegionBatch, TextNegatives
 from .batch_plan_beta_clip import BatchPlan, plan_batch
 from .gather_beta_clip import Gather, is_gather
 from .objective_beta_clip import LOSS_PARTS, FlatEmbeds, Objective, batch_objective
@@ -24,14 +24,18 @@ class FlatBatchModel(BetaCLIPPreTrainedModel):
     _gather: Gather | None = None
     _objective: Objective | None = None
 
-    def texts_to_encode(self, input_ids: Tensor, regions: RegionBatch | None) -> BatchTexts:
+    def texts_to_encode(
+        self, input_ids: Tensor, regions: RegionBatch | None, negatives: TextNegatives | None
+    ) -> BatchTexts:
         """
-        Collects the texts of the images and, of the regions that a loss has, the texts that a part of it needs.
+        Collects the texts of the images and, of the regions and negatives that a loss has, what a part of it needs.
 
         Raises:
             ValueError: If there are regions, but the model has no logit scales for them.
         """
         texts = BatchTexts(input_ids)
+        if self.config.text_negative_loss_weight or self._pools_negatives:
+            texts.negatives = negatives
         if regions is None:
             return texts
         if not self.config.use_regions:
@@ -58,7 +62,7 @@ class FlatBatchModel(BetaCLIPPreTrainedModel):
         # the others itself.
         packing = plan.packing if len(plan.packing.last_T) == len(input_ids) else None
         all_text_embeds = normalize(self.encode_texts(input_ids, is_long, packing))
-        text_TD, region_text_RD, hard_text_ND = all_text_embeds.split(batch.texts.counts)
+        text_TD, region_text_RD, hard_text_ND, negative_nD = all_text_embeds.split(batch.texts.counts)
         embeds = FlatEmbeds(
             image_BD=normalize(image_features_BD),
             text_TD=text_TD,
@@ -67,9 +71,11 @@ class FlatBatchModel(BetaCLIPPreTrainedModel):
             short_J=plan.short_J,
             aligned_A=plan.aligned_A,
         )
+        if batch.texts.negatives is not None:
+            embeds.negative_nD = negative_nD
+            embeds.negative_text_index_n = batch.texts.negatives.text_index
         if self.pooler is not None:
-            pooled_TD, _ = self.pooler(text_TD, patch_features_BPD, batch.image_index, slots=plan.text_slots)
-            embeds.contextualized_TD = normalize(pooled_TD)
+            self._pool_for_texts(embeds, patch_features_BPD, plan)
             if batch.has_loss and self.config.text_conditioned_loss_weight:
                 embeds.score_pairs = partial(self.pooler.score_pairs, patch_features_BPD)
         if batch.regions is not None:
@@ -86,22 +92,50 @@ class FlatBatchModel(BetaCLIPPreTrainedModel):
                 embeds.hard_region_index_N = regions.hard_region_index
         return embeds
 
+    @property
+    def _pools_negatives(self) -> bool:
+        """Whether images are pooled for negatives of their texts."""
+        return self.pooler is not None and bool(self.config.conditioned_negative_loss_weight)
+
+    def _pool_for_texts(self, embeds: FlatEmbeds, patch_features_BPD: Tensor, plan: BatchPlan) -> None:
+        """Pools each text's image for the text and, where a part of the loss needs it, for the text's negatives."""
+        assert self.pooler is not None
+        text_TD = embeds.text_TD
+        if embeds.negative_nD is None or embeds.negative_text_index_n is None or not self._pools_negatives:
+            pooled_TD, _ = self.pooler(text_TD, patch_features_BPD, embeds.image_index_T, slots=plan.text_slots)
+            embeds.contextualized_TD = normalize(pooled_TD)
+            return
+        # In one pass, which projects the patches of an image once.
+        image_index_n = embeds.image_index_T[embeds.negative_text_index_n]
+        pooled, _ = self.pooler(
+            torch.cat([text_TD, embeds.negative_nD]),
+            patch_features_BPD,
+            torch.cat([embeds.image_index_T, image_index_n]),
+            slots=plan.negative_slots,
+        )
+        counts = [len(text_TD), len(embeds.negative_nD)]
+        embeds.contextualized_TD, embeds.contextualized_negative_nD = normalize(pooled).split(counts)
+
     # A graph cannot hold what depends on the values of a batch.
     @torch.compiler.disable
     def _plan_batch(self, batch: FlatBatch, input_ids: Tensor, is_long: Tensor | None) -> BatchPlan:
         """Plans a batch that has no plan. This waits for the GPU; nothing else in a training step does."""
         granularity_T = None
         region_image_index_R = None
+        negative_text_index_n = None
         if batch.has_loss and batch.granularity is not None:
             granularity_T = batch.granularity.cpu()
         if batch.regions is not None:
             region_image_index_R = batch.regions.image_index.cpu()
+        if batch.texts.negatives is not None:
+            negative_text_index_n = batch.texts.negatives.text_index.cpu()
         return plan_batch(
             self.plan_texts(input_ids, is_long),
             batch.image_index.cpu(),
             len(batch.pixel_values),
             granularity_T=granularity_T,
             region_image_index_R=region_image_index_R,
+            negative_text_index_n=negative_text_index_n,
         )
 
     def pool_boxes(

@@ -274,16 +274,77 @@ def hard_negative_loss(
         return differentiable_zero(region_embeds_RD, hard_text_embeds_ND, logit_scale)
     paired_region_ND = at_least_float32(region_embeds_RD)[hard_region_index_N]
     logits_N = at_least_float32(logit_scale) * (paired_region_ND * at_least_float32(hard_text_embeds_ND)).sum(dim=-1)
-    # Each list is kept at the place of its first text, the true one: no size depends on the number of lists, which a
-    # GPU would have to be asked for.
     first_N = torch.searchsorted(hard_region_index_N, hard_region_index_N)
     is_true_N = first_N == torch.arange(len(first_N), device=first_N.device)
-    # Log-sum-exp of each ragged list, relative to its true logit. Subtracting the list's maximum avoids overflow.
-    margins_N = logits_N - logits_N[first_N]
+    # The true text is no negative of itself.
+    margins_N = (logits_N - logits_N[first_N]).masked_fill(is_true_N, -torch.inf)
+    return _mean_over_lists(margins_N, hard_region_index_N)
+
+
+def text_negative_loss(
+    scores_T: Tensor, negative_scores_n: Tensor, negative_text_index_n: Tensor, *, logit_scale: Tensor | float
+) -> Tensor:
+    r"""
+    Contrasts each flagged text of a batch with negatives of its own, which are false of its image.
+
+    With c_0 the score of a flagged text t with its image, and c_1, … those of its negatives, of any number:
+
+    ```
+    mean_t −log softmax(s · [c_0, c_1, …])_0
+    ```
+
+    A score may be the cosine with the image embedding, image_{g(t)}·u, or the text-conditioned one, v_{g(t)|u}·u, for
+    which the image is pooled for each of the texts.
+
+    Args:
+        scores_T (`Tensor` of shape `(T,)`): The score of each text with its image, flagged or not.
+        negative_scores_n (`Tensor` of shape `(n,)`): The score of each negative with the image of its text.
+        negative_text_index_n (`Tensor` of shape `(n,)`, int64): The text of each negative, non-decreasing.
+        logit_scale (`Tensor | float`): s, a multiplier.
+
+    Returns:
+        A scalar, in nats. No negative at all gives a zero that can be differentiated.
+
+    Raises:
+        ValueError: if the shapes disagree.
+
+    Source: NegCLIP (arXiv 2210.01936) has such captions as further columns of CLIP's contrast; here each text has a
+    list of its own, as a region has in FG-CLIP (arXiv 2505.05071).
+
+    >>> scores, negative_scores = torch.tensor([1.0, 0.3, 1.0]), torch.tensor([0.0, 0.0, 0.0])
+    >>> index = torch.tensor([0, 2, 2])
+    >>> round(text_negative_loss(scores, negative_scores, index, logit_scale=1.0).item(), 4)  # as hard_negative_loss
+    0.4324
+    """
+    if negative_scores_n.ndim != 1 or negative_text_index_n.shape != negative_scores_n.shape:
+        raise ValueError(
+            f"negative_text_index must have one place for each of negative_scores {tuple(negative_scores_n.shape)}, "
+            f"but has shape {tuple(negative_text_index_n.shape)}"
+        )
+    if len(negative_scores_n) == 0:
+        return differentiable_zero(scores_T, negative_scores_n, logit_scale)
+    true_scores_n = at_least_float32(scores_T)[negative_text_index_n]
+    margins_n = at_least_float32(logit_scale) * (at_least_float32(negative_scores_n) - true_scores_n)
+    return _mean_over_lists(margins_n, negative_text_index_n)
+
+
+def _mean_over_lists(margins_N: Tensor, list_index_N: Tensor) -> Tensor:
+    """
+    Returns the mean over lists of the cross-entropy of their true text, log(1 + Σ exp margin).
+
+    Args:
+        margins_N: The logit of each negative, less that of the true text of its list. There is at least one.
+        list_index_N: A number for the list of each negative, non-decreasing.
+    """
+    # Each list is kept at the place of its first member: no size depends on the number of lists, which a GPU would have
+    # to be asked for.
+    first_N = torch.searchsorted(list_index_N, list_index_N)
+    num_lists = (first_N == torch.arange(len(first_N), device=first_N.device)).sum()
+    # The largest margin is subtracted so that nothing overflows. The true text has the margin 0.
     peaks_N = torch.zeros_like(margins_N).scatter_reduce(0, first_N, margins_N.detach(), "amax")
     sums_N = torch.zeros_like(margins_N).index_add(0, first_N, (margins_N - peaks_N[first_N]).exp())
-    # Elsewhere the sum is 0: adding 1 makes its logarithm 0.
-    return (peaks_N + (sums_N + ~is_true_N).log()).sum() / is_true_N.sum()
+    # At places that keep no list, the peak and the sum are 0: the true text alone makes the logarithm 0.
+    return (peaks_N + (sums_N + (-peaks_N).exp()).log()).sum() / num_lists
 
 
 def _check_kind(kind: str) -> None:
@@ -299,4 +360,11 @@ def _check_pairs(left: Tensor, right: Tensor, left_name: str, right_name: str) -
         )
 
 
-__all__ = ["beta_cal_loss", "clip_loss", "hard_negative_loss", "region_loss", "text_conditioned_loss"]
+__all__ = [
+    "beta_cal_loss",
+    "clip_loss",
+    "hard_negative_loss",
+    "region_loss",
+    "text_conditioned_loss",
+    "text_negative_loss",
+]

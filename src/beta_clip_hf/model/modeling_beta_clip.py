@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers.models.clip.modeling_clip import CLIPOutput
 from transformers.utils.generic import can_return_tuple
 
-from .batch_beta_clip import FlatBatch, RegionBatch
+from .batch_beta_clip import BatchTexts, FlatBatch, RegionBatch, TextNegatives
 from .flat_model_beta_clip import FlatBatchModel
 from .objective_beta_clip import FlatEmbeds, multiplier
 from .pooler_beta_clip import TextConditionedPooler, normalize
@@ -73,6 +73,9 @@ class BetaCLIPModel(FlatBatchModel):
         hard_input_ids: Tensor | None = None,
         hard_attention_mask: Tensor | None = None,
         hard_region_index: Tensor | None = None,
+        negative_input_ids: Tensor | None = None,
+        negative_attention_mask: Tensor | None = None,
+        negative_text_index: Tensor | None = None,
         return_loss: bool | None = None,
         interpolate_pos_encoding: bool = False,
         **kwargs: Any,
@@ -97,7 +100,10 @@ class BetaCLIPModel(FlatBatchModel):
             hard_input_ids (`Tensor` of shape `(N, L)`):
                 For each flagged box its true text, then its negatives, any number of them; short path.
             hard_region_index (`Tensor` of shape `(N,)`, int64): The box of each hard text, non-decreasing.
-            region_attention_mask, hard_attention_mask: Not needed, like `attention_mask`.
+            negative_input_ids (`Tensor` of shape `(n, L)`):
+                Negatives of any of the T texts, false of its image; each takes the path of its text.
+            negative_text_index (`Tensor` of shape `(n,)`, int64): The text of each negative, non-decreasing.
+            region_attention_mask, hard_attention_mask, negative_attention_mask: Not needed, like `attention_mask`.
             return_loss (`bool`): Also compute `loss` (Σ weight · part) and `losses` (the parts).
             interpolate_pos_encoding (`bool`): As in `CLIPModel`, for images of another size.
             kwargs: Passed on to `CLIPModel` for a plain batch. A batch with `image_index` takes no others than those
@@ -123,8 +129,10 @@ class BetaCLIPModel(FlatBatchModel):
             "hard_input_ids": hard_input_ids,
             "hard_region_index": hard_region_index,
         }
+        negative_arguments = {"negative_input_ids": negative_input_ids, "negative_text_index": negative_text_index}
         if image_index is None:
-            _check_unset({"granularity": granularity, "boxes": boxes, **region_arguments}, "image_index")
+            flat_arguments = {"granularity": granularity, "boxes": boxes, **region_arguments, **negative_arguments}
+            _check_unset(flat_arguments, "image_index")
             kwargs.update(attention_mask=attention_mask, position_ids=position_ids)
             kwargs.update(return_loss=return_loss, interpolate_pos_encoding=interpolate_pos_encoding)
             return self._plain_forward(input_ids, pixel_values, **kwargs)
@@ -141,9 +149,14 @@ class BetaCLIPModel(FlatBatchModel):
                 hard_input_ids,
                 hard_region_index,
             )
+        negatives = None
+        if negative_input_ids is not None or negative_text_index is not None:
+            negatives = TextNegatives(negative_input_ids, negative_text_index)  # type: ignore[arg-type]  # it checks both
         has_loss = bool(return_loss)
-        # Texts of regions serve a loss only.
-        texts = self.texts_to_encode(input_ids, regions if has_loss else None)
+        # Texts of regions and negatives serve a loss only.
+        texts = BatchTexts(input_ids)
+        if has_loss:
+            texts = self.texts_to_encode(input_ids, regions, negatives)
         batch = FlatBatch(pixel_values, texts, image_index, granularity, regions, plan, has_loss)
         embeds = self.embed_batch(batch, interpolate_pos_encoding)
         outputs = self._outputs(embeds)

@@ -14,7 +14,15 @@ from torch import Tensor
 
 from .configuration_beta_clip import BetaCLIPConfig
 from .gather_beta_clip import Gather, OneProcess
-from .loss_beta_clip import beta_cal_loss, clip_loss, hard_negative_loss, region_loss, text_conditioned_loss
+from .loss_beta_clip import (
+    beta_cal_loss,
+    clip_loss,
+    hard_negative_loss,
+    region_loss,
+    text_conditioned_loss,
+    text_negative_loss,
+)
+from .tiled_beta_clip import at_least_float32
 
 
 @dataclass
@@ -38,6 +46,9 @@ class FlatEmbeds:
     region_text_id_R: Tensor | None = None
     hard_text_ND: Tensor | None = None
     hard_region_index_N: Tensor | None = None
+    negative_nD: Tensor | None = None
+    negative_text_index_n: Tensor | None = None
+    contextualized_negative_nD: Tensor | None = None
 
     def row_counts(self) -> dict[str, int]:
         """Returns how many rows of each kind a loss can use."""
@@ -48,6 +59,7 @@ class FlatEmbeds:
             "short_captions": len(self.short_J),
             "regions": 0 if self.region_text_RD is None else len(self.region_text_RD),
             "hard_texts": 0 if self.hard_text_ND is None else len(self.hard_text_ND),
+            "negatives": 0 if self.negative_nD is None else len(self.negative_nD),
         }
 
 
@@ -227,9 +239,56 @@ def _hard_negative(inputs: LossInputs, logit_scale: Tensor) -> Tensor:
     hard_ND = _or_empty(embeds.hard_text_ND, embeds.image_BD)
     index_N = _or_empty(embeds.hard_region_index_N, embeds.image_index_T)
     own_mean = hard_negative_loss(region_RD, hard_ND, index_N, logit_scale=logit_scale)
-    num_flagged = (index_N.diff() != 0).sum() + min(1, len(index_N))
-    # A region is compared with texts of its own only: two numbers per process are enough, no embedding has to travel.
-    total, count = inputs.gather.sum(torch.stack([own_mean * num_flagged, num_flagged.to(own_mean)]))
+    return _mean_over_processes(inputs.gather, own_mean, index_N)
+
+
+def _text_negative(inputs: LossInputs, logit_scale: Tensor) -> Tensor:
+    """Computes `text_negative_loss` of the image embeddings."""
+    embeds = inputs.embeds
+    image_TD = embeds.image_BD[embeds.image_index_T]
+    index_n = _or_empty(embeds.negative_text_index_n, embeds.image_index_T)
+    return _loss_of_negatives(inputs, image_TD, image_TD[index_n], logit_scale)
+
+
+def _conditioned_negative(inputs: LossInputs, logit_scale: Tensor) -> Tensor:
+    """Computes `text_negative_loss` of the images as they are pooled for each text and for each negative."""
+    embeds = inputs.embeds
+    assert embeds.contextualized_TD is not None
+    pooled_nD = _or_empty(embeds.contextualized_negative_nD, embeds.contextualized_TD)
+    return _loss_of_negatives(inputs, embeds.contextualized_TD, pooled_nD, logit_scale)
+
+
+def _loss_of_negatives(inputs: LossInputs, image_TD: Tensor, image_nD: Tensor, logit_scale: Tensor) -> Tensor:
+    """
+    Returns the mean of `text_negative_loss` over the flagged texts of all processes.
+
+    Args:
+        inputs: The batch.
+        image_TD: An embedding of the image of each text, which the text is compared with.
+        image_nD: The same for each negative.
+        logit_scale: s.
+    """
+    embeds = inputs.embeds
+    negative_nD = _or_empty(embeds.negative_nD, embeds.text_TD)
+    index_n = _or_empty(embeds.negative_text_index_n, embeds.image_index_T)
+    scores_T = (at_least_float32(image_TD) * at_least_float32(embeds.text_TD)).sum(dim=-1)
+    scores_n = (at_least_float32(image_nD) * at_least_float32(negative_nD)).sum(dim=-1)
+    own_mean = text_negative_loss(scores_T, scores_n, index_n, logit_scale=logit_scale)
+    return _mean_over_processes(inputs.gather, own_mean, index_n)
+
+
+def _mean_over_processes(gather: Gather, own_mean: Tensor, index_N: Tensor) -> Tensor:
+    """
+    Returns the mean over the lists of all processes.
+
+    Args:
+        gather: Joins the processes.
+        own_mean: The mean over the lists of this process.
+        index_N: A number for the list of each hard text, non-decreasing.
+    """
+    num_lists = (index_N.diff() != 0).sum() + min(1, len(index_N))
+    # A list is compared with one image or region: two numbers per process are enough, no embedding has to travel.
+    total, count = gather.sum(torch.stack([own_mean * num_lists, num_lists.to(own_mean)]))
     return total / count
 
 
@@ -271,6 +330,16 @@ LOSS_PARTS: dict[str, LossPart] = {
         logit_scale="hard_negative_logit_scale",
         rows="hard_texts",
         requires="use_regions",
+    ),
+    "text_negative_loss": LossPart(
+        _text_negative, weight="text_negative_loss_weight", logit_scale="logit_scale", rows="negatives"
+    ),
+    "conditioned_negative_loss": LossPart(
+        _conditioned_negative,
+        weight="conditioned_negative_loss_weight",
+        logit_scale="pooler.logit_scale",
+        rows="negatives",
+        requires="use_pooler",
     ),
 }
 

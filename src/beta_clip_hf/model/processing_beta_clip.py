@@ -140,6 +140,7 @@ class BetaCLIPProcessor(CLIPProcessor):
         regions: Sequence[Sequence[Mapping[str, Any]]] | None = None,
         box_format: str = "xyxy_pixels",
         path: str | None = None,
+        negatives: Sequence[Sequence[Sequence[str]]] | None = None,
         **kwargs: Any,
     ) -> BatchFeature:
         r"""
@@ -162,6 +163,9 @@ class BetaCLIPProcessor(CLIPProcessor):
                 of its sides.
             path (`str`, *optional*):
                 Text path that `text` is cut for, in a processor with two: "short" (the default) or "long".
+            negatives (`Sequence` of length B, *optional*):
+                For each image a list for each of its texts, in their order in the batch: the negatives of that text,
+                none or more, which are false of the image.
 
         Returns:
             For hierarchies, tensors: `input_ids`, `attention_mask` `(T, L)` right-padded, `image_index`, `granularity`
@@ -169,16 +173,19 @@ class BetaCLIPProcessor(CLIPProcessor):
             `(B, 3, height, width)`. With regions also `boxes` `(R, 4)` float32, xyxy in shares of the sides of what
             the model sees of the image, cut at its borders (no area where nothing is seen), `region_image_index`
             `(R,)`, `region_input_ids`, `region_attention_mask` `(R, L)`, `hard_input_ids`, `hard_attention_mask`
-            `(N, L)` and `hard_region_index` `(N,)`, the region of each hard text. R and N may be 0.
+            `(N, L)` and `hard_region_index` `(N,)`, the region of each hard text. With negatives also
+            `negative_input_ids`, `negative_attention_mask` `(n, L)` and `negative_text_index` `(n,)`, the text of each
+            negative. R, N and n may be 0.
 
         Raises:
             ValueError: if `text` and `hierarchies` are both given, there is not one hierarchy or one list of regions
-                per image, a text is empty or there is none, a box is not four numbers in order, or the tokenizer ends a
-                text without EOS.
+                per image or one list of negatives per text, a text is empty or there is none, a box is not four numbers
+                in order, or the tokenizer ends a text without EOS.
         """
         if hierarchies is None:
-            if regions is not None:
-                raise ValueError("regions must come with hierarchies, but there are none")
+            for name, value in (("regions", regions), ("negatives", negatives)):
+                if value is not None:
+                    raise ValueError(f"{name} must come with hierarchies, but there are none")
             return self._plain_batch(images, text, path, kwargs)
 
         if text is not None:
@@ -186,6 +193,8 @@ class BetaCLIPProcessor(CLIPProcessor):
         if path is not None:
             raise ValueError(f"path must be None with hierarchies, whose texts have a path each, but is {path!r}")
         batch = self._flat_texts(hierarchies)
+        if negatives is not None:
+            batch.update(self._flat_negatives(negatives, batch["image_index"], batch["granularity"]))
         if images is not None:
             pixel_values = self.image_processor(images, return_tensors="pt", **kwargs)["pixel_values"]
             if len(pixel_values) != len(hierarchies):
@@ -237,10 +246,7 @@ class BetaCLIPProcessor(CLIPProcessor):
         if not texts:
             raise ValueError("hierarchies must hold at least one, but are empty")
 
-        # In a model with two text paths only captions take the long one.
-        short_limit = self.short_max_length or self.max_length
-        limits = [self.max_length if kind == Granularity.CAPTION else short_limit for kind in granularity]
-        input_ids, attention_mask = self._tokens(texts, limits)
+        input_ids, attention_mask = self._tokens(texts, self._length_limits(granularity))
         return BatchFeature(
             {
                 "input_ids": input_ids,
@@ -249,6 +255,44 @@ class BetaCLIPProcessor(CLIPProcessor):
                 "granularity": torch.tensor(granularity, dtype=torch.int64),
             }
         )
+
+    def _length_limits(self, granularity: Sequence[int]) -> list[int]:
+        """Returns the largest number of tokens of each text of a flat batch, from its kind."""
+        # In a model with two text paths only captions take the long one.
+        short_limit = self.short_max_length or self.max_length
+        return [self.max_length if kind == Granularity.CAPTION else short_limit for kind in granularity]
+
+    def _flat_negatives(
+        self, negatives: Sequence[Sequence[Sequence[str]]], image_index_T: Tensor, granularity_T: Tensor
+    ) -> dict[str, Tensor]:
+        """Makes the tensors of the negatives of a flat batch's texts."""
+        num_texts_of_image = torch.bincount(image_index_T).tolist()
+        if len(negatives) != len(num_texts_of_image):
+            raise ValueError(
+                f"negatives must be a list per image, but are {len(negatives)} for {len(num_texts_of_image)} images"
+            )
+        texts: list[str] = []
+        text_index: list[int] = []
+        first_text = 0
+        for image, (image_negatives, num_texts) in enumerate(zip(negatives, num_texts_of_image, strict=True)):
+            if len(image_negatives) != num_texts:
+                raise ValueError(
+                    f"negatives[{image}] must have a list for each of {num_texts} texts, but has {len(image_negatives)}"
+                )
+            for number, text_negatives in enumerate(image_negatives):
+                for negative in text_negatives:
+                    texts.append(clean_checked_text(negative, f"a text of negatives[{image}][{number}]"))
+                    text_index.append(first_text + number)
+            first_text += num_texts
+        granularity = granularity_T.tolist()
+        # A negative takes the path of its text.
+        limits = self._length_limits([granularity[index] for index in text_index])
+        input_ids, attention_mask = self._tokens(texts, limits)
+        return {
+            "negative_input_ids": input_ids,
+            "negative_attention_mask": attention_mask,
+            "negative_text_index": torch.tensor(text_index, dtype=torch.int64),
+        }
 
     def _flat_regions(
         self, images: Any, regions: Sequence[Sequence[Mapping[str, Any]]], box_format: str

@@ -22,7 +22,16 @@ from ..model.objective_beta_clip import FlatEmbeds, Objective, batch_objective
 
 
 # Fields of `FlatEmbeds`: the embeddings that the losses differentiate,
-EMBEDDINGS = ("image_BD", "text_TD", "contextualized_TD", "region_RD", "region_text_RD", "hard_text_ND")
+EMBEDDINGS = (
+    "image_BD",
+    "text_TD",
+    "contextualized_TD",
+    "region_RD",
+    "region_text_RD",
+    "hard_text_ND",
+    "negative_nD",
+    "contextualized_negative_nD",
+)
 # the tensors that hold places of rows, with the field that has these rows,
 POINTERS = {
     "image_index_T": "image_BD",
@@ -30,6 +39,7 @@ POINTERS = {
     "short_J": "text_TD",
     "aligned_A": "text_TD",
     "hard_region_index_N": "region_RD",
+    "negative_text_index_n": "text_TD",
 }
 # and what is neither.
 LABELS = ("region_text_id_R",)

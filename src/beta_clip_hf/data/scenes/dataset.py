@@ -16,7 +16,7 @@ from .captions import plan_caption, short_caption
 from .dice import Dice
 from .drawing import draw
 from .levels import get_level
-from .negatives import hard_negatives, regions
+from .negatives import hard_negatives, phrase_negatives, regions
 from .sampling import sample_scene
 from .text import CaptionPlan
 
@@ -30,7 +30,9 @@ class SceneDataset(Dataset[dict[str, Any]]):
     - `image`: an RGB image of PIL.
     - `caption`, `sentences`: the long caption, and the sentences that it joins.
     - `short_caption`: one sentence about the whole picture.
-    - `phrases`: `{"text", "boxes", "sentence", "kind"}`, with kind "noun", "attribute" or "relation".
+    - `phrases`: `{"text", "boxes", "sentence", "kind", "negatives"}`, with kind "noun", "attribute" or "relation". The
+      negatives are false of the picture: up to 4 of a noun phrase, 1 of a relation between two objects if that is
+      false where they are exchanged, none of other phrases.
     - `regions`: `{"box", "text", "negatives"}`, one for each object, with 10 negatives.
     - `hard_negatives`, `hard_negative_kinds`: 4 captions that are false of the picture, and what is wrong in each.
 
@@ -74,17 +76,23 @@ class SceneDataset(Dataset[dict[str, Any]]):
         drawing = draw(plan.scene, self.image_size)
         sentences = plan.texts()
         negatives = hard_negatives(dice, plan, self._level)
-        return {
+        phrases = plan.phrases(drawing.boxes)
+        row = {
             "id": f"scenes-{self.level}-{self.seed}-{index}",
             "image": Image.fromarray(drawing.pixels),
             "caption": " ".join(sentences),
             "sentences": sentences,
             "short_caption": short_caption(dice, plan.scene, self._level),
-            "phrases": plan.phrases(drawing.boxes),
+            "phrases": phrases,
             "regions": regions(dice, plan.scene, self._level, drawing.boxes),
             "hard_negatives": [negative.caption for negative in negatives],
             "hard_negative_kinds": [negative.kind for negative in negatives],
         }
+        # After all other draws, which have been the same since before phrases had negatives.
+        negatives_by_phrase = phrase_negatives(dice, plan, self._level)
+        for phrase in phrases:
+            phrase["negatives"] = negatives_by_phrase.get(phrase["text"], [])
+        return row
 
 
 def scene_captions(num_scenes: int, *, seed: int = 0, level: str = "medium") -> Iterator[str]:

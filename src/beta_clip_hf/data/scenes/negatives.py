@@ -14,11 +14,12 @@ from .captions import Speaker
 from .dice import Dice
 from .layout import PLACES, Scene, SceneObject
 from .levels import ATTRIBUTES, Level
-from .text import Box, CaptionPlan
+from .text import Box, CaptionPlan, Mention
 
 
 NUM_HARD_NEGATIVES = 4
 NUM_REGION_NEGATIVES = 10
+NUM_PHRASE_NEGATIVES = 4
 
 
 class HardNegative(NamedTuple):
@@ -68,6 +69,44 @@ def regions(dice: Dice, scene: Scene, level: Level, boxes: list[Box]) -> list[di
                 negatives.append(mention.words(changed))
         rows.append({"box": boxes[thing.depth], "text": mention.words(thing), "negatives": negatives})
     return rows
+
+
+def phrase_negatives(dice: Dice, plan: CaptionPlan, level: Level) -> dict[str, list[str]]:
+    """Returns texts that are false of the scene in nearly the words of its phrases, by the text of the phrase.
+
+    A relation between two objects has one negative, in which they are exchanged, if the scene contradicts it. A noun
+    phrase has up to four, each with another value of one attribute, which no object of the scene fits.
+    """
+    seen: set[tuple[str, str]] = set()
+    for thing in plan.scene.objects:
+        seen.update((name, getattr(thing, name)) for name in ATTRIBUTES)
+    negatives: dict[str, list[str]] = {}
+    for sentence in plan.sentences:
+        for mention in sentence.mentions:
+            text = plan.noun_phrase(mention)
+            if mention.has_noun and text not in negatives:
+                negatives[text] = _false_nouns(dice, plan.scene, level, mention, seen)
+        if sentence.claim in PLACES:
+            exchanged = sentence.reversed()
+            if plan.is_contradicted(exchanged):
+                negatives[plan.relation_phrase(sentence)] = [plan.relation_phrase(exchanged)]
+    return negatives
+
+
+def _false_nouns(dice: Dice, scene: Scene, level: Level, mention: Mention, seen: set[tuple[str, str]]) -> list[str]:
+    """Returns a mention in other words, none of which fit an object. Values that the scene has come first."""
+    thing = scene.objects[mention.target]
+    changes = []
+    for name in mention.attributes:
+        changes += [(name, value) for value in level.values[name] if value != getattr(thing, name)]
+    nouns: list[str] = []
+    for name, value in sorted(dice.shuffled(changes), key=lambda change: change not in seen):
+        changed = thing.changed(**{name: value})
+        if not any(other.matches(changed, mention.attributes) for other in scene.objects):
+            nouns.append(mention.words(changed))
+        if len(nouns) == NUM_PHRASE_NEGATIVES:
+            break
+    return nouns
 
 
 def _changes(dice: Dice, thing: SceneObject, attributes: tuple[str, ...], level: Level) -> list[dict[str, str]]:

@@ -137,7 +137,7 @@ class CaptionPlan(NamedTuple):
 
     def is_false(self, described: Sequence[SceneObject] | None = None) -> bool:
         """Tells whether the scene plainly contradicts at least one sentence."""
-        return any(self._is_contradicted(sentence, described or self.scene.objects) for sentence in self.sentences)
+        return any(self.is_contradicted(sentence, described) for sentence in self.sentences)
 
     def phrases(self, boxes: Sequence[Box]) -> list[dict[str, Any]]:
         """Returns the phrases of the true caption, in order and each text once, with their boxes.
@@ -151,7 +151,7 @@ class CaptionPlan(NamedTuple):
         phrases: dict[str, dict[str, Any]] = {}
         for number, sentence in enumerate(self.sentences):
             for mention in sentence.mentions:
-                text = self._noun_of(mention)
+                text = self.noun_phrase(mention)
                 described = self._objects_meant_by(mention, self.scene.objects)
                 phrase = {
                     "text": text,
@@ -161,18 +161,18 @@ class CaptionPlan(NamedTuple):
                 }
                 phrases.setdefault(text, phrase)
             if sentence.claim == "zone" or sentence.claim in PLACES:
-                text = self._relation_of(sentence)
+                text = self.relation_phrase(sentence)
                 union = _union([boxes[mention.target] for mention in sentence.mentions])
                 phrases.setdefault(text, {"text": text, "boxes": [union], "sentence": number, "kind": "relation"})
         return list(phrases.values())
 
-    def _noun_of(self, mention: Mention) -> str:
+    def noun_phrase(self, mention: Mention) -> str:
         """Returns a mention in words without its article: "red star"."""
         return mention.words(self.scene.objects[mention.target])
 
-    def _relation_of(self, sentence: Sentence) -> str:
+    def relation_phrase(self, sentence: Sentence) -> str:
         """Returns a relation or a zone as a phrase: "red star above the ring", "red star at the top"."""
-        first, *others = [self._noun_of(mention) for mention in sentence.mentions]
+        first, *others = [self.noun_phrase(mention) for mention in sentence.mentions]
         return " ".join([first, sentence.link, *(f"the {noun}" for noun in others)])
 
     def _in_words(self, sentence: Sentence, described: Sequence[SceneObject]) -> str:
@@ -194,9 +194,10 @@ class CaptionPlan(NamedTuple):
         description = self._description(mention, described)
         return [thing for thing in self.scene.objects if thing.matches(description, mention.attributes)]
 
-    def _is_contradicted(self, sentence: Sentence, described: Sequence[SceneObject]) -> bool:
+    def is_contradicted(self, sentence: Sentence, described: Sequence[SceneObject] | None = None) -> bool:
         """Tells whether a sentence is plainly false, whichever of the fitting objects its mentions mean."""
-        meant = [self._objects_meant_by(mention, described) for mention in sentence.mentions]
+        objects_described = described or self.scene.objects
+        meant = [self._objects_meant_by(mention, objects_described) for mention in sentence.mentions]
         if not all(meant):
             return True
         if sentence.claim == "":
