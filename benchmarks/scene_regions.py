@@ -1,7 +1,7 @@
 """Draws a generated scene with its boxes, and the text that a model chooses for each region, hard negatives included.
 
-python benchmarks/scene_study.py --methods beta_fg --seeds 0 --save
-python benchmarks/scene_regions.py --model runs/scene_study/beta_fg_0 --scene 0 --output docs/images/scene_regions.png
+python -m benchmarks.study run --arm both_systems --seed 0 --save runs/both_systems
+python benchmarks/scene_regions.py --model runs/both_systems --scene 0 --output docs/images/scene_regions.png
 """
 
 import argparse
@@ -28,7 +28,7 @@ def main() -> None:
     model = BetaCLIPModel.from_pretrained(args.model).eval()
     processor = BetaCLIPProcessor.from_pretrained(args.model)
     size = model.config.vision_config.image_size
-    # Seed 1 is that of the test scenes of scene_study.py.
+    # No model of the study is trained on scenes of seed 1.
     row = SceneDataset(args.scene + 1, seed=1, level=args.level, image_size=size)[args.scene]
     texts = [[region["text"], *region["negatives"]] for region in row["regions"]]
     boxes = torch.tensor([region["box"] for region in row["regions"]], dtype=torch.float32)

@@ -1,11 +1,11 @@
 """
 The first picture of the README: where a small β-CLIP looks for phrases of generated scenes.
 
-A plain CLIP that has seen 77,000 easy scenes is fine-tuned for 500 steps with all losses: β-CAL, mismatched negatives,
+A plain CLIP that has seen 160,000 easy scenes is fine-tuned for 500 steps with all losses: β-CAL, mismatched negatives,
 regions and hard negatives. Then two scenes that it has not seen are drawn.
 
-    python benchmarks/scene_study.py --seeds 0 --steps 1200 --batch-size 64 --save --output runs/scene_study
-    python benchmarks/scenes_phrases.py --clip runs/scene_study/clip_0 --model runs/phrases --output phrases.png
+    python -m benchmarks.study run --start scratch --arm plain --seed 0 --save runs/clip
+    python benchmarks/scenes_phrases.py --clip runs/clip --model runs/phrases --output phrases.png
 """
 
 import argparse

@@ -35,6 +35,7 @@ def parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="run one arm with one seed, unless its result is there")
     run.add_argument("--arm", required=True, choices=list(ARMS), metavar="NAME", help="see `list`")
     run.add_argument("--seed", type=int, required=True, help="seed of scenes, texts and new weights")
+    run.add_argument("--save", type=Path, help="folder for the trained model (not kept)")
     queue = commands.add_parser("queue", help="run what is missing, one after the other")
     queue.add_argument("--only", nargs="+", default=[], metavar="NAME", help="arms or groups, with wildcards (all)")
     queue.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="(0 1 2)")
@@ -86,7 +87,7 @@ def run_command(args: argparse.Namespace) -> int:
         device=args.device,
         schedule=SCHEDULES[args.start, args.level],
     )
-    path = run_arm(run, result_path(output_folder(args), arm.name, args.seed))
+    path = run_arm(run, result_path(output_folder(args), arm.name, args.seed), args.save)
     sys.stdout.write(f"{path}\n")
     return 0
 

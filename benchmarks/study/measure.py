@@ -15,12 +15,11 @@ from beta_clip_hf.evaluation.metric_names import MetricName
 from beta_clip_hf.evaluation.results import Metric
 from beta_clip_hf.inference.embedder import Embedder
 
-from .records import packed, packed_counts
+from .records import packed, packed_counts, rounded
 
 
 # 300 scenes have shortlists of 16, 64 and 256. The long ones are close to all pairs.
 LEFT_OUT_SCORES = ("rerank@64", "rerank@256", "centre", "uniform")
-DIGITS = 4
 
 
 @contextmanager
@@ -64,11 +63,6 @@ def has_values(name: MetricName) -> bool:
 def numbers(metrics: Sequence[Metric]) -> dict[str, list[float | None]]:
     """Returns value, lower and upper end of the interval of each metric, by its name."""
     return {str(metric.name): [rounded(metric.value), rounded(metric.low), rounded(metric.high)] for metric in metrics}
-
-
-def rounded(number: float | None) -> float | None:
-    """Rounds a number to the digits of a result."""
-    return None if number is None else round(number, DIGITS)
 
 
 def packed_values(metrics: Sequence[Metric]) -> tuple[dict[str, dict[str, str]], dict[str, str]]:

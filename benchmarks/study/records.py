@@ -10,6 +10,7 @@ from torch import Tensor
 from beta_clip_hf.files import write_text
 
 
+DIGITS = 4
 RESULTS = Path(__file__).parent / "results"
 # 61 letters stand for 0, 1/60, …, 1. Shares of up to six tied items are exact.
 _LETTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxy"
@@ -48,6 +49,11 @@ def packed_counts(counts_B: Tensor) -> str:
 def unpacked_counts(letters: str) -> Tensor:
     """Returns the integers (B,) that [`packed_counts`] has packed."""
     return torch.tensor([_NUMBER_OF_LETTER[letter] for letter in letters], dtype=torch.int64)
+
+
+def rounded(number: float | None) -> float | None:
+    """Rounds a number to the digits of a result."""
+    return None if number is None else round(number, DIGITS)
 
 
 def result_path(output: Path, arm: str, seed: int) -> Path:

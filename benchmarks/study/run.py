@@ -31,8 +31,8 @@ from beta_clip_hf.model.configuration_beta_clip import CLIP_TEXT_POSITIONS
 from beta_clip_hf.model.packing_beta_clip import text_lengths
 
 from .arms import Arm
-from .measure import measure_model, numbers, packed_values, rounded
-from .records import write_record
+from .measure import measure_model, numbers, packed_values
+from .records import rounded, write_record
 from .schedules import IMAGE_SIZE, SCHEDULES, TEST_SCENES, TEST_SEED, Schedule, training_seed
 
 
@@ -240,6 +240,7 @@ class Trained:
     """A model after its training, with what was measured along the way."""
 
     model: BetaCLIPModel
+    processor: BetaCLIPProcessor
     evaluations: Evaluations
     cost: dict[str, Any]
 
@@ -256,7 +257,7 @@ def train(run: Run, *, is_measured: bool = True) -> Trained:
     if not run.arm.is_trained:
         model.to(run.device)
         evaluations.evaluate(0)
-        return Trained(model, evaluations, {})
+        return Trained(model, processor, evaluations, {})
     collator = BetaCLIPDataCollator(processor, seed=run.seed, **run.arm.collator)
     with tempfile.TemporaryDirectory() as folder:
         trainer = CountingTrainer(
@@ -278,7 +279,7 @@ def train(run: Run, *, is_measured: bool = True) -> Trained:
         "tokens": int(trainer.num_tokens),
         "texts": trainer.num_texts,
     }
-    return Trained(model, evaluations, cost)
+    return Trained(model, processor, evaluations, cost)
 
 
 def record_of(run: Run, trained: Trained) -> dict[str, Any]:
@@ -329,9 +330,20 @@ def commit() -> str:
     return done.stdout.strip() or "unknown"
 
 
-def run_arm(run: Run, path: Path) -> Path:
-    """Runs an arm and writes its result, if it is not there yet. Returns the path of the result."""
-    if path.exists():
+def run_arm(run: Run, path: Path, save: Path | None = None) -> Path:
+    """
+    Runs an arm and writes its result, if it is not there yet. Returns the path of the result.
+
+    Args:
+        run: What to run.
+        path: File of the result.
+        save: Directory for the model and its processor; without one they are not kept.
+    """
+    if path.exists() and (save is None or save.exists()):
         logger.info("%s is there already", path)
         return path
-    return write_record(record_of(run, train(run)), path)
+    trained = train(run)
+    if save is not None:
+        trained.model.save_pretrained(save)
+        trained.processor.save_pretrained(save)
+    return write_record(record_of(run, trained), path)
