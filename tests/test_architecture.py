@@ -29,8 +29,12 @@ FLOORS = (
 # Arrows along a floor: a sweep of interpolated models evaluates each of them; `python -m beta_clip_hf` is `beta-clip`.
 SIDEWAYS = {("release", "evaluation"), ("__main__", COMMAND_LINE)}
 OUTSIDE_OF_CORE = {"torch", "transformers", "huggingface_hub", "ftfy"}
-# `forward` of a transformers model takes every tensor of the batch by name.
-MANY_PARAMETERS = {("beta_clip_hf/model/modeling_beta_clip.py", "forward")}
+# `forward` of a transformers model takes every tensor of the batch by name, and `load_rows` all there is to say of a
+# source: its arguments are the keys of `data.train` in a configuration.
+MANY_PARAMETERS = {
+    ("beta_clip_hf/model/modeling_beta_clip.py", "forward"),
+    ("beta_clip_hf/data/readers.py", "load_rows"),
+}
 
 
 @functools.cache

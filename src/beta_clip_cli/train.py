@@ -33,6 +33,20 @@ FLAGS = (
         "file, directory, glob of tars or Hub id of the training rows",
     ),
     Flag(
+        "--skip",
+        "data.train.skip",
+        int,
+        "N",
+        "number of records at the start of the training data that are held out",
+    ),
+    Flag(
+        "--take",
+        "data.train.take",
+        int,
+        "N",
+        "largest number of records of the training data that are used",
+    ),
+    Flag(
         "--eval-data",
         "data.eval",
         str,

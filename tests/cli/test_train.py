@@ -36,6 +36,15 @@ def test_flags_override_set_and_set_overrides_the_file(tmp_path):
     }
 
 
+def test_records_that_are_held_out(tmp_path):
+    words = ("--train-data", "photos.jsonl", "--eval-data", "photos.jsonl", "--set", "data.eval.take=100")
+    data = configured(*words, "--skip", "100", "--take", "50")["data"]
+    assert data == {
+        "train": {"source": "photos.jsonl", "skip": 100, "take": 50},
+        "eval": {"source": "photos.jsonl", "take": 100},
+    }
+
+
 def test_a_model_on_the_command_line_replaces_one_from_scratch(tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text("model: {from_scratch: {projection_dim: 32}, tokenizer: {vocab_size: 600}}\n")
@@ -56,7 +65,8 @@ def test_every_flag_sets_a_value_that_there_is(flag):
         (NEEDED[2:], "one of model.from_pretrained"),
         (NEEDED[:2] + NEEDED[4:], "data.train must be given"),
         (NEEDED[:4], "training.output_dir must be given"),
-        ((*NEEDED[:2], "--set", "data.train=y", "--set", "data.train.source=x"), "'train' holds the value 'y'"),
+        ((*NEEDED, "--set", "model.config=y", "--set", "model.config.beta=1"), "'config' holds the value 'y'"),
+        ((*NEEDED[:2], "--skip", "5", *NEEDED[4:]), "data.train must be given"),
         ((*NEEDED, "--set", "data.eval=[1"), "must be YAML"),
         (("--config", "no_such_file.yaml", *NEEDED), "must be YAML or JSON"),
     ],

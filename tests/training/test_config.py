@@ -60,7 +60,7 @@ def test_a_model_is_either_loaded_or_new():
 @pytest.mark.parametrize(
     ("path", "overrides", "message"),
     [
-        (None, [("data.train", "y"), ("data.train.source", "x")], "'train' holds the value 'y'"),
+        (None, [("model.config", "y"), ("model.config.beta", "1")], "'config' holds the value 'y'"),
         (None, [("data.eval", "[1")], "must be YAML"),
         ("no_such_file.yaml", [], "must be YAML or JSON"),
     ],
@@ -68,6 +68,39 @@ def test_a_model_is_either_loaded_or_new():
 def test_values_that_cannot_be_read(path, overrides, message):
     with pytest.raises(ValueError, match=message):
         read_config(path, overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "train"),
+    [
+        # A name joins settings that have no source, in any order.
+        ([("data.train.skip", 5), ("data.train", "a.jsonl")], {"skip": 5, "source": "a.jsonl"}),
+        ([("data.train", "a.jsonl"), ("data.train.skip", 5)], {"skip": 5, "source": "a.jsonl"}),
+        ([("data.train", "[a.tar, b.tar]"), ("data.train.take", 5)], {"source": ["a.tar", "b.tar"], "take": 5}),
+        ([("data.train.skip", 5), ("data.train", "[a.tar]")], {"skip": 5, "source": ["a.tar"]}),
+        # It replaces another source with its settings, as does a mapping.
+        ([("data.train", "{source: a.jsonl, skip: 5}"), ("data.train", "b.jsonl")], "b.jsonl"),
+        ([("data.train", "{scenes: 9}"), ("data.train", "b.jsonl")], "b.jsonl"),
+        ([("data.train.skip", 5), ("data.train", "{scenes: 9}")], {"scenes": 9}),
+        ([("data.train.skip", 5), ("data.train", "null")], None),
+        ([("data.train", "a.jsonl"), ("data.train", "b.jsonl")], "b.jsonl"),
+        ([("data.train", "a.jsonl"), ("data.train.source", "b.jsonl")], {"source": "b.jsonl"}),
+    ],
+)
+def test_a_source_and_its_settings(overrides, train):
+    assert read_config(None, overrides)["data"] == {"train": train}
+    for_evaluation = [(key.replace("train", "eval"), value) for key, value in overrides]
+    assert read_config(None, for_evaluation)["data"] == {"eval": train}
+
+
+def test_settings_without_a_source_are_not_complete():
+    values = {"model.from_pretrained": "some/model", "training.output_dir": "out", "data.train.skip": 1}
+    with pytest.raises(ValueError, match="data.train must be given"):
+        check_complete(read_config(None, values.items()))
+    values |= {"data.train": "photos.jsonl", "data.eval.take": 1}
+    with pytest.raises(ValueError, match=r"data\.eval must have a source \(--eval-data\) where it has settings"):
+        check_complete(read_config(None, values.items()))
+    check_complete(read_config(None, [*values.items(), ("data.eval", "test.jsonl")]))
 
 
 def test_values_are_what_they_look_like():

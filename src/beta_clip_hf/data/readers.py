@@ -16,6 +16,7 @@ from .formats.webdataset import WEBDATASET
 from .records import RecordStream, Table
 from .row_dataset import RowDataset, RowStream
 from .row_reader import RowReader
+from .selection import SelectedTable, make_selection
 
 
 _ALL_FORMATS = (ROWS, JSONL, JSON, CSV, HUB, IMAGE_FOLDER, WEBDATASET, FINEHARD, COCO)
@@ -39,6 +40,9 @@ def load_rows(
     streaming: bool = False,
     shuffle_buffer: int = 0,
     seed: int = 0,
+    skip: int = 0,
+    take: int | None = None,
+    select: Any = None,
     strict: bool = False,
 ) -> RowDataset | RowStream:
     """Opens a data set of images and captions. The collator reads and decodes the images later.
@@ -56,26 +60,41 @@ def load_rows(
         streaming: Whether a Hub data set is streamed. Tars always are, other files never.
         shuffle_buffer: Number of rows held for shuffling a stream; 0 keeps the order.
         seed: Seed of that shuffling, together with the epoch (`set_epoch`).
+        skip: Number of records at the start of the source that are held out, as the test set of ShareGPT4V is.
+        take: Largest number of records that are used; all by default.
+        select: Records that are used, instead of `skip` and `take`: their numbers, counted from 0; their ids, as
+            strings; the path of a file with an id on each line; or values of columns, as in `{"split": "train"}`, of
+            which a list says several. They keep the order of the source. Numbers of records, here and for `skip` and
+            `take`, count those that cannot be used too.
         strict: Whether a row that cannot be used is an error. By default it is skipped, logged and counted
             (`.skipped`).
 
     Returns:
-        A `RowDataset`; a `RowStream` for tars and if `streaming`.
+        A `RowDataset`; a `RowStream` for tars and if `streaming`. Its rows, those in `.skipped` and the number
+        `.held_out` are together all records of the source (of a stream, up to the last one that is used).
 
     Raises:
-        ValueError: if the source is not there, not of that format, or lacks a column; if `strict`, for any bad row.
+        ValueError: if the source is not there, not of that format, or lacks a column; if no record is left, or an id
+            or number is not there (an id that a stream lacks goes unnoticed); if `strict`, for any bad row.
         ImportError: for Parquet and Hub data sets without the package `datasets`.
 
     >>> rows = load_rows([{"image": b"...", "text": "A red square."}], columns={"text": "caption"})
     >>> rows[0]["id"], rows[0]["caption"]
     ('rows[0]', 'A red square.')
+    >>> rows = load_rows([{"image": b"...", "caption": f"Picture {number}."} for number in range(5)], skip=2)
+    >>> rows[0]["caption"], len(rows), rows.held_out
+    ('Picture 2.', 3, 2)
     """
-    request = Source(source, split, streaming, shuffle_buffer, seed, is_format_given=format is not None)
+    selection = make_selection(skip, take, select, columns)
+    request = Source(source, split, streaming, shuffle_buffer, seed, selection, is_format_given=format is not None)
     opened = _open(request, format)
     reader = _reader(opened, image_root, columns)
     if isinstance(opened.records, RecordStream):
-        return RowStream(opened.records.name, opened.records, reader, strict=strict)
-    return RowDataset(opened.records, reader, strict=strict)
+        return RowStream(opened.records, reader, strict=strict)
+    table = opened.records
+    if selection is not None:
+        table = SelectedTable(table, selection)
+    return RowDataset(table, reader, strict=strict)
 
 
 def open_table(

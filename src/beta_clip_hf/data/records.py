@@ -7,7 +7,7 @@ import json
 from abc import ABC, abstractmethod
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate, chain
 from typing import Any, Protocol
 
@@ -15,6 +15,12 @@ from typing import Any, Protocol
 Record = Mapping[str, Any]
 # Pairs of a location for messages, as in "train.jsonl:17", and the record there.
 Scan = Iterator[tuple[str, Record | ValueError]]
+# Is told how many records a scan passes over because they are not selected.
+HoldOut = Callable[[int], None]
+
+
+def hold_out_silently(records: int) -> None:
+    """Does not count the records that a scan passes over."""
 
 
 class Table(Protocol):
@@ -41,8 +47,12 @@ class RecordStream(ABC):
     """Name of the source in messages."""
 
     @abstractmethod
-    def __call__(self, epoch: int) -> Scan:
-        """Yields the records of an epoch that the calling process and dataloader worker are to read."""
+    def __call__(self, epoch: int, hold_out: HoldOut = hold_out_silently) -> Scan:
+        """Yields the records of an epoch that the calling process and dataloader worker are to read.
+
+        Records that are not selected are passed over, and told to `hold_out`. Those after the last selected one are
+        neither read nor counted.
+        """
 
 
 class ScannedByIndex:

@@ -1,4 +1,4 @@
-"""Counts the rows of a source: those that are used and those that are skipped are all of them."""
+"""Counts the rows of a source: those that are used, skipped and held out are all of them."""
 
 import logging
 
@@ -16,6 +16,7 @@ class RowCounts:
     Attributes:
         used: Number of rows that can be used.
         skipped: Number of rows that cannot.
+        held_out: Number of records that are not selected.
     """
 
     def __init__(self, source: str, *, strict: bool = False) -> None:
@@ -23,6 +24,7 @@ class RowCounts:
         self.strict = strict
         self.used = 0
         self.skipped = 0
+        self.held_out = 0
 
     def add(self, rows: int = 1) -> None:
         """Counts rows that can be used."""
@@ -33,10 +35,17 @@ class RowCounts:
         self.skipped += 1
         report_skip(location, error, self.strict)
 
+    def hold_out(self, records: int = 1) -> None:
+        """Counts records that are not selected."""
+        self.held_out += records
+
     def report(self) -> None:
-        """Logs both counts: as a warning if rows were skipped."""
+        """Logs the counts: as a warning if rows were skipped."""
         level = logging.WARNING if self.skipped else logging.INFO
-        logger.log(level, "%s: %d rows, %d skipped", self.source, self.used, self.skipped)
+        counts = f"{self.used} rows, {self.skipped} skipped"
+        if self.held_out:
+            counts += f", {self.held_out} held out"
+        logger.log(level, "%s: %s", self.source, counts)
 
 
 def report_skip(location: str, error: ValueError, strict: bool) -> None:

@@ -1,14 +1,15 @@
 """Data sets of rows: one is read by index, one is streamed. Rows that cannot be used are skipped and counted."""
 
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from torch.utils.data import Dataset, IterableDataset
 
-from .records import Scan, Table
+from .records import RecordStream, Table
 from .row_counts import RowCounts
 from .row_reader import RowReader
 from .rows import Row
+from .selection import SelectedTable
 from .workers import SharedCount, SharedEpoch
 
 
@@ -25,6 +26,8 @@ class RowDataset(Dataset[Row]):
 
     Attributes:
         skipped (`list[tuple[str, str]]`): Where each skipped row is, and why it was skipped.
+        held_out (`int`): Number of records of the source that are not selected. With the rows and the skipped ones
+            they are all of it.
 
     Raises:
         ValueError: if columns are missing, if no row can be used, or, if `strict`, if one row cannot be used.
@@ -37,6 +40,10 @@ class RowDataset(Dataset[Row]):
         self._usable = array("Q")
         self.skipped: list[tuple[str, str]] = []
         counts = RowCounts(table.name, strict=strict)
+        self.held_out = 0
+        if isinstance(table, SelectedTable):
+            self.held_out = table.held_out
+            counts.hold_out(table.held_out)
         for index, (location, row) in enumerate(self._reader.checked(table.scan(), table.name)):
             if isinstance(row, ValueError):
                 counts.skip(location, row)
@@ -63,34 +70,42 @@ class RowStream(IterableDataset[Row]):
     second time (see docs/data.md on accelerate).
 
     Args:
-        name: Name of the source in messages.
-        scan: Yields the records of an epoch that the calling process and worker are to read.
+        stream: The records.
         reader: Makes rows of records.
         strict: Whether a row that cannot be used is an error.
     """
 
-    def __init__(
-        self, name: str, scan: Callable[[int], Scan], reader: RowReader | None = None, *, strict: bool = False
-    ) -> None:
-        self._name = name
-        self._scan = scan
+    def __init__(self, stream: RecordStream, reader: RowReader | None = None, *, strict: bool = False) -> None:
+        self._stream = stream
         self._reader = reader or RowReader()
         self._strict = strict
         self._epoch = SharedEpoch()
         self._skipped = SharedCount()
+        self._held_out = SharedCount()
 
     @property
     def skipped(self) -> int:
         """Number of rows skipped so far by all dataloader workers of this process."""
         return self._skipped.get()
 
+    @property
+    def held_out(self) -> int:
+        """Number of records passed over so far by all dataloader workers of this process, as they are not selected."""
+        return self._held_out.get()
+
     def set_epoch(self, epoch: int) -> None:
         """Chooses the order of the next pass. Workers that are alive see it too."""
         self._epoch.set(epoch)
 
     def __iter__(self) -> Iterator[Row]:
-        counts = RowCounts(self._name, strict=self._strict)
-        for location, row in self._reader.checked(self._scan(self._epoch.get()), self._name):
+        counts = RowCounts(self._stream.name, strict=self._strict)
+
+        def hold_out(records: int) -> None:
+            counts.hold_out(records)
+            self._held_out.add(records)
+
+        scan = self._stream(self._epoch.get(), hold_out)
+        for location, row in self._reader.checked(scan, self._stream.name):
             if isinstance(row, ValueError):
                 self._skipped.add()
                 counts.skip(location, row)

@@ -75,14 +75,14 @@ class SharedCount:
     def __init__(self) -> None:
         self._counts = torch.zeros(self._SLOTS, dtype=torch.int64).share_memory_()
 
-    def add(self) -> None:
-        """Adds 1."""
+    def add(self, number: int = 1) -> None:
+        """Adds a number."""
         worker = get_worker_info()
         # Slot 0 belongs to the process itself.
         slot = 0
         if worker is not None:
             slot = 1 + worker.id % (self._SLOTS - 1)
-        self._counts[slot] += 1
+        self._counts[slot] += number
 
     def get(self) -> int:
         """Returns the sum over all workers."""

@@ -1,5 +1,6 @@
 """Builds what a configuration describes: the rows, the model with its processor, and the Trainer."""
 
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -12,6 +13,7 @@ from ..data.collator import BetaCLIPDataCollator
 from ..data.readers import load_rows
 from ..data.scenes import SceneDataset
 from ..data.tokenizers import clip_tokenizer_from_bpe, train_clip_tokenizer
+from ..evaluation.benchmarks.long_captions import SHARE_LISTS, SHARE_TEST_RECORDS
 from ..model.configuration_beta_clip import BetaCLIPConfig
 from ..model.modeling_beta_clip import BetaCLIPModel
 from ..model.processing_beta_clip import BetaCLIPProcessor
@@ -20,6 +22,8 @@ from .config import COLLATOR_KEYS
 from .run_record import write_config
 from .trainer import BetaCLIPTrainer
 
+
+logger = logging.getLogger(__name__)
 
 # Rows of the window in which a stream is shuffled, unless its source says another number.
 SHUFFLE_BUFFER = 1000
@@ -104,8 +108,23 @@ def open_rows(source: Any, *, seed: int, strict: bool, shuffle: bool = False) ->
     if "scenes" in settings:
         return SceneDataset(settings.pop("scenes"), **settings)
     if shuffle:
+        _warn_of_test_records(settings)
         settings = {"shuffle_buffer": SHUFFLE_BUFFER, "seed": seed, **settings}
     return load_rows(settings.pop("source", None), **settings, strict=strict)
+
+
+def _warn_of_test_records(settings: Mapping[str, Any]) -> None:
+    """Warns of a training on the records of ShareGPT4V that are a benchmark."""
+    source = settings.get("source")
+    if not isinstance(source, str | Path) or Path(source).name not in SHARE_LISTS:
+        return
+    if settings.get("skip", 0) < SHARE_TEST_RECORDS and settings.get("select") is None:
+        logger.warning(
+            "the first %d records of %s are the benchmark sharegpt4v_1k: hold them out of the training with --skip %d",
+            SHARE_TEST_RECORDS,
+            Path(source).name,
+            SHARE_TEST_RECORDS,
+        )
 
 
 def build_model(settings: Mapping[str, Any], train_rows: Any) -> tuple[BetaCLIPModel, BetaCLIPProcessor]:

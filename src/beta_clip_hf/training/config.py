@@ -27,6 +27,8 @@ def _parameters(function: Any, *left_out: str) -> tuple[str, ...]:
     return tuple(name for name in signature(function).parameters if name not in left_out)
 
 
+# Sets of rows: the name of a source, or a mapping of it and its settings.
+ROW_SETS = ("train", "eval")
 # The classes and functions that take the values say which keys there are.
 COLLATOR_KEYS = _parameters(BetaCLIPDataCollator, "processor", "extractor", "strict", "seed")
 DATA_KEYS = ("train", "eval", "strict", *COLLATOR_KEYS)
@@ -47,7 +49,9 @@ def read_config(path: str | Path | None, overrides: Iterable[tuple[str, Any]] = 
     Args:
         path: A YAML or JSON file. `None` starts from empty sections.
         overrides: Pairs of a dotted key and its value, such as `("training.max_steps", 100)`. A later pair overrides
-            an earlier one. A string is parsed as YAML.
+            an earlier one. A string is parsed as YAML. The name of a source for `data.train` or `data.eval` replaces
+            another source with all its settings, but joins settings that have no source: with `skip: 1000` in the file,
+            the first 1,000 records are held out of whichever source is named.
 
     Returns:
         `{"model": {…}, "data": {…}, "training": {…}}`. No defaults are filled in.
@@ -58,6 +62,8 @@ def read_config(path: str | Path | None, overrides: Iterable[tuple[str, Any]] = 
 
     >>> read_config(None, [("training.learning_rate", "1e-5"), ("data.train", "photos.jsonl")])
     {'model': {}, 'data': {'train': 'photos.jsonl'}, 'training': {'learning_rate': 1e-05}}
+    >>> read_config(None, [("data.train.skip", 1000), ("data.train", "photos.jsonl")])["data"]
+    {'train': {'skip': 1000, 'source': 'photos.jsonl'}}
     """
     config: dict[str, Any] = {section: {} for section in SECTIONS}
     if path is not None:
@@ -78,10 +84,22 @@ def _override(config: dict[str, Any], key: str, value: Any) -> None:
     *parents, last = key.split(".")
     section = config
     for parent in parents:
-        section = section.setdefault(parent, {})
+        value_of_parent = section.setdefault(parent, {})
+        if section is config.get("data") and parent in ROW_SETS and not isinstance(value_of_parent, dict):
+            # A source that is named alone gets a setting.
+            section[parent] = value_of_parent = {"source": value_of_parent}
+        section = value_of_parent
         if not isinstance(section, dict):
             raise ValueError(f"{key} must lie in a section, but {parent!r} holds the value {section!r}")
+    if section is config.get("data") and last in ROW_SETS and _lacks_source(section.get(last)):
+        if value is not None and not isinstance(value, Mapping):
+            value = {**section[last], "source": value}
     section[last] = value
+
+
+def _lacks_source(rows: Any) -> bool:
+    """Tells whether a set of rows is a mapping of settings alone."""
+    return isinstance(rows, Mapping) and not {"source", "scenes"} & rows.keys()
 
 
 def check_config(config: Mapping[str, Any]) -> None:
@@ -103,7 +121,7 @@ def _check_model_keys(model: Mapping[str, Any]) -> None:
 
 def _check_data_keys(data: Mapping[str, Any]) -> None:
     check_keys(data, DATA_KEYS, "data")
-    for name in ("train", "eval"):
+    for name in ROW_SETS:
         source = data.get(name)
         if isinstance(source, Mapping):
             keys = SCENE_KEYS if "scenes" in source else SOURCE_KEYS
@@ -118,8 +136,11 @@ def check_complete(config: Mapping[str, Any]) -> None:
         ValueError: without training rows, without an output directory, or unless exactly one of
             `model.from_pretrained` and `model.from_scratch` is given.
     """
-    if not config["data"].get("train"):
+    rows = config["data"].get("train")
+    if not rows or _lacks_source(rows):
         raise ValueError("data.train must be given (--train-data, or in the file of --config), but is not")
+    if _lacks_source(config["data"].get("eval")):
+        raise ValueError("data.eval must have a source (--eval-data) where it has settings, but has none")
     if not config["training"].get("output_dir"):
         raise ValueError("training.output_dir must be given (--output, or in the file of --config), but is not")
     model = config["model"]

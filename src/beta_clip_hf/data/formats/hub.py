@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..records import Record, RecordStream, Scan
+from ..records import HoldOut, Record, RecordStream, Scan, hold_out_silently
 from ..rows import row_id
+from ..sharded_stream import ShardedStream
 from ..workers import process_place
 from .source import OpenedSource, Source, SourceFormat
 
@@ -58,7 +59,7 @@ class HubStream(RecordStream):
         if shuffle_buffer > 1:
             self._dataset = self._dataset.shuffle(seed=seed, buffer_size=shuffle_buffer)
 
-    def __call__(self, epoch: int) -> Scan:
+    def __call__(self, epoch: int, hold_out: HoldOut = hold_out_silently) -> Scan:
         """Yields the records of an epoch that this process and worker are to read."""
         from datasets.distributed import split_dataset_by_node
 
@@ -66,6 +67,26 @@ class HubStream(RecordStream):
         part = split_dataset_by_node(self._dataset, rank=place.rank, world_size=place.world_size)
         part.set_epoch(epoch)
         for record in part:
+            yield f"{self.name}:{row_id(record)}", record
+
+
+class _HubShards:
+    """Reads a `datasets.IterableDataset` shard by shard, whichever process or worker asks."""
+
+    def __init__(self, dataset: "datasets.IterableDataset", name: str) -> None:
+        self.name = name
+        self._dataset = _undecoded(dataset)
+
+    def numbers(self) -> range:
+        """Returns the numbers of the shards."""
+        return range(self._dataset.num_shards)
+
+    def read(self, shard: int) -> Scan:
+        """Yields the records of a shard in order."""
+        part = self._dataset.shard(num_shards=self._dataset.num_shards, index=shard)
+        # A loop over the data set itself would split the shard over the dataloader workers; `iter` does not.
+        for batch in part.iter(batch_size=1):
+            record = {name: values[0] for name, values in batch.items()}
             yield f"{self.name}:{row_id(record)}", record
 
 
@@ -91,8 +112,23 @@ def open_hub(source: Source) -> OpenedSource:
         folder = source.path.parent
     if hasattr(dataset, "__len__"):
         return OpenedSource(HubTable(dataset, name), folder)
-    stream = HubStream(dataset, name, shuffle_buffer=source.shuffle_buffer, seed=source.seed)
-    return OpenedSource(stream, folder)
+    return OpenedSource(_stream(dataset, name, source), folder)
+
+
+def _stream(dataset: "datasets.IterableDataset", name: str, source: Source) -> RecordStream:
+    if source.selection is None:
+        return HubStream(dataset, name, shuffle_buffer=source.shuffle_buffer, seed=source.seed)
+    # `skip` and `take` of `datasets` split their numbers over workers: each passes over a part of the first records of
+    # its own shards. So the number of a record in the source would depend on how many workers there are.
+    shards = _HubShards(dataset, name)
+    return ShardedStream(
+        name,
+        shards.numbers(),
+        shards.read,
+        shuffle_buffer=source.shuffle_buffer,
+        seed=source.seed,
+        selection=source.selection,
+    )
 
 
 def _recognises(source: Source) -> bool:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from ..records import RecordStream, Table
 from ..row_reader import RecordFormat
+from ..selection import Selection
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class Source:
         streaming: Whether a Hub data set is streamed.
         shuffle_buffer: Number of records held for shuffling a stream.
         seed: Seed of that shuffling.
+        selection: Records that a stream reads; all of them by default. A table is cut to them after it is opened.
         is_format_given: Whether the user has named the format. If not, a reader may look into the file.
     """
 
@@ -27,6 +29,7 @@ class Source:
     streaming: bool = False
     shuffle_buffer: int = 0
     seed: int = 0
+    selection: Selection | None = None
     is_format_given: bool = False
 
     @property

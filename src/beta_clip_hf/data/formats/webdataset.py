@@ -2,16 +2,15 @@
 
 import glob
 import json
-import random
 import re
 import tarfile
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, groupby, islice
+from collections.abc import Iterable, Iterator
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..records import Record, RecordStream, Scan
-from ..workers import reader_place
+from ..records import Record, Scan
+from ..sharded_stream import ShardedStream
 from .json_files import JSON_SUFFIXES
 from .source import OpenedSource, Source, SourceFormat
 
@@ -23,40 +22,6 @@ TAR_SUFFIXES = (".tar", ".tgz", ".gz")
 _END_MARK_BYTES = 1024
 
 
-class TarShards(RecordStream):
-    """Reads the records of tar files, split over dataloader workers and processes.
-
-    With as many shards as readers or more, each reader has whole shards. With fewer, every reader goes through all of
-    them and keeps each n-th record: slower, but nothing is lost and nobody is idle.
-
-    Args:
-        shards: Paths of the tar files.
-        shuffle_buffer: Number of records held for shuffling. From 2 on the order of the shards is shuffled as well.
-        seed: Seed of both.
-    """
-
-    def __init__(self, shards: Sequence[Path], *, shuffle_buffer: int = 0, seed: int = 0) -> None:
-        self.name = f"{shards[0].name} … {shards[-1].name}"
-        if len(shards) == 1:
-            self.name = shards[0].name
-        self._shards = shards
-        self._shuffle_buffer = shuffle_buffer
-        self._seed = seed
-
-    def __call__(self, epoch: int) -> Scan:
-        """Returns the records of an epoch that this process and worker are to read."""
-        part, parts = reader_place()
-        shards = list(self._shards)
-        if self._shuffle_buffer > 1:
-            # Every reader must have the same order, so that their parts do not overlap.
-            random.Random(f"{self._seed}/{epoch}").shuffle(shards)
-        if len(shards) >= parts:
-            scan: Scan = _read_shards(shards[part::parts])
-        else:
-            scan = islice(_read_shards(shards), part, None, parts)
-        return shuffled(scan, self._shuffle_buffer, random.Random(f"{self._seed}/{epoch}/{part}"))
-
-
 class _Member(NamedTuple):
     """One file of a tar."""
 
@@ -64,10 +29,6 @@ class _Member(NamedTuple):
     """Its name up to the first dot, with its folder: the same for all files of a record."""
     suffix: str
     content: bytes
-
-
-def _read_shards(paths: Iterable[Path]) -> Scan:
-    return chain.from_iterable(map(read_shard, paths))
 
 
 def read_shard(path: Path) -> Scan:
@@ -107,23 +68,6 @@ def expand_shards(place: str | Path | Iterable[str | Path]) -> list[Path]:
             raise ValueError(f"source must name existing tar files, but is {pattern!r}")
         shards += map(Path, names)
     return shards
-
-
-def shuffled(items: Iterator[Any], buffer_size: int, rng: random.Random) -> Iterator[Any]:
-    """Yields the items in an order shuffled within a window.
-
-    Each item leaves the buffer at random as the next one comes in. A buffer of at most 1 keeps the order.
-    """
-    if buffer_size <= 1:
-        yield from items
-        return
-    buffer = list(islice(items, buffer_size))
-    for item in items:
-        index = rng.randrange(buffer_size)
-        yield buffer[index]
-        buffer[index] = item
-    rng.shuffle(buffer)
-    yield from buffer
 
 
 def _members(tar: tarfile.TarFile) -> Iterator[_Member]:
@@ -181,7 +125,18 @@ def _open(source: Source) -> OpenedSource:
     folder = None
     if source.path is not None and source.path.is_file():
         folder = source.path.parent
-    return OpenedSource(TarShards(shards, shuffle_buffer=source.shuffle_buffer, seed=source.seed), folder)
+    name = f"{shards[0].name} … {shards[-1].name}"
+    if len(shards) == 1:
+        name = shards[0].name
+    stream = ShardedStream(
+        name,
+        shards,
+        read_shard,
+        shuffle_buffer=source.shuffle_buffer,
+        seed=source.seed,
+        selection=source.selection,
+    )
+    return OpenedSource(stream, folder)
 
 
 def _shards(source: Source) -> list[Path]:

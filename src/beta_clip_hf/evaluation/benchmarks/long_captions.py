@@ -21,6 +21,9 @@ from .layout import (
 
 SHARE_CAPTIONS = "share-captioner_coco_lcs_sam_1246k_1107.json"
 FILTERED_SHARE_CAPTIONS = "share-captioner_coco_lcs_sam_1246k_1107_filtered.json"
+SHARE_LISTS = (SHARE_CAPTIONS, FILTERED_SHARE_CAPTIONS)
+# Number of records at the start of either list that are the benchmark.
+SHARE_TEST_RECORDS = 1000
 DCI_ANNOTATIONS = ("densely_captioned_images/annotations", "annotations")
 IIW_400 = ("IIW-400/data.jsonl", "iiw_IIW-400.jsonl")
 
@@ -49,11 +52,12 @@ def read_sharegpt4v(place: Place) -> list[Annotations]:
     # The list names images as "sam/images/….jpg".
     locate = in_folder(place.directory("sam", "data/sam").parent)
     parts = []
-    for name, file_name in (("", SHARE_CAPTIONS), ("filtered", FILTERED_SHARE_CAPTIONS)):
+    for name, file_name in zip(("", "filtered"), SHARE_LISTS, strict=True):
         file = place.file(file_name)
         if file is not None:
-            rows = list(convert_records(file, first_records(file, 1000), _sharegpt4v_row))
-            parts.append(Annotations("retrieval", rows, locate, name=name, published={"images": 1000}))
+            rows = list(convert_records(file, first_records(file, SHARE_TEST_RECORDS), _sharegpt4v_row))
+            published = {"images": SHARE_TEST_RECORDS}
+            parts.append(Annotations("retrieval", rows, locate, name=name, published=published))
     return parts
 
 
