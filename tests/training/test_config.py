@@ -95,7 +95,7 @@ def test_a_source_and_its_settings(overrides, train):
 
 def test_settings_without_a_source_are_not_complete():
     values = {"model.from_pretrained": "some/model", "training.output_dir": "out", "data.train.skip": 1}
-    with pytest.raises(ValueError, match="data.train must be given"):
+    with pytest.raises(ValueError, match=r"data\.train must be given"):
         check_complete(read_config(None, values.items()))
     values |= {"data.train": "photos.jsonl", "data.eval.take": 1}
     with pytest.raises(ValueError, match=r"data\.eval must have a source \(--eval-data\) where it has settings"):

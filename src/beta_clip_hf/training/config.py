@@ -91,9 +91,10 @@ def _override(config: dict[str, Any], key: str, value: Any) -> None:
         section = value_of_parent
         if not isinstance(section, dict):
             raise ValueError(f"{key} must lie in a section, but {parent!r} holds the value {section!r}")
-    if section is config.get("data") and last in ROW_SETS and _lacks_source(section.get(last)):
-        if value is not None and not isinstance(value, Mapping):
-            value = {**section[last], "source": value}
+    is_row_set = section is config.get("data") and last in ROW_SETS
+    is_source = value is not None and not isinstance(value, Mapping)
+    if is_row_set and is_source and _lacks_source(section.get(last)):
+        value = {**section[last], "source": value}
     section[last] = value
 
 
