@@ -76,6 +76,9 @@ def add_evaluation_arguments(parser: Any) -> None:
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="seed of the bootstrap intervals")
     parser.add_argument("--no-pictures", action="store_true", help="draw no recall curves and no pages of misses")
     parser.add_argument("--no-conditioned", action="store_true", help="do not measure the text-conditioned pooler")
+    parser.add_argument(
+        "--no-hierarchical", action="store_true", help="do not measure retrieval by sentences and phrases"
+    )
 
 
 @reporting
@@ -124,4 +127,5 @@ def evaluation_settings(args: argparse.Namespace) -> dict[str, Any]:
         "seed": args.seed,
         "pictures": not args.no_pictures,
         "conditioned": not args.no_conditioned,
+        "hierarchical": not args.no_hierarchical,
     }

@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> Report:
     boxes = [_parse_box(words) for words in args.box]
 
     from beta_clip_hf.inference.look import score_records
-    from beta_clip_hf.visualize.look import format_scores, show_image
+    from beta_clip_hf.visualize.look import format_hierarchies, format_scores, show_image
 
     shown = show_image(
         args.model,
@@ -80,7 +80,14 @@ def run(args: argparse.Namespace) -> Report:
     # The report repeats the boxes as the user gave them, not as the model saw them.
     for region, box in zip(document["regions"], boxes, strict=True):
         region["box"] = box
-    return Report(document, format_scores(shown.look, shown.texts))
+    hierarchies = []
+    for score in shown.hierarchies:
+        hierarchies.append({**score._asdict(), "weights": list(score.weights)})
+    document["hierarchical"] = hierarchies
+    tables = [format_scores(shown.look, shown.texts)]
+    if shown.hierarchies:
+        tables.append(format_hierarchies(shown.hierarchies))
+    return Report(document, "\n\n".join(tables))
 
 
 def _parse_head(word: str) -> int | None:

@@ -51,10 +51,12 @@ def show(*words: str) -> int:
 
 def test_a_png_and_the_scores(folder, capsys):
     assert show("--model", "model", "--text", CAPTION_TEXT, "--phrases", "2", "--box", "15,5,20,20") == 0
-    head, *table = capsys.readouterr().out.splitlines()
-    assert head.split() == ["as", "seen", "cosine", "box", "1", "text"]
+    texts, hierarchies = capsys.readouterr().out.split("\n\n")
+    head, *table = texts.splitlines()
+    assert head.split() == ["as", "seen", "cosine", "window", "box", "1", "text"]
     shown = split_texts([CAPTION_TEXT], most_phrases=2)
-    assert [line.split(maxsplit=3)[-1] for line in table] == [text.text for text in shown]
+    assert [line.split(maxsplit=4)[-1] for line in table] == [text.text for text in shown]
+    assert [line.split()[4] for line in hierarchies.splitlines()[1:]] == ["hierarchical", "hierarchical_window"]
     for name in ("photo-seen.png", "photo-seen-regions.png"):
         with Image.open(folder / name) as picture:
             assert picture.format == "PNG" and picture.width > 500
@@ -76,6 +78,12 @@ def test_json_has_the_scores_of_texts_and_regions(folder, tiny_processor, photo,
     assert [record["text"] for record in found["texts"]] == [text.text for text in shown]
     assert [record["conditioned"] for record in found["texts"]] == pytest.approx(seen.conditioned_T.tolist(), abs=1e-5)
     assert [record["similarity"] for record in found["texts"]] == pytest.approx(seen.similarity_T.tolist(), abs=1e-5)
+    assert [record["window"] for record in found["texts"]] == pytest.approx(seen.window_T.tolist(), abs=1e-5)
+    for record in found["hierarchical"]:
+        parts = (record["caption"], record["sentences"], record["phrases"])
+        weighted = [weight * part for weight, part in zip(record["weights"], parts, strict=True)]
+        assert record["total"] == pytest.approx(sum(weighted), abs=1e-5)
+    assert [record["score"] for record in found["hierarchical"]] == ["hierarchical", "hierarchical_window"]
     assert [record["box"] for record in found["regions"]] == boxes and found["head"] == "2"
     for region, scores in zip(found["regions"], seen.region_scores_RT.tolist(), strict=True):
         assert list(region["scores"].values()) == pytest.approx(scores, abs=1e-5)

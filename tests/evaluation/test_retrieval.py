@@ -5,11 +5,13 @@ import pytest
 import torch
 from PIL import Image
 
-from beta_clip_hf.evaluation import retrieval
+from beta_clip_hf.evaluation import hierarchical, retrieval
+from beta_clip_hf.evaluation.copies import first_copies
 from beta_clip_hf.evaluation.evaluator import evaluate
-from beta_clip_hf.evaluation.metrics import MatchRanks, hits_at_k, recall_at_k
+from beta_clip_hf.evaluation.fitted import chosen_for_halves, fitted_ranks
+from beta_clip_hf.evaluation.metrics import MatchRanks, RetrievalRanks, hits_at_k, recall_at_k
 from beta_clip_hf.evaluation.probes import run_probes
-from beta_clip_hf.evaluation.retrieval import RetrievalProbe, cross_fitted, first_copies
+from beta_clip_hf.evaluation.retrieval import RetrievalProbe
 from beta_clip_hf.inference.embedder import Embedder
 from beta_clip_hf.inference.reading import read_texts
 from beta_clip_hf.inference.shards import Shards
@@ -83,7 +85,7 @@ def test_which_texts_are_measured():
     long, short = ({f"{name}/cls/{way}" for way in ("image_to_text", "text_to_image")} for name in ("long", "short"))
 
     def measured(rows):
-        figures = evaluate(model, processor, rows, conditioned=False, ks=(1,))["figures"]
+        figures = evaluate(model, processor, rows, conditioned=False, hierarchical=False, ks=(1,))["figures"]
         return {name.rsplit("/", 1)[0] for name in figures}
 
     assert measured(colour_rows(["red", "blue"])) == long
@@ -113,6 +115,7 @@ def test_a_model_that_scores_all_alike_is_at_chance(tiny_model, tiny_processor, 
         getattr(tiny_model, name).weight.data.zero_()
     for most_pairs in (retrieval.MOST_PAIRS, 0):
         monkeypatch.setattr(retrieval, "MOST_PAIRS", most_pairs)
+        monkeypatch.setattr(hierarchical, "MOST_PART_SCORES", most_pairs)
         figures = evaluate(tiny_model, tiny_processor, rows_of(9, lambda i: 1 + i % 3), ks=(1, 3, 6))["figures"]
         shortlist_figures = {name: figure for name, figure in figures.items() if "/rerank@" in name}
         assert len(shortlist_figures) == 2 * 2 * 2 * 4
@@ -125,6 +128,7 @@ def test_copies_of_one_image_are_tied_in_any_batch(tiny_model, tiny_processor, m
     """Image 4 is image 0 again, and the only one of its batch: alone it is embedded a last bit differently."""
     monkeypatch.setattr(retrieval, "RERANKED", (2, 4))
     monkeypatch.setattr(retrieval, "MOST_PAIRS", most_pairs)
+    monkeypatch.setattr(hierarchical, "MOST_PART_SCORES", most_pairs)
     encode_images = Embedder.encode_images
 
     def alone_otherwise(self, processed):
@@ -181,14 +185,20 @@ def test_a_setting_is_chosen_on_the_other_half_of_the_queries():
         MatchRanks(torch.where(is_odd == odd, right, wrong), torch.ones_like(right), torch.ones_like(right))
         for odd in (False, True)
     ]
-    assert hits_at_k(cross_fitted(tried, is_odd), 1).sum() == 0
-    assert torch.equal(cross_fitted([tried[0], tried[0]], is_odd).ahead_Q, tried[0].ahead_Q)
+    assert chosen_for_halves(tried, is_odd) == (1, 0)
+    assert chosen_for_halves([tried[0], tried[0]], is_odd) == (0, 0)
+    by_weight = {weight: RetrievalRanks(ranks, ranks) for weight, ranks in zip((0.5, 1.0), tried, strict=True)}
+    fitted = fitted_ranks(by_weight, torch.arange(6), 6)
+    for direction, ranks in fitted.ranks._asdict().items():
+        assert hits_at_k(ranks, 1).sum() == 0
+        assert fitted.weights[direction] == {"even": 1.0, "odd": 0.5}
 
 
 def test_the_sum_and_reranking_are_figures_of_their_own(tiny_model, tiny_processor):
     figures = evaluate(tiny_model, tiny_processor, rows_of(18, lambda i: 1), ks=(1,))["figures"]
     scores = {name.split("/")[1] for name in figures}
-    assert scores == {"cls", "all_pairs", "rerank@16", "sum"}
+    by_parts = {"hierarchical", "hierarchical@16", "hierarchical_window", "hierarchical_window@16"}
+    assert scores == {"cls", "all_pairs", "rerank@16", "sum"} | by_parts
     assert all(0 <= figures[f"long/{score}/image_to_text/R@1"]["value"] <= 1 for score in scores)
 
 
@@ -203,10 +213,16 @@ def test_shortlists_of_a_second_pass_give_what_all_pairs_give(tiny_model, tiny_p
     monkeypatch.setattr(retrieval, "RERANKED", (2, 5))
     whole = measured_metrics(tiny_model, tiny_processor, rows)
     monkeypatch.setattr(retrieval, "MOST_PAIRS", 0)
+    monkeypatch.setattr(hierarchical, "MOST_PART_SCORES", 0)
     in_two_passes = measured_metrics(tiny_model, tiny_processor, rows, tmp_path)
-    kinds = {"cls", "rerank@2", "rerank@5"}
+    kinds = {"cls", "rerank@2", "rerank@5", "hierarchical@2", "hierarchical_window@2"}
     assert in_two_passes == {name: figure for name, figure in whole.items() if name.split("/")[1] in kinds}
-    assert {name.split("/")[1] for name in whole} == kinds | {"all_pairs", "sum"}
+    assert {name.split("/")[1] for name in whole} == kinds | {
+        "all_pairs",
+        "sum",
+        "hierarchical",
+        "hierarchical_window",
+    }
     assert in_two_passes["short/rerank@5/text_to_image/R@2"] != in_two_passes["short/cls/text_to_image/R@2"]
 
     def encoded_again(*args):

@@ -1,13 +1,17 @@
 """Pages of results, and the commands that make an index and search it."""
 
+import argparse
 import json
 import os
 
 import pytest
 
 from beta_clip_cli import main as cli
+from beta_clip_cli import search as search_command
+from beta_clip_hf.inference.hierarchical import DEFAULT_WEIGHTS
 from beta_clip_hf.search.gallery import phrases_to_show, write_gallery
 from beta_clip_hf.search.query import Query
+from beta_clip_hf.search.rerank import DEFAULT_SCORE, SCORES
 
 
 pytestmark = pytest.mark.slow
@@ -26,6 +30,16 @@ def test_the_page_shows_each_phrase_of_the_description(index, tmp_path, photos):
     assert "the image can no longer be opened" in page and "<b>bold" not in page
 
 
+def test_the_help_repeats_the_scores_and_the_weights_of_the_library():
+    assert search_command.RERANK_SCORES == SCORES
+    parser = argparse.ArgumentParser()
+    search_command.add_arguments(parser)
+    text = " ".join(parser.format_help().split())
+    assert f"({DEFAULT_SCORE}, the default)" in text
+    for weights in DEFAULT_WEIGHTS.values():
+        assert ",".join(f"{weight:g}" for weight in weights) in text
+
+
 @pytest.mark.slow
 def test_the_commands(tmp_path, checkpoint, photos, capsys):
     (photos / "7.jpg").write_text("no image")
@@ -39,7 +53,18 @@ def test_the_commands(tmp_path, checkpoint, photos, capsys):
     words = ["search", index, TEXT, "--phrase", "a dog:-0.5", "--image", str(photos / "1.png"), "--device", "cpu"]
     assert cli.main([*words, "--top", "2", "--rerank", "4", "--json", "--html", str(page)]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert [hit["rank"] for hit in found] == [1, 2] and found[0]["score"] == found[0]["conditioned"]
+    assert [hit["rank"] for hit in found] == [1, 2] and found[0]["score"] == found[0]["reranked"]
+    options = ["--rerank-score", "hierarchical", "--rerank-weights", "0,0.5,0.5"]
+    assert cli.main([*words, "--rerank", "4", "--json", *options]) == 0
+    by_parts = json.loads(capsys.readouterr().out)
+    assert [hit["reranked"] is None for hit in by_parts] == [False] * 4 + [True] * 2
+    assert {hit["reranked"] for hit in by_parts[:4]}.isdisjoint(hit["reranked"] for hit in found)
+    for wrong, message in (
+        ([*options], "rerank must be at least 1 for --rerank-score or --rerank-weights, but is 0"),
+        (["--rerank", "4", *options[:3], "1,2"], "weights must be three numbers from 0 whose sum is 1"),
+        (["--rerank", "4", *options[:3], "a,b,c"], "rerank-weights must be three numbers between commas"),
+    ):
+        assert cli.main([*words, *wrong]) == 1 and message in capsys.readouterr().err
     html = page.read_text()
     assert html.count("<figcaption>not: a dog (−0.5)</figcaption>") == 2  # below the heat map of each hit
     assert f"<title>{TEXT}; not: a dog (−0.5); {photos / '1.png'}</title>" in html

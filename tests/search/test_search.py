@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from beta_clip_hf.data.images import load_image
-from beta_clip_hf.search.index import PhotoIndex
+from beta_clip_hf.inference.hierarchical import HIERARCHICAL_PLACES, hierarchical_scores
+from beta_clip_hf.search.index import PhotoIndex, load_embedder
 from beta_clip_hf.search.query import Query
-from beta_clip_hf.search.rerank import attention_maps
+from beta_clip_hf.search.rerank import DEFAULT_SCORE, SCORES, Reranking, attention_maps
 
 
 pytestmark = pytest.mark.slow
@@ -67,7 +68,7 @@ def test_the_best_are_ordered_by_how_the_texts_see_them(tmp_path, embedder, phot
     assert {hit.image: hit.score for hit in hits[:4]} == pytest.approx(expected, abs=tolerance)
     assert [hit.score for hit in hits[:4]] == sorted([hit.score for hit in hits[:4]], reverse=True)
     assert [hit.image for hit in hits[4:]] == [hit.image for hit in plain[4:]]
-    assert all(hit.conditioned is None for hit in hits[4:])
+    assert all(hit.reranked is None for hit in hits[4:])
     if store_patches:
         for photo in photos.rglob("*.png"):
             photo.unlink()
@@ -79,7 +80,7 @@ def test_the_best_are_ordered_by_how_the_texts_see_them(tmp_path, embedder, phot
 def test_images_that_are_gone_stay_behind(index, photos, caplog):
     (photos / "0.png").unlink()
     hits = index.search(TEXT, rerank=6)
-    assert hits[-1].image == str(photos / "0.png") and hits[-1].conditioned is None
+    assert hits[-1].image == str(photos / "0.png") and hits[-1].reranked is None
     assert "1 of 6 images could not be opened again" in caplog.text
 
 
@@ -116,3 +117,51 @@ def test_heat_maps_are_the_attention_of_the_model(index, embedder):
         with torch.no_grad():
             _, attention = embedder.model.get_text_conditioned_image_features(**inputs, output_attentions=True)
         assert torch.allclose(maps[image], attention.mean(dim=1).view(2, 4, 4), atol=1e-5)
+
+
+@pytest.mark.parametrize("score", ["hierarchical", "hierarchical_window"])
+@pytest.mark.parametrize("store_patches", [False, True])
+def test_reranking_by_sentences_and_phrases(tmp_path, embedder, photos, score, store_patches):
+    index = PhotoIndex.create(tmp_path / "index", embedder, store_patches=store_patches)
+    index.add(photos)
+    query = Query(f"{TEXT} A dog sleeps.", phrases=[("the sea", -0.5)])
+    weights = (0.2, 0.3, 0.5)
+    hits = index.search(query, rerank=Reranking(4, score, weights))
+    images = [hit.image for hit in hits[:4]]
+    texts = [text for text, _ in query.weighted_texts()]
+    scores = hierarchical_scores(
+        embedder.model, embedder.processor, images, texts, weights=weights, place=HIERARCHICAL_PLACES[score]
+    )
+    expected = scores @ torch.tensor([1, -0.5]) / 1.5
+    tolerance = 2e-3 if store_patches else 1e-5  # float16
+    assert [hit.reranked for hit in hits[:4]] == pytest.approx(expected.tolist(), abs=tolerance)
+    assert [hit.reranked for hit in hits[:4]] == sorted((hit.reranked for hit in hits[:4]), reverse=True)
+    assert all(hit.reranked is None for hit in hits[4:])
+    assert {hit.image for hit in hits[:4]} == {hit.image for hit in index.search(query)[:4]}
+
+
+def test_the_score_of_reranking(index, tiny_clip_dir):
+    assert Reranking(3).score == DEFAULT_SCORE == "conditioned" and DEFAULT_SCORE in SCORES
+    by_default = [hit.reranked for hit in index.search(TEXT, rerank=3)]
+    assert by_default == [hit.reranked for hit in index.search(TEXT, rerank=Reranking(3, DEFAULT_SCORE))]
+    for wrong, message in (
+        (lambda: Reranking(-1), "rerank must be at least 0, but is -1"),
+        (lambda: Reranking(1, "cls"), "rerank_score must be one of"),
+        (lambda: Reranking(1, "hierarchical", (1, 1, 1)), "weights must be three numbers"),
+        (lambda: Reranking(1, weights=(1, 0, 0)), "rerank_weights must not be given for the conditioned score"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            wrong()
+
+
+def test_windows_need_no_pooler(tmp_path, tiny_clip_dir, tiny_processor, photos):
+    tiny_processor.save_pretrained(tmp_path / "clip")
+    for file in tiny_clip_dir.iterdir():
+        (tmp_path / "clip" / file.name).write_bytes(file.read_bytes())
+    index = PhotoIndex.create(tmp_path / "index", load_embedder(tmp_path / "clip", device="cpu"))
+    index.add(photos)
+    hits = index.search(TEXT, rerank=Reranking(6, "hierarchical_window"))
+    assert all(hit.reranked is not None for hit in hits)
+    for score in ("conditioned", "hierarchical"):
+        with pytest.raises(ValueError, match="which has no trained pooler"):
+            index.search(TEXT, rerank=Reranking(6, score))

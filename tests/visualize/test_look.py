@@ -37,17 +37,18 @@ def test_the_table_has_a_column_for_each_score_and_indents_the_parts_of_a_text()
         similarity_T=torch.tensor([0.25, 0.5, 1.0]),
         conditioned_T=torch.tensor([0.3, 0.4, -0.5]),
         attention_THYX=torch.ones(3, 1, 2, 2),
+        window_T=torch.tensor([0.6, 0.7, 0.8]),
         boxes_R4=torch.zeros(1, 4),
         region_scores_RT=torch.tensor([[0.1, 0.2, 0.3]]),
     )
     assert format_scores(seen, texts).splitlines() == [
-        "as seen  cosine  box 1  text",
-        f"  0.300   0.250  0.100  {'x' * 69}…",
-        "  0.400   0.500  0.200    A dog.",
-        " -0.500   1.000  0.300      a dog",
+        "as seen  cosine  window  box 1  text",
+        f"  0.300   0.250   0.600  0.100  {'x' * 69}…",
+        "  0.400   0.500   0.700  0.200    A dog.",
+        " -0.500   1.000   0.800  0.300      a dog",
     ]
     without_pooler = seen._replace(conditioned_T=None, attention_THYX=None)
     assert format_scores(without_pooler, texts).splitlines()[1:3] == [
-        f" 0.250  0.100  {'x' * 69}…",
-        " 0.500  0.200    A dog.",
+        f" 0.250   0.600  0.100  {'x' * 69}…",
+        " 0.500   0.700  0.200    A dog.",
     ]

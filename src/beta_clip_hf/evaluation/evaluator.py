@@ -26,6 +26,7 @@ def evaluate(
     protocol: str = "rows/v1",
     classes: Classes | None = None,
     conditioned: bool = True,
+    hierarchical: bool = True,
     ks: Sequence[int] = DEFAULT_KS,
     batch_size: int = 32,
     num_workers: int = 0,
@@ -43,6 +44,7 @@ def evaluate(
         protocol: Name under which the metrics are reported.
         classes: Classes that the `label` of rows, or of their `regions`, is an index of. Without it labels are ignored.
         conditioned: Whether to measure the text-conditioned pooler; `False` leaves out its scores and its attention.
+        hierarchical: Whether to measure retrieval by sentences and phrases too, which needs patch features.
         ks: Values of k of R@k.
         batch_size: Number of images, and of texts, that are encoded at a time.
         num_workers: Number of processes that read images; 0 reads them in this process.
@@ -50,7 +52,8 @@ def evaluate(
 
     Returns:
         A dict, ready for JSON, of `protocol`, `figures` (for each metric, by its name, the `value`, `chance`, `low` and
-        `high` end of the interval, `count` and the parts of its `name`), `counts`, `data_hash` and `seconds`.
+        `high` end of the interval, `count` and the parts of its `name`), `counts`, `weights` (those that scores with
+        weights have chosen, by set of texts, score, direction and half of the images), `data_hash` and `seconds`.
 
     Raises:
         ValueError: if there are no rows, or a row is not valid. No row is left out: a metric over a part of the data
@@ -58,11 +61,14 @@ def evaluate(
     """
     start = time.perf_counter()
     embedder = Embedder(model, processor, batch_size=batch_size, num_workers=num_workers)
-    measured = measure(embedder, rows, classes=classes, conditioned=conditioned, ks=ks, seed=seed)
+    measured = measure(
+        embedder, rows, classes=classes, conditioned=conditioned, hierarchical=hierarchical, ks=ks, seed=seed
+    )
     return {
         "protocol": protocol,
         "figures": metrics_to_json(measured.metrics),
         "counts": measured.counts,
+        "weights": measured.weights,
         "data_hash": measured.data_hash,
         "seconds": round(time.perf_counter() - start, 1),
     }
@@ -75,6 +81,7 @@ def measure(
     text_sets: Sequence[str] = TEXT_SETS,
     classes: Classes | None = None,
     conditioned: bool = True,
+    hierarchical: bool = True,
     ks: Sequence[int] = DEFAULT_KS,
     seed: int = 0,
 ) -> Measured:
@@ -94,7 +101,15 @@ def measure(
     conditioned = conditioned and embedder.has_pooler
     probes: list[Probe] = []
     if _have_captions(texts):
-        probes += retrieval_probes(embedder, texts, wanted=text_sets, conditioned=conditioned, ks=ks, seed=seed)
+        probes += retrieval_probes(
+            embedder,
+            texts,
+            wanted=text_sets,
+            conditioned=conditioned,
+            hierarchical=hierarchical,
+            ks=ks,
+            seed=seed,
+        )
     probes += hard_negative_probes(embedder, texts, conditioned=conditioned, seed=seed)
     if embedder.has_patch_features and any(located_phrases(row) for row in texts):
         probes.append(LocalisationProbe(embedder, texts, conditioned=conditioned, seed=seed))

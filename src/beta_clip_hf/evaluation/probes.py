@@ -76,6 +76,11 @@ class Measured(NamedTuple):
     reports: dict[str, dict[str, Any]]
     """What pictures need, by the name of the probe. Not all probes have a report."""
 
+    @property
+    def weights(self) -> dict[str, Any]:
+        """Returns the weights that scores have chosen on the queries, by the name of the probe."""
+        return {name: report["weights"] for name, report in self.reports.items() if report.get("weights")}
+
 
 def run_probes(embedder: Embedder, rows: Sequence[Row], probes: Sequence[Probe]) -> Measured:
     """

@@ -5,7 +5,9 @@ import json
 from dataclasses import asdict, dataclass
 
 from .benchmarks import BENCHMARKS
-from .retrieval import RERANKED, WEIGHTS
+from .hierarchical import WEIGHT_STEPS
+from .ranks_by_score import WEIGHTS
+from .retrieval import RERANKED
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ class Protocol:
     scores: str = (
         "cosines in float32; those of shortlists are of the best by CLS, "
         f"{', '.join(map(str, RERANKED))}; a sum has one of the weights {', '.join(map(str, WEIGHTS))}, "
-        "chosen for each half of the queries on the other"
+        "chosen for each half of the queries on the other; so are those of hierarchical scores, in steps of "
+        f"1/{WEIGHT_STEPS}, of the whole text, the mean of its sentences and the mean of its phrases"
     )
     ties: str = (
         "the expected value over random orders: n tied for the best count 1/n each; of candidates tied at the end of a "

@@ -8,28 +8,38 @@ or not.
 
 import logging
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from ..data.row_texts import hierarchy_of
 from ..data.rows import Row
 from ..inference.embedder import Embedder, ImageBatch
+from ..inference.hierarchical import text_hierarchies
 from ..inference.shards import Kept
-from .metric_names import MEDIAN_RANK, MetricName
+from ..text.hierarchy import TextHierarchy
+from .copies import first_copies, with_first_copies
+from .hierarchical import (
+    HierarchicalScores,
+    candidates_of_pairs,
+    hierarchical_ranks,
+    hierarchical_reranked,
+    joined_candidates,
+)
+from .metric_names import MetricName
 from .metrics import (
     DEFAULT_KS,
-    MatchRanks,
     RetrievalRanks,
     chance_ranks,
-    choose_ranks,
     expected_ranks,
     hits_at_k,
     retrieval_ranks,
 )
-from .results import Metric, mean_metric
-from .scores import EVERYTHING, DistinctEmbeddings, ScoreFunction, embedding_scores
-from .shortlists import CandidateScores, Shortlists, ShortlistScores, best_candidates, reranked
+from .ranks_by_score import RanksByScore, rank_metrics, sum_ranks
+from .results import Metric
+from .scores import EVERYTHING, DistinctEmbeddings, ScoreFunction, embedding_scores, matrix_scores
+from .shortlists import CandidateScores, ShortlistPairs, Shortlists, best_candidates
 
 
 logger = logging.getLogger(__name__)
@@ -47,8 +57,6 @@ NUM_FIRST = 3
 """Images on that page that are ranked first for a text."""
 CHANCE = "chance"
 """The score of the curves of a model that scores everything alike."""
-WEIGHTS = tuple(tenth / 10 for tenth in range(11))
-"""Weights of the conditioned score in a sum."""
 
 
 def curve_label(text_set: str, score: str) -> str:
@@ -62,6 +70,7 @@ def retrieval_probes(
     *,
     wanted: Sequence[str] = TEXT_SETS,
     conditioned: bool = True,
+    hierarchical: bool = True,
     ks: Sequence[int] = DEFAULT_KS,
     seed: int = 0,
 ) -> list["RetrievalProbe"]:
@@ -76,6 +85,8 @@ def retrieval_probes(
         texts: Rows without their images.
         wanted: Names of the probes to make.
         conditioned: Whether to score with the text-conditioned pooler too.
+        hierarchical: Whether to score by sentences and phrases too. Long captions have those of their rows, all others
+            are split.
         ks: Values of k of R@k.
         seed: Seed of the bootstrap intervals.
     """
@@ -87,9 +98,21 @@ def retrieval_probes(
     probes = []
     for name, captions in text_sets.items():
         if name in wanted:
-            whole_captions = name == "long"
+            is_long = name == "long"
+            hierarchies = None
+            if hierarchical and embedder.has_patch_features and is_long:
+                hierarchies = [hierarchy_of(row) for row in texts]
+            elif hierarchical and embedder.has_patch_features:
+                hierarchies = text_hierarchies(list(chain.from_iterable(captions)))
             probe = RetrievalProbe(
-                name, embedder, captions, whole_captions=whole_captions, conditioned=conditioned, ks=ks, seed=seed
+                name,
+                embedder,
+                captions,
+                whole_captions=is_long,
+                conditioned=conditioned,
+                hierarchies=hierarchies,
+                ks=ks,
+                seed=seed,
             )
             probes.append(probe)
     return probes
@@ -106,6 +129,12 @@ class RetrievalProbe:
       `MOST_PAIRS`: then a second pass over the images scores the pairs of the shortlists alone.
     - `sum`: w · `all_pairs` + (1 − w) · `cls`, with the w in 0, 0.1, …, 1 that has the best R@1 on the other half of
       the queries: those of images with even indices choose for those with odd ones, and the other way round.
+    - `hierarchical`: the cosine of the whole text, and the means of the text-conditioned scores of its sentences and of
+      its phrases, with weights that are chosen in the same way; `hierarchical_window` takes the best window of the
+      patch features in the place of the text-conditioned score. See [`HierarchicalScores`]. They are left out if there
+      are too many pairs of images and parts.
+    - `hierarchical@K`, `hierarchical_window@K`: the K best candidates by `cls` in the order of these scores, for the
+      smallest K.
 
     Copies of an image have the embedding and the scores of the first of them, so that they are tied exactly.
 
@@ -115,6 +144,7 @@ class RetrievalProbe:
         captions: One or several captions of each image.
         whole_captions: Whether these are whole captions, see [`Embedder.texts`].
         conditioned: Whether to score with the text-conditioned pooler too.
+        hierarchies: Sentences and phrases of each of the captions, flat. Without them there are no hierarchical scores.
         ks: Values of k of R@k.
         seed: Seed of the bootstrap intervals.
     """
@@ -127,6 +157,7 @@ class RetrievalProbe:
         *,
         whole_captions: bool = False,
         conditioned: bool = True,
+        hierarchies: Sequence[TextHierarchy] | None = None,
         ks: Sequence[int] = DEFAULT_KS,
         seed: int = 0,
     ) -> None:
@@ -152,9 +183,13 @@ class RetrievalProbe:
             )
         self.text_embeds_TD = embedder.texts(self.texts, whole_captions=whole_captions)
         self.distinct_texts = DistinctEmbeddings(self.text_embeds_TD)
-        # Only a second pass has these.
-        self.shortlist_scores: ShortlistScores | None = None
-        self._last_ranks: tuple[Kept, dict[str, RetrievalRanks]] | None = None
+        self.hierarchical: HierarchicalScores | None = None
+        if hierarchies is not None:
+            self.hierarchical = HierarchicalScores(embedder, hierarchies, len(captions), conditioned=conditioned)
+        # Only a second pass has these: the pairs for the text-conditioned and for the hierarchical scores.
+        self.conditioned_pairs: ShortlistPairs | None = None
+        self.hierarchical_pairs: ShortlistPairs | None = None
+        self._last_ranks: tuple[Kept, RanksByScore] | None = None
 
     def measure(self, batch: ImageBatch) -> Kept:
         """Keeps embeddings and digests of the images, and the scores of all pairs if there are not too many."""
@@ -164,20 +199,40 @@ class RetrievalProbe:
             # Each distinct text is scored once, so that copies of a text are tied to the last bit.
             scores_BU = self.embedder.pair_scores(batch, self.distinct_texts.embeds_UD)
             kept["pair_scores"] = self.distinct_texts.spread(scores_BU, 1)
+        if self.hierarchical is not None and self.hierarchical.all_pairs:
+            kept |= self.hierarchical.measure(batch)
         return kept
 
     def plan(self, kept: Kept) -> Kept | None:
         """Returns the shortlists, if only their pairs are to be scored."""
-        if not self.conditioned or self.all_pairs:
+        has_all_conditioned = not self.conditioned or self.all_pairs
+        has_all_hierarchical = self.hierarchical is None or self.hierarchical.all_pairs
+        if has_all_conditioned and has_all_hierarchical:
             return None
         return self._shortlists(kept)._asdict() | {"first_B": first_copies(kept["digests"])}
 
     def second_pass(self, plan: Kept) -> Callable[[ImageBatch], Kept]:
         """Returns a function that scores the pairs of the shortlists."""
         shortlists = Shortlists(**{name: plan[name] for name in Shortlists._fields})
-        scores = ShortlistScores(shortlists, self.distinct_texts, plan["first_B"])
-        self.shortlist_scores = scores
-        return lambda batch: scores.measure(self.embedder, batch)
+        if self.conditioned and not self.all_pairs:
+            self.conditioned_pairs = ShortlistPairs(shortlists, plan["first_B"])
+        if self.hierarchical is not None and not self.hierarchical.all_pairs:
+            self.hierarchical_pairs = ShortlistPairs(shortlists.cut(RERANKED[0]), plan["first_B"])
+        return self._measure_pairs
+
+    def _measure_pairs(self, batch: ImageBatch) -> Kept:
+        kept: Kept = {}
+        if self.conditioned_pairs is not None:
+            image_M, text_M = self.conditioned_pairs.of_batch(batch)
+            places_M = self.distinct_texts.places(text_M)
+            scores_M = self.embedder.candidate_scores(batch, self.distinct_texts.embeds_UD, image_M, places_M)
+            kept |= self.conditioned_pairs.kept(batch, {"conditioned": scores_M})
+        if self.hierarchical_pairs is not None:
+            assert self.hierarchical is not None
+            image_M, text_M = self.hierarchical_pairs.of_batch(batch)
+            scores = self.hierarchical.measure_candidates(batch, self.text_embeds_TD, image_M, text_M)
+            kept |= self.hierarchical_pairs.kept(batch, scores)
+        return kept
 
     def counts(self, kept: Kept) -> dict[str, int]:
         """Returns the number of texts."""
@@ -185,16 +240,17 @@ class RetrievalProbe:
 
     def metrics(self, kept: Kept) -> list[Metric]:
         """Returns R@k and median rank of each score in both directions."""
-        chance = self._chance()
-        images_B = torch.arange(len(kept["image_embeds"]))
+        chance = self._chance()._asdict()
+        image_of_query = {
+            "image_to_text": torch.arange(len(kept["image_embeds"])),
+            "text_to_image": self.image_index_T,
+        }
         metrics: list[Metric] = []
-        for score, ranks in self._all_ranks(kept).items():
-            metrics += self._direction_metrics(
-                score, "image_to_text", ranks.image_to_text, chance.image_to_text, images_B
-            )
-            metrics += self._direction_metrics(
-                score, "text_to_image", ranks.text_to_image, chance.text_to_image, self.image_index_T
-            )
+        for score, ranks in self._all_ranks(kept).by_score.items():
+            for direction, direction_ranks in ranks._asdict().items():
+                name = MetricName(self.name, score, "", direction)
+                image_Q = image_of_query[direction]
+                metrics += rank_metrics(name, direction_ranks, chance[direction], image_Q, ks=self.ks, seed=self.seed)
         return metrics
 
     def report(self, kept: Kept) -> dict[str, Any]:
@@ -204,18 +260,20 @@ class RetrievalProbe:
         Returns:
             `curves`: R@k over k by direction and by label of the score, such as "long/cls". `misses`: the texts whose
             images `cls` ranks furthest behind, each with the `text`, the index of its `image`, the indices of the
-            images that are ranked `first`, and the `rank` of its image.
+            images that are ranked `first`, and the `rank` of its image. `weights`: by score and direction the weights
+            that were chosen for the queries of `even` and of `odd` images.
         """
+        all_ranks = self._all_ranks(kept)
         curves: dict[str, dict[str, list[list[float]]]] = {}
-        for score, ranks in {**self._all_ranks(kept), CHANCE: self._chance()}.items():
+        for score, ranks in {**all_ranks.by_score, CHANCE: self._chance()}.items():
             for direction, direction_ranks in ranks._asdict().items():
                 points = [[k, float(hits_at_k(direction_ranks, k).mean())] for k in CURVE]
                 curves.setdefault(direction, {})[curve_label(self.name, score)] = points
-        return {"curves": curves, "misses": self._misses(kept)}
+        return {"curves": curves, "misses": self._misses(kept), "weights": all_ranks.weights}
 
     def _misses(self, kept: Kept) -> list[dict[str, Any]]:
         cls_score = self._cls_score(kept)
-        ranks_T = expected_ranks(self._all_ranks(kept)["cls"].text_to_image)
+        ranks_T = expected_ranks(self._all_ranks(kept).by_score["cls"].text_to_image)
         # Stable, so that texts of equal rank come in the order of the data on every machine.
         worst = ranks_T.argsort(descending=True, stable=True)[:NUM_MISSES]
         misses = []
@@ -242,69 +300,62 @@ class RetrievalProbe:
         first_B = first_copies(kept["digests"])
         return shortlists._replace(texts_BK=shortlists.texts_BK[first_B], text_ends_BK=shortlists.text_ends_BK[first_B])
 
-    def _all_ranks(self, kept: Kept) -> dict[str, RetrievalRanks]:
+    def _all_ranks(self, kept: Kept) -> RanksByScore:
         """Returns the ranks by each score. Metrics and report both need them, so those of the same `kept` stay."""
         if self._last_ranks is None or self._last_ranks[0] is not kept:
             self._last_ranks = (kept, self._compute_ranks(kept))
         return self._last_ranks[1]
 
-    def _compute_ranks(self, kept: Kept) -> dict[str, RetrievalRanks]:
+    def _compute_ranks(self, kept: Kept) -> RanksByScore:
         cls_score = self._cls_score(kept)
-        num_images = len(kept["image_embeds"])
-        ranks = {"cls": self._ranks(cls_score, num_images)}
-        if not self.conditioned:
+        ranks = RanksByScore({}, {})
+        ranks.add("cls", self._ranks(cls_score, len(kept["image_embeds"])))
+        if not self.conditioned and self.hierarchical is None:
             return ranks
-        if not self.all_pairs:
-            assert self.shortlist_scores is not None
-            scores = self.shortlist_scores.joined(kept)
-            return ranks | self._reranked(ranks["cls"], self.shortlist_scores.shortlists, scores)
+        if self.conditioned:
+            self._add_conditioned(ranks, cls_score, kept)
+        if self.hierarchical is not None:
+            self._add_hierarchical(ranks, cls_score, kept)
+        return ranks
+
+    def _add_conditioned(self, ranks: RanksByScore, cls_score: ScoreFunction, kept: Kept) -> None:
+        if self.conditioned_pairs is not None:
+            scores = self.conditioned_pairs.joined(kept, "conditioned")
+            ranks.add_reranked(RERANKED, self.conditioned_pairs.shortlists, scores, self.image_index_T)
+            return
         pairs_BT = with_first_copies(kept["pair_scores"], kept["digests"])
-        ranks["all_pairs"] = self._ranks(lambda images, texts: pairs_BT[images, texts], num_images)
+        ranks.add("all_pairs", self._ranks(matrix_scores(pairs_BT), len(pairs_BT)))
         shortlists = self._shortlists(kept)
         scores = CandidateScores(
             texts_BK=pairs_BT.gather(1, shortlists.texts_BK.long()),
             images_TK=pairs_BT.T.gather(1, shortlists.images_TK.long()),
         )
-        ranks |= self._reranked(ranks["cls"], shortlists, scores)
+        ranks.add_reranked(RERANKED, shortlists, scores, self.image_index_T)
         # Both scores of a sum are added on the CPU, where those of all pairs are kept.
-        ranks["sum"] = self._sum_ranks(cls_score(EVERYTHING, EVERYTHING).cpu(), pairs_BT)
-        return ranks
+        cls_BT = cls_score(EVERYTHING, EVERYTHING).cpu()
+        ranks.add_fitted("sum", sum_ranks(cls_BT, pairs_BT, self.image_index_T))
+
+    def _add_hierarchical(self, ranks: RanksByScore, cls_score: ScoreFunction, kept: Kept) -> None:
+        assert self.hierarchical is not None
+        shortlists = self._shortlists(kept).cut(RERANKED[0])
+        caption_BT = None
+        if self.hierarchical_pairs is None:
+            caption_BT = cls_score(EVERYTHING, EVERYTHING).cpu()
+        for name in self.hierarchical.places:
+            if self.hierarchical_pairs is not None:
+                candidates = joined_candidates(name, self.hierarchical_pairs, kept)
+            else:
+                assert caption_BT is not None
+                scores = self.hierarchical.scores(name, caption_BT, kept)
+                ranks.add_fitted(name, hierarchical_ranks(scores, self.image_index_T))
+                candidates = candidates_of_pairs(scores, shortlists)
+            if RERANKED[0] < len(shortlists.texts_BK):
+                first = shortlists.first(RERANKED[0])
+                fitted = hierarchical_reranked(ranks.by_score["cls"], first, candidates, self.image_index_T)
+                ranks.add_fitted(f"{name}@{RERANKED[0]}", fitted)
 
     def _ranks(self, score: ScoreFunction, num_images: int) -> RetrievalRanks:
         return retrieval_ranks(score, self.image_index_T, num_images)
-
-    def _reranked(
-        self, ranks: RetrievalRanks, shortlists: Shortlists, scores: CandidateScores
-    ) -> dict[str, RetrievalRanks]:
-        """Returns the ranks after reranking, for each size of shortlists that is smaller than the number of images."""
-        num_images = len(shortlists.texts_BK)
-        images_B = torch.arange(num_images)
-        reranked_ranks = {}
-        for size in RERANKED:
-            if size < num_images:
-                first = shortlists.first(size)
-                reranked_ranks[f"rerank@{size}"] = RetrievalRanks(
-                    image_to_text=reranked(
-                        ranks.image_to_text, first.texts_BK, scores.texts_BK[:, :size], images_B, self.image_index_T
-                    ),
-                    text_to_image=reranked(
-                        ranks.text_to_image, first.images_TK, scores.images_TK[:, :size], self.image_index_T, images_B
-                    ),
-                )
-        return reranked_ranks
-
-    def _sum_ranks(self, cls_BT: Tensor, pairs_BT: Tensor) -> RetrievalRanks:
-        """Returns the ranks by the sum of both scores, its weight chosen for each half of the queries on the other."""
-        tried = []
-        for weight in WEIGHTS:
-            # lerp gives exactly `cls` for 0 and exactly `all_pairs` for 1.
-            score = _mixed_score(cls_BT, pairs_BT, weight)
-            tried.append(self._ranks(score, len(cls_BT)))
-        is_odd_B = torch.arange(len(cls_BT)) % 2 == 1
-        return RetrievalRanks(
-            image_to_text=cross_fitted([ranks.image_to_text for ranks in tried], is_odd_B),
-            text_to_image=cross_fitted([ranks.text_to_image for ranks in tried], is_odd_B[self.image_index_T]),
-        )
 
     def _chance(self) -> RetrievalRanks:
         num_captions_B = torch.bincount(self.image_index_T)
@@ -312,64 +363,3 @@ class RetrievalProbe:
             image_to_text=chance_ranks(len(self.image_index_T), num_captions_B),
             text_to_image=chance_ranks(len(num_captions_B), torch.ones_like(self.image_index_T)),
         )
-
-    def _direction_metrics(
-        self, score: str, direction: str, ranks: MatchRanks, chance: MatchRanks, image_Q: Tensor
-    ) -> list[Metric]:
-        metrics = []
-        for k in self.ks:
-            metric = mean_metric(
-                MetricName(self.name, score, f"R@{k}", direction),
-                hits_at_k(ranks, k),
-                chance=float(hits_at_k(chance, k).mean()),
-                cluster_index_I=image_Q,
-                seed=self.seed,
-            )
-            metrics.append(metric)
-        # `quantile` takes the middle between two ranks, and `median` would take the lower one.
-        median = Metric(
-            MetricName(self.name, score, MEDIAN_RANK, direction),
-            value=float(expected_ranks(ranks).quantile(0.5)),
-            chance=float(expected_ranks(chance).quantile(0.5)),
-            count=len(image_Q),
-        )
-        return [*metrics, median]
-
-
-def first_copies(digests_B32: Tensor) -> Tensor:
-    """Returns for each image the index of the first image with the same digest, (B,) int64."""
-    distinct, place_B = digests_B32.unique(dim=0, return_inverse=True)
-    images_B = torch.arange(len(place_B))
-    first_of_distinct = images_B.new_full((len(distinct),), len(images_B))
-    return first_of_distinct.scatter_reduce(0, place_B, images_B, "amin")[place_B]
-
-
-def with_first_copies(values: Tensor, digests_B32: Tensor) -> Tensor:
-    """Returns values of B images, (B, …), in which all copies of an image have those of the first of them."""
-    first_B = first_copies(digests_B32)
-    has_copies = not torch.equal(first_B, torch.arange(len(first_B)))
-    return values[first_B] if has_copies else values
-
-
-def cross_fitted(tried: Sequence[MatchRanks], is_odd_Q: Tensor) -> MatchRanks:
-    """
-    Chooses for each half of the queries the setting that has the best R@1 on the other half; the first of equals.
-
-    Args:
-        tried: Ranks of all queries by each setting.
-        is_odd_Q: (Q,) bool, which half each query is in.
-
-    Returns:
-        For each query its ranks by the setting that was chosen for it.
-    """
-    hits = [hits_at_k(ranks, 1) for ranks in tried]
-
-    def best_on(is_chosen_Q: Tensor) -> MatchRanks:
-        sums = [float(hits_Q[is_chosen_Q].sum()) for hits_Q in hits]
-        return tried[sums.index(max(sums))]
-
-    return choose_ranks(is_odd_Q, best_on(~is_odd_Q), best_on(is_odd_Q))
-
-
-def _mixed_score(cls_BT: Tensor, pairs_BT: Tensor, weight: float) -> ScoreFunction:
-    return lambda images, texts: torch.lerp(cls_BT[images, texts], pairs_BT[images, texts], weight)

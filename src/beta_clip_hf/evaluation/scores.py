@@ -58,6 +58,11 @@ def embedding_scores(image_embeds_BD: Tensor, text_embeds_TD: Tensor) -> ScoreFu
     return score
 
 
+def matrix_scores(scores_BT: Tensor) -> ScoreFunction:
+    """Returns a function for the scores in a (B, T) matrix."""
+    return lambda images, texts: scores_BT[images, texts]
+
+
 class DistinctEmbeddings:
     """
     Embeddings of M rows and the U distinct ones among them.

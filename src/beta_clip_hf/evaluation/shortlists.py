@@ -9,10 +9,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..inference.embedder import Embedder, ImageBatch
+from ..inference.embedder import ImageBatch
 from ..inference.shards import Kept
-from .metrics import SCORES_AT_A_TIME, MatchRanks, choose_ranks, row_slices
-from .scores import EVERYTHING, DistinctEmbeddings, ScoreFunction
+from .metrics import SCORES_AT_A_TIME, MatchRanks, RetrievalRanks, choose_ranks, row_slices
+from .scores import EVERYTHING, ScoreFunction
 
 
 class Candidates(NamedTuple):
@@ -40,6 +40,10 @@ class Shortlists(NamedTuple):
     """For each candidate the place of the last one that is tied with it: a shortlist must be so long to hold them all.
     If more are tied than there are places, it is K + 1."""
     image_ends_TK: Tensor
+
+    def cut(self, size: int) -> "Shortlists":
+        """Returns the shortlists of a smaller size."""
+        return Shortlists(*(entries[:, :size] for entries in self))
 
     def first(self, size: int) -> Candidates:
         """
@@ -126,23 +130,40 @@ def reranked(ranks: MatchRanks, short_QK: Tensor, scores_QK: Tensor, label_Q: Te
     return choose_ranks(is_relevant_QK.any(dim=1), shortlist_ranks, ranks)
 
 
-class ShortlistScores:
+def reranked_both_ways(
+    ranks: RetrievalRanks, candidates: Candidates, scores: CandidateScores, image_index_T: Tensor
+) -> RetrievalRanks:
     """
-    Scores all pairs of shortlists with the text-conditioned pooler, image by image.
+    Computes the ranks after the shortlists of both directions are ordered by a second score, see [`reranked`].
+
+    Args:
+        ranks: Ranks by the first score alone.
+        candidates: Shortlists by the first score.
+        scores: The second score of each candidate.
+        image_index_T: (T,) int64, the image of each text.
+    """
+    images_B = torch.arange(len(candidates.texts_BK))
+    return RetrievalRanks(
+        image_to_text=reranked(ranks.image_to_text, candidates.texts_BK, scores.texts_BK, images_B, image_index_T),
+        text_to_image=reranked(ranks.text_to_image, candidates.images_TK, scores.images_TK, image_index_T, images_B),
+    )
+
+
+class ShortlistPairs:
+    """
+    Lists all pairs of shortlists image by image, to be scored batch by batch.
 
     The candidates of one text are in many batches. So the pairs of all texts are sorted by their image, and each batch
     takes those of its images.
 
     Args:
         shortlists: Shortlists of all images and texts.
-        texts: Embeddings of all texts. Copies of one text are scored once, so that they stay tied.
         first_B: (B,) int64: for each image the first one that it is a copy of, or itself. Its texts are scored with
             this one.
     """
 
-    def __init__(self, shortlists: Shortlists, texts: DistinctEmbeddings, first_B: Tensor) -> None:
+    def __init__(self, shortlists: Shortlists, first_B: Tensor) -> None:
         self.shortlists = shortlists
-        self.texts = texts
         self.first_B = first_B
         # Pairs are numbered by their places in the flat images_TK.
         self.image_M = first_B.int()[shortlists.images_TK.flatten().long()]
@@ -151,8 +172,13 @@ class ShortlistScores:
         num_pairs_B = torch.bincount(self.image_M, minlength=len(first_B))
         self.ends = [0, *num_pairs_B.cumsum(0).tolist()]
 
-    def measure(self, embedder: Embedder, batch: ImageBatch) -> Kept:
-        """Returns the scores of a batch of consecutive images with their candidates, and with texts they are one of."""
+    def of_batch(self, batch: ImageBatch) -> tuple[Tensor, Tensor]:
+        """
+        Returns the pairs of a batch of consecutive images: with their candidates, and with texts they are one of.
+
+        Returns:
+            The place in the batch of the image, and the text, of each of M pairs, both (M,) int64.
+        """
         first_image = int(batch.image_index_B[0])
         num_images = len(batch.rows)
         texts_BK = self.shortlists.texts_BK[first_image : first_image + num_images].long()
@@ -161,17 +187,24 @@ class ShortlistScores:
         pair_image_M = self.image_M[pair_M].long() - first_image
         pair_text_M = pair_M // self.shortlists.images_TK.shape[1]
         own_image_M = torch.arange(num_images).repeat_interleave(texts_BK.shape[1])
-        image_M = torch.cat([own_image_M, pair_image_M])
-        text_M = self.texts.places(torch.cat([texts_BK.flatten(), pair_text_M]))
-        scores_M = embedder.candidate_scores(batch, self.texts.embeds_UD, image_M, text_M).cpu()
-        num_own = texts_BK.numel()
-        return {"texts_BK": scores_M[:num_own].view_as(texts_BK), "images_N": scores_M[num_own:]}
+        return torch.cat([own_image_M, pair_image_M]), torch.cat([texts_BK.flatten(), pair_text_M])
 
-    def joined(self, kept: Kept) -> CandidateScores:
-        """Returns the scores in the order of the shortlists, from what all batches have given; float32."""
-        images_M = torch.empty_like(kept["images_N"])
-        images_M[self.order_M] = kept["images_N"]
+    def kept(self, batch: ImageBatch, scores: Kept) -> Kept:
+        """Returns the scores of the pairs of a batch, each (M,), so that those of all batches can be joined."""
+        num_candidates = self.shortlists.texts_BK.shape[1]
+        num_own = len(batch.rows) * num_candidates
+        kept = {}
+        for name, scores_M in scores.items():
+            kept[f"{name}/texts_BK"] = scores_M[:num_own].view(-1, num_candidates).cpu()
+            kept[f"{name}/images_N"] = scores_M[num_own:].cpu()
+        return kept
+
+    def joined(self, kept: Kept, name: str) -> CandidateScores:
+        """Returns the scores of a name in the order of the shortlists, from what all batches have kept; float32."""
+        images_N = kept[f"{name}/images_N"]
+        images_M = torch.empty_like(images_N)
+        images_M[self.order_M] = images_N
         return CandidateScores(
-            texts_BK=kept["texts_BK"][self.first_B],
+            texts_BK=kept[f"{name}/texts_BK"][self.first_B],
             images_TK=images_M.view_as(self.shortlists.images_TK),
         )

@@ -66,6 +66,7 @@ class EvaluationSettings:
         seed: Seed of the bootstrap intervals.
         pictures: Whether to draw recall curves and pages of the texts that miss their images.
         conditioned: Whether to measure the text-conditioned pooler, if the model has a trained one.
+        hierarchical: Whether to measure retrieval by sentences and phrases too.
     """
 
     model: str
@@ -81,6 +82,7 @@ class EvaluationSettings:
     seed: int = 0
     pictures: bool = True
     conditioned: bool = True
+    hierarchical: bool = True
 
 
 def evaluate_tasks(settings: EvaluationSettings, on_result: TaskListener | None = None) -> dict[str, Any] | None:
@@ -252,6 +254,7 @@ class _Evaluation:
             settings.seed,
             settings.limit,
             self.conditioned,
+            settings.hierarchical,
             reading.key,
             # Results whose metrics are described in another way are measured again.
             [field.name for field in fields(MetricName)],
@@ -276,6 +279,7 @@ class _Evaluation:
         folder = self.output / "unfinished" / f"{name}-{key[:16]}"
         metrics: list[Metric] = []
         counts: dict[str, int] = {}
+        weights: dict[str, Any] = {}
         pictures: list[Path] = []
         data_hash = hashlib.sha256()
         for part in reading.parts:
@@ -287,6 +291,8 @@ class _Evaluation:
                 if part.name:
                     counted = f"{part.name}/{counted}"
                 counts[counted] = number
+            for text_set, chosen in measured.weights.items():
+                weights["/".join(filter(None, (part.name, text_set)))] = chosen
             data_hash.update(measured.data_hash.encode())
             if self.is_first and self.settings.pictures:
                 stem = name
@@ -304,6 +310,7 @@ class _Evaluation:
             "subset": reading.is_subset or self.settings.limit is not None,
             "figures": metrics_to_json(metrics),
             "counts": counts,
+            "weights": weights,
             "data_hash": data_hash.hexdigest(),
             "key": key,
             "pictures": picture_names if self.settings.pictures else None,
@@ -335,6 +342,7 @@ class _Evaluation:
             text_sets=text_sets,
             classes=classes,
             conditioned=self.conditioned,
+            hierarchical=self.settings.hierarchical,
             seed=self.settings.seed,
         )
 

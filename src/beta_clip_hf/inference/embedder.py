@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,18 @@ logger = logging.get_logger(__name__)
 
 TEXTS_PER_SHARD = 4096
 """Texts that are encoded before their embeddings are written: what a run that is stopped can lose."""
+
+
+class HasPatches(Protocol):
+    """A batch of images with their patch features: an [`ImageBatch`], or features that were kept."""
+
+    @property
+    def patch_features_BPD(self) -> Tensor:
+        """(B, P, D), normalised or not."""
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches, P in all."""
 
 
 @dataclass(frozen=True)
@@ -227,13 +239,13 @@ class Embedder:
             )
         return (conditioned_TD.float() * text_embeds_TD).sum(dim=-1)
 
-    def pair_scores(self, batch: ImageBatch, text_embeds_TD: Tensor) -> Tensor:
+    def pair_scores(self, batch: HasPatches, text_embeds_TD: Tensor) -> Tensor:
         """Scores every image of a batch with every text: (B, T) float32, text-conditioned."""
         with _evaluation_mode(self.model):
             return self.model.score_pairs(batch.patch_features_BPD, text_embeds_TD).float()
 
     def candidate_scores(
-        self, batch: ImageBatch, text_embeds_TD: Tensor, image_in_batch_K: Tensor, text_index_K: Tensor
+        self, batch: HasPatches, text_embeds_TD: Tensor, image_in_batch_K: Tensor, text_index_K: Tensor
     ) -> Tensor:
         """
         Scores chosen pairs of images and texts. A pair that is asked for twice is scored once.

@@ -13,7 +13,10 @@ from ..model.boxes_beta_clip import has_area, seen_box
 from ..model.image_views_beta_clip import view_of_image
 from ..model.modeling_beta_clip import BetaCLIPModel
 from ..text.hierarchy import build_text_hierarchy
+from .embedder import Embedder
+from .hierarchical import DEFAULT_WEIGHTS, HIERARCHICAL_PLACES, Weights, best_places, part_scores
 from .models import text_inputs
+from .windows import best_window_scores
 
 
 CAPTION, SENTENCE, PHRASE = "caption", "sentence", "phrase"
@@ -42,6 +45,8 @@ class Look(NamedTuple):
     """(T,) cosine of each text with the image as this text sees it; `None` for a model without a pooler."""
     attention_THYX: Tensor | None
     """(T, H, Y, X) attention of each head of the pooler for each text; `None` for a model without a pooler."""
+    window_T: Tensor
+    """(T,) cosine of each text with the window of the patch features that fits it best."""
     boxes_R4: Tensor
     """(R, 4) xyxy in units of the view's sides, cut at its borders."""
     region_scores_RT: Tensor
@@ -62,6 +67,24 @@ class Look(NamedTuple):
         if not 0 <= head < num_heads:
             raise ValueError(f"head must be 'mean' or one of 0 to {num_heads - 1}, but is {head}")
         return self.attention_THYX[:, head]
+
+
+class HierarchyScore(NamedTuple):
+    """Holds a hierarchical score of an image and a text, and what it is made of."""
+
+    text: str
+    score: str
+    """Name of the score: "hierarchical" or "hierarchical_window"."""
+    caption: float
+    """Cosine of the whole image and the whole text."""
+    sentences: float
+    """Mean score of the sentences."""
+    phrases: float
+    """Mean score of the phrases."""
+    weights: Weights
+    """Weights of the three."""
+    total: float
+    """The hierarchical score."""
 
 
 def split_texts(texts: Sequence[str], *, most_phrases: int = 12) -> list[ShownText]:
@@ -182,6 +205,10 @@ def look(
     is_other_size = pixels.shape[-2:] != (side, side)
     image_embeds_1D, patches_1PD = model.encode_images(pixels, is_other_size)
     similarity_T = (normalize(image_embeds_1D, dim=-1) @ text_embeds_TD.T)[0]
+    # The grid is that of the pixels, not of the configuration: images of another size have other grids.
+    patch_size = model.config.vision_config.patch_size
+    grid = (pixels.shape[-2] // patch_size, pixels.shape[-1] // patch_size)
+    window_T = best_window_scores(patches_1PD, text_embeds_TD, grid)[0]
     conditioned_T, attention_THYX = None, None
     if model.pooler is not None:
         conditioned_TD, attention_THP = model.get_text_conditioned_image_features(
@@ -189,9 +216,6 @@ def look(
         )
         # The pooler returns normalised embeddings, so a product is a cosine.
         conditioned_T = (conditioned_TD * text_embeds_TD).sum(dim=-1).float().cpu()
-        # The grid is that of the pixels, not of the configuration: images of another size have other grids.
-        patch_size = model.config.vision_config.patch_size
-        grid = (pixels.shape[-2] // patch_size, pixels.shape[-1] // patch_size)
         attention_THYX = attention_THP.unflatten(-1, grid).float().cpu()
     # Without boxes the list is empty, and its tensor has one axis only.
     boxes_R4 = torch.tensor(boxes_in_view, dtype=torch.float32).reshape(-1, 4)
@@ -203,6 +227,7 @@ def look(
         similarity_T=similarity_T.float().cpu(),
         conditioned_T=conditioned_T,
         attention_THYX=attention_THYX,
+        window_T=window_T.float().cpu(),
         boxes_R4=boxes_R4,
         region_scores_RT=_region_scores(model, pixels, boxes_R4, text_embeds_TD, is_other_size),
     )
@@ -253,12 +278,44 @@ def score_records(seen: Look, texts: Sequence[ShownText]) -> dict[str, Any]:
         conditioned = None
         if seen.conditioned_T is not None:
             conditioned = float(seen.conditioned_T[index])
-        similarity = float(seen.similarity_T[index])
-        text_records.append(
-            {"text": text.text, "kind": text.kind, "conditioned": conditioned, "similarity": similarity}
-        )
+        record = {
+            "text": text.text,
+            "kind": text.kind,
+            "conditioned": conditioned,
+            "similarity": float(seen.similarity_T[index]),
+            "window": float(seen.window_T[index]),
+        }
+        text_records.append(record)
     region_records = []
     for box, scores in zip(seen.boxes_R4.tolist(), seen.region_scores_RT.tolist(), strict=True):
         by_text = {text.text: score for text, score in zip(texts, scores, strict=True)}
         region_records.append({"box": box, "scores": by_text})
     return {"texts": text_records, "regions": region_records}
+
+
+def hierarchy_scores(model: BetaCLIPModel, processor: Any, image: Any, texts: Sequence[str]) -> list[HierarchyScore]:
+    """
+    Scores an image with each text by its sentences and phrases, with the default weights.
+
+    Args:
+        model: A β-CLIP or FG-CLIP.
+        processor: Processor of the model.
+        image: PIL image, path or bytes.
+        texts: Captions of any length.
+
+    Returns:
+        For each text each hierarchical score that the model has.
+    """
+    embedder = Embedder(model, processor)
+    scores = []
+    for name, place in HIERARCHICAL_PLACES.items():
+        if place in best_places(embedder):
+            parts = part_scores(embedder, [image], texts, place=place)
+            weights = DEFAULT_WEIGHTS[place]
+            total_T = parts.total(weights)[0]
+            for index, text in enumerate(texts):
+                caption, sentences, phrases = (float(part_BT[0, index]) for part_BT in parts)
+                total = float(total_T[index])
+                scores.append(HierarchyScore(text, name, caption, sentences, phrases, weights, total))
+    # All scores of a text stand together.
+    return sorted(scores, key=lambda score: texts.index(score.text))

@@ -18,7 +18,7 @@ from ..visualize.pages import Picture, Section, write_page
 from ..visualize.tables import format_table
 from .index import PhotoIndex, load_embedder
 from .query import Hit, Query
-from .rerank import attention_maps
+from .rerank import Reranking, attention_maps
 from .table import ImageTable
 
 
@@ -38,7 +38,7 @@ def search_index(
     *,
     where: str | None = None,
     top: int = 20,
-    rerank: int = 0,
+    rerank: int | Reranking = 0,
     exact: bool = False,
     page: str | os.PathLike[str] | None = None,
     model: str | None = None,
@@ -95,7 +95,7 @@ def hit_records(hits: Sequence[Hit]) -> list[dict[str, Any]]:
             "image": hit.image,
             "score": hit.score,
             "similarity": hit.similarity,
-            "conditioned": hit.conditioned,
+            "reranked": hit.reranked,
             "columns": dict(hit.columns),
         }
         records.append(record)
@@ -176,8 +176,8 @@ def write_gallery(
         sections.append(Section(f"Where each phrase looks: {legend}", [scale]))
     for rank, hit in enumerate(hits, 1):
         sections.append(_hit_section(rank, hit, index, phrases, maps.get(hit.image), highest))
-    if any(hit.conditioned for hit in hits):
-        summary = "By text-conditioned scores."
+    if any(hit.reranked is not None for hit in hits):
+        summary = "The best are ordered by how each text sees them."
     else:
         summary = "By the similarity of embeddings."
     return write_page(path, title, sections, summary=summary)

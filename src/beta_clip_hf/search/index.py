@@ -16,7 +16,7 @@ from ..inference.processes import Processes, own_device
 from ..inference.shards import Shards, split
 from .changes import Changes, find_changes, updated_records
 from .query import Hit, Query, embed_query
-from .rerank import add_conditioned_scores
+from .rerank import Reranking, rerank_hits
 from .schema import OWN_COLUMNS
 from .sources import Photos, ReadablePhotos, open_photos
 from .table import ImageTable
@@ -208,7 +208,13 @@ class PhotoIndex:
         return errors
 
     def search(
-        self, query: Query | str, *, where: str | None = None, top: int = 20, rerank: int = 0, exact: bool = False
+        self,
+        query: Query | str,
+        *,
+        where: str | None = None,
+        top: int = 20,
+        rerank: int | Reranking = 0,
+        exact: bool = False,
     ) -> list[Hit]:
         """
         Returns the images that fit a query best, best first.
@@ -217,25 +223,27 @@ class PhotoIndex:
             query: A description, or a [`Query`] of phrases and images with weights.
             where: SQL condition on the columns, for example "width > 300 AND caption LIKE '%dog%'".
             top: The largest number of images.
-            rerank: The number of best images by embeddings that are ordered again by their text-conditioned scores; 0
-                for none.
+            rerank: The number of best images by embeddings that are ordered again by how each text sees them, 0 for
+                none; or a [`Reranking`], which names the score too.
             exact: Whether to compare with every image even if there is a vector index.
 
         Raises:
-            ValueError: if a number is out of range, the condition is not valid, or re-ranking lacks a text or a trained
-                pooler.
+            ValueError: if a number is out of range, the condition is not valid, or re-ranking lacks a text or a model
+                that can compute its score.
         """
-        if top < 1 or rerank < 0:
-            raise ValueError(f"top must be at least 1 and rerank at least 0, but they are {top} and {rerank}")
+        if top < 1:
+            raise ValueError(f"top must be at least 1, but is {top}")
+        if isinstance(rerank, int):
+            rerank = Reranking(rerank)
         if isinstance(query, str):
             query = Query(query)
         embedded = embed_query(query, self.embedder)
-        rows = self.table.nearest(embedded.vector_D.numpy(), max(top, rerank), where=where, exact=exact)
+        rows = self.table.nearest(embedded.vector_D.numpy(), max(top, rerank.count), where=where, exact=exact)
         hits = [embedded.hit(row) for row in rows]
-        if rerank:
-            add_conditioned_scores(hits[:rerank], embedded, self.table, self.embedder)
-        # Conditioned scores and similarities are on different scales: images with a conditioned score come first.
-        hits.sort(key=lambda hit: (hit.conditioned is None, -hit.score))
+        if rerank.count:
+            rerank_hits(hits[: rerank.count], embedded, rerank, self.table, self.embedder)
+        # The two scores are on different scales: re-ranked images come first.
+        hits.sort(key=lambda hit: (hit.reranked is None, -hit.score))
         return hits[:top]
 
     def recall(self, texts: Sequence[str] = (), *, top: int = 20, count: int = 100) -> tuple[float, str]:

@@ -66,8 +66,8 @@ class Hit:
     """The path of the image file, or "SOURCE#ID" for an image without a file."""
     similarity: float
     """The weighted mean of the cosines between the parts of the query and the image."""
-    conditioned: float | None = None
-    """The weighted mean of the text-conditioned scores; `None` if the image was not re-ranked."""
+    reranked: float | None = None
+    """The weighted mean of the scores by which the image was re-ranked; `None` if it was not."""
     columns: Mapping[str, Any] = field(default_factory=dict)
     """The columns of the index for this image: caption, width, height, and those of its row."""
     vector_D: np.ndarray | None = field(default=None, repr=False, compare=False)
@@ -75,16 +75,18 @@ class Hit:
 
     @property
     def score(self) -> float:
-        """The score that ranks the image: `conditioned` if it is known, else `similarity`."""
-        if self.conditioned is None:
+        """The score that ranks the image: `reranked` if it is known, else `similarity`."""
+        if self.reranked is None:
             return self.similarity
-        return self.conditioned
+        return self.reranked
 
 
 @dataclass(frozen=True)
 class EmbeddedQuery:
-    """Holds the embeddings of a query."""
+    """Holds the texts of a query, and the embeddings of its parts."""
 
+    texts: Sequence[str]
+    """T texts: the description, if there is one, and the phrases."""
     text_embeds_TD: Tensor
     """(T, D), normalised, on the model's device. The other tensors are on the CPU."""
     weights_T: Tensor
@@ -135,11 +137,12 @@ def embed_query(query: Query, embedder: Embedder) -> EmbeddedQuery:
         batch = next(iter(embedder.images([{"image": image}])))
         image_part_D += weight * batch.image_embeds_BD[0].cpu()
 
+    texts = [text for text, _ in query.weighted_texts()]
     text_weights = [weight for _, weight in query.weighted_texts()]
     image_weights = [weight for _, weight in query.images]
     total_weight = sum(map(abs, text_weights + image_weights))
     weights_T = torch.tensor(text_weights, dtype=torch.float32)
-    embedded = EmbeddedQuery(text_embeds_TD, weights_T, image_part_D, total_weight)
+    embedded = EmbeddedQuery(texts, text_embeds_TD, weights_T, image_part_D, total_weight)
     # The cosine distance of the index is undefined for a vector of length 0.
     if embedded.vector_D.norm() < 1e-4 * total_weight:
         raise ValueError("the parts of a query must not cancel out, but do: change a weight")

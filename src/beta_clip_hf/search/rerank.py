@@ -1,11 +1,12 @@
 """
-Re-ranking of a shortlist by text-conditioned scores, and the attention of each text.
+Re-ranking of a shortlist by text-conditioned or hierarchical scores, and the attention of each text.
 
 Both need the patch features of the images, which the index keeps or which are computed again from the image files.
 """
 
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +14,16 @@ import torch
 from torch import Tensor
 
 from ..inference.embedder import Embedder
+from ..inference.hierarchical import (
+    DEFAULT_WEIGHTS,
+    HIERARCHICAL_PLACES,
+    WINDOW,
+    PartScores,
+    TextParts,
+    Weights,
+    check_weights,
+    text_hierarchies,
+)
 from ..inference.shards import split
 from .query import EmbeddedQuery, Hit
 from .sources import PhotoFolder, ReadablePhotos
@@ -22,48 +33,131 @@ from .table import ImageTable
 logger = logging.getLogger(__name__)
 
 
+CONDITIONED = "conditioned"
+SCORES = (CONDITIONED, *HIERARCHICAL_PLACES)
+"""Names of the scores that can re-rank: the text-conditioned score of whole texts, or the hierarchical scores."""
+DEFAULT_SCORE = CONDITIONED
+"""The score that re-ranks if none is named. docs/conditioning.md compares them."""
+
+
+@dataclass(frozen=True)
+class Reranking:
+    """
+    Says how many of the best images are ordered again, and by which score.
+
+    Args:
+        count: Number of images.
+        score: One of [`SCORES`]. "conditioned" scores each text of the query as a whole; "hierarchical" adds its
+            sentences and phrases, each by the text-conditioned score, "hierarchical_window" by the best window of the
+            patch features, which needs no pooler.
+        weights: Weights of whole text, sentences and phrases of a hierarchical score; by default those of
+            [`beta_clip_hf.inference.hierarchical.DEFAULT_WEIGHTS`].
+
+    Raises:
+        ValueError: if the count is negative, the score is not known, or the weights are not valid.
+    """
+
+    count: int
+    score: str = DEFAULT_SCORE
+    weights: Sequence[float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.count < 0:
+            raise ValueError(f"rerank must be at least 0, but is {self.count}")
+        if self.score not in SCORES:
+            raise ValueError(f"rerank_score must be one of {SCORES}, but is {self.score!r}")
+        if self.weights is not None:
+            check_weights(self.weights)
+            if self.score == CONDITIONED:
+                raise ValueError(f"rerank_weights must not be given for the {CONDITIONED} score, but are")
+
+    @property
+    def place(self) -> str | None:
+        """How the best place of a sentence or a phrase is found; `None` if the score does not look for one."""
+        return HIERARCHICAL_PLACES.get(self.score)
+
+    @property
+    def part_weights(self) -> Weights:
+        """The weights of the parts of a hierarchical score."""
+        if self.weights is not None:
+            return check_weights(self.weights)
+        assert self.place is not None
+        return DEFAULT_WEIGHTS[self.place]
+
+
 class Patches(NamedTuple):
     """Holds the patch features of a batch of images."""
 
     images: list[str]
     """B keys of images."""
-    features_BPD: Tensor
+    patch_features_BPD: Tensor
     """(B, P, D), on the model's device and in its dtype."""
     grid: tuple[int, int]
     """Rows and columns of patches, P in all."""
 
 
-def add_conditioned_scores(hits: Sequence[Hit], query: EmbeddedQuery, table: ImageTable, embedder: Embedder) -> None:
+def rerank_hits(
+    hits: Sequence[Hit], query: EmbeddedQuery, reranking: Reranking, table: ImageTable, embedder: Embedder
+) -> None:
     """
-    Sets `conditioned` of each hit whose patch features are available. The others keep their similarity, and a warning
+    Sets `reranked` of each hit whose patch features are available. The others keep their similarity, and a warning
     tells how many. Images of the query count with their cosine, because they have no text that could attend.
 
+    Args:
+        hits: The hits to score.
+        query: The query, which must have a text.
+        reranking: Which score to use.
+        table: The table that may hold the patch features.
+        embedder: The embedder that computes them otherwise.
+
     Raises:
-        ValueError: if the query has no text, the model no pooler, or no hit has patch features.
+        ValueError: if the query has no text, the model cannot compute the score, or no hit has patch features.
     """
-    num_texts = len(query.text_embeds_TD)
-    if num_texts == 0:
+    if not query.texts:
         raise ValueError("rerank must be 0 for a query without texts, which have to look at the images, but is not")
-    if not embedder.has_pooler:
-        raise ValueError(f"rerank must be 0 for {table.info['model']}, which has no trained pooler, but is not")
-    device = embedder.model.device
+    _check_model(reranking, table, embedder)
+    parts = None
+    if reranking.place is not None:
+        parts = TextParts(embedder, text_hierarchies(query.texts))
     hits_by_image = {hit.image: hit for hit in hits}
     num_scored = 0
     for patches in read_patches(list(hits_by_image), table, embedder):
-        # The two indices broadcast: each image of the batch is paired with each text.
-        image_index_B1 = torch.arange(len(patches.images), device=device)[:, None]
-        text_index_T = torch.arange(num_texts, device=device)
-        with torch.no_grad():
-            scores_BT = embedder.model.score_candidates(
-                patches.features_BPD, query.text_embeds_TD, image_index_B1, text_index_T
-            )
-        text_part_B = scores_BT.float().cpu() @ query.weights_T
-        for image, text_part in zip(patches.images, text_part_B.tolist(), strict=True):
-            hit = hits_by_image[image]
+        batch_hits = [hits_by_image[image] for image in patches.images]
+        if parts is None:
+            scores_BT = embedder.pair_scores(patches, query.text_embeds_TD).cpu()
+        else:
+            scores_BT = _hierarchical_scores(batch_hits, query, reranking, patches, parts)
+        text_part_B = scores_BT @ query.weights_T
+        for hit, text_part in zip(batch_hits, text_part_B.tolist(), strict=True):
             image_part = float(query.image_part_D.numpy() @ hit.vector_D)
-            hit.conditioned = (text_part + image_part) / query.total_weight
+            hit.reranked = (text_part + image_part) / query.total_weight
             num_scored += 1
     _check_scored(num_scored, len(hits))
+
+
+def _check_model(reranking: Reranking, table: ImageTable, embedder: Embedder) -> None:
+    """Raises `ValueError` for a model that cannot compute the score."""
+    model = table.info["model"]
+    if reranking.place == WINDOW:
+        if not embedder.has_patch_features:
+            raise ValueError(f"rerank must be 0 for {model}, which has no patch features, but is not")
+    elif not embedder.has_pooler:
+        raise ValueError(f"rerank must be 0 for {model}, which has no trained pooler, but is not")
+
+
+def _hierarchical_scores(
+    hits: Sequence[Hit], query: EmbeddedQuery, reranking: Reranking, patches: Patches, parts: TextParts
+) -> Tensor:
+    """Scores images with the texts of a query by their sentences and phrases, (B, T)."""
+    assert reranking.place is not None
+    sentences_BT, phrases_BT = parts.pair_scores(patches, reranking.place)
+    vectors = []
+    for hit in hits:
+        assert hit.vector_D is not None
+        vectors.append(hit.vector_D)
+    vectors_BD = torch.from_numpy(np.stack(vectors))
+    caption_BT = vectors_BD @ query.text_embeds_TD.cpu().T
+    return PartScores(caption_BT, sentences_BT, phrases_BT).total(reranking.part_weights)
 
 
 def attention_maps(
@@ -93,7 +187,7 @@ def attention_maps(
         image_index = torch.arange(num_images).repeat_interleave(num_texts)
         with torch.no_grad():
             _, attention = embedder.model.get_text_conditioned_image_features(
-                patch_features=patches.features_BPD,
+                patch_features=patches.patch_features_BPD,
                 text_embeds=text_embeds_TD.repeat(num_images, 1),
                 image_index=image_index.to(embedder.model.device),
                 output_attentions=True,

@@ -7,7 +7,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..data.images import load_image
-from ..inference.look import CAPTION, PHRASE, SENTENCE, Look, ShownText, look, split_texts
+from ..inference.look import (
+    CAPTION,
+    PHRASE,
+    SENTENCE,
+    HierarchyScore,
+    Look,
+    ShownText,
+    hierarchy_scores,
+    look,
+    split_texts,
+)
 from ..inference.models import load_model
 from ..inference.processes import own_device
 from ..model.modeling_beta_clip import BetaCLIPModel
@@ -35,6 +45,8 @@ class ShownImage(NamedTuple):
     look: Look
     texts: list[ShownText]
     """The texts that the model was asked for: those that were given, and their parts."""
+    hierarchies: list[HierarchyScore]
+    """Hierarchical scores of the texts that have parts."""
 
 
 def show_image(
@@ -79,7 +91,11 @@ def show_image(
     _check_model(loaded.model, model, has_boxes=len(boxes) > 0)
     seen = look(loaded.model, loaded.processor, picture, shown_texts, boxes=boxes, box_format=box_format)
     paths = write_look(output, seen, shown_texts, head=head, title=Path(image).name)
-    return ShownImage(paths, seen, shown_texts)
+    captions = [text.text for text in shown_texts if text.kind == CAPTION]
+    hierarchies: list[HierarchyScore] = []
+    if captions:
+        hierarchies = hierarchy_scores(loaded.model, loaded.processor, picture, captions)
+    return ShownImage(paths, seen, shown_texts, hierarchies)
 
 
 def _check_model(model: Any, name: str, has_boxes: bool) -> None:
@@ -222,13 +238,29 @@ def format_scores(seen: Look, texts: Sequence[ShownText]) -> str:
     if seen.conditioned_T is not None:
         columns["as seen"] = seen.conditioned_T
     columns["cosine"] = seen.similarity_T
+    columns["window"] = seen.window_T
     for number, scores_T in enumerate(seen.region_scores_RT, start=1):
         columns[f"box {number}"] = scores_T
     rows = []
     for index, text in enumerate(texts):
         scores = [f"{float(scores_T[index]):.3f}" for scores_T in columns.values()]
-        shown = text.text
-        if len(shown) > TABLE_TEXT_WIDTH:
-            shown = shown[: TABLE_TEXT_WIDTH - 1] + "…"
-        rows.append([*scores, _INDENTS[text.kind] + shown])
+        rows.append([*scores, _INDENTS[text.kind] + _shortened(text.text)])
     return format_table([*columns, "text"], rows, align="r" * len(columns) + "l")
+
+
+def format_hierarchies(scores: Sequence[HierarchyScore]) -> str:
+    """Formats hierarchical scores and what they are made of as a plain-text table."""
+    header = ["caption", "sentences", "phrases", "total", "score", "text"]
+    rows = []
+    for score in scores:
+        numbers = (score.caption, score.sentences, score.phrases, score.total)
+        cells = [f"{number:.3f}" for number in numbers]
+        rows.append([*cells, score.score, _shortened(score.text)])
+    return format_table(header, rows, align="rrrrll")
+
+
+def _shortened(text: str) -> str:
+    """Cuts a text that is too long for a table."""
+    if len(text) > TABLE_TEXT_WIDTH:
+        return text[: TABLE_TEXT_WIDTH - 1] + "…"
+    return text
