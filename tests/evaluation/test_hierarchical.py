@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
-from beta_clip_hf.evaluation.evaluator import evaluate
+from beta_clip_hf.evaluation.evaluator import evaluate, measure
 from beta_clip_hf.evaluation.hierarchical import WEIGHTS
 from beta_clip_hf.evaluation.retrieval import retrieval_probes
 from beta_clip_hf.inference.embedder import Embedder
@@ -75,8 +75,8 @@ def test_long_captions_have_the_parts_of_their_rows_and_short_ones_are_split(tin
 
 def test_what_is_left_out(tiny_model, tiny_processor, rows):
     def hierarchical_names(**options):
-        figures = evaluate(tiny_model, tiny_processor, rows, ks=(1,), **options)["figures"]
-        return {name.split("/")[1] for name in figures if "hierarchical" in name}
+        metrics = measure(Embedder(tiny_model, tiny_processor), rows, ks=(1,), **options).metrics
+        return {metric.name.score for metric in metrics if "hierarchical" in metric.name.score}
 
     assert hierarchical_names() == {"hierarchical", "hierarchical_window"}
     assert hierarchical_names(conditioned=False) == {"hierarchical_window"}

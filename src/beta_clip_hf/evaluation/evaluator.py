@@ -26,7 +26,6 @@ def evaluate(
     protocol: str = "rows/v1",
     classes: Classes | None = None,
     conditioned: bool = True,
-    hierarchical: bool = True,
     ks: Sequence[int] = DEFAULT_KS,
     batch_size: int = 32,
     num_workers: int = 0,
@@ -44,7 +43,6 @@ def evaluate(
         protocol: Name under which the metrics are reported.
         classes: Classes that the `label` of rows, or of their `regions`, is an index of. Without it labels are ignored.
         conditioned: Whether to measure the text-conditioned pooler; `False` leaves out its scores and its attention.
-        hierarchical: Whether to measure retrieval by sentences and phrases too, which needs patch features.
         ks: Values of k of R@k.
         batch_size: Number of images, and of texts, that are encoded at a time.
         num_workers: Number of processes that read images; 0 reads them in this process.
@@ -61,9 +59,7 @@ def evaluate(
     """
     start = time.perf_counter()
     embedder = Embedder(model, processor, batch_size=batch_size, num_workers=num_workers)
-    measured = measure(
-        embedder, rows, classes=classes, conditioned=conditioned, hierarchical=hierarchical, ks=ks, seed=seed
-    )
+    measured = measure(embedder, rows, classes=classes, conditioned=conditioned, ks=ks, seed=seed)
     return {
         "protocol": protocol,
         "figures": metrics_to_json(measured.metrics),
@@ -90,7 +86,8 @@ def measure(
 
     It measures retrieval if rows have captions (of `text_sets`, see [`retrieval_probes`]), `hard_negatives` of
     captions, `choices` of texts, negatives of `regions`, `phrases` with boxes and, with `classes`, a `label` of the
-    image or of `regions`. The other arguments and the errors are those of [`evaluate`].
+    image or of `regions`. `hierarchical` says whether to measure retrieval by sentences and phrases too, which costs as
+    many scores as the texts have different ones. The other arguments and the errors are those of [`evaluate`].
 
     With several processes each of them must call it, and all get the same result.
     """
