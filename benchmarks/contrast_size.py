@@ -33,7 +33,8 @@ from beta_clip_hf import (
 )
 from beta_clip_hf.data.scenes import scene_captions
 from beta_clip_hf.data.tokenizers import train_clip_tokenizer
-from beta_clip_hf.model.objective_beta_clip import FlatEmbeds, batch_objective
+from beta_clip_hf.model.loss_inputs_beta_clip import FlatEmbeds
+from beta_clip_hf.model.objective_beta_clip import batch_objective
 
 
 TOWER = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 2}

@@ -31,13 +31,18 @@ def clip_loss(image_embeds: Tensor, text_embeds: Tensor, scale: float) -> float:
     return (image_to_text + text_to_image) / 2
 
 
-def beta_cal_loss(v: Tensor, u: Tensor, image_index: Tensor, scale: float, beta: float, kind: str) -> float:
+def beta_cal_loss(
+    v: Tensor, u: Tensor, image_index: Tensor, scale: float, beta: float, kind: str, text_ids: list[int] | None = None
+) -> float:
+    """The same text on two images is left out, where `text_ids` says which texts are the same."""
     n, g = len(v), image_index.tolist()
     logits = all_logits(v, u, scale)
+    ids = text_ids or list(range(n))
+    kept = [[j for j in range(n) if g[i] == g[j] or ids[i] != ids[j]] for i in range(n)]
     if kind == "bce":
         total = 0.0
         for i in range(n):
-            for j in range(n):
+            for j in kept[i]:
                 sign = 1 if g[i] == g[j] else -1
                 weight = beta if i != j and g[i] == g[j] else 1.0
                 total += weight * math.log1p(math.exp(-abs(logits[i][j]))) + weight * max(0.0, -sign * logits[i][j])
@@ -45,10 +50,11 @@ def beta_cal_loss(v: Tensor, u: Tensor, image_index: Tensor, scale: float, beta:
     total = 0.0
     for i in range(n):
         weights = [1.0 if i == j else beta if g[i] == g[j] else 0.0 for j in range(n)]
-        column = [logits[j][i] for j in range(n)]
-        for j in range(n):
+        row = [logits[i][j] for j in kept[i]]
+        column = [logits[j][i] for j in kept[i]]
+        for place, j in enumerate(kept[i]):
             target = weights[j] / sum(weights)
-            total -= target * (log_softmax_at(logits[i], j) + log_softmax_at(column, j)) / 2
+            total -= target * (log_softmax_at(row, place) + log_softmax_at(column, place)) / 2
     return total / n
 
 

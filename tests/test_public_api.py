@@ -13,7 +13,8 @@ from beta_clip_hf import BetaCLIPModel, BetaCLIPOutput
 
 FUNCTIONS = {
     "beta_cal_loss": (
-        "contextualized_embeds_TD, text_embeds_TD, image_index_T, *, logit_scale, beta=0.5, kind='ce', gather=None"
+        "contextualized_embeds_TD, text_embeds_TD, image_index_T, *, logit_scale, beta=0.5, kind='ce', "
+        "text_id_T=None, gather=None"
     ),
     "build_text_hierarchy": "caption, *, sentences=None, phrases=None, short_caption=None, extractor=None",
     "clip_loss": "image_embeds_BD, text_embeds_BD, *, logit_scale, gather=None",

@@ -29,6 +29,8 @@ SYSTEMS = {
         "mask_identical_region_texts": True,
         "text_negative_loss_weight": 0.5,
         "conditioned_negative_loss_weight": 0.5,
+        "text_clip_loss_weight": 0.5,
+        "mask_identical_texts": True,
     },
 }
 
@@ -158,8 +160,8 @@ def test_a_step_waits_for_nothing(tiny_clip_config, collator, rows, monkeypatch,
     parts |= {"beta_cal_loss"} if model.pooler else set()
     parts |= {"text_conditioned_loss"} if model.config.text_conditioned_loss_weight else set()
     parts |= {"region_loss", "hard_negative_loss"} if model.config.use_regions else set()
-    negative_parts = {"text_negative_loss", "conditioned_negative_loss"}
-    parts |= negative_parts if model.config.text_negative_loss_weight else set()
+    further_parts = {"text_negative_loss", "conditioned_negative_loss", "text_clip_loss"}
+    parts |= further_parts if model.config.text_negative_loss_weight else set()
     assert outputs.losses.keys() == parts
     with pytest.raises((RuntimeError, AssertionError)), no_waits(device):
         model(**send_to_device(batch | {"plan": None}, torch.device(device), non_blocking=True))

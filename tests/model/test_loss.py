@@ -96,6 +96,49 @@ def test_beta_matters_where_an_image_has_several_texts():
     assert len({round(value.item(), 6) for value in values}) == 6
 
 
+# Texts 0, 4, 6 and 9 are the same on three images, and 1 and 2 on one.
+TEXT_ID = torch.tensor([7, -3, -3, 5, 7, 8, 7, 1, 0, 7])
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5])
+@pytest.mark.parametrize("kind", ["ce", "bce"])
+def test_the_same_text_of_another_image_is_left_out(kind, beta):
+    expected = reference.beta_cal_loss(V, U, IMAGE_INDEX, SCALE, beta, kind, TEXT_ID.tolist())
+    options = {"logit_scale": SCALE, "beta": beta, "kind": kind}
+    loss = beta_cal_loss(V, U, IMAGE_INDEX, text_id_T=TEXT_ID, **options)
+    assert loss.item() == pytest.approx(expected, rel=1e-12)
+    assert loss < beta_cal_loss(V, U, IMAGE_INDEX, **options) - 0.01
+    # Two images whose texts are all different, or the texts of one image, are as without ids.
+    different = beta_cal_loss(V, U, IMAGE_INDEX, text_id_T=torch.arange(10).flip(0), **options)
+    siblings = beta_cal_loss(V, U, IMAGE_INDEX, text_id_T=IMAGE_INDEX, **options)
+    for same in (different, siblings):
+        assert same.item() == pytest.approx(beta_cal_loss(V, U, IMAGE_INDEX, **options).item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["ce", "bce"])
+def test_gradcheck_with_texts_left_out(kind):
+    leaves = [x[:7].clone().requires_grad_() for x in (V, U)]
+
+    def function(v, u):
+        return beta_cal_loss(v, u, IMAGE_INDEX[:7], logit_scale=3.0, kind=kind, text_id_T=TEXT_ID[:7])
+
+    assert torch.autograd.gradcheck(function, leaves)
+
+
+@pytest.mark.parametrize("kind", ["ce", "bce"])
+def test_a_batch_of_one_text_has_no_negatives(kind):
+    index, text_id = torch.arange(10), torch.zeros(10, dtype=torch.long)
+    v = V.clone().requires_grad_()
+    loss = beta_cal_loss(v, U, index, logit_scale=SCALE, kind=kind, text_id_T=text_id)
+    if kind == "ce":
+        assert loss.item() == pytest.approx(0, abs=1e-14)
+    else:
+        own_pairs = SCALE * (V * U).sum(dim=1)
+        assert loss.item() == pytest.approx(-F.logsigmoid(own_pairs).sum().item() / 100)
+    loss.backward()
+    assert v.grad.isfinite().all()
+
+
 @pytest.mark.parametrize("kind", ["ce", "bce"])
 def test_a_wrong_pairing_costs_more(kind):
     right = beta_cal_loss(U, U, IMAGE_INDEX, logit_scale=SCALE, kind=kind)
@@ -256,6 +299,8 @@ def test_wrong_arguments_are_named():
         beta_cal_loss(V, U, IMAGE_INDEX, logit_scale=1.0, kind="mse")
     with pytest.raises(ValueError, match=r"image_index must have shape \(10,\)"):
         beta_cal_loss(V, U, IMAGE_INDEX[:-1], logit_scale=1.0)
+    with pytest.raises(ValueError, match=r"text_id must have shape \(10,\), one per text, but is \(9,\)"):
+        beta_cal_loss(V, U, IMAGE_INDEX, logit_scale=1.0, text_id_T=TEXT_ID[:-1])
     with pytest.raises(ValueError, match="image_embeds and text_embeds must have one shape"):
         clip_loss(V, U[:-1], logit_scale=1.0)
     with pytest.raises(ValueError, match="region_embeds and region_text_embeds"):

@@ -10,7 +10,8 @@ from huggingface_hub.dataclasses import strict
 from transformers import CLIPModel
 
 from beta_clip_hf import BetaCLIPConfig, BetaCLIPModel
-from beta_clip_hf.model.objective_beta_clip import LOSS_PARTS, FlatEmbeds, LossPart, added_logit_scales, batch_losses
+from beta_clip_hf.model.loss_inputs_beta_clip import FlatEmbeds
+from beta_clip_hf.model.objective_beta_clip import LOSS_PARTS, LossPart, added_logit_scales, batch_losses
 from beta_clip_hf.release.export import export_clip
 from beta_clip_hf.release.interpolate import check_same_tensors, interpolate
 from beta_clip_hf.release.model_card import render_card

@@ -73,6 +73,21 @@ def test_value_and_gradients_are_those_of_the_dense_loss(kind, beta, images, sid
     assert_close(found, expected)
 
 
+@pytest.mark.parametrize("images", IMAGES)
+@pytest.mark.parametrize(("kind", "beta"), BETA_CAL)
+def test_texts_are_left_out_as_by_the_dense_loss(kind, beta, images, side, monkeypatch):
+    leaves, results = leaves_of(), []
+    v, u, scale = leaves
+    text_id = torch.tensor([4, -9, 4, 4, 1, -9, 1, 2, 4, 4, -9, 0, 1])
+    for limit in (float("inf"), 0):
+        monkeypatch.setattr(paired_rows_beta_clip, "DENSE_LIMIT", limit)
+        loss = beta_cal_loss(v, u, IMAGES[images], logit_scale=scale, beta=beta, kind=kind, text_id_T=text_id)
+        results.append(value_and_gradients(loss, leaves))
+    assert_close(results[1], results[0])
+    has_twins = images != "one image"
+    assert (results[0][0] < loss_of("dense", kind, beta, leaves, IMAGES[images]) - 1e-3) == has_twins
+
+
 @pytest.mark.parametrize(("kind", "beta"), [("clip", 0.0), ("ce", 0.5), ("bce", 0.5)])
 def test_one_text(kind, beta):
     leaves = leaves_of(1)

@@ -56,14 +56,15 @@ def cached(model, batches, gather=None, wrapped=None):
 @pytest.mark.parametrize("case", PARTS)
 @pytest.mark.parametrize("kind", ["ce", "bce"])
 def test_gradients_are_those_of_the_large_batch(both_systems_config, case, kind):
-    weights = {"text_negative_loss_weight": 0.5, "conditioned_negative_loss_weight": 0.5}
-    model = new(both_systems_config, alignment_loss=kind, **weights)
+    names = ("text_negative", "conditioned_negative", "text_clip")
+    options = {"alignment_loss": kind, "mask_identical_texts": True, **{f"{name}_loss_weight": 0.5 for name in names}}
+    model = new(both_systems_config, **options)
     whole = model(**batch_of(list(enumerate(PARTS[case])), seed=7), return_loss=True)
     whole.loss.backward()
     expected = {name: parameter.grad for name, parameter in model.named_parameters()}
-    model = new(both_systems_config, alignment_loss=kind, **weights)
+    model = new(both_systems_config, **options)
     contrast, found = cached(model, micro_batches(PARTS[case]))
-    assert contrast.losses.keys() == whole.losses.keys() >= {"text_negative_loss", "conditioned_negative_loss"}
+    assert contrast.losses.keys() == whole.losses.keys() >= {f"{name}_loss" for name in names}
     torch.testing.assert_close(contrast.loss, whole.loss.detach(), rtol=0, atol=1e-12)
     for name, gradient in expected.items():
         gradient = torch.zeros_like(found[name]) if gradient is None and found[name] is not None else gradient

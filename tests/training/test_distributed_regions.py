@@ -29,12 +29,13 @@ PARTS = {
         "clip_loss",
         "short_clip_loss",
         "beta_cal_loss",
+        "text_clip_loss",
         "region_loss",
         "hard_negative_loss",
         "text_negative_loss",
         "conditioned_negative_loss",
     },
-    "nothing but captions": {"clip_loss", "beta_cal_loss"},
+    "nothing but captions": {"clip_loss", "beta_cal_loss", "text_clip_loss"},
 }
 PARTS |= {name: PARTS["ragged"] for name in CASES if name not in PARTS}
 # Every process computes each loss whole, or, as if the rows were many, its own rows of each.
@@ -97,6 +98,8 @@ def gradients(config, case, numbers, gather, wrap=lambda model: model, kind="ce"
     model.config.alignment_loss = kind
     model.config.text_negative_loss_weight = 0.5
     model.config.conditioned_negative_loss_weight = 0.5
+    model.config.text_clip_loss_weight = 0.5
+    model.config.mask_identical_texts = True
     parts = [(number, CASES[case][number]) for number in numbers]
     wrapped = wrap(model)
     with model.loss_context(gather=gather):

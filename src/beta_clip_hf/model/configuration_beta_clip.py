@@ -53,7 +53,11 @@ class BetaCLIPConfig(CLIPConfig):
             First value, ln(1/0.07), of the pooler's own logit scale.
         beta (`float | int`, defaults to 0.5):
             β of β-CAL, in [0, 1]: the weight of a text's siblings (other texts of the same image) as its positives.
-        alignment_loss (`"ce" | "bce"`, defaults to `"ce"`): The form of β-CAL and of `text_conditioned_loss`.
+        alignment_loss (`"ce" | "bce"`, defaults to `"ce"`):
+            The form of β-CAL, of `text_clip_loss` and of `text_conditioned_loss`.
+        mask_identical_texts (`bool`, defaults to `False`):
+            Whether β-CAL and `text_clip_loss` leave out pairs of two images that have the same text: they are neither
+            positives nor negatives.
         use_long_text_path (`bool`, defaults to `False`):
             Whether there are two text paths, as in FG-CLIP. The short one is CLIP's own (77 positions). The long one,
             for captions, has a table of positions and a projection of its own. They share the rest of the tower.
@@ -67,6 +71,9 @@ class BetaCLIPConfig(CLIPConfig):
             Weight of `short_clip_loss`: `clip_loss` of images and their short captions. Defaults to 1 with two text
             paths (FG-CLIP) and to 0 with one (β-CLIP).
         beta_cal_loss_weight (`float | int`, defaults to 1): Weight of `beta_cal_loss`.
+        text_clip_loss_weight (`float | int`, defaults to 0):
+            Weight of `text_clip_loss`: β-CAL's formula with the image embedding in the place of the pooled ones, so
+            that sentences and phrases are positives of an image without a pooler.
         text_conditioned_loss_weight (`float | int`, defaults to 0):
             Weight of `text_conditioned_loss`, in the form of `alignment_loss`: every image of the batch is pooled for
             every text, and the texts of other images are negatives. It costs B · T passes of the pooler.
@@ -107,6 +114,7 @@ class BetaCLIPConfig(CLIPConfig):
     pooler_logit_scale_init_value: int | float = 2.6592
     beta: int | float = 0.5
     alignment_loss: str = "ce"
+    mask_identical_texts: bool = False
     use_long_text_path: bool = False
     long_text_max_position_embeddings: int = LONG_TEXT_POSITIONS
     use_regions: bool = False
@@ -114,6 +122,7 @@ class BetaCLIPConfig(CLIPConfig):
     clip_loss_weight: int | float = 1.0
     short_clip_loss_weight: int | float | None = None
     beta_cal_loss_weight: int | float = 1.0
+    text_clip_loss_weight: int | float = 0.0
     text_conditioned_loss_weight: int | float = 0.0
     region_loss_weight: int | float = 0.1
     hard_negative_loss_weight: int | float = 0.5

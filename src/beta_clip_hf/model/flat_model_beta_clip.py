@@ -10,7 +10,8 @@ from torch import Tensor
 from .batch_beta_clip import BatchTexts, FlatBatch, RegionBatch, TextNegatives
 from .batch_plan_beta_clip import BatchPlan, plan_batch
 from .gather_beta_clip import Gather, is_gather
-from .objective_beta_clip import LOSS_PARTS, FlatEmbeds, Objective, batch_objective
+from .loss_inputs_beta_clip import FlatEmbeds
+from .objective_beta_clip import LOSS_PARTS, Objective, batch_objective
 from .pooler_beta_clip import normalize
 from .pretrained_beta_clip import BetaCLIPPreTrainedModel
 from .ragged_beta_clip import ImageSlots
@@ -71,6 +72,8 @@ class FlatBatchModel(BetaCLIPPreTrainedModel):
             short_J=plan.short_J,
             aligned_A=plan.aligned_A,
         )
+        if batch.has_loss and self.config.mask_identical_texts:
+            embeds.text_id_T = self.hash_texts(batch.texts.input_ids)
         if batch.texts.negatives is not None:
             embeds.negative_nD = negative_nD
             embeds.negative_text_index_n = batch.texts.negatives.text_index

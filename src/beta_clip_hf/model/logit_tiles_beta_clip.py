@@ -61,14 +61,36 @@ class Tile:
                 return None
         return row_id_m[:, None] == column_id_e
 
-    def leave_out_equal(self, id_E: Tensor | None) -> None:
-        """Takes pairs of different rows with the same id out of every softmax."""
-        if id_E is None:
-            return
-        equal_me = self.equal(id_E)
-        if equal_me is not None:
-            self.partners(equal_me).fill_(False)
-            self.logits_me.masked_fill_(equal_me, -torch.inf)
+    def left_out(self, text_id_E: Tensor | None, image_index_E: Tensor | None) -> Tensor | None:
+        """
+        Returns which pairs are no negatives although they are no positives, `(m, e)`: they have the same text, and are
+        not the same row.
+
+        Args:
+            text_id_E: Equal for rows with the same text. Without it no pair is left out.
+            image_index_E: The image of each row, if pairs of one image are never left out.
+
+        Returns:
+            `None` if it costs nothing to know that there is no such pair.
+        """
+        if text_id_E is None:
+            return None
+        left_out_me = self.equal(text_id_E)
+        if left_out_me is None:
+            return None
+        if image_index_E is None:
+            self.partners(left_out_me).fill_(False)
+            return left_out_me
+        is_same_image_me = self.equal(image_index_E)
+        if is_same_image_me is not None:
+            left_out_me &= ~is_same_image_me
+        return left_out_me
+
+    def leave_out(self, text_id_E: Tensor | None, image_index_E: Tensor | None) -> None:
+        """Takes the pairs of [`left_out`] out of every softmax."""
+        left_out_me = self.left_out(text_id_E, image_index_E)
+        if left_out_me is not None:
+            self.logits_me.masked_fill_(left_out_me, -torch.inf)
 
 
 def tiles_of(left_MD: Tensor, right_ED: Tensor, scale: Tensor, first_row: int) -> Iterator[Tile]:

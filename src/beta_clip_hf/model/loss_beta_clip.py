@@ -51,7 +51,7 @@ def clip_loss(
     0.0
     """
     _check_pairs(image_embeds_BD, text_embeds_BD, "image_embeds", "text_embeds")
-    return loss_over_all_rows(PairedContrast(logit_scale), image_embeds_BD, text_embeds_BD, None, gather)
+    return loss_over_all_rows(PairedContrast(logit_scale), image_embeds_BD, text_embeds_BD, None, gather=gather)
 
 
 def beta_cal_loss(
@@ -62,6 +62,7 @@ def beta_cal_loss(
     logit_scale: Tensor | float,
     beta: float = 0.5,
     kind: str = "ce",
+    text_id_T: Tensor | None = None,
     gather: GatherArgument = None,
 ) -> Tensor:
     r"""
@@ -84,6 +85,9 @@ def beta_cal_loss(
         logit_scale (`Tensor | float`): s of the pooler, a multiplier.
         beta (`float`): β in [0, 1]. With 0 a text's siblings are negatives in "ce", and take no part in "bce".
         kind (`"ce" | "bce"`): The form of the loss.
+        text_id_T (`Tensor` of shape `(T,)`, integer, *optional*):
+            Equal for texts that are the same (with `gather`, across processes). Where such texts i and j are of
+            different images, j is left out of the softmax of i, and m_ij is 0. Without it they count as negatives.
         gather: Joins several processes, see the module: the texts of all processes form one batch.
 
     Returns:
@@ -104,11 +108,15 @@ def beta_cal_loss(
         raise ValueError(
             f"image_index must have shape ({len(text_embeds_TD)},), one per text, but is {tuple(image_index_T.shape)}"
         )
+    if text_id_T is not None and text_id_T.shape != image_index_T.shape:
+        raise ValueError(
+            f"text_id must have shape ({len(text_embeds_TD)},), one per text, but is {tuple(text_id_T.shape)}"
+        )
     if not 0 <= beta <= 1:
         raise ValueError(f"beta must be in [0, 1], but is {beta}")
     _check_kind(kind)
     loss = BetaCalContrast(logit_scale, beta, kind)
-    return loss_over_all_rows(loss, contextualized_embeds_TD, text_embeds_TD, image_index_T, gather)
+    return loss_over_all_rows(loss, contextualized_embeds_TD, text_embeds_TD, image_index_T, text_id_T, gather=gather)
 
 
 def text_conditioned_loss(
@@ -230,7 +238,8 @@ def region_loss(
         raise ValueError(
             f"text_id must have shape ({len(region_embeds_RD)},), one per region, but is {tuple(text_id_R.shape)}"
         )
-    return loss_over_all_rows(PairedContrast(logit_scale), region_embeds_RD, region_text_embeds_RD, text_id_R, gather)
+    loss = PairedContrast(logit_scale)
+    return loss_over_all_rows(loss, region_embeds_RD, region_text_embeds_RD, text_id_R, gather=gather)
 
 
 def hard_negative_loss(

@@ -13,7 +13,8 @@ from transformers.utils.generic import can_return_tuple
 
 from .batch_beta_clip import BatchTexts, FlatBatch, RegionBatch, TextNegatives
 from .flat_model_beta_clip import FlatBatchModel
-from .objective_beta_clip import FlatEmbeds, multiplier
+from .loss_inputs_beta_clip import FlatEmbeds
+from .objective_beta_clip import multiplier
 from .pooler_beta_clip import TextConditionedPooler, normalize
 from .ragged_beta_clip import index_or_pairs
 

@@ -22,76 +22,12 @@ from .loss_beta_clip import (
     text_conditioned_loss,
     text_negative_loss,
 )
+from .loss_inputs_beta_clip import FlatEmbeds, LossInputs
 from .tiled_beta_clip import at_least_float32
-
-
-@dataclass
-class FlatEmbeds:
-    """
-    Holds the L2-normalised embeddings of one process's batch, and which of them belong together (see `BatchPlan`).
-
-    `score_pairs` maps texts `(T, D)` to their text-conditioned scores `(B, T)` with the images, where a loss asks.
-    """
-
-    image_BD: Tensor
-    text_TD: Tensor
-    image_index_T: Tensor
-    caption_B: Tensor | None = None
-    short_J: Tensor | None = None
-    aligned_A: Tensor | None = None
-    contextualized_TD: Tensor | None = None
-    score_pairs: Callable[[Tensor], Tensor] | None = None
-    region_RD: Tensor | None = None
-    region_text_RD: Tensor | None = None
-    region_text_id_R: Tensor | None = None
-    hard_text_ND: Tensor | None = None
-    hard_region_index_N: Tensor | None = None
-    negative_nD: Tensor | None = None
-    negative_text_index_n: Tensor | None = None
-    contextualized_negative_nD: Tensor | None = None
-
-    def row_counts(self) -> dict[str, int]:
-        """Returns how many rows of each kind a loss can use."""
-        assert self.short_J is not None and self.aligned_A is not None, "a loss needs to know the kinds of the texts"
-        return {
-            "images": len(self.image_BD),
-            "aligned_texts": 0 if self.contextualized_TD is None else len(self.aligned_A),
-            "short_captions": len(self.short_J),
-            "regions": 0 if self.region_text_RD is None else len(self.region_text_RD),
-            "hard_texts": 0 if self.hard_text_ND is None else len(self.hard_text_ND),
-            "negatives": 0 if self.negative_nD is None else len(self.negative_nD),
-        }
 
 
 # Turns the embeddings of a batch and the logarithms of the logit scales into the loss and its named parts.
 Objective = Callable[[FlatEmbeds, dict[str, Tensor]], tuple[Tensor, dict[str, Tensor]]]
-
-
-@dataclass
-class LossInputs:
-    """
-    Holds what the function of a loss part computes from.
-
-    Args:
-        config (`BetaCLIPConfig`): Read for the settings of the part.
-        embeds: The batch of this process.
-        gather: Joins the processes.
-        counts: How many rows each process has, by rank, for each kind of rows.
-    """
-
-    config: Any
-    embeds: FlatEmbeds
-    gather: Gather
-    counts: dict[str, list[int]]
-
-    @property
-    def first_image(self) -> int:
-        """The place of this process's first image among the images of all processes."""
-        return sum(self.counts["images"][: self.gather.rank])
-
-    def gather_of(self, kind: str) -> Gather:
-        """Returns a gather of rows of one kind, which exchanges no sizes again."""
-        return self.gather.sized(self.counts[kind])
 
 
 @dataclass(frozen=True)
@@ -186,14 +122,34 @@ def _beta_cal(inputs: LossInputs, logit_scale: Tensor) -> Tensor:
     """Computes `beta_cal_loss` of the captions, sentences and phrases."""
     embeds = inputs.embeds
     assert embeds.contextualized_TD is not None
+    return _alignment(inputs, embeds.contextualized_TD[embeds.aligned_A], logit_scale)
+
+
+def _text_clip(inputs: LossInputs, logit_scale: Tensor) -> Tensor:
+    """Computes `beta_cal_loss` with the image embedding in the place of the contextualised ones."""
+    embeds = inputs.embeds
+    return _alignment(inputs, embeds.image_BD[embeds.image_index_T[embeds.aligned_A]], logit_scale)
+
+
+def _alignment(inputs: LossInputs, image_AD: Tensor, logit_scale: Tensor) -> Tensor:
+    """
+    Returns `beta_cal_loss` of the captions, sentences and phrases.
+
+    Args:
+        inputs: The batch.
+        image_AD: An embedding of the image of each of these texts.
+        logit_scale: s.
+    """
+    embeds = inputs.embeds
     return beta_cal_loss(
-        embeds.contextualized_TD[embeds.aligned_A],
+        image_AD,
         embeds.text_TD[embeds.aligned_A],
         # Images of different processes must have different numbers.
         embeds.image_index_T[embeds.aligned_A] + inputs.first_image,
         logit_scale=logit_scale,
         beta=inputs.config.beta,
         kind=inputs.config.alignment_loss,
+        text_id_T=None if embeds.text_id_T is None else embeds.text_id_T[embeds.aligned_A],
         gather=inputs.gather_of("aligned_texts"),
     )
 
@@ -310,6 +266,9 @@ LOSS_PARTS: dict[str, LossPart] = {
         rows="aligned_texts",
         requires="use_pooler",
     ),
+    "text_clip_loss": LossPart(
+        _text_clip, weight="text_clip_loss_weight", logit_scale="logit_scale", rows="aligned_texts"
+    ),
     "text_conditioned_loss": LossPart(
         _text_conditioned,
         weight="text_conditioned_loss_weight",
@@ -367,8 +326,6 @@ def multiplier(logit_scale: Tensor) -> Tensor:
 
 __all__ = [
     "LOSS_PARTS",
-    "FlatEmbeds",
-    "LossInputs",
     "LossPart",
     "Objective",
     "added_logit_scales",

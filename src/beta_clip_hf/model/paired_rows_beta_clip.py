@@ -6,6 +6,7 @@ region to its text.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,6 +41,7 @@ class PairedContrast:
         left_MD: Tensor,
         right_ED: Tensor,
         text_id_E: Tensor | None,
+        *,
         first_row: int,
         logsumexp: Callable[[Tensor], Tensor],
     ) -> Tensor:
@@ -56,13 +58,13 @@ class PairedContrast:
 
 @dataclass
 class BetaCalContrast:
-    """The contrast of `beta_cal_loss`."""
+    """The contrast of `beta_cal_loss`; texts of one id on two images are not each other's negatives."""
 
     logit_scale: Tensor | float
     beta: float
     kind: str
 
-    def dense(self, left_ED: Tensor, right_ED: Tensor, image_index_E: Tensor) -> Tensor:
+    def dense(self, left_ED: Tensor, right_ED: Tensor, image_index_E: Tensor, text_id_E: Tensor | None) -> Tensor:
         """Returns the mean over rows, for "bce" the mean over pairs."""
         logits_EE = _scaled_products(left_ED, right_ED, self.logit_scale)
         is_same_image_EE = image_index_E[:, None] == image_index_E[None, :]
@@ -70,17 +72,28 @@ class BetaCalContrast:
         weights_EE.masked_fill_(is_same_image_EE, self.beta)
         # `fill_diagonal_` would be compiled anew for each size.
         weights_EE.diagonal().fill_(1.0)
+        is_left_out_EE = None
+        if text_id_E is not None:
+            is_left_out_EE = (text_id_E[:, None] == text_id_E[None, :]) & ~is_same_image_EE
         if self.kind == "bce":
             truth_EE = is_same_image_EE.to(logits_EE.dtype)
+            if is_left_out_EE is not None:
+                weights_EE = weights_EE.masked_fill(is_left_out_EE, 0.0)
             return F.binary_cross_entropy_with_logits(logits_EE, truth_EE, weight=weights_EE)
         targets_EE = weights_EE / weights_EE.sum(dim=1, keepdim=True)
-        return (F.cross_entropy(logits_EE, targets_EE) + F.cross_entropy(logits_EE.T, targets_EE)) / 2
+        if is_left_out_EE is None:
+            return (F.cross_entropy(logits_EE, targets_EE) + F.cross_entropy(logits_EE.T, targets_EE)) / 2
+        row_loss = _cross_entropy_without(logits_EE, targets_EE, is_left_out_EE)
+        # Which pairs are left out does not depend on the direction.
+        return (row_loss + _cross_entropy_without(logits_EE.T, targets_EE, is_left_out_EE)) / 2
 
     def tiled_sum(
         self,
         left_MD: Tensor,
         right_ED: Tensor,
         image_index_E: Tensor,
+        text_id_E: Tensor | None,
+        *,
         first_row: int,
         logsumexp: Callable[[Tensor], Tensor],
     ) -> Tensor:
@@ -93,11 +106,18 @@ class BetaCalContrast:
                 first_row=first_row,
                 image_index_E=image_index_E,
                 beta=self.beta,
+                text_id_E=text_id_E,
                 logsumexp=logsumexp,
             )
         # Nothing is normalised over columns here, so that no log-sum-exp is needed.
         total = tiled_sigmoid(
-            left_MD, right_ED, image_index_E, logit_scale=self.logit_scale, beta=self.beta, first_row=first_row
+            left_MD,
+            right_ED,
+            image_index_E,
+            logit_scale=self.logit_scale,
+            beta=self.beta,
+            first_row=first_row,
+            text_id_E=text_id_E,
         )
         return total / len(right_ED)
 
@@ -106,7 +126,7 @@ def loss_over_all_rows(
     loss: PairedContrast | BetaCalContrast,
     left_MD: Tensor,
     right_MD: Tensor,
-    id_M: Tensor | None,
+    *ids_M: Tensor | None,
     gather: GatherArgument,
 ) -> Tensor:
     """
@@ -115,21 +135,34 @@ def loss_over_all_rows(
     Few rows are gathered, and every process computes the whole loss. Of many rows a process computes the share of its
     own left rows against the right rows of all: the work is divided, memory grows with the number of all rows and not
     with its square, and the left rows need not travel.
+
+    Args:
+        loss: The loss.
+        left_MD, right_MD (`Tensor` of shape `(M, D)`): The rows of this process.
+        ids_M (`Tensor` of shape `(M,)`, integer, *optional*): The ids of these rows that the loss takes, in its order.
+        gather: Joins several processes.
     """
-    processes, (left_MD, right_MD, id_M) = adapted_gather(gather, left_MD, right_MD, id_M)
+    processes, (left_MD, right_MD, *all_ids_M) = adapted_gather(gather, left_MD, right_MD, *ids_M)
     counts = [count for (count,) in processes.row_counts(len(left_MD))]
     processes = processes.sized(counts)
     right_ED = processes(right_MD)
-    id_E = None if id_M is None else processes(id_M)
+    ids_E: list[Any] = [None if id_M is None else processes(id_M) for id_M in all_ids_M]
     num_rows = len(right_ED)
     if num_rows**2 > DENSE_LIMIT:
         first_row = sum(counts[: processes.rank])
-        share = loss.tiled_sum(left_MD, right_ED, id_E, first_row, processes.logsumexp)  # type: ignore[arg-type]
+        share = loss.tiled_sum(left_MD, right_ED, *ids_E, first_row=first_row, logsumexp=processes.logsumexp)
         return processes.sum(share / num_rows)
     left_ED = processes(left_MD)
     if num_rows == 0:
         return differentiable_zero(left_ED, right_ED, loss.logit_scale)
-    return loss.dense(left_ED, right_ED, id_E)  # type: ignore[arg-type]  # β-CAL always has ids
+    return loss.dense(left_ED, right_ED, *ids_E)
+
+
+def _cross_entropy_without(logits_EE: Tensor, targets_EE: Tensor, is_left_out_EE: Tensor) -> Tensor:
+    """Returns the mean cross-entropy of the rows with their targets, with some pairs left out of the softmax."""
+    logsumexp_E = logits_EE.masked_fill(is_left_out_EE, -torch.inf).logsumexp(dim=1)
+    # Not `F.cross_entropy`: a target of 0 times the logarithm of a probability of 0 is not a number.
+    return (logsumexp_E - (targets_EE * logits_EE).sum(dim=1)).mean()
 
 
 def _scaled_products(left_ED: Tensor, right_ED: Tensor, logit_scale: Tensor | float) -> Tensor:

@@ -60,7 +60,8 @@ def tiled_contrast(
         first_row (`int`): The place of the first left row among all rows.
         image_index_E (`Tensor` of shape `(E,)`, integer, *optional*): The image of each text, in any order.
         beta (`float`): β in [0, 1].
-        text_id_E (`Tensor` of shape `(E,)`, integer, *optional*): Rows of the same id are not each other's negatives.
+        text_id_E (`Tensor` of shape `(E,)`, integer, *optional*):
+            Rows of the same id are not each other's negatives; with `image_index`, rows of the same id on two images.
         logsumexp: Maps `(E,)` of each part to the log-sum-exp over the parts, `(E,)` and differentiable. Needed where
             the left rows are a part.
 
@@ -70,7 +71,7 @@ def tiled_contrast(
         directions agree.)
     """
     left_MD, right_ED, scale = _operands(left_MD, right_ED, logit_scale)
-    partner_M, row_lse_M, column_lse_E = _LogSumExp.apply(left_MD, right_ED, scale, first_row, text_id_E)
+    partner_M, row_lse_M, column_lse_E = _LogSumExp.apply(left_MD, right_ED, scale, first_row, text_id_E, image_index_E)
     if logsumexp is not None:
         column_lse_E = logsumexp(column_lse_E)
     column_lse_M = column_lse_E[first_row : first_row + len(left_MD)]
@@ -87,6 +88,7 @@ def tiled_sigmoid(
     logit_scale: Tensor | float,
     beta: float,
     first_row: int = 0,
+    text_id_E: Tensor | None = None,
 ) -> Tensor:
     r"""
     Computes `beta_cal_loss` of kind "bce" as a sum: Σ_ij m_ij · BCEWithLogits(S_ij, y_ij) over M rows i, E columns j.
@@ -102,7 +104,7 @@ def tiled_sigmoid(
         A scalar, a sum (not a mean), in nats. Without a row it is a zero that can be differentiated.
     """
     left_MD, right_ED, scale = _operands(left_MD, right_ED, logit_scale)
-    return _Sigmoid.apply(left_MD, right_ED, scale, image_index_E, beta, first_row)
+    return _Sigmoid.apply(left_MD, right_ED, scale, image_index_E, beta, first_row, text_id_E)
 
 
 def _positives(
@@ -153,18 +155,24 @@ class _LogSumExp(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, left_MD: Tensor, right_ED: Tensor, scale: Tensor, first_row: int, id_E: Tensor | None
+        ctx: Any,
+        left_MD: Tensor,
+        right_ED: Tensor,
+        scale: Tensor,
+        first_row: int,
+        text_id_E: Tensor | None,
+        image_index_E: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         row_lse = OnlineLogSumExp(left_MD)
         column_lse = OnlineLogSumExp(right_ED)
         partner_M = left_MD.new_zeros(len(left_MD))
         for tile in tiles_of(left_MD, right_ED, scale, first_row):
-            tile.leave_out_equal(id_E)
+            tile.leave_out(text_id_E, image_index_E)
             partner_M[tile.rows_with_partner] = tile.partners(tile.logits_me)
             row_lse.add(tile, tile.rows, dim=1)
             column_lse.add(tile, tile.columns, dim=0)
         state = (row_lse.shift_M, row_lse.sum_M, column_lse.shift_M, column_lse.sum_M)
-        ctx.save_for_backward(left_MD, right_ED, scale, id_E, *state)
+        ctx.save_for_backward(left_MD, right_ED, scale, text_id_E, image_index_E, *state)
         ctx.first_row = first_row
         return partner_M, row_lse.value(), column_lse.value()
 
@@ -173,13 +181,14 @@ class _LogSumExp(torch.autograd.Function):
     def backward(
         ctx: Any, partner_grad_M: Tensor, row_grad_M: Tensor, column_grad_E: Tensor
     ) -> tuple[Tensor | None, ...]:
-        left_MD, right_ED, scale, id_E, row_shift_M, row_sum_M, column_shift_E, column_sum_E = ctx.saved_tensors
+        left_MD, right_ED, scale, text_id_E, image_index_E, *state = ctx.saved_tensors
+        row_shift_M, row_sum_M, column_shift_E, column_sum_E = state
         row_factor_M = row_grad_M / row_sum_M
         # The largest logit adds 1 to a sum. Only a column that has no logit of these rows has the sum 0.
         column_factor_E = column_grad_E / column_sum_E.clamp(min=1)
         gradients = EmbedGradients(ctx, left_MD, right_ED, scale)
         for tile in tiles_of(left_MD, right_ED, scale, ctx.first_row):
-            tile.leave_out_equal(id_E)
+            tile.leave_out(text_id_E, image_index_E)
             # Softmax over the row, and over the column, each times the gradient of its log-sum-exp.
             grad_me = torch.sub(tile.logits_me, row_shift_M[tile.rows, None], out=tile.scratch_me)
             grad_me.exp_().mul_(row_factor_M[tile.rows, None])
@@ -187,7 +196,7 @@ class _LogSumExp(torch.autograd.Function):
             grad_me += column_part_me.mul_(column_factor_E[tile.columns])
             tile.partners(grad_me).add_(partner_grad_M[tile.rows_with_partner])
             gradients.add(tile, grad_me)
-        return *gradients.finished(), None, None
+        return *gradients.finished(), None, None, None
 
 
 class _Siblings(torch.autograd.Function):
@@ -242,6 +251,7 @@ class _Sigmoid(torch.autograd.Function):
         image_index_E: Tensor,
         beta: float,
         first_row: int,
+        text_id_E: Tensor | None,
     ) -> Tensor:
         gradients = EmbedGradients(ctx, left_MD, right_ED, scale)
         total = left_MD.new_zeros(())
@@ -249,18 +259,25 @@ class _Sigmoid(torch.autograd.Function):
             is_same_me = tile.equal(image_index_E)
             # The logit of the right answer: −S, or S for a pair of one image.
             truth_me = tile.logits_me.neg_()
-            if is_same_me is None:
-                total -= F.logsigmoid(truth_me).sum()
-            else:
+            # Most tiles hold pairs of weight 1 only.
+            weight_me = None
+            if is_same_me is not None:
                 sign_me = torch.where(is_same_me, -1, torch.ones_like(truth_me))
+                truth_me *= sign_me
                 weight_me = torch.where(is_same_me, beta, torch.ones_like(truth_me))
                 tile.partners(weight_me).fill_(1)
-                truth_me *= sign_me
-                total -= F.logsigmoid(truth_me).mul_(weight_me).sum()
+            left_out_me = tile.left_out(text_id_E, image_index_E)
+            if left_out_me is not None:
+                weight_me = torch.ones_like(truth_me) if weight_me is None else weight_me
+                weight_me.masked_fill_(left_out_me, 0)
+            terms_me = F.logsigmoid(truth_me)
+            total -= (terms_me if weight_me is None else terms_me.mul_(weight_me)).sum()
             if gradients.needed:
                 grad_me = torch.sigmoid(truth_me.neg_(), out=tile.scratch_me)
+                if weight_me is not None:
+                    grad_me.mul_(weight_me)
                 if is_same_me is not None:
-                    grad_me.mul_(weight_me).mul_(sign_me)
+                    grad_me.mul_(sign_me)
                 gradients.add(tile, grad_me)
         ctx.save_for_backward(*gradients.finished())
         return total
@@ -269,7 +286,7 @@ class _Sigmoid(torch.autograd.Function):
     @_differentiable_once
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         embed_grads = [None if kept is None else grad * kept for kept in ctx.saved_tensors]
-        return *embed_grads, None, None, None
+        return *embed_grads, None, None, None, None
 
 
 def _operands(left_MD: Tensor, right_ED: Tensor, scale: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:

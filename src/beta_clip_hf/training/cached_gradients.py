@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from ..model.gather_beta_clip import Gather
-from ..model.objective_beta_clip import FlatEmbeds, Objective, batch_objective
+from ..model.loss_inputs_beta_clip import FlatEmbeds
+from ..model.objective_beta_clip import Objective, batch_objective
 
 
 # Fields of `FlatEmbeds`: the embeddings that the losses differentiate,
@@ -42,7 +43,7 @@ POINTERS = {
     "negative_text_index_n": "text_TD",
 }
 # and what is neither.
-LABELS = ("region_text_id_R",)
+LABELS = ("text_id_T", "region_text_id_R")
 
 
 class CachedContrast:

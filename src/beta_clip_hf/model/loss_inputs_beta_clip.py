@@ -1,0 +1,78 @@
+"""What the parts of the loss compute from: the embeddings of a flat batch, and the other processes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from .gather_beta_clip import Gather
+
+
+@dataclass
+class FlatEmbeds:
+    """
+    Holds the L2-normalised embeddings of one process's batch, and which of them belong together (see `BatchPlan`).
+
+    `score_pairs` maps texts `(T, D)` to their text-conditioned scores `(B, T)` with the images, where a loss asks.
+    """
+
+    image_BD: Tensor
+    text_TD: Tensor
+    image_index_T: Tensor
+    caption_B: Tensor | None = None
+    short_J: Tensor | None = None
+    aligned_A: Tensor | None = None
+    text_id_T: Tensor | None = None
+    contextualized_TD: Tensor | None = None
+    score_pairs: Callable[[Tensor], Tensor] | None = None
+    region_RD: Tensor | None = None
+    region_text_RD: Tensor | None = None
+    region_text_id_R: Tensor | None = None
+    hard_text_ND: Tensor | None = None
+    hard_region_index_N: Tensor | None = None
+    negative_nD: Tensor | None = None
+    negative_text_index_n: Tensor | None = None
+    contextualized_negative_nD: Tensor | None = None
+
+    def row_counts(self) -> dict[str, int]:
+        """Returns how many rows of each kind a loss can use."""
+        assert self.short_J is not None and self.aligned_A is not None, "a loss needs to know the kinds of the texts"
+        return {
+            "images": len(self.image_BD),
+            "aligned_texts": len(self.aligned_A),
+            "short_captions": len(self.short_J),
+            "regions": 0 if self.region_text_RD is None else len(self.region_text_RD),
+            "hard_texts": 0 if self.hard_text_ND is None else len(self.hard_text_ND),
+            "negatives": 0 if self.negative_nD is None else len(self.negative_nD),
+        }
+
+
+@dataclass
+class LossInputs:
+    """
+    Holds what the function of a loss part computes from.
+
+    Args:
+        config (`BetaCLIPConfig`): Read for the settings of the part.
+        embeds: The batch of this process.
+        gather: Joins the processes.
+        counts: How many rows each process has, by rank, for each kind of rows.
+    """
+
+    config: Any
+    embeds: FlatEmbeds
+    gather: Gather
+    counts: dict[str, list[int]]
+
+    @property
+    def first_image(self) -> int:
+        """The place of this process's first image among the images of all processes."""
+        return sum(self.counts["images"][: self.gather.rank])
+
+    def gather_of(self, kind: str) -> Gather:
+        """Returns a gather of rows of one kind, which exchanges no sizes again."""
+        return self.gather.sized(self.counts[kind])
+
+
+__all__ = ["FlatEmbeds", "LossInputs"]
