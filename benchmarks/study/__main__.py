@@ -20,10 +20,11 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from .arms import ARMS, GROUPS, STARTS
+from .ceilings import write_ceilings
 from .queueing import Queue, chosen_arms, missing_runs
-from .records import default_output, result_path
+from .records import RESULTS, default_output, result_path
 from .run import Run, run_arm
-from .schedules import LEVELS, SCHEDULES, TEST_SEED, TUNING_TEST_SEED
+from .schedules import LEVELS, SCHEDULES, TEST_SCENES, TEST_SEED, TUNING_TEST_SEED
 
 
 def parser() -> argparse.ArgumentParser:
@@ -40,6 +41,8 @@ def parser() -> argparse.ArgumentParser:
     queue.add_argument("--only", nargs="+", default=[], metavar="NAME", help="arms or groups, with wildcards (all)")
     queue.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="(0 1 2)")
     queue.add_argument("--workers", type=int, default=1, help="runs at a time (%(default)s)")
+    commands.add_parser("report", help="write docs/study.md and its plots from the results")
+    commands.add_parser("ceilings", help="compute the best R@1 that any model can have on the test scenes")
     listing = commands.add_parser("list", help="show the arms, and which of their results are there")
     for command in (run, queue, listing):
         command.add_argument("--start", default="finetune", choices=STARTS, help="(%(default)s)")
@@ -129,7 +132,29 @@ def _state(name: str, output: Path) -> str:
     return f"seeds {' '.join(map(str, numbers))}" if numbers else "no results"
 
 
-COMMANDS = {"run": run_command, "queue": queue_command, "list": list_command}
+def report_command(args: argparse.Namespace) -> int:
+    """Writes the page."""
+    # Imported late: runs need no matplotlib.
+    from .report import PAGE, write_report
+
+    sys.stdout.write(f"{write_report(RESULTS, PAGE)}\n")
+    return 0
+
+
+def ceilings_command(args: argparse.Namespace) -> int:
+    """Computes the ceilings of both levels."""
+    for level in LEVELS:
+        sys.stdout.write(f"{write_ceilings(level, TEST_SEED, TEST_SCENES)}\n")
+    return 0
+
+
+COMMANDS = {
+    "run": run_command,
+    "queue": queue_command,
+    "list": list_command,
+    "report": report_command,
+    "ceilings": ceilings_command,
+}
 
 
 def main() -> None:

@@ -191,6 +191,12 @@ _ARMS = (
         "the first sentence left out of half of the captions",
         collator={"drop_first_sentence_probability": 0.5},
     ),
+    _varied(
+        "drop_first_padded",
+        "debias",
+        "the first sentence left out of half of the captions, and their prefix padded",
+        collator={"drop_first_sentence_probability": 0.5, "prefix_padding": True},
+    ),
     _varied("short_half", "short", "half of the rows are short pairs", collator={"short_caption_probability": 0.5}),
     _varied(
         "text_negatives",
@@ -204,6 +210,13 @@ _ARMS = (
         "relations",
         "generated false captions and phrases as negatives of the text-conditioned score",
         config={"conditioned_negative_loss_weight": 1.0},
+        collator={"num_caption_negatives": 2, "num_phrase_negatives": 2},
+    ),
+    _varied(
+        "both_negatives",
+        "relations",
+        "generated false captions and phrases as negatives of both scores",
+        config={"text_negative_loss_weight": 1.0, "conditioned_negative_loss_weight": 1.0},
         collator={"num_caption_negatives": 2, "num_phrase_negatives": 2},
     ),
 )

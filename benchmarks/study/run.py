@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 SCHEMA = 1
 VISION_TOWER = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4}
 TEXT_TOWER = {**VISION_TOWER, "num_hidden_layers": 2}
-_TEXTS = ("input_ids", "region_input_ids", "hard_input_ids")
+_TEXTS = ("input_ids", "region_input_ids", "hard_input_ids", "negative_input_ids")
 
 
 @dataclass(frozen=True)
