@@ -23,11 +23,13 @@ FLOORS = (
     {"inference"},
     {"visualize"},
     {"evaluation", "search", "release"},
-    {"training", "demo"},
+    {"training", "demo", "scenes"},
     {COMMAND_LINE, "__init__", "__main__"},
 )
 # Arrows along a floor: a sweep of interpolated models evaluates each of them; `python -m beta_clip_hf` is `beta-clip`.
 SIDEWAYS = {("release", "evaluation"), ("__main__", COMMAND_LINE)}
+# The models that `beta_clip_hf.scenes.pretrained` names.
+SHIPPED = SOURCE / LIBRARY / "data" / "scenes" / "weights"
 OUTSIDE_OF_CORE = {"torch", "transformers", "huggingface_hub", "ftfy"}
 # `forward` of a transformers model takes every tensor of the batch by name, and `load_rows` all there is to say of a
 # source: its arguments are the keys of `data.train` in a configuration.
@@ -127,11 +129,12 @@ def test_imports_point_down(module: str) -> None:
 
 
 def test_the_house_has_these_rooms() -> None:
-    """Fifteen entries at the top of the package; a new one is a decision, and has its floor above."""
+    """Sixteen entries at the top of the package; a new one is a decision, and has its floor above."""
     entries = {path.name for path in (SOURCE / LIBRARY).iterdir()} - {"__pycache__"}
-    rooms = set().union(*FLOORS) - {COMMAND_LINE, "__init__", "__main__", "files", "version"}
-    assert entries == rooms | {"__init__.py", "__main__.py", "py.typed", "files.py", "version.py"}
-    assert len(entries) == 15
+    files = {"__init__", "__main__", "files", "scenes", "version"}
+    rooms = set().union(*FLOORS) - {COMMAND_LINE, *files}
+    assert entries == rooms | {f"{name}.py" for name in files} | {"py.typed"}
+    assert len(entries) == 16
     assert {room_of(module) for module in MODULES} == set().union(*FLOORS)
 
 
@@ -281,11 +284,14 @@ def test_words_that_do_not_belong_in_the_repository() -> None:
 
 
 def test_photos_and_weights_stay_outside() -> None:
-    """But for the small fixtures of random numbers."""
-    files = [path for path in repository_files("") if "fixtures" not in path.parts]
+    """But for the small fixtures of random numbers, and the two small models that ship."""
+    shipped = [SHIPPED / name / "model.safetensors" for name in ("clip", "beta_clip")]
+    committed = [path for path in repository_files("") if path not in shipped]
+    files = [path for path in committed if "fixtures" not in path.parts]
     weights = (".pt", ".bin", ".safetensors", ".onnx", ".tar", ".jpg", ".jpeg", ".parquet")
     assert not [path.name for path in files if path.suffix in weights]
-    assert not [path.name for path in repository_files("") if path.stat().st_size > 2**20]
+    assert not [path.name for path in committed if path.stat().st_size > 2**20]
+    assert sum(path.stat().st_size for path in SHIPPED.rglob("*") if path.is_file()) <= 8 * 10**6
 
 
 @functools.cache

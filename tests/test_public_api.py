@@ -38,6 +38,7 @@ CLASSES = [
     "TextConditionedPooler",
     "TextHierarchy",
 ]
+MODULES = ["scenes"]
 # Arguments that callers name; a method may take more (those of CLIPModel's method of the same name).
 METHODS = {
     "forward": ["pixel_values", "input_ids", "attention_mask", "image_index", "granularity", "return_loss"],
@@ -57,7 +58,7 @@ OUTPUTS = [
 
 
 def test_names() -> None:
-    assert set(beta_clip_hf.__all__) == {*FUNCTIONS, *CLASSES}
+    assert set(beta_clip_hf.__all__) == {*FUNCTIONS, *CLASSES, *MODULES}
     assert set(beta_clip_hf.__all__) <= set(dir(beta_clip_hf))
     with pytest.raises(AttributeError, match="no_such_name"):
         beta_clip_hf.no_such_name  # noqa: B018

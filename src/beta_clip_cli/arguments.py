@@ -3,6 +3,10 @@
 from typing import Any
 
 
+SHIPPED_MODEL = "the small β-CLIP of generated scenes that ships with the package"
+"""What the help calls the model that a command takes if none is named."""
+
+
 def add_device_argument(parser: Any) -> None:
     """
     Adds `--device`, whose value goes to [`beta_clip_hf.inference.processes.own_device`].

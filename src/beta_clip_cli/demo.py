@@ -3,11 +3,10 @@
 import argparse
 import signal
 
-from .arguments import add_device_argument
+from .arguments import SHIPPED_MODEL, add_device_argument
 
 
 # The help names these values without importing the library; a test holds them equal to those of the library.
-DEFAULT_MODEL = "runs/demo/model"
 LEVELS = ("easy", "medium", "hard")
 MAX_UPLOAD, MAX_PIXELS, RATE = 10, 40, 120
 
@@ -17,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         metavar="MODEL",
-        help=f"directory or Hub id of a model (default: the model of the index, else {DEFAULT_MODEL})",
+        help=f"directory or Hub id of a model (default: the model of the index, else {SHIPPED_MODEL})",
     )
     parser.add_argument("--index", metavar="INDEX", help="index to search, which beta-clip index has made")
     parser.add_argument(

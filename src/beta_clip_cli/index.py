@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from .arguments import add_device_argument
+from .arguments import SHIPPED_MODEL, add_device_argument
 from .reports import Report, add_json_argument, reporting
 
 
@@ -23,7 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", metavar="DIR", required=True, help="index to make or update: a directory, or a URI of object storage"
     )
     parser.add_argument(
-        "--model", metavar="MODEL", help="directory or Hub id of the model (default: that of the index)"
+        "--model",
+        metavar="MODEL",
+        help=f"directory or Hub id of the model (default: that of the index, for a new one {SHIPPED_MODEL})",
     )
     parser.add_argument(
         "--store-patches", action="store_true", help="keep patch features in the index, which makes --rerank fast"
@@ -56,6 +58,7 @@ def run(args: argparse.Namespace) -> Report:
         torch.multiprocessing.set_start_method("spawn", force=True)
     settings = IndexSettings(
         model=args.model,
+        may_use_default_model=True,
         store_patches=args.store_patches,
         format=args.format,
         split=args.split,

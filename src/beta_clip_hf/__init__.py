@@ -29,6 +29,7 @@ from .version import __version__ as __version__
 
 
 if TYPE_CHECKING:
+    from . import scenes
     from .data.collator import BetaCLIPDataCollator
     from .data.scenes import SceneDataset
     from .text.hierarchy import TextHierarchy, build_text_hierarchy
@@ -69,6 +70,9 @@ remote_code_beta_clip.write_card = _write_card
 
 
 def __getattr__(name: str) -> Any:
+    if name == "scenes":
+        # Importing a module makes it an attribute of its package.
+        return import_module(".scenes", __name__)
     if name not in _HOME_OF_LAZY_NAMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(_HOME_OF_LAZY_NAMES[name], __name__), name)
@@ -99,6 +103,7 @@ __all__ = [
     "clip_loss",
     "hard_negative_loss",
     "region_loss",
+    "scenes",
     "split_sentences",
     "text_conditioned_loss",
     "text_negative_loss",

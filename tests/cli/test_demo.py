@@ -4,13 +4,12 @@ import argparse
 
 from beta_clip_cli import demo
 from beta_clip_hf.data.scenes.levels import LEVELS
-from beta_clip_hf.demo.collection import DEFAULT_MODEL
 from beta_clip_hf.demo.limits import Limits
 
 
 def test_the_values_of_the_help_are_those_of_the_library():
     limits = Limits()
-    assert (DEFAULT_MODEL, tuple(LEVELS)) == (demo.DEFAULT_MODEL, demo.LEVELS)
+    assert tuple(LEVELS) == demo.LEVELS
     assert (limits.upload_mib, limits.megapixels, limits.per_minute) == (demo.MAX_UPLOAD, demo.MAX_PIXELS, demo.RATE)
 
 

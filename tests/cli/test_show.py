@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from beta_clip_cli.main import main
-from beta_clip_hf import BetaCLIPModel
+from beta_clip_hf import BetaCLIPModel, SceneDataset
 from beta_clip_hf.inference.look import look, split_texts
 from beta_clip_hf.visualize.heat_maps import enlarged, highest_of, overlay
 
@@ -128,6 +128,27 @@ def test_a_model_without_pooler_scores_regions(tiny_config, tiny_processor, fold
     assert "must have a trained pooler" in capsys.readouterr().err
 
 
+def test_without_an_image_a_scene_is_drawn_with_its_phrases(folder, capsys, caplog):
+    caplog.set_level("INFO", logger="beta_clip_cli")
+    assert main(["show", "--model", "model", "--scene", "1", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    scene = SceneDataset(2, seed=7, level="easy")[1]
+    nouns = [phrase["text"] for phrase in scene["phrases"] if phrase["kind"] == "noun"]
+    assert [record["text"] for record in found["texts"]] == nouns and len(nouns) >= 3
+    assert found["image"] == scene["id"] == "scenes-easy-7-1"
+    assert found["pictures"] == ["scenes-easy-7-1-seen.png"]
+    assert {path.name for path in folder.iterdir()} == {"model", "photo.png", "scenes-easy-7-1-seen.png"}
+    assert "no --image: drawing scene 1" in caplog.text
+
+
+def test_a_scene_is_shown_with_other_texts_too(folder, capsys):
+    assert main(["show", "--model", "model", "--text", "A red square. A blue disc.", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [record["text"] for record in found["texts"]] == [
+        text.text for text in split_texts(["A red square. A blue disc."])
+    ]
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
@@ -136,6 +157,8 @@ def test_a_model_without_pooler_scores_regions(tiny_config, tiny_processor, fold
         (["--text", "a", "--box", "1,2,3"], "box must be X,Y,W,H in pixels with W and H above 0, but is '1,2,3'"),
         (["--text", "a", "--box", "0,0,8,30"], "boxes must lie in what the model sees of the image, (10, 0, 50, 40)"),
         (["--text", "a", "--phrases", "-1"], "phrases must be 0 or more, but is -1"),
+        ([], "text must be given for an image, but is not: add --text"),
+        (["--text", "a", "--scene", "-1"], "scene must be 0 or more, but is -1"),
         (["--text", " "], "caption must hold some text"),
         (["--text", "a", "--output", "seen.gif"], "output must end in one of ('.png', '.html'), but is 'seen.gif'"),
         (["--text", "a", "--image", "nothing.jpg"], "image must be readable, but is 'nothing.jpg'"),
@@ -161,6 +184,6 @@ def test_the_page_of_the_documents(folder, photo, project_dir):
     (block,) = re.findall(r"^```python\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
     photo.save("photo.jpg")
     names: dict = {}
-    exec(block.replace("runs/demo/model", "model"), names)
+    exec(block.replace('scenes.pretrained("beta_clip")', '"model"'), names)
     assert names["seen"].attention_THYX.shape == (len(names["texts"]), 8, 4, 4)
     assert "head 0 of the pooler" in (folder / "seen.html").read_text(encoding="utf-8")

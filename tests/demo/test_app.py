@@ -31,8 +31,8 @@ def space_dir(project_dir):
 def test_what_is_wrong_is_told_in_one_sentence(tmp_path, monkeypatch, capsys):
     pytest.importorskip("gradio")
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["demo"]) == 1
-    assert "runs/demo/model is absent: run make demo first" in capsys.readouterr().err
+    assert cli.main(["demo", "--index", "none"]) == 1
+    assert "none is none: give --photos to make it" in capsys.readouterr().err
     assert cli.main(["demo", "--rate", "0"]) == 1
     assert "per_minute must be above 0, but is 0" in capsys.readouterr().err
     monkeypatch.setattr(app, "find_spec", lambda name: None)

@@ -4,7 +4,6 @@ import pytest
 from PIL import Image
 
 from beta_clip_hf.data.scenes import SceneDataset
-from beta_clip_hf.demo import collection as collection_module
 from beta_clip_hf.demo.collection import open_collection, scene_example
 from beta_clip_hf.search.index import PhotoIndex
 
@@ -80,12 +79,6 @@ def test_what_is_missing_is_told_with_a_remedy(checkpoint, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=missing), opened(checkpoint, index="none"):
         pass
-    missing = "runs/demo/model is absent: run make demo first, or add --model"
-    with pytest.raises(ValueError, match=missing), open_collection():
-        pass
-    monkeypatch.setattr(collection_module, "DEFAULT_MODEL", str(checkpoint))
-    with open_collection(num_scenes=2, device="cpu") as collection:
-        assert len(collection.index) == 2
 
 
 def test_an_empty_index_has_no_examples(checkpoint, collection, tmp_path):

@@ -3,7 +3,13 @@
 import pytest
 
 from beta_clip_hf.evaluation.metric_names import MetricName
-from beta_clip_hf.evaluation.results import Metric, format_before_after, format_table, metrics_to_json
+from beta_clip_hf.evaluation.results import (
+    Metric,
+    format_before_after,
+    format_side_by_side,
+    format_table,
+    metrics_to_json,
+)
 
 
 def result(value):
@@ -30,4 +36,18 @@ def test_before_and_after_have_columns_of_one_width(after):
     assert table.splitlines() == [
         "R@1            chance  before   after",
         f"text to image    25.0    50.0{100 * after:8.1f}",
+    ]
+
+
+def test_models_side_by_side_each_show_their_best():
+    key = "long/cls/text_to_image/R@1"
+    other = {"figures": {key: {"value": 1.0, "chance": 0.25, "low": 0.875, "high": 1.0}}}
+    models = {"CLIP": result(0.5), "β-CLIP": {"figures": result(0.75)["figures"] | {"more": other["figures"][key]}}}
+    table = format_side_by_side(models, {"R@1": key, "best": [key, "more"], "more": "more", "none": "no"}, "photos")
+    assert table.splitlines() == [
+        "photos  chance         CLIP          β-CLIP",
+        "R@1       25.0  50.0 (0–62)     75.0 (0–62)",
+        "best      25.0  50.0 (0–62)  100.0 (88–100)",
+        "more      25.0            –  100.0 (88–100)",
+        "none         –            –               –",
     ]

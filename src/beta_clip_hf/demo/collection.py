@@ -3,7 +3,7 @@
 import io
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypedDict
 
 from PIL import Image
 
-from ..data.scenes import SceneDataset
+from ..data.scenes import SceneDataset, default_model
 from ..inference.embedder import Embedder
 from ..search.gallery import image_of
 from ..search.index import PhotoIndex, load_embedder
@@ -22,12 +22,10 @@ from ..search.table import ImageTable
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_MODEL = "runs/demo/model"
-"""Where `make demo` leaves its model."""
 NUM_SCENES = 200
 # The processor scales the pictures down. People see them in this size.
 SCENE_SIDE = 256
-# `make demo` trains on the scenes of seed 0 and measures on those of seed 1.
+# No model of this package is trained on the scenes of seed 1.
 SCENE_SEED = 1
 # Changes that are easy to see in a small picture, the easiest first.
 _EASY_CHANGES = ("replace", "colour", "shape")
@@ -147,7 +145,7 @@ def open_collection(
     Without `index` and `photos` the collection is generated scenes. A temporary index is removed at the end.
 
     Args:
-        model: Directory or Hub id. By default the model of the index, else the model that `make demo` has trained.
+        model: Directory or Hub id. By default the model of the index, else the small β-CLIP of the package.
         index: Index that `beta-clip index` has made. With `photos` it is brought up to date, or made if it is missing.
         photos: Folder of photos, or another source of `beta-clip index`. Without `index`, they are embedded each time.
         level: Level of the generated scenes.
@@ -155,7 +153,7 @@ def open_collection(
         device: See [`load_embedder`].
 
     Raises:
-        ValueError: if there is no model, no index or no photo, or if the model is not the model of the index.
+        ValueError: if there is no index or no photo, or if the model is not the model of the index.
         ImportError: without LanceDB.
     """
     existing_index = None
@@ -166,7 +164,7 @@ def open_collection(
     info = {}
     if existing_index is not None:
         info = ImageTable.open(existing_index).info
-    model_name = _choose_model(model, info)
+    model_name = model or info.get("model") or default_model()
     embedder = load_embedder(model_name, device=device, dtype=info.get("dtype", "float32"))
     with TemporaryDirectory(prefix="beta-clip-demo-") as folder:
         if existing_index is not None:
@@ -179,14 +177,6 @@ def open_collection(
             # Patch features make heat maps fast. For a collection of this size their space does not matter.
             opened = _create_index(Path(folder) / "index", embedder, model_name, store_patches=True)
             yield _scene_collection(opened, num_scenes, level)
-
-
-def _choose_model(model: str | None, info: Mapping[str, str]) -> str:
-    """Returns the directory or Hub id of the model, by default that of the index."""
-    name = model or info.get("model") or DEFAULT_MODEL
-    if name == DEFAULT_MODEL and not os.path.isdir(name):
-        raise ValueError(f"model must be given where {DEFAULT_MODEL} is absent: run make demo first, or add --model")
-    return name
 
 
 def _create_index(path: str | Path, embedder: Embedder, model_name: str, *, store_patches: bool = False) -> PhotoIndex:

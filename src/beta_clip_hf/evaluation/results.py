@@ -3,7 +3,7 @@
 import json
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -122,6 +122,40 @@ def format_before_after(
         percents = [f"{100 * share:6.1f}" for share in (new["chance"], old["value"], new["value"])]
         rows.append([label, *percents])
     return tables.format_table((heading, "chance", "before", "after"), rows)
+
+
+def format_side_by_side(
+    results: Mapping[str, Mapping[str, Any]], names: Mapping[str, str | Sequence[str]], heading: str = ""
+) -> str:
+    """
+    Formats some metrics of several models side by side, in per cent with 95 % intervals, as a plain-text table.
+
+    Args:
+        results: For the heading of each column, what [`evaluate`] returned for that model, on the same rows.
+        names: For the label of each line, the key of the metric that it shows. Of several keys, each model shows the
+            highest value that it has. A model that has none of them shows a dash.
+        heading: Heading of the column of labels.
+    """
+    rows = []
+    for label, keys in names.items():
+        keys = [keys] if isinstance(keys, str) else keys
+        found = [_best_record(result["figures"], keys) for result in results.values()]
+        chances = [record["chance"] for record in found if record is not None]
+        rows.append([label, f"{100 * max(chances):.1f}" if chances else "–", *map(_cell_with_interval, found)])
+    return tables.format_table((heading, "chance", *results), rows)
+
+
+def _best_record(figures: Mapping[str, Any], keys: Sequence[str]) -> Mapping[str, Any] | None:
+    """Returns the record with the highest value among those of some keys, or `None` if none of them is there."""
+    records = [figures[key] for key in keys if key in figures]
+    return max(records, key=lambda record: record["value"], default=None)
+
+
+def _cell_with_interval(record: Mapping[str, Any] | None) -> str:
+    """Formats a share in per cent; its interval is in whole per cent, so that a line fits a terminal."""
+    if record is None:
+        return "–"
+    return f"{100 * record['value']:.1f} ({100 * record['low']:.0f}–{100 * record['high']:.0f})"
 
 
 def format_markdown(results: Mapping[str, Any]) -> str:

@@ -1,12 +1,13 @@
 """Making an index of photos, or bringing one up to date, in one process or several."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from transformers.utils import logging as transformers_logging
 
+from ..data.scenes import default_model
 from ..inference.embedder import Embedder
 from ..inference.processes import Processes, launched_processes
 from .index import Added, PhotoIndex, load_embedder
@@ -22,6 +23,8 @@ class IndexSettings:
 
     Args:
         model: Directory or Hub id. By default the model of the index; a new index needs one.
+        may_use_default_model: Whether a new index takes the small β-CLIP that ships with the package if `model` is
+            `None`. It knows coloured shapes only.
         store_patches: Whether a new index keeps patch features, for re-ranking without opening images again.
         format, split, image_root: See [`load_rows`].
         device: See [`load_embedder`].
@@ -30,6 +33,7 @@ class IndexSettings:
     """
 
     model: str | None = None
+    may_use_default_model: bool = False
     store_patches: bool = False
     format: str | None = None
     split: str = "train"
@@ -83,6 +87,8 @@ def build_index(photos: Any, path: str | os.PathLike[str], settings: IndexSettin
         if processes.rank == 0:
             is_new = not exists(path)
         is_new = processes.broadcast(is_new)
+        if is_new and not settings.model and settings.may_use_default_model:
+            settings = replace(settings, model=default_model())
         if is_new and not settings.model:
             raise ValueError("model must be given for a new index, but is not: see beta-clip index --help")
         source = open_photos(photos, format=settings.format, split=settings.split, image_root=settings.image_root)
