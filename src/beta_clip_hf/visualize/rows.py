@@ -102,14 +102,15 @@ def draw_region_choices(
 
 def _probabilities(model: BetaCLIPModel, seen: Look, score: str) -> Tensor:
     """Returns the (T,) probabilities of the texts for one region, with the scale that the score was trained with."""
-    if score == "conditioned":
+    # A model that was not trained with regions has no scale of hard negatives; CLIP's takes its place.
+    logit_scale: Any = model.logit_scale
+    scores_T = seen.similarity_T
+    if score == "region":
+        logit_scale = getattr(model, "hard_negative_logit_scale", logit_scale)
+        scores_T = seen.region_scores_RT[0]
+    elif score == "conditioned":
         if seen.conditioned_T is None or model.pooler is None:
             raise ValueError("score must be 'cls' or 'region' for a model without a pooler, but is 'conditioned'")
-        scores_T, logit_scale = seen.conditioned_T, model.pooler.logit_scale
-    elif score == "region":
-        # A model that was not trained with regions has CLIP's scale only.
-        logit_scale = getattr(model, "hard_negative_logit_scale", model.logit_scale)
-        scores_T = seen.region_scores_RT[0]
-    else:
-        scores_T, logit_scale = seen.similarity_T, model.logit_scale
+        logit_scale = model.pooler.logit_scale
+        scores_T = seen.conditioned_T
     return (logit_scale.detach().float().cpu().exp() * scores_T).softmax(dim=0)
