@@ -164,7 +164,8 @@ class Results:
         """Returns a metric over the seeds of an arm, at a point of its curve; `None` if the arm does not have it."""
         values = []
         for record in self.records.get(arm, {}).values():
-            if metric in record["metrics"]:
+            # Not every metric is measured at every point.
+            if metric in record["metrics"] and record["metrics"][metric]["value"][point] is not None:
                 values.append(record["metrics"][metric]["value"][point])
         return Spread(tuple(values)) if values else None
 

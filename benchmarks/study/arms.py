@@ -194,8 +194,8 @@ _ARMS = (
     _varied(
         "drop_first_padded",
         "debias",
-        "the first sentence left out of half of the captions, and their prefix padded",
-        collator={"drop_first_sentence_probability": 0.5, "prefix_padding": True},
+        "the first sentence left out of half of the captions, and half of the captions moved behind padding",
+        collator={"drop_first_sentence_probability": 0.5, "prefix_padding_probability": 0.5},
     ),
     _varied("short_half", "short", "half of the rows are short pairs", collator={"short_caption_probability": 0.5}),
     _varied(

@@ -38,10 +38,18 @@ def paused(model: Any) -> Iterator[None]:
         np.random.set_state(numpy_state)
 
 
-def measure_model(model: Any, processor: Any, rows: Sequence[Row]) -> list[Metric]:
-    """Measures a model on rows, and returns the metrics that the study keeps."""
+def measure_model(model: Any, processor: Any, rows: Sequence[Row], *, is_last: bool) -> list[Metric]:
+    """
+    Measures a model on rows, and returns the metrics that the study keeps.
+
+    Args:
+        model, processor: What is measured.
+        rows: The test scenes.
+        is_last: Whether this is the last point of a curve. Only there retrieval by sentences and phrases is measured,
+            which costs as much as everything else.
+    """
     with paused(model):
-        measured = measure(Embedder(model, processor), rows, ks=(1,))
+        measured = measure(Embedder(model, processor), rows, ks=(1,), hierarchical=is_last)
     return [metric for metric in measured.metrics if is_kept(metric.name)]
 
 
@@ -53,7 +61,8 @@ def is_kept(name: MetricName) -> bool:
 def has_values(name: MetricName) -> bool:
     """Tells whether the values of single items are kept, for paired intervals."""
     if name.probe != "phrases":
-        return True
+        # The answers are about text to image; the other direction is kept for the scores of all pairs.
+        return name.direction != "image_to_text" or name.score in ("cls", "all_pairs", "sum")
     # All phrases are those of the kinds together.
     if not name.subset or name.score == "best_possible":
         return False

@@ -82,8 +82,9 @@ def _each(arms: Sequence[str], metrics: Sequence[str], other: str = BASE) -> tup
     return _joined(*(versus(arm, other, metrics, "different") for arm in arms))
 
 
-_SCORES = ("all_pairs", "rerank@16", "sum", "hierarchical")
 _CONDITIONED_ARMS = (BASE, "bce", "ce_b0", "mismatched_1", "both_systems")
+_CONDITIONED_SCORES = ("all_pairs", "rerank@16", "sum")
+_HIERARCHICAL_SCORES = ("hierarchical", "hierarchical_window")
 
 QUESTIONS = (
     Question(
@@ -152,11 +153,20 @@ QUESTIONS = (
     Question(
         "When does conditioning help retrieval?",
         _joined(
-            *(against_cls(arm, "long", _SCORES) for arm in _CONDITIONED_ARMS),
-            *(against_cls(arm, "short", _SCORES) for arm in _CONDITIONED_ARMS),
+            *(against_cls(arm, "long", _CONDITIONED_SCORES) for arm in _CONDITIONED_ARMS),
+            *(against_cls(arm, "short", _CONDITIONED_SCORES) for arm in _CONDITIONED_ARMS),
         ),
         mode="each",
         note="Each text-conditioned score against CLS of the same models, from text to image.",
+    ),
+    Question(
+        "Does it help to search by sentences and phrases too?",
+        _joined(
+            *(against_cls(arm, "long", _HIERARCHICAL_SCORES) for arm in ("plain", *_CONDITIONED_ARMS)),
+            *(against_cls(arm, "short", _HIERARCHICAL_SCORES) for arm in ("plain", *_CONDITIONED_ARMS)),
+        ),
+        mode="each",
+        note="The hierarchical scores ([Evaluation](evaluation.md)) against CLS of the same models, text to image.",
     ),
     Question(
         "Do mismatched-condition negatives help?",

@@ -77,7 +77,7 @@ def build(run: Run) -> tuple[BetaCLIPModel, BetaCLIPProcessor]:
     if run.start == "finetune":
         clip = run.clip or _shipped_clip()
         torch.manual_seed(run.seed)
-        model = BetaCLIPModel.from_pretrained(clip, **run.arm.config)
+        model = BetaCLIPModel.from_pretrained(clip, dtype=torch.float32, **run.arm.config)
         processor = BetaCLIPProcessor.from_pretrained(clip)
     else:
         tokenizer = train_clip_tokenizer(scene_captions(2000, seed=0, level=run.level), vocab_size=1000)
@@ -170,11 +170,13 @@ class Evaluations(TrainerCallback):
     Args:
         steps: Optimiser steps after which the model is measured.
         images: Scenes of a step.
-        measure: Returns the metrics of the model as it is now.
+        measure: Returns the metrics of the model as it is now. It is told whether this is the last time.
         device: Device of the training.
     """
 
-    def __init__(self, steps: tuple[int, ...], images: int, measure: Callable[[], list[Metric]], device: str) -> None:
+    def __init__(
+        self, steps: tuple[int, ...], images: int, measure: Callable[[bool], list[Metric]], device: str
+    ) -> None:
         self.steps = steps
         self.images = images
         self.measure = measure
@@ -193,16 +195,16 @@ class Evaluations(TrainerCallback):
         """Measures after some steps."""
         if state.global_step in self.steps:
             self.memory.note()
-            self.evaluate(state.global_step)
+            self.evaluate(state.global_step, is_last=state.global_step == self.steps[-1])
             self.memory.restart()
 
-    def evaluate(self, step: int) -> None:
+    def evaluate(self, step: int, *, is_last: bool) -> None:
         """Measures the model now, and adds a point to the curve."""
         if self.is_cuda:
             # Work of the training that is still queued is not the evaluation's.
             torch.cuda.synchronize()
         start, cpu_start = time.perf_counter(), time.process_time()
-        self.last = self.measure()
+        self.last = self.measure(is_last)
         self.seconds += time.perf_counter() - start
         self.cpu_seconds += time.process_time() - cpu_start
         self.curve.append({"step": step, "scenes": step * self.images, "metrics": numbers(self.last)})
@@ -251,12 +253,14 @@ def train(run: Run, *, is_measured: bool = True) -> Trained:
     steps = run.schedule.steps_of_points(run.arm.contrast)
     images = run.arm.contrast or run.schedule.batch_size
     rows = run.test_rows() if is_measured else []
-    evaluations = Evaluations(
-        steps if is_measured else (), images, lambda: measure_model(model, processor, rows), run.device
-    )
+
+    def measure(is_last: bool) -> list[Metric]:
+        return measure_model(model, processor, rows, is_last=is_last)
+
+    evaluations = Evaluations(steps if is_measured else (), images, measure, run.device)
     if not run.arm.is_trained:
         model.to(run.device)
-        evaluations.evaluate(0)
+        evaluations.evaluate(0, is_last=True)
         return Trained(model, processor, evaluations, {})
     collator = BetaCLIPDataCollator(processor, seed=run.seed, **run.arm.collator)
     with tempfile.TemporaryDirectory() as folder:
@@ -289,7 +293,8 @@ def record_of(run: Run, trained: Trained) -> dict[str, Any]:
     values, clusters = packed_values(last)
     metrics = {}
     for metric in last:
-        points = [point["metrics"][str(metric.name)] for point in evaluations.curve]
+        # Not every metric is measured at every point.
+        points = [point["metrics"].get(str(metric.name), (None, None, None)) for point in evaluations.curve]
         values_of_points, lows, highs = (list(column) for column in zip(*points, strict=True))
         metrics[str(metric.name)] = {
             "chance": rounded(metric.chance),

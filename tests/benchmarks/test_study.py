@@ -55,6 +55,9 @@ def test_a_run_writes_one_result_and_is_not_repeated(study, tiny_run, tmp_path, 
     assert len(record["commit"]) >= 12 and record["environment"]["torch"] == torch.__version__
     region = record["metrics"]["region_negatives/conditioned/accuracy"]
     assert len(region["value"]) == len(region["low"]) == 2 and region["low"][1] <= region["value"][1]
+    # Retrieval by sentences and phrases is measured at the end alone.
+    window = record["metrics"]["long/hierarchical_window/text_to_image/R@1"]
+    assert window["value"][0] is None and 0 <= window["value"][1] <= 1
     # The values of single items have the mean that is reported.
     for name, values in record["values"].items():
         items_I = study.records.unpacked(values["items"])
@@ -76,7 +79,7 @@ def test_a_run_that_fails_leaves_nothing(study, tiny_run, tmp_path, monkeypatch)
     path = study.records.result_path(tmp_path, run.arm.name, run.seed)
     num_calls = []
 
-    def fail_the_second_time(*args):
+    def fail_the_second_time(*args, **settings):
         num_calls.append(1)
         if len(num_calls) == 2:
             raise RuntimeError("stopped")
