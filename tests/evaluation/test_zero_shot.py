@@ -4,7 +4,7 @@ from PIL import Image, ImageDraw
 
 from beta_clip_hf import BetaCLIPProcessor
 from beta_clip_hf.evaluation.evaluator import evaluate
-from beta_clip_hf.evaluation.zero_shot import Classes, class_embeds
+from beta_clip_hf.evaluation.zero_shot import PLAIN_TEMPLATES, Classes, class_embeds
 from beta_clip_hf.inference.embedder import Embedder
 from evaluation.colours import ColourModel, ColourProcessor
 from evaluation.naive_metrics import recall_at_k
@@ -92,7 +92,10 @@ def test_all_figures_equal_loops_over_images_and_boxes(tiny_model, tiny_tokenize
     processor = BetaCLIPProcessor.from_image_size(tiny_tokenizer, image_size=32, squash=squash)
     generator = torch.Generator().manual_seed(0)
     embeds = class_embeds(Embedder(tiny_model, processor), CLASSES)
-    rows, scores, labels = [], {"classes/cls": [], "boxes/cls": [], "boxes/region": []}, {"classes": [], "boxes": []}
+    # Boxes are also measured by one prompt.
+    plain_embeds = class_embeds(Embedder(tiny_model, processor), Classes(NAMES, PLAIN_TEMPLATES))
+    rows, labels = [], {"classes": [], "boxes": [], "boxes[plain]": []}
+    scores = {"classes/cls": [], "boxes/cls": [], "boxes/region": [], "boxes[plain]/cls": [], "boxes[plain]/region": []}
     for number in range(6):
         pixels = torch.randint(256, (30, 60, 3), generator=generator, dtype=torch.uint8).numpy()
         boxes = [[15 + number, 3, 40, 20], [20, 0, 45, 30 - number]][: number % 3]
@@ -102,18 +105,21 @@ def test_all_figures_equal_loops_over_images_and_boxes(tiny_model, tiny_tokenize
         ]
         rows.append({"image": Image.fromarray(pixels), "label": labels_of_row[0], "regions": regions})
         pixel_values = processor(images=rows[-1]["image"], return_tensors="pt")["pixel_values"]
-        image_scores = torch.cosine_similarity(tiny_model.get_image_features(pixel_values).pooler_output, embeds)
+        image_embed = tiny_model.get_image_features(pixel_values).pooler_output
+        image_scores = torch.cosine_similarity(image_embed, embeds)
         scores["classes/cls"].append(image_scores)
         labels["classes"].append(labels_of_row[0])
         left, width = (0, 60) if squash else (15, 30)
         for region in regions:
             x1, y1, x2, y2 = region["box"]
             box = torch.tensor([[(x1 - left) / width, y1 / 30, (x2 - left) / width, y2 / 30]])
-            scores["boxes/region"].append(
-                torch.cosine_similarity(tiny_model.get_region_features(pixel_values, box), embeds)
-            )
+            region_embed = tiny_model.get_region_features(pixel_values, box)
+            scores["boxes/region"].append(torch.cosine_similarity(region_embed, embeds))
             scores["boxes/cls"].append(image_scores)
+            scores["boxes[plain]/region"].append(torch.cosine_similarity(region_embed, plain_embeds))
+            scores["boxes[plain]/cls"].append(torch.cosine_similarity(image_embed, plain_embeds))
             labels["boxes"].append(region["label"])
+            labels["boxes[plain]"].append(region["label"])
     figures = evaluate(tiny_model, processor, rows, classes=CLASSES, batch_size=4)["figures"]
     assert len(figures) == 2 * len(scores)
     values = set()

@@ -32,7 +32,8 @@ class MetricName:
     direction: str = ""
     """Direction of retrieval: "image_to_text" or "text_to_image"."""
     subset: str = ""
-    """Kind of phrases or negatives, or subset of the benchmark, if the metric is about these alone."""
+    """Kind of phrases or negatives, or subset of the benchmark, if the metric is about these alone. Of classes:
+    the set of prompts, if it is not the main one."""
     head: int | None = None
     """Head of the pooler, if the score is that of a single head."""
     part: str = ""

@@ -70,7 +70,12 @@ _IMAGES = {
 }
 
 
+# Tasks whose rules have changed: version 1 of the boxes had one prompt.
+_VERSIONS = {"coco_boxes": 2, "lvis_boxes": 2}
+
+
 def protocol_of(task: str, dtype: str = "float32") -> Protocol:
     """Returns the current protocol of a task for a model of a precision."""
     images = _IMAGES.get(task, Protocol.images)
-    return Protocol(f"{task}/v1", BENCHMARKS[task].protocol, dtype, images=images)
+    version = _VERSIONS.get(task, 1)
+    return Protocol(f"{task}/v{version}", BENCHMARKS[task].protocol, dtype, images=images)

@@ -22,6 +22,8 @@ from .results import Metric, mean_metric
 
 KS = (1, 5)
 PLAIN_TEMPLATES = ("a photo of a {}.",)
+# Subset in the names of metrics by these, where others are the main ones.
+PLAIN = "plain"
 SCORES = ("cls", "region")
 
 
@@ -63,7 +65,8 @@ def classification_probes(
     """
     Makes the probes of classification that rows have labels for.
 
-    They are `classes` for images that have a `label`, and `boxes` for `regions` that have one.
+    They are `classes` for images that have a `label`, and `boxes` for `regions` that have one. If the classes have
+    several templates, boxes are also measured by "a photo of a {}.", as `boxes[plain]`: papers do both.
 
     Args:
         embedder: Encodes the prompts.
@@ -86,7 +89,12 @@ def classification_probes(
     if any(image_labels):
         probes.append(ClassificationProbe("classes", embedder, image_labels, classes, seed=seed))
     if any(boxes):
-        probes.append(ClassificationProbe("boxes", embedder, box_labels, classes, boxes=boxes, seed=seed))
+        prompt_sets = {"": classes}
+        if len(classes.templates) > 1:
+            prompt_sets[PLAIN] = classes._replace(templates=PLAIN_TEMPLATES)
+        for subset, prompts in prompt_sets.items():
+            probe = ClassificationProbe("boxes", embedder, box_labels, prompts, boxes=boxes, subset=subset, seed=seed)
+            probes.append(probe)
     return probes
 
 
@@ -104,6 +112,7 @@ class ClassificationProbe:
         labels: Labels of each image: none or one, or one for each box.
         classes: What the labels are indices of.
         boxes: For each image the boxes that its labels belong to, in the `box_format` of its row.
+        subset: Subset in the names of the metrics.
         seed: Seed of the bootstrap intervals.
 
     Raises:
@@ -118,9 +127,11 @@ class ClassificationProbe:
         classes: Classes,
         *,
         boxes: Sequence[Sequence[Sequence[float]]] | None = None,
+        subset: str = "",
         seed: int = 0,
     ) -> None:
         self.name = name
+        self.subset = subset
         self.embedder = embedder
         self.seed = seed
         self.labels = labels
@@ -173,7 +184,7 @@ class ClassificationProbe:
             ranks = MatchRanks(*(kept[_key(score, field)] for field in MatchRanks._fields))
             for k in KS:
                 metric = mean_metric(
-                    MetricName(self.name, score, f"top{k}"),
+                    MetricName(self.name, score, f"top{k}", subset=self.subset),
                     hits_at_k(ranks, k),
                     chance=float(hits_at_k(chance, k)),
                     cluster_index_I=kept["image"],

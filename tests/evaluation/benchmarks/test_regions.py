@@ -6,6 +6,8 @@ import pytest
 
 from beta_clip_hf.evaluation.benchmarks import load_benchmark
 from beta_clip_hf.evaluation.benchmarks.regions import FG_OVD_COUNTS, FG_OVD_FILES
+from beta_clip_hf.evaluation.benchmarks.templates import IMAGENET_TEMPLATES
+from beta_clip_hf.evaluation.protocols import protocol_of
 from evaluation.benchmarks.files import touch, write
 
 
@@ -99,12 +101,27 @@ def test_coco_boxes(instances, tmp_path):
         assert words in str(refusal.value)
     (part,) = load_benchmark("coco_boxes", tmp_path, allow_subset=True).parts
     assert part.class_names == ("person", "beer bottle", "toothbrush") and part.kind == "boxes" and part.squash
+    assert part.templates == IMAGENET_TEMPLATES
     assert part.rows == [
         {
             "image": str(tmp_path / "coco" / "images" / "val2017" / "139.jpg"),
             "regions": [{"box": [1, 2, 4, 6.5], "text": "beer bottle", "label": 1, "id": "7"}],
         }
     ]
+
+
+def test_the_templates_are_those_of_imagenet(shared_dir):
+    """In the order of OpenAI's notebook, which is also that of FG-CLIP's code."""
+    stored = json.loads((shared_dir / "data/text/imagenet_openai_classnames_templates.json").read_text())
+    assert list(IMAGENET_TEMPLATES) == stored["templates"]
+
+
+def test_boxes_have_the_second_version_of_their_protocol():
+    """The first had one prompt, so its numbers are others."""
+    for task in ("coco_boxes", "lvis_boxes"):
+        protocol = protocol_of(task)
+        assert protocol.name == f"{task}/v2" and "80 templates" in protocol.task and "boxes[plain]" in protocol.task
+    assert protocol_of("fg_ovd").name == "fg_ovd/v1"
 
 
 def test_lvis_boxes_of_val2017_and_of_all_images(instances, tmp_path):

@@ -51,7 +51,7 @@ class Annotations:
     class_names: Sequence[str] = ()
     """The names of the classes (for `classes` and `boxes`). Labels count from 0 in this order."""
     templates: Sequence[str] = ()
-    """Prompts with `{}` for the name of a class (for `classes`)."""
+    """Prompts with `{}` for the name of a class (for `classes` and `boxes`)."""
     is_optional: bool = False
     """Whether the part is left out, instead of refused, if images of it are missing."""
 

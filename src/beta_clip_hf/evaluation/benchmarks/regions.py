@@ -22,6 +22,7 @@ from .layout import (
     require_texts,
 )
 from .short_captions import flickr30k_images
+from .templates import IMAGENET_TEMPLATES
 
 
 FG_OVD_FILES = {
@@ -123,6 +124,8 @@ def _boxes(
     """
     Makes a part of a file in COCO's format. Images without a box have no row.
 
+    The templates are ImageNet's, as in FG-CLIP's code (`in_1K/coco_box_cls.py`).
+
     Args:
         file: The file, for messages.
         content: Its content.
@@ -150,7 +153,15 @@ def _boxes(
     regions = convert_records(file, content["annotations"], convert)
     rows = group_by_image((region for region in regions if region is not None), "regions")
     counted = {"images in the file": len(names)}
-    return Annotations("boxes", rows, locate, class_names=class_names, counted=counted, **options)
+    return Annotations(
+        "boxes",
+        rows,
+        locate,
+        counted=counted,
+        class_names=class_names,
+        templates=IMAGENET_TEMPLATES,
+        **options,
+    )
 
 
 def read_phrases(place: Place) -> list[Annotations]:

@@ -51,7 +51,10 @@ class Benchmark:
 
 _LONG = "one caption per image, up to 248 tokens; R@k both ways"
 _SHORT = "five captions per image, any of them is a hit; R@k both ways"
-_BOXES = "RoIAlign of the box in the squashed image against the names of all classes; top-1 and top-5"
+_BOXES = (
+    "RoIAlign of the box in the squashed image against all classes, by the 80 templates of `imagenet` and, as "
+    '`boxes[plain]`, by "a photo of a {}."; top-1 and top-5'
+)
 _FOIL = "caption against one foil; accuracy"
 _KARPATHY = "https://cs.stanford.edu/people/karpathy/deepimagesent"
 _COCO_IMAGES = "COCO's images: terms of Flickr"
