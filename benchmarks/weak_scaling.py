@@ -85,8 +85,8 @@ def step_collectives(
     limit = paired_rows_beta_clip.DENSE_LIMIT if dense_limit is None else dense_limit
     clip = contrast_collectives(images, width, "ce", has_ids=False, limit=limit)
     beta_cal = contrast_collectives(texts, width, kind, has_ids=True, limit=limit)
-    # First the processes exchange five row counts each, as int64.
-    sizes = Collective("all_gather", 8 * 5 * len(images))
+    # First the processes exchange six row counts each, as int64.
+    sizes = Collective("all_gather", 8 * 6 * len(images))
     return Collectives([sizes, *clip.forward, *beta_cal.forward], clip.backward + beta_cal.backward)
 
 

@@ -12,15 +12,15 @@ from ..model.batch_plan_beta_clip import BatchPlan, plan_batch
 from ..model.image_views_beta_clip import seen_size
 from ..model.packing_beta_clip import plan_texts, text_lengths
 from ..model.processing_beta_clip import BetaCLIPProcessor
-from ..model.text_cleaning_beta_clip import clean_checked_text
-from ..text.hierarchy import TextHierarchy, with_checked_texts
+from ..model.text_cleaning_beta_clip import clean_checked_text, clean_text
+from ..text.hierarchy import SENTENCE_ORDERS, TextHierarchy, with_checked_texts
 from ..text.phrases import PhraseExtractor
-from ..text.sentences import split_sentences
 from .crop import crop_box, resized_part
 from .images import load_image
+from .prefix_padding import pad_prefixes
 from .region_sampling import Crop, draw_regions
 from .row_counts import report_skip
-from .row_texts import hierarchy_of
+from .row_texts import hierarchy_of, sentences_of
 from .rows import CheckedRow, Row, check_row, row_id
 from .text_negatives import draw_caption_negatives, draw_phrase_negatives
 from .workers import SharedCount, SharedEpoch
@@ -29,13 +29,21 @@ from .workers import SharedCount, SharedEpoch
 CAPTION_MODES = ("sampled", "full", "caption_only")
 
 
+# Fields that are probabilities.
+_PROBABILITIES = ("short_caption_probability", "drop_first_sentence_probability", "prefix_padding_probability")
+
+
 class _Example(NamedTuple):
-    """Holds the image, the texts with the negatives of each, and the regions that one row gives to a batch."""
+    """Holds the image, the texts with the negatives of each, and the regions that one row gives to a batch.
+
+    `start` says where the caption begins, see [`pad_prefixes`].
+    """
 
     image: Image.Image
     texts: TextHierarchy
     negatives: list[list[str]]
     regions: list[dict[str, Any]]
+    start: float | None
 
 
 @dataclass(eq=False, repr=False)
@@ -54,6 +62,14 @@ class BetaCLIPDataCollator:
         caption_mode: "sampled": the drawn sentences, joined, are the caption, and the phrases are theirs. "full": the
             caption is whole; sentences and phrases are drawn as before. "caption_only": the whole caption and nothing
             else, as for CLIP.
+        sentence_order: Order of the sentences in a "sampled" caption: "reading", as in the whole caption, or "random".
+        drop_first_sentence_probability: With this probability the texts are drawn as if the caption had not its first
+            sentence, in which long captions sum up the others. A caption of one sentence stays as it is. (DeBias-CLIP,
+            arXiv 2602.22419.)
+        prefix_padding_probability: With this probability the caption begins at a later position: 0 to k tokens of
+            padding, all numbers equally likely, stand between its first token and its words, where k positions are free
+            behind it. They are tokens like others: later tokens attend to them, and they are computed. Sentences,
+            phrases and short captions stay at the beginning. (DeBias-CLIP.)
         seed: Seed of the sampling and cropping.
         random_resized_crop: Range of the share of the image's area that is kept, as (0.5, 1.0); all of it by default.
         include_short_caption: Whether each row also gives a short caption: its `short_caption`; if it has none, one of
@@ -66,8 +82,8 @@ class BetaCLIPDataCollator:
             text of a region is its `text` or its `long_text`, drawn; with `negatives`, the `text` and all of these are
             its hard texts. With 0 a batch has no region tensors; with more it always has them, even without regions.
         num_caption_negatives: Largest number of negatives of a caption, drawn without replacement from the row's
-            `hard_negatives`. They vary the whole caption, so that a sampled caption cannot have them, and a short pair
-            has none.
+            `hard_negatives`. They vary the whole caption: a sampled caption cannot have them, and a short pair or a
+            caption without its first sentence has none.
         num_phrase_negatives: Largest number of negatives of each phrase, drawn without replacement from the phrase's
             `negatives`. A phrase without these that relates two things ("a cup left of a plate") has one, in which they
             are exchanged. If this and `num_caption_negatives` are 0, a batch has no tensors of negatives; otherwise it
@@ -87,6 +103,9 @@ class BetaCLIPDataCollator:
     num_sentences: int = 5
     num_phrases: int = 30
     caption_mode: str = "sampled"
+    sentence_order: str = "reading"
+    drop_first_sentence_probability: float = 0.0
+    prefix_padding_probability: float = 0.0
     seed: int = 0
     random_resized_crop: tuple[float, float] | None = None
     include_short_caption: bool = False
@@ -102,6 +121,13 @@ class BetaCLIPDataCollator:
     def __post_init__(self) -> None:
         if self.caption_mode not in CAPTION_MODES:
             raise ValueError(f"caption_mode must be one of {CAPTION_MODES}, but is {self.caption_mode!r}")
+        if self.sentence_order not in SENTENCE_ORDERS:
+            raise ValueError(f"sentence_order must be one of {SENTENCE_ORDERS}, but is {self.sentence_order!r}")
+        if self.sentence_order != "reading" and self.caption_mode != "sampled":
+            raise ValueError(
+                'sentence_order must be "reading" where captions are whole (caption_mode "full" or "caption_only"), '
+                f"but is {self.sentence_order!r}"
+            )
         if self.num_sentences < 1:
             raise ValueError(f"num_sentences must be at least 1, but is {self.num_sentences}")
         for name in ("num_phrases", "num_regions", "num_caption_negatives", "num_phrase_negatives"):
@@ -115,8 +141,9 @@ class BetaCLIPDataCollator:
         scale = self.random_resized_crop
         if scale is not None and not 0 < scale[0] <= scale[1] <= 1:
             raise ValueError(f"random_resized_crop must be a range within (0, 1], but is {scale}")
-        if not 0 <= self.short_caption_probability <= 1:
-            raise ValueError(f"short_caption_probability must be in [0, 1], but is {self.short_caption_probability}")
+        for name in _PROBABILITIES:
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in [0, 1], but is {getattr(self, name)}")
         # In shared memory: each worker has a copy of the collator, but must see the epoch of the training process. That
         # process must see the skips of the workers.
         self._epoch = SharedEpoch()
@@ -162,6 +189,9 @@ class BetaCLIPDataCollator:
             box_format="xyxy_normalized",
             negatives=negatives,
         )
+        if self.prefix_padding_probability:
+            starts = [example.start for example in examples]
+            pad_prefixes(batch, starts, max_length=self.processor.max_length, tokenizer=self.processor.tokenizer)
         # Without labels, the Trainer computes a loss in evaluation only for batches that have `return_loss`.
         return {**batch, "plan": self._plan(batch), "return_loss": True}
 
@@ -177,25 +207,34 @@ class BetaCLIPDataCollator:
         short_caption = None
         if self.include_short_caption:
             short_caption = self._short_caption(row)
-        if self._is_short_pair(row):
+        if self._rng(row, "/short_pair").random() < self.short_caption_probability:
             return TextHierarchy(self._short_caption(row), short_caption=short_caption)
+        drops_first = self._rng(row, "/first_sentence").random() < self.drop_first_sentence_probability
         if self.caption_mode == "caption_only":
-            return TextHierarchy(row["caption"], short_caption=short_caption)
+            caption = row["caption"]
+            if drops_first:
+                caption = TextHierarchy(caption, tuple(sentences_of(row))).without_first_sentence().caption
+            return TextHierarchy(caption, short_caption=short_caption)
         hierarchy = hierarchy_of(row, self.extractor)
-        drawn = hierarchy.sample(self._rng(row), num_sentences=self.num_sentences, num_phrases=self.num_phrases)
+        if drops_first:
+            hierarchy = hierarchy.without_first_sentence()
+        drawn = hierarchy.sample(
+            self._rng(row),
+            num_sentences=self.num_sentences,
+            num_phrases=self.num_phrases,
+            order=self.sentence_order,
+        )
         caption = hierarchy.caption
         if self.caption_mode == "sampled":
             caption = drawn.caption
         # A checked row has no blank short caption.
         return with_checked_texts(drawn, caption=caption, short_caption=short_caption)
 
-    def _is_short_pair(self, row: Row) -> bool:
-        return self._rng(row, "/short_pair").random() < self.short_caption_probability
-
     def _negatives(self, row: Row, texts: TextHierarchy) -> list[list[str]]:
         """Draws the negatives of each of a row's texts, in the order of a flat batch."""
         caption_negatives: list[str] = []
-        if self.num_caption_negatives and not self._is_short_pair(row):
+        # A short pair, and a caption without its first sentence, are not what the row's negatives vary.
+        if self.num_caption_negatives and texts.caption == clean_text(row["caption"]):
             rng = self._rng(row, "/caption_negatives")
             caption_negatives = draw_caption_negatives(row, self.num_caption_negatives, rng)
         phrase_negatives: list[list[str]] = [[] for _ in texts.phrases]
@@ -212,8 +251,7 @@ class BetaCLIPDataCollator:
             return row["short_caption"]
         if row.get("captions"):
             return self._rng(row, "/short_caption").choice(row["captions"])
-        sentences = row.get("sentences") or split_sentences(row["caption"])
-        return sentences[0]
+        return sentences_of(row)[0]
 
     def _example(self, row: CheckedRow) -> _Example:
         # Texts first: a row with a bad text is skipped before its image is decoded.
@@ -231,11 +269,18 @@ class BetaCLIPDataCollator:
             # Already in the size that the model sees, so the processor has nothing left to resize or cut.
             image = resized_part(image, part, crop.size)
         if self.num_regions == 0:
-            return _Example(image, texts, negatives, [])
+            return _Example(image, texts, negatives, [], self._start(row))
         image_processor = self.processor.image_processor
         rng = self._rng(row, "/regions")
         regions = draw_regions(row, self.num_regions, image_size, crop, image_processor, rng)
-        return _Example(image, texts, negatives, regions)
+        return _Example(image, texts, negatives, regions, self._start(row))
+
+    def _start(self, row: Row) -> float | None:
+        """Draws where the caption begins, see [`pad_prefixes`]; `None` for a caption that begins at the first place."""
+        rng = self._rng(row, "/prefix_padding")
+        if rng.random() < self.prefix_padding_probability:
+            return rng.random()
+        return None
 
     def _plan(self, batch: Mapping[str, Any]) -> BatchPlan:
         """Plans how the texts are packed, in the order in which the model encodes them."""

@@ -5,6 +5,12 @@ from typing import Any
 
 from ..text.hierarchy import HIERARCHY_COLUMNS, TextHierarchy, build_text_hierarchy
 from ..text.phrases import PhraseExtractor
+from ..text.sentences import split_sentences
+
+
+def sentences_of(row: Mapping[str, Any]) -> list[str]:
+    """Returns the sentences of a checked row's caption: those that it brings, or else those found in the caption."""
+    return row.get("sentences") or row.get("captions") or split_sentences(row["caption"]) or [row["caption"]]
 
 
 def hierarchy_of(row: Mapping[str, Any], extractor: PhraseExtractor | None = None) -> TextHierarchy:

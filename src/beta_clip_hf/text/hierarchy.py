@@ -14,6 +14,7 @@ from .sentences import split_sentences
 
 # The columns of a row whose hierarchy was built before.
 HIERARCHY_COLUMNS = ("sentences", "phrases", "phrase_sentences", "phrase_kinds")
+SENTENCE_ORDERS = ("reading", "random")
 # Kind of a phrase that the data brought along without a kind.
 GIVEN = "given"
 
@@ -70,37 +71,78 @@ class TextHierarchy:
         return cls(**fields)
 
     def sample(
-        self, rng: random.Random, *, num_sentences: int = 5, num_phrases: int = 30, separator: str = ". "
+        self,
+        rng: random.Random,
+        *,
+        num_sentences: int = 5,
+        num_phrases: int = 30,
+        separator: str = ". ",
+        order: str = "reading",
     ) -> "TextHierarchy":
         """Draws a part of the hierarchy, as one training step sees it.
 
-        Up to `num_sentences` sentences are drawn without replacement and kept in order; joined, they are the caption.
+        Up to `num_sentences` sentences are drawn without replacement; joined, they are the caption. Their order is that
+        of the caption ("reading"), or the one in which they were drawn ("random"), which changes nothing else.
         Their phrases are those attached to them, and those that stand in them word for word. If there are more than
         `num_phrases`, kinds take turns, each in random order, so that no kind crowds out another. What is left keeps
         its order. Equal states of `rng` give equal samples. A caption that stands alone is its own sample.
 
         Raises:
-            ValueError: if `num_sentences` is below 1 or `num_phrases` below 0.
+            ValueError: if `num_sentences` is below 1 or `num_phrases` below 0, or the order is unknown.
         """
         if num_sentences < 1:
             raise ValueError(f"num_sentences must be at least 1, but is {num_sentences}")
         if num_phrases < 0:
             raise ValueError(f"num_phrases must be at least 0, but is {num_phrases}")
+        if order not in SENTENCE_ORDERS:
+            raise ValueError(f"order must be one of {SENTENCE_ORDERS}, but is {order!r}")
         if not self.sentences:
             return self
         count = min(num_sentences, len(self.sentences))
-        drawn = sorted(rng.sample(range(len(self.sentences)), count))
-        sentences = [self.sentences[index] for index in drawn]
+        drawn = rng.sample(range(len(self.sentences)), count)
+        if order == "reading":
+            drawn.sort()
         sentence_of_phrase = self._phrases_in(drawn)
         kinds = [self.phrase_kinds[index] for index in sentence_of_phrase]
         kept = choose_in_turns(list(sentence_of_phrase), kinds, num_phrases, rng)
+        caption = join_sentences([self.sentences[index] for index in drawn], separator)
+        return self._part(caption, drawn, {index: sentence_of_phrase[index] for index in kept})
+
+    def without_first_sentence(self) -> "TextHierarchy":
+        """Returns the hierarchy without its first sentence, often a summary; itself if it has no other sentence.
+
+        The caption is what follows the sentence; if it does not begin with it, the other sentences. Phrases of the
+        sentence go with it, unless they stand word for word in another one.
+
+        >>> hierarchy = TextHierarchy("A dog. It lies. It sleeps.", ("A dog.", "It lies.", "It sleeps."), ("A dog",))
+        >>> hierarchy.without_first_sentence().caption, hierarchy.without_first_sentence().phrases
+        ('It lies. It sleeps.', ())
+        """
+        if len(self.sentences) < 2:
+            return self
+        first, *others = self.sentences
+        caption = self.caption.strip()
+        rest = caption.removeprefix(first).strip()
+        if rest == caption or not rest:
+            rest = " ".join(others)
+        kept = range(1, len(self.sentences))
+        return self._part(rest, kept, self._phrases_in(kept))
+
+    def _part(self, caption: str, drawn: Sequence[int], sentence_of_phrase: Mapping[int, int]) -> "TextHierarchy":
+        """Returns a hierarchy of some of the texts.
+
+        Args:
+            caption: The caption of the part.
+            drawn: The sentences, by index.
+            sentence_of_phrase: The phrases, by index, and the place of the sentence of each in `drawn`.
+        """
         return with_checked_texts(
             self,
-            caption=join_sentences(sentences, separator),
-            sentences=tuple(sentences),
-            phrases=tuple(self.phrases[index] for index in kept),
-            phrase_sentences=tuple(sentence_of_phrase[index] for index in kept),
-            phrase_kinds=tuple(self.phrase_kinds[index] for index in kept),
+            caption=caption,
+            sentences=tuple(self.sentences[index] for index in drawn),
+            phrases=tuple(self.phrases[index] for index in sentence_of_phrase),
+            phrase_sentences=tuple(sentence_of_phrase.values()),
+            phrase_kinds=tuple(self.phrase_kinds[index] for index in sentence_of_phrase),
         )
 
     def _phrases_in(self, drawn: Sequence[int]) -> dict[int, int]:

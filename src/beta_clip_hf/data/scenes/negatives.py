@@ -98,15 +98,12 @@ def _false_nouns(dice: Dice, scene: Scene, level: Level, mention: Mention, seen:
     thing = scene.objects[mention.target]
     changes = []
     for name in mention.attributes:
-        changes += [(name, value) for value in level.values[name] if value != getattr(thing, name)]
-    nouns: list[str] = []
-    for name, value in sorted(dice.shuffled(changes), key=lambda change: change not in seen):
-        changed = thing.changed(**{name: value})
-        if not any(other.matches(changed, mention.attributes) for other in scene.objects):
-            nouns.append(mention.words(changed))
-        if len(nouns) == NUM_PHRASE_NEGATIVES:
-            break
-    return nouns
+        kept_attributes = [other_name for other_name in mention.attributes if other_name != name]
+        # With one of these values the mention fits an object, maybe another one.
+        true_values = {getattr(other, name) for other in scene.objects if other.matches(thing, kept_attributes)}
+        changes += [(name, value) for value in level.values[name] if value not in true_values]
+    chosen = sorted(dice.shuffled(changes), key=lambda change: change not in seen)[:NUM_PHRASE_NEGATIVES]
+    return [mention.words(thing.changed(**{name: value})) for name, value in chosen]
 
 
 def _changes(dice: Dice, thing: SceneObject, attributes: tuple[str, ...], level: Level) -> list[dict[str, str]]:
