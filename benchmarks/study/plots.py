@@ -62,7 +62,7 @@ def _draw_curves(axes: Any, results: Results, metric: str) -> None:
         axes.axhline(100 * chance, color=FAINT, linewidth=0.8, linestyle=":")
     if results.start == "scratch":
         axes.set_xscale("log")
-    axes.set_xticks(sorted(ticks), [f"{scenes / 1000:.3g}k" for scenes in sorted(ticks)])
+    axes.set_xticks(sorted(ticks), [f"{round(scenes / 1000, 1):g}k" for scenes in sorted(ticks)])
     axes.set_xticks([], minor=True)
     _tidy(axes)
     _label_ends(axes, ends)
