@@ -1,8 +1,7 @@
 """
-Chromium without a window, driven by Playwright: for the tests, and for the pictures of docs/demo.md.
+Chromium without a window, driven by Playwright: for the tests, and for the pictures of docs/demo.md and pictures.md.
 
-    beta-clip demo --port 7860 &
-    python tests/demo/browser.py http://127.0.0.1:7860 docs/images
+    python tests/demo/browser.py docs/images
 """
 
 import io
@@ -12,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from PIL import Image
@@ -67,5 +67,33 @@ def _save(page: Any, path: Path) -> None:
     image.save(path, optimize=True)
 
 
+def take_page_picture(html: Path, path: Path) -> None:
+    """The top of a page."""
+    with open_browser() as browser:
+        page = browser.new_page(viewport={"width": 1120, "height": 660})
+        page.goto(html.as_uri())
+        Image.open(io.BytesIO(page.screenshot())).convert("RGB").save(path, optimize=True)
+
+
+def main(folder: Path) -> None:
+    """Draws the pictures of the documents with the small β-CLIP that ships."""
+    from beta_clip_hf.data.scenes import SceneDataset, default_model
+    from beta_clip_hf.demo.app import open_page
+    from beta_clip_hf.visualize.look import show_image
+
+    with TemporaryDirectory() as temporary:
+        # A scene of three objects.
+        scene = SceneDataset(3, seed=7, level="easy", image_size=256)[2]
+        image, html = Path(temporary) / "scene.png", Path(temporary) / "seen.html"
+        scene["image"].save(image)
+        show_image(default_model(), image, [scene["caption"]], html)
+        take_page_picture(html, folder / "show_page.png")
+    with open_page() as page:
+        from beta_clip_hf.demo.page import launch
+
+        take_pictures(launch(page, port=free_port()), folder)
+        page.blocks.close(verbose=False)
+
+
 if __name__ == "__main__":
-    take_pictures(sys.argv[1], Path(sys.argv[2]))
+    main(Path(sys.argv[1]))
