@@ -10,11 +10,13 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, normalize
 
 from beta_clip_cli.train import add_arguments, configuration
+from beta_clip_hf import BetaCLIPDataCollator
+from beta_clip_hf.data.rows import check_row
 from beta_clip_hf.evaluation.benchmarks import load_benchmark
 from beta_clip_hf.evaluation.benchmarks.long_captions import FILTERED_SHARE_CAPTIONS, SHARE_CAPTIONS
 from beta_clip_hf.model.loss_beta_clip import beta_cal_loss
 from beta_clip_hf.training.build import open_rows
-from beta_clip_hf.training.config import read_config
+from beta_clip_hf.training.config import COLLATOR_KEYS, read_config
 from evaluation.benchmarks.files import touch, write
 
 
@@ -187,9 +189,26 @@ def test_the_weight_moves_the_towers_and_not_the_pooler():
 
 
 DIFFERENCES = (
-    "random crop", "warm-up", "weight decay", "several GPUs", "sentences", "phrases", "more than 248 tokens",
-    "half precision", "padded texts",
+    "random crop", "warm-up", "weight decay", "several GPUs", "sentences", "fewer than 5", "phrases",
+    "more than 248 tokens", "half precision", "padded texts",
 )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_sentences_are_in_the_order_of_the_paper(project_dir, name):
+    """The first of eight sentences leads in an eighth of the captions; in reading order it would in five eighths."""
+    data = read_config(project_dir / f"examples/configs/{name}.yaml")["data"]
+    collator = BetaCLIPDataCollator(None, **{key: data[key] for key in COLLATOR_KEYS if key in data})
+    leads, has_first = 0, 0
+    for number in range(400):
+        caption = " ".join(f"Thing {place} is here." for place in range(8))
+        texts = collator.sample_texts(check_row({"image": b"", "caption": caption, "id": str(number)}))
+        first = "Thing 0 is here."
+        assert len(texts.sentences) == 5
+        has_first += first in texts.sentences
+        leads += texts.caption.startswith("Thing 0 ")
+    assert 0.53 < has_first / 400 < 0.72  # 5 of 8
+    assert 0.07 < leads / 400 < 0.18  # 1 of 8
 
 
 @pytest.mark.parametrize("name", RECIPES)
