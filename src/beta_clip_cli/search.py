@@ -32,14 +32,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rerank-score",
         choices=RERANK_SCORES,
-        help="score that orders them: of whole texts as they see an image (conditioned, the default), or with their "
-        "sentences and phrases, by the same score (hierarchical) or by the best window, which needs no pooler",
+        help="score that orders them: of whole texts, or with their sentences and phrases, as these see the image or "
+        "by their best window, which needs no pooler (default: conditioned)",
     )
     parser.add_argument(
         "--rerank-weights",
         metavar="C,S,P",
-        help="weights of caption, sentences and phrases in a hierarchical score, whose sum is 1 (default: 0.4,0.2,0.4; "
-        "of windows 0.8,0,0.2)",
+        help="weights of caption, sentences and phrases in a hierarchical score, whose sum is 1 "
+        "(default: 0.4,0.2,0.4, or 0.8,0,0.2 for windows)",
     )
     parser.add_argument("--exact", action="store_true", help="compare with every image, even of a large index")
     parser.add_argument("--html", metavar="FILE", help="page of pictures with heat maps to write as well")

@@ -23,7 +23,7 @@ COMMAND = [sys.executable, "-c", "import sys; from beta_clip_cli.main import mai
 SECTIONS = {"positional arguments", "options", "sweep options", "commands", "kinds", "example"}
 METAVARS = {
     "MODEL", "BASE", "TUNED", "DATA", "DIR", "FILE", "INDEX", "A", "B", "N", "X", "NAME", "NAMES", "TEXT", "SQL",
-    "KEY=VALUE", "THEIRS=OURS", "I/N", "X,Y,W,H", "DEVICE", "HEAD", "REPO_ID", "ADDRESS", "MIB", "MILLIONS",
+    "KEY=VALUE", "THEIRS=OURS", "I/N", "X,Y,W,H", "C,S,P", "DEVICE", "HEAD", "REPO_ID", "ADDRESS", "MIB", "MILLIONS",
     "COMMAND", "KIND",
 }  # fmt: skip
 # Without a buffer argparse writes by itself, and keeps what goes wrong to itself.

@@ -35,7 +35,7 @@ def test_the_help_repeats_the_scores_and_the_weights_of_the_library():
     parser = argparse.ArgumentParser()
     search_command.add_arguments(parser)
     text = " ".join(parser.format_help().split())
-    assert f"({DEFAULT_SCORE}, the default)" in text
+    assert f"(default: {DEFAULT_SCORE})" in text
     for weights in DEFAULT_WEIGHTS.values():
         assert ",".join(f"{weight:g}" for weight in weights) in text
 
