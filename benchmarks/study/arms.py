@@ -60,6 +60,7 @@ GROUPS = {
     "debias": "DeBias-CLIP's collator modes",
     "short": "short captions in training",
     "relations": "relations",
+    "recipe": "everything that helps, at once",
 }
 
 
@@ -82,6 +83,32 @@ _ARMS = (
     _plain("before", "reference", "the plain CLIP before fine-tuning", starts=("finetune",), is_trained=False),
     _plain("plain", "reference", "plain CLIP: image and whole caption"),
     _varied(BASE, "reference", "β-CAL with cross-entropy, β = 0.5, 12 texts of an image, 2 heads"),
+    _varied(
+        "recommended",
+        "recipe",
+        "β-CAL, more positives of CLS, short captions, regions, hard negatives and false texts",
+        config={
+            "text_clip_loss_weight": 1.0,
+            "short_clip_loss_weight": 1.0,
+            "use_regions": True,
+            "region_loss_weight": 1.0,
+            "text_negative_loss_weight": 1.0,
+            "conditioned_negative_loss_weight": 1.0,
+        },
+        collator={
+            "include_short_caption": True,
+            "num_regions": 4,
+            "num_caption_negatives": 1,
+            "num_phrase_negatives": 1,
+        },
+    ),
+    _varied(
+        "recommended_captions",
+        "recipe",
+        "the part of it that needs captions alone: β-CAL, more positives of CLS, short captions",
+        config={"text_clip_loss_weight": 1.0, "short_clip_loss_weight": 1.0},
+        collator={"include_short_caption": True},
+    ),
     _varied("bce", "beta", "β-CAL with binary cross-entropy, β = 0.5", config={"alignment_loss": "bce"}),
     _varied("ce_b0", "beta", "cross-entropy, β = 0", config={"beta": 0.0}),
     _varied("ce_b1", "beta", "cross-entropy, β = 1", config={"beta": 1.0}),

@@ -44,6 +44,8 @@ REGIONS = (REGION_CLS, REGION_CONDITIONED, REGION_FEATURE)
 RETRIEVAL = (LONG, SHORT)
 POINTING = (POINT_ATTENTION, POINT_REGION)
 ALL_METRICS = (*RETRIEVAL, *REGIONS, *POINTING)
+# Those that a plain CLIP has too.
+_RECIPE_METRICS = (*RETRIEVAL, REGION_CLS, REGION_FEATURE, COLOUR, RELATION, POINT_REGION)
 
 
 @dataclass(frozen=True)
@@ -220,6 +222,15 @@ QUESTIONS = (
         ),
         mode="each",
         note="Chance is 50 %. The captions of an exchanged relation differ in the order of two nouns alone.",
+    ),
+    Question(
+        "Is everything at once better than β-CAL alone, and than plain fine-tuning?",
+        _joined(
+            _each(("recommended", "recommended_captions"), _RECIPE_METRICS),
+            _each(("recommended", "recommended_captions"), _RECIPE_METRICS, other="plain"),
+            _each(("recommended",), [*ALL_METRICS, RELATION], other="recommended_captions"),
+        ),
+        mode="each",
     ),
     Question(
         "What do DeBias-CLIP's collator modes and replayed short captions change?",
