@@ -3,18 +3,18 @@
 Only what differs from `CLIPModel` is written here.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.models.clip.modeling_clip import CLIPOutput
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils.generic import can_return_tuple
 
 from .batch_beta_clip import BatchTexts, FlatBatch, RegionBatch, TextNegatives
 from .flat_model_beta_clip import FlatBatchModel
 from .loss_inputs_beta_clip import FlatEmbeds
 from .objective_beta_clip import multiplier
+from .outputs_beta_clip import BetaCLIPOutput, output_of_images, output_of_texts
 from .pooler_beta_clip import TextConditionedPooler, normalize
 from .ragged_beta_clip import index_or_pairs
 
@@ -24,36 +24,14 @@ from .ragged_beta_clip import index_or_pairs
 _UNSET_ARGUMENTS = ("inputs_embeds", "output_attentions", "output_hidden_states", "num_items_in_batch", "use_cache")
 
 
-@dataclass
-class BetaCLIPOutput(CLIPOutput):
-    r"""
-    Extends [`~transformers.models.clip.modeling_clip.CLIPOutput`] by what a batch with `image_index` has.
-
-    Args:
-        losses (`dict[str, Tensor]`, *optional*):
-            The parts of `loss`, before their weights, as far as they were computed, under their names in
-            [`LOSS_PARTS`].
-        contextualized_embeds (`Tensor` of shape `(T, D)`, *optional*):
-            L2-normalised embedding of each text's image as pooled for that text.
-        region_embeds (`Tensor` of shape `(R, D)`, *optional*): L2-normalised embeddings of the boxes.
-
-    For a batch with `image_index` the embeddings are L2-normalised in at least float32, `logits_per_image` is `(B, T)`
-    on CLS and EOS, and the outputs of the towers are left out.
-    """
-
-    # After CLIP's own fields: `to_tuple` keeps the places of those.
-    losses: dict[str, Tensor] | None = None
-    contextualized_embeds: Tensor | None = None
-    region_embeds: Tensor | None = None
-
-
 class BetaCLIPModel(FlatBatchModel):
     r"""
     CLIP with a text-conditioned pooler, for captions of up to 248 tokens, their sentences, their phrases, and regions.
 
-    Without `image_index` it is `CLIPModel`, bit for bit. With it, a batch is B images and T flat texts, each of which
-    names its image and its kind, and any number of boxes with their texts; see [`BetaCLIPModel.forward`]. Its
-    [`BetaCLIPConfig`] decides which parts it has: a pooler, a second text path, logit scales of regions.
+    Without `image_index` it is `CLIPModel`, bit for bit, and images or texts may also come alone. With it, a batch is
+    B images and T flat texts, each of which names its image and its kind, and any number of boxes with their texts; see
+    [`BetaCLIPModel.forward`]. Its [`BetaCLIPConfig`] decides which parts it has: a pooler, a second text path, logit
+    scales of regions.
 
     Source: arXiv 2512.12678 (β-CLIP), arXiv 2505.05071 (FG-CLIP).
     """
@@ -111,18 +89,16 @@ class BetaCLIPModel(FlatBatchModel):
                 that transformers passes to any model, unset.
 
         Raises:
-            ValueError: If images or texts are missing (B is 0, too), shapes disagree, an argument needs `image_index`
-                or `boxes` beside it, attentions or hidden states of a batch with `image_index` are asked for, or a loss
-                cannot be computed: B ≠ T in a plain batch, no `granularity`, an image with no caption or several, boxes
-                for a model without `use_regions`.
+            ValueError: If images and texts are missing (B is 0, too), or one of them in a batch with `image_index` or
+                a loss, shapes disagree, an argument needs `image_index` or `boxes` beside it, attentions or hidden
+                states of a batch with `image_index` are asked for, or a loss cannot be computed: B ≠ T in a plain
+                batch, no `granularity`, an image with no caption or several, boxes for a model without `use_regions`.
             TypeError: If a batch with `image_index` comes with an argument that is not known.
         """
         # Internal: the `BatchPlan` of this very batch, which the collator adds, and which the model trusts. Without it
         # the model works the plan out, checks it, and waits for the GPU. `CLIPModel` does not know it.
         plan = kwargs.pop("plan", None)
-        if input_ids is None or pixel_values is None:
-            raise ValueError("input_ids and pixel_values must both be given; for one of them see get_…_features")
-        if len(pixel_values) == 0:
+        if pixel_values is not None and len(pixel_values) == 0:
             raise ValueError("pixel_values must hold at least one image, but holds none")
         region_arguments = {
             "region_image_index": region_image_index,
@@ -138,6 +114,8 @@ class BetaCLIPModel(FlatBatchModel):
             kwargs.update(return_loss=return_loss, interpolate_pos_encoding=interpolate_pos_encoding)
             return self._plain_forward(input_ids, pixel_values, **kwargs)
 
+        if input_ids is None or pixel_values is None:
+            raise ValueError("image_index needs input_ids and pixel_values beside it, but one of them is missing")
         _check_arguments_of_flat_batch(kwargs)
         regions = None
         if boxes is None:
@@ -165,8 +143,10 @@ class BetaCLIPModel(FlatBatchModel):
             outputs.loss, outputs.losses = self.loss_of(embeds)
         return outputs
 
-    def _plain_forward(self, input_ids: Tensor, pixel_values: Tensor, **kwargs: Any) -> BetaCLIPOutput:
-        """Computes a batch without `image_index` as `CLIPModel` does."""
+    def _plain_forward(self, input_ids: Tensor | None, pixel_values: Tensor | None, **kwargs: Any) -> BetaCLIPOutput:
+        """Computes a batch without `image_index` as `CLIPModel` does, or only what images or texts alone have."""
+        if input_ids is None or pixel_values is None:
+            return self._one_sided_forward(input_ids, pixel_values, **kwargs)
         if kwargs["return_loss"] and len(pixel_values) != len(input_ids):
             raise ValueError(
                 f"without image_index a loss needs as many texts as images, but there are {len(input_ids)} "
@@ -178,6 +158,27 @@ class BetaCLIPModel(FlatBatchModel):
         # CLIP computes it without a weight. `losses` holds parts before their weights in any case.
         losses = None if outputs.loss is None else {"clip_loss": outputs.loss}
         return BetaCLIPOutput(**outputs, losses=losses)
+
+    def _one_sided_forward(
+        self,
+        input_ids: Tensor | None,
+        pixel_values: Tensor | None,
+        return_loss: bool | None,
+        interpolate_pos_encoding: bool,
+        attention_mask: Tensor | None,
+        position_ids: Tensor | None,
+        **kwargs: Any,
+    ) -> BetaCLIPOutput:
+        """Embeds images or texts alone, to the numbers that they have in a plain batch."""
+        if return_loss:
+            raise ValueError("a loss needs input_ids and pixel_values, but one of them is missing")
+        if pixel_values is not None:
+            outputs = self.get_image_features(pixel_values, interpolate_pos_encoding, return_dict=True, **kwargs)
+            return output_of_images(outputs)
+        if input_ids is None:
+            raise ValueError("at least one of input_ids and pixel_values must be given, but neither is")
+        outputs = self.get_text_features(input_ids, attention_mask, position_ids, return_dict=True, **kwargs)
+        return output_of_texts(outputs)
 
     def _outputs(self, embeds: FlatEmbeds) -> BetaCLIPOutput:
         """Returns the outputs of a batch, without its loss."""
@@ -200,7 +201,7 @@ class BetaCLIPModel(FlatBatchModel):
         position_ids: Tensor | None = None,
         path: str | None = None,
         **kwargs: Any,
-    ) -> Any:
+    ) -> BaseModelOutputWithPooling:
         r"""
         Encodes texts as `CLIPModel.get_text_features` does: `.pooler_output` is `(T, D)`, un-normalised.
 

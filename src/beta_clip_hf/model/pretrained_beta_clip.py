@@ -12,7 +12,7 @@ from .configuration_beta_clip import CLIP_TEXT_POSITIONS, HUB_ARGUMENTS, BetaCLI
 from .objective_beta_clip import added_logit_scales
 from .pooler_beta_clip import TextConditionedPooler
 from .positions_beta_clip import stretch_text_positions
-from .remote_code_beta_clip import carrying_code, render_first_card
+from .remote_code_beta_clip import auto_map_of_model, carrying_code, render_first_card
 from .towers_beta_clip import CLIPTowers, TwoPathTextEmbeddings
 
 
@@ -46,6 +46,18 @@ class BetaCLIPPreTrainedModel(CLIPTowers):
         # transformers calls this inside of `push_to_hub`, once the folder holds all files.
         render_first_card(working_dir, repo_id, kwargs.get("token"))
         return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        """
+        Saves the model as [`~transformers.PreTrainedModel.save_pretrained`] does.
+
+        If it carries its code, all Auto classes that find it with the package also find it without, see
+        [`carrying_code`].
+        """
+        if self._auto_class is not None:
+            # transformers adds the class that was registered to this map, and knows no way to register several.
+            self.config.auto_map = auto_map_of_model(self, getattr(self.config, "auto_map", None))
+        super().save_pretrained(save_directory, *args, **kwargs)
 
     @classmethod
     def from_pretrained(

@@ -13,6 +13,10 @@ from huggingface_hub import HfApi, ModelCard
 write_card: Callable[[Path, str, Any], None] | None = None
 
 
+# The Auto classes that find a model. A pipeline asks the one of its task, and tries no other.
+MODEL_AUTO_CLASSES = ("AutoModel", "AutoModelForZeroShotImageClassification")
+
+
 @contextmanager
 def carrying_code(classes: Mapping[Any, str]) -> Iterator[None]:
     """
@@ -30,6 +34,19 @@ def carrying_code(classes: Mapping[Any, str]) -> Iterator[None]:
     finally:
         for cls, auto_class in auto_classes_before.items():
             cls._auto_class = auto_class
+
+
+def auto_map_of_model(model: Any, auto_map: Mapping[str, str] | None) -> dict[str, str]:
+    """
+    Returns the `auto_map` of a model's config with all Auto classes of [`MODEL_AUTO_CLASSES`] in it.
+
+    Args:
+        model: The model that is about to be saved with its code.
+        auto_map: The `auto_map` that its config has so far.
+    """
+    module = type(model).__module__.rpartition(".")[2]
+    reference = f"{module}.{type(model).__name__}"
+    return {**(auto_map or {}), **dict.fromkeys(MODEL_AUTO_CLASSES, reference)}
 
 
 def render_first_card(folder: Any, repo_id: str, token: Any = None) -> None:
@@ -55,4 +72,4 @@ def render_first_card(folder: Any, repo_id: str, token: Any = None) -> None:
         write_card(folder, repo_id, ModelCard.load(readme).data.tags)
 
 
-__all__ = ["carrying_code", "render_first_card"]
+__all__ = ["MODEL_AUTO_CLASSES", "auto_map_of_model", "carrying_code", "render_first_card"]

@@ -1,0 +1,134 @@
+"""transformers' pipelines work on a saved directory: with the package, and with the code that the directory carries."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+from transformers import pipeline
+
+from beta_clip_hf import BetaCLIPConfig, BetaCLIPModel, BetaCLIPProcessor
+from beta_clip_hf.model.remote_code_beta_clip import MODEL_AUTO_CLASSES, carrying_code
+from without_package import run_without_package
+
+
+COLORS = ["red", "green", "blue"]
+
+PIPELINES_WITHOUT_PACKAGE = """
+import json, sys
+try:
+    import beta_clip_hf
+except ModuleNotFoundError:
+    pass
+else:
+    raise SystemExit("the package is visible")
+from PIL import Image
+from transformers import pipeline
+image = Image.new("RGB", (40, 50), "red")
+classify = pipeline("zero-shot-image-classification", sys.argv[1], trust_remote_code=True)
+embed = pipeline("image-feature-extraction", sys.argv[1], trust_remote_code=True)
+answers = classify(image, candidate_labels=["red", "green", "blue"])
+result = {"model": type(classify.model).__module__, "answers": answers, "embedding": embed(image)}
+with open(sys.argv[2], "w") as file:
+    json.dump(result, file)
+"""
+
+
+@pytest.fixture(params=["one text path", "two text paths and regions"])
+def saved(request, tiny_model, tiny_processor, both_systems_config, tmp_path):
+    """A model, its processor and the directory that holds both with their code."""
+    model, processor = tiny_model, tiny_processor
+    if request.param != "one text path":
+        model = BetaCLIPModel(both_systems_config).eval()
+        processor.short_max_length = 77
+    directory = tmp_path / "saved"
+    with carrying_code({BetaCLIPConfig: "AutoConfig", BetaCLIPModel: "AutoModel", BetaCLIPProcessor: "AutoProcessor"}):
+        model.save_pretrained(directory)
+        processor.save_pretrained(directory)
+    return model, processor, directory
+
+
+def expected_results(model, processor, image):
+    """What the pipelines must answer: the scores of each color, and the normalised embedding of the image."""
+    texts = [f"This is a photo of {color}." for color in COLORS]
+    inputs = processor(images=image, text=texts, return_tensors="pt", padding=True)
+    with torch.no_grad():
+        outputs = model(**inputs)
+    return dict(zip(COLORS, outputs.logits_per_image.softmax(-1)[0].tolist(), strict=True)), outputs.image_embeds
+
+
+def check_answers(answers, scores):
+    assert {answer["label"] for answer in answers} == set(COLORS)
+    for answer in answers:
+        assert abs(answer["score"] - scores[answer["label"]]) < 1e-5
+
+
+def test_pipelines_work_with_the_package(saved):
+    model, processor, directory = saved
+    image = Image.new("RGB", (40, 50), "red")
+    scores, image_embeds = expected_results(model, processor, image)
+    classify = pipeline("zero-shot-image-classification", str(directory))
+    assert isinstance(classify.model, BetaCLIPModel)
+    check_answers(classify(image, candidate_labels=COLORS), scores)
+
+    embed = pipeline("image-feature-extraction", str(directory))
+    assert isinstance(embed.model, BetaCLIPModel)
+    torch.testing.assert_close(torch.tensor(embed(image)), image_embeds)
+
+
+@pytest.mark.slow
+def test_pipelines_work_with_remote_code_only(saved, tmp_path):
+    model, processor, directory = saved
+    auto_map = json.loads((directory / "config.json").read_text())["auto_map"]
+    assert {*MODEL_AUTO_CLASSES, "AutoConfig"} <= auto_map.keys()
+
+    environment = {"HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
+    done = run_without_package(
+        PIPELINES_WITHOUT_PACKAGE, tmp_path, str(directory), str(tmp_path / "out.json"), **environment
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "out.json").read_text())
+    assert result["model"].startswith("transformers_modules")
+    scores, image_embeds = expected_results(model, processor, Image.new("RGB", (40, 50), "red"))
+    check_answers(result["answers"], scores)
+    torch.testing.assert_close(torch.tensor(result["embedding"]), image_embeds)
+
+
+def test_a_plain_save_has_no_auto_map(tiny_model, tmp_path):
+    tiny_model.save_pretrained(tmp_path)
+    assert "auto_map" not in (tmp_path / "config.json").read_text()
+
+
+def test_images_or_texts_alone_have_the_embeddings_of_a_plain_batch(saved):
+    model, processor, _ = saved
+    images = [Image.new("RGB", (40, 50), color) for color in COLORS]
+    inputs = processor(images=images, text=COLORS, return_tensors="pt", padding=True)
+    texts = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    with torch.no_grad():
+        both = model(**inputs)
+        image_output = model(pixel_values=inputs["pixel_values"])
+        text_output = model(**texts)
+    assert torch.equal(image_output.image_embeds, both.image_embeds)
+    assert torch.equal(text_output.text_embeds, both.text_embeds)
+    assert torch.equal(image_output.vision_model_output.last_hidden_state, both.vision_model_output.last_hidden_state)
+    assert torch.equal(text_output.text_model_output.last_hidden_state, both.text_model_output.last_hidden_state)
+    assert image_output.text_embeds is None and text_output.image_embeds is None
+    assert image_output.logits_per_image is None and text_output.loss is None
+    as_tuple = model(pixel_values=inputs["pixel_values"], return_dict=False)
+    assert isinstance(as_tuple, tuple) and torch.equal(as_tuple[0], both.image_embeds)
+
+
+def test_one_side_alone_is_refused_where_both_are_needed(tiny_model, tiny_processor):
+    batch = tiny_processor(images=[Image.new("RGB", (40, 50))], hierarchies=["a red wall"])
+    pixel_values, input_ids = batch["pixel_values"], batch["input_ids"]
+    with pytest.raises(ValueError, match="at least one of input_ids and pixel_values must be given"):
+        tiny_model()
+    for one_side in ({"pixel_values": pixel_values}, {"input_ids": input_ids}):
+        with pytest.raises(ValueError, match="a loss needs input_ids and pixel_values"):
+            tiny_model(**one_side, return_loss=True)
+        with pytest.raises(ValueError, match="image_index needs input_ids and pixel_values beside it"):
+            tiny_model(**one_side, image_index=batch["image_index"])
+    with pytest.raises(ValueError, match="granularity needs image_index beside it"):
+        tiny_model(input_ids=input_ids, granularity=batch["granularity"])
+    with pytest.raises(ValueError, match="pixel_values must hold at least one image"):
+        tiny_model(pixel_values=pixel_values[:0])
