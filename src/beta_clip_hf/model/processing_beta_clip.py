@@ -4,21 +4,27 @@ The processor: images, texts and boxes become the batches of β-CLIP and FG-CLIP
 It is the one owner of tokenising and padding, and of how a box follows the resize of its image.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import BatchFeature, CLIPConfig, CLIPProcessor
-from transformers.image_utils import make_flat_list_of_images
 from transformers.utils import is_torchvision_available
 
-from .boxes_beta_clip import Box, box_in_view, checked_pixel_box, cut_box
 from .configuration_beta_clip import CLIP_TEXT_POSITIONS, HUB_ARGUMENTS, LONG_TEXT_POSITIONS, TEXT_PATHS, Granularity
-from .image_views_beta_clip import squashed, view_of_image, width_and_height
+from .flat_texts_beta_clip import (
+    IndexedTexts,
+    clean_plain_texts,
+    flat_regions,
+    texts_of_hierarchies,
+    texts_of_negatives,
+)
+from .image_loading_beta_clip import load_images
+from .image_views_beta_clip import squashed
 from .remote_code_beta_clip import carrying_code, render_first_card
-from .text_cleaning_beta_clip import clean_checked_text, clean_text
+from .text_layout_beta_clip import TextLayout, options_of_caller, with_text_defaults
 
 
 # These options decide where a pixel lands. Boxes follow the image processor, so a call with boxes may not change them.
@@ -147,10 +153,12 @@ class BetaCLIPProcessor(CLIPProcessor):
         Makes a plain CLIP batch from `images` and `text`, or a flat batch from `hierarchies`.
 
         A plain batch is that of `CLIPProcessor`, with texts cleaned and cut. A flat batch may also hold `images` and
-        `regions`.
+        `regions`. Both read images as training does, see [`load_images`].
 
         Args:
-            images: An image or a list of B images.
+            images:
+                An image or a list of B images: PIL images, paths, bytes of image files, arrays or tensors. They are
+                turned as their EXIF orientation says; grey of 16 bits, palettes and transparency become RGB.
             text: A text or a list of texts.
             hierarchies (`Sequence` of length B):
                 For each image a caption (`str`) or an object with `caption`, `sentences`, `phrases` and optionally
@@ -166,6 +174,10 @@ class BetaCLIPProcessor(CLIPProcessor):
             negatives (`Sequence` of length B, *optional*):
                 For each image a list for each of its texts, in their order in the batch: the negatives of that text,
                 none or more, which are false of the image.
+            kwargs:
+                Options of the tokenizer and the image processor, flat or in `text_kwargs`, `images_kwargs` and
+                `common_kwargs`, as transformers' processors take them. For a flat batch the tokenizer's are `padding`
+                (`True` or "max_length"), `max_length`, `pad_to_multiple_of` and `return_tensors` ("pt" or "np").
 
         Returns:
             For hierarchies, tensors: `input_ids`, `attention_mask` `(T, L)` right-padded, `image_index`, `granularity`
@@ -180,8 +192,11 @@ class BetaCLIPProcessor(CLIPProcessor):
         Raises:
             ValueError: if `text` and `hierarchies` are both given, there is not one hierarchy or one list of regions
                 per image or one list of negatives per text, a text is empty or there is none, a box is not four numbers
-                in order, or the tokenizer ends a text without EOS.
+                in order, an image cannot be read, an option has no meaning for a flat batch, or the tokenizer ends a
+                text without EOS.
         """
+        if images is not None:
+            images = load_images(images, "input_data_format" not in options_of_caller(kwargs, "images_kwargs"))
         if hierarchies is None:
             for name, value in (("regions", regions), ("negatives", negatives)):
                 if value is not None:
@@ -192,11 +207,16 @@ class BetaCLIPProcessor(CLIPProcessor):
             raise ValueError("only one of text and hierarchies must be given, but both are")
         if path is not None:
             raise ValueError(f"path must be None with hierarchies, whose texts have a path each, but is {path!r}")
-        batch = self._flat_texts(hierarchies)
+        # Without the tokenizer's own settings, so that only what the caller chose is left.
+        options = self._merge_kwargs(self.valid_processor_kwargs, tokenizer_init_kwargs={}, **kwargs)
+        layout = TextLayout.from_options(options["text_kwargs"], self.max_length, self.short_max_length)
+        texts = texts_of_hierarchies(hierarchies)
+        batch = self._text_tensors(texts, layout)
         if negatives is not None:
-            batch.update(self._flat_negatives(negatives, batch["image_index"], batch["granularity"]))
+            batch |= self._negative_tensors(texts_of_negatives(negatives, texts.count_by_index()), texts, layout)
         if images is not None:
-            pixel_values = self.image_processor(images, return_tensors="pt", **kwargs)["pixel_values"]
+            images_kwargs = {**options["images_kwargs"], "return_tensors": "pt"}
+            pixel_values = self.image_processor(images, **images_kwargs)["pixel_values"]
             if len(pixel_values) != len(hierarchies):
                 raise ValueError(
                     f"hierarchies must be one per image, but are {len(hierarchies)} for {len(pixel_values)} images"
@@ -204,21 +224,20 @@ class BetaCLIPProcessor(CLIPProcessor):
             batch["pixel_values"] = pixel_values
         if regions is not None:
             for option in _GEOMETRY_OPTIONS:
-                if option in kwargs:
+                if option in options["images_kwargs"]:
                     raise ValueError(f"{option} must be the image processor's own where boxes follow it, but is given")
-            batch.update(self._flat_regions(images, regions, box_format))
-        return batch
+            batch |= self._region_tensors(images, regions, box_format, layout)
+        if layout.return_tensors == "np":
+            return BatchFeature({name: tensor.numpy(force=True) for name, tensor in batch.items()})
+        return BatchFeature(batch)
 
-    def _plain_batch(
-        self, images: Any, text: str | list[str] | None, path: str | None, options: dict[str, Any]
-    ) -> BatchFeature:
+    def _plain_batch(self, images: Any, text: Any, path: str | None, options: dict[str, Any]) -> BatchFeature:
         """Makes the batch of `CLIPProcessor`, with texts cleaned and cut."""
         if text is None:
             return super().__call__(images=images, **options)
-        cleaned = clean_text(text) if isinstance(text, str) else [clean_text(item) for item in text]
         # What the caller passes wins over our limit.
-        options = {"truncation": True, "max_length": self._length_limit(path), **options}
-        return super().__call__(images=images, text=cleaned, **options)
+        options = with_text_defaults(options, {"truncation": True, "max_length": self._length_limit(path)})
+        return super().__call__(images=images, text=clean_plain_texts(text), **options)
 
     def _length_limit(self, path: str | None) -> int:
         """Returns the largest number of tokens of a text on a path."""
@@ -230,117 +249,55 @@ class BetaCLIPProcessor(CLIPProcessor):
             raise ValueError(f"path must be one of {TEXT_PATHS}, but is {path!r}")
         return self.max_length if path == "long" else self.short_max_length
 
-    def _flat_texts(self, hierarchies: Sequence[Any]) -> BatchFeature:
+    def _text_tensors(self, texts: IndexedTexts, layout: TextLayout) -> dict[str, Tensor]:
         """Makes the text tensors of a flat batch."""
-        texts: list[str] = []
-        image_index: list[int] = []
-        granularity: list[int] = []
-        for image, hierarchy in enumerate(hierarchies):
-            for kind, text in _texts_by_kind(hierarchy):
-                cleaned = clean_text(text)
-                if not cleaned:
-                    raise ValueError(f"a text must not be empty, but a {kind.name.lower()} of image {image} is")
-                texts.append(cleaned)
-                image_index.append(image)
-                granularity.append(kind)
-        if not texts:
-            raise ValueError("hierarchies must hold at least one, but are empty")
+        input_ids, attention_mask = self._tokens(texts.texts, layout.length_limits(texts.granularity), layout)
+        return {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "image_index": torch.tensor(texts.index, dtype=torch.int64),
+            "granularity": torch.tensor(texts.granularity, dtype=torch.int64),
+        }
 
-        input_ids, attention_mask = self._tokens(texts, self._length_limits(granularity))
-        return BatchFeature(
-            {
-                "input_ids": input_ids,
-                "attention_mask": attention_mask,
-                "image_index": torch.tensor(image_index, dtype=torch.int64),
-                "granularity": torch.tensor(granularity, dtype=torch.int64),
-            }
-        )
-
-    def _length_limits(self, granularity: Sequence[int]) -> list[int]:
-        """Returns the largest number of tokens of each text of a flat batch, from its kind."""
-        # In a model with two text paths only captions take the long one.
-        short_limit = self.short_max_length or self.max_length
-        return [self.max_length if kind == Granularity.CAPTION else short_limit for kind in granularity]
-
-    def _flat_negatives(
-        self, negatives: Sequence[Sequence[Sequence[str]]], image_index_T: Tensor, granularity_T: Tensor
-    ) -> dict[str, Tensor]:
+    def _negative_tensors(self, negatives: IndexedTexts, texts: IndexedTexts, layout: TextLayout) -> dict[str, Tensor]:
         """Makes the tensors of the negatives of a flat batch's texts."""
-        num_texts_of_image = torch.bincount(image_index_T).tolist()
-        if len(negatives) != len(num_texts_of_image):
-            raise ValueError(
-                f"negatives must be a list per image, but are {len(negatives)} for {len(num_texts_of_image)} images"
-            )
-        texts: list[str] = []
-        text_index: list[int] = []
-        first_text = 0
-        for image, (image_negatives, num_texts) in enumerate(zip(negatives, num_texts_of_image, strict=True)):
-            if len(image_negatives) != num_texts:
-                raise ValueError(
-                    f"negatives[{image}] must have a list for each of {num_texts} texts, but has {len(image_negatives)}"
-                )
-            for number, text_negatives in enumerate(image_negatives):
-                for negative in text_negatives:
-                    texts.append(clean_checked_text(negative, f"a text of negatives[{image}][{number}]"))
-                    text_index.append(first_text + number)
-            first_text += num_texts
-        granularity = granularity_T.tolist()
         # A negative takes the path of its text.
-        limits = self._length_limits([granularity[index] for index in text_index])
-        input_ids, attention_mask = self._tokens(texts, limits)
+        limits = layout.length_limits([texts.granularity[index] for index in negatives.index])
+        input_ids, attention_mask = self._tokens(negatives.texts, limits, layout)
         return {
             "negative_input_ids": input_ids,
             "negative_attention_mask": attention_mask,
-            "negative_text_index": torch.tensor(text_index, dtype=torch.int64),
+            "negative_text_index": torch.tensor(negatives.index, dtype=torch.int64),
         }
 
-    def _flat_regions(
-        self, images: Any, regions: Sequence[Sequence[Mapping[str, Any]]], box_format: str
+    def _region_tensors(
+        self, images: list[Any] | None, regions: Any, box_format: str, layout: TextLayout
     ) -> dict[str, Tensor]:
         """Makes the region tensors of a flat batch."""
-        flat_images = [] if images is None else make_flat_list_of_images(images)
-        if len(regions) != len(flat_images):
-            raise ValueError(f"regions must be a list per image, but are {len(regions)} for {len(flat_images)} images")
-        boxes: list[Box] = []
-        image_index: list[int] = []
-        texts: list[str] = []
-        hard_texts: list[str] = []
-        hard_region_index: list[int] = []
-        for image_number, image_regions in enumerate(regions):
-            size = width_and_height(flat_images[image_number])
-            view = view_of_image(size, self.image_processor)
-            for region_number, region in enumerate(image_regions):
-                name = f"regions[{image_number}][{region_number}]"
-                for hard_text in region.get("hard_texts") or ():
-                    hard_texts.append(clean_checked_text(hard_text, f"{name}.hard_texts"))
-                    # The box of this region is appended below, so its index is the present length.
-                    hard_region_index.append(len(boxes))
-                texts.append(clean_checked_text(region.get("text"), f"{name}.text"))
-                box = checked_pixel_box(region.get("box"), box_format, size, f"{name}.box")
-                boxes.append(cut_box(box_in_view(box, view)))
-                image_index.append(image_number)
-
+        flat = flat_regions(regions, images or [], box_format, self.image_processor)
         # All texts of regions take the short path.
-        short_limit = self.short_max_length or self.max_length
-        region_ids, region_mask = self._tokens(texts, [short_limit] * len(texts))
-        hard_ids, hard_mask = self._tokens(hard_texts, [short_limit] * len(hard_texts))
+        region_limits = layout.length_limits([Granularity.PHRASE] * len(flat.texts.texts))
+        hard_limits = layout.length_limits([Granularity.PHRASE] * len(flat.hard_texts.texts))
+        region_ids, region_mask = self._tokens(flat.texts.texts, region_limits, layout)
+        hard_ids, hard_mask = self._tokens(flat.hard_texts.texts, hard_limits, layout)
         return {
-            "boxes": torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
-            "region_image_index": torch.tensor(image_index, dtype=torch.int64),
+            "boxes": torch.tensor(flat.boxes, dtype=torch.float32).reshape(-1, 4),
+            "region_image_index": torch.tensor(flat.texts.index, dtype=torch.int64),
             "region_input_ids": region_ids,
             "region_attention_mask": region_mask,
             "hard_input_ids": hard_ids,
             "hard_attention_mask": hard_mask,
-            "hard_region_index": torch.tensor(hard_region_index, dtype=torch.int64),
+            "hard_region_index": torch.tensor(flat.hard_texts.index, dtype=torch.int64),
         }
 
-    def _tokens(self, texts: Sequence[str], limits: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def _tokens(self, texts: Sequence[str], limits: Sequence[int], layout: TextLayout) -> tuple[Tensor, Tensor]:
         """
         Tokenises texts, and pads them on the right.
 
         Args:
             texts: T cleaned texts.
             limits: The largest number of tokens of each.
+            layout: Says how wide the tensors are.
 
         Returns:
             Ids and attention mask, both `(T, L)` int64; `(0, 1)` without texts.
@@ -358,25 +315,12 @@ class BetaCLIPProcessor(CLIPProcessor):
             raise ValueError(f"the tokenizer must end every text with {self.tokenizer.eos_token!r}, but does not")
 
         lengths_T = torch.tensor([len(ids) for ids in token_ids], dtype=torch.int64)
-        is_token_TL = torch.arange(max(map(len, token_ids), default=1)) < lengths_T[:, None]
+        width = layout.width(max(map(len, token_ids), default=1), max(limits, default=1))
+        is_token_TL = torch.arange(width) < lengths_T[:, None]
         input_ids_TL = torch.full(is_token_TL.shape, self.tokenizer.pad_token_id or 0, dtype=torch.int64)
         # A mask selects row by row, in the order of the flat list.
         input_ids_TL[is_token_TL] = torch.tensor(list(chain.from_iterable(token_ids)), dtype=torch.int64)
         return input_ids_TL, is_token_TL.to(torch.int64)
-
-
-def _texts_by_kind(hierarchy: Any) -> Iterator[tuple[Granularity, str]]:
-    """Yields the texts of one image with their kinds, in the order of a flat batch."""
-    if isinstance(hierarchy, str):
-        yield Granularity.CAPTION, hierarchy
-        return
-    yield Granularity.CAPTION, hierarchy.caption
-    for sentence in hierarchy.sentences:
-        yield Granularity.SENTENCE, sentence
-    for phrase in hierarchy.phrases:
-        yield Granularity.PHRASE, phrase
-    if getattr(hierarchy, "short_caption", None):
-        yield Granularity.SHORT_CAPTION, hierarchy.short_caption
 
 
 def _is_fg_clip(name_or_path: Any, hub_arguments: dict[str, Any]) -> bool:

@@ -1,7 +1,15 @@
 """The one place where texts are cleaned, for training and for inference alike."""
 
 import html
+import re
+import warnings
 from typing import Any
+
+
+# What CLIP's tokenizer would read as its special tokens. A text with the second one in it would be read up to there.
+_SPECIAL_TOKENS = re.compile(r"<\|(?:startoftext|endoftext)\|>", re.IGNORECASE)
+# ftfy changes nothing in printable ASCII with these.
+_PLAIN_WHITE_SPACE = str.maketrans("", "", "\n\t")
 
 
 class CleanText(str):
@@ -14,11 +22,9 @@ def clean_text(text: str) -> CleanText:
     """
     Cleans a text as OpenAI's CLIP does: ftfy (curly quotes, mojibake), HTML entities twice, outer white space.
 
+    CLIP's special tokens, written out in a text, become a space: a text cannot end itself, or begin a second time.
     White space inside the text and the case of its letters are left to the tokenizer. A text that was cleaned before
-    is returned as it is.
-
-    Raises:
-        ImportError: if the text is not ASCII and ftfy is not installed.
+    is returned as it is. Without ftfy a text that needs it is not mended, and a warning says so.
 
     >>> clean_text(" a man &amp;amp; his dog ")
     'a man & his dog'
@@ -30,14 +36,26 @@ def clean_text(text: str) -> CleanText:
 
 def _clean(text: str) -> str:
     # ftfy leaves printable ASCII as it is, and costs more than tokenising.
-    if not (text.isascii() and text.isprintable()):
-        try:
-            import ftfy
-        except ImportError as error:
-            raise ImportError("Cleaning a text that is not plain ASCII needs ftfy: pip install ftfy") from error
-        text = ftfy.fix_text(text)
+    if not (text.isascii() and text.translate(_PLAIN_WHITE_SPACE).isprintable()):
+        text = _mended(text)
     # Captions from the web are often escaped twice.
-    return html.unescape(html.unescape(text)).strip()
+    text = html.unescape(html.unescape(text))
+    # After the entities, which may spell a special token. A space, as the rest must not become another one.
+    return _SPECIAL_TOKENS.sub(" ", text).strip()
+
+
+def _mended(text: str) -> str:
+    """Mends a text with ftfy, if it is installed."""
+    try:
+        import ftfy
+    except ImportError:
+        warnings.warn(
+            "ftfy is not installed, so texts that are not plain ASCII are tokenised as they are, without mending curly "
+            "quotes and mojibake as in training: pip install ftfy",
+            stacklevel=2,
+        )
+        return text
+    return ftfy.fix_text(text)
 
 
 def clean_checked_text(text: Any, name: str) -> CleanText:
