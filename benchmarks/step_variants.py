@@ -15,7 +15,6 @@ from step_batch import END, Batch, halves
 from torch import Tensor
 
 from beta_clip_hf import BetaCLIPModel, Granularity
-from beta_clip_hf.model import towers_beta_clip
 from beta_clip_hf.model.batch_plan_beta_clip import plan_batch
 from beta_clip_hf.model.packing_beta_clip import plan_texts, text_lengths
 from beta_clip_hf.training.cached_gradients import CachedContrast
@@ -50,11 +49,15 @@ def settings(model: BetaCLIPModel, batch: Batch) -> dict[str, Step]:
 
 def parts_off(model: BetaCLIPModel, batch: Batch) -> dict[str, Step]:
     """Returns the package's step with one part off at a time."""
+    last_text_layer = model.text_model.encoder.layers[-1]
+    last_vision_layer = model.vision_model.encoder.layers[-1]
+    whole_text_block = partial(_whole_text_block, last_text_layer)
+    whole_vision_block = partial(last_vision_block, last_vision_layer)
     contexts: dict[str, Context] = {
         "texts padded in two groups": partial(_padded_groups, model, batch.package),
-        "all of the last text block": partial(patch.object, towers_beta_clip, "ends_only_block", _whole_text_block),
+        "all of the last text block": partial(patch.object, last_text_layer, "forward", whole_text_block),
         "all queries of the last vision block": partial(
-            patch.object, towers_beta_clip, "value_only_block", last_vision_block
+            patch.object, last_vision_layer, "forward", lambda hidden, mask, value_only: whole_vision_block(hidden)
         ),
         "keys and values once per text": partial(patch.object, model.pooler, "forward", _pool_text_by_text(model)),
         "eager attention": partial(_eager, model),
@@ -154,7 +157,8 @@ def _padded_groups(model: BetaCLIPModel, inputs: dict[str, Any]) -> Any:
 
 
 def _whole_text_block(layer: Any, hidden_states: Tensor, last_T: Tensor, **inputs: Any) -> Tensor:
-    return layer(hidden_states, **inputs).flatten(0, 1)[last_T]
+    # The instance's own `forward` is this function.
+    return type(layer).forward(layer, hidden_states, **inputs).flatten(0, 1)[last_T]
 
 
 def _pool_text_by_text(model: BetaCLIPModel) -> Callable[..., Any]:

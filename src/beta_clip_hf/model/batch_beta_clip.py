@@ -67,7 +67,8 @@ class BatchTexts:
         Returns which of the joined texts take the long path of a model with two: the captions of the images, and their
         negatives.
         """
-        is_caption_T = granularity_T == Granularity.CAPTION
+        # The plain number: `torch.compile` takes a comparison with an enumeration for one of identities.
+        is_caption_T = granularity_T == Granularity.CAPTION.value
         num_texts, num_region_texts, num_hard_texts, _ = self.counts
         assert len(is_caption_T) == num_texts
         # Texts of regions and hard texts take the short path, as in FG-CLIP.

@@ -1,84 +1,90 @@
 """
-The last block of each tower, which computes less than CLIP's own: only what is read from it.
+The last block of each tower, which computes less than CLIP's own where it is asked to: only what is read from it.
 
-Each function here takes the place of `CLIPEncoderLayer.forward`, and uses the layer's own modules and weights.
-[`run_block`] is the only place where a layer's forward pass is left out.
+Both are CLIP's modules with the same weights under the same names, and all that they compute runs in `forward`. So
+hooks fire, and whatever wraps, shards, moves or quantises modules works on a flat batch as on a plain one.
 """
 
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
-from transformers.models.clip.modeling_clip import CLIPEncoderLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.clip.modeling_clip import (
+    CLIPAttention,
+    CLIPEncoder,
+    CLIPEncoderLayer,
+    eager_attention_forward,
+)
 
 
-def run_block(layer: CLIPEncoderLayer, block: Callable[..., Tensor], hidden_states: Tensor, **inputs: Any) -> Tensor:
-    """
-    Computes a block in the place of a layer's own forward pass.
+class LastTextLayer(CLIPEncoderLayer):
+    """CLIP's layer, which can compute the last tokens of texts alone, because only these are pooled."""
 
-    Args:
-        layer: The layer whose weights are used.
-        block: `block(layer, hidden_states, **inputs)`, one of this file.
-        hidden_states: The output of the layer before.
-        inputs: What else the block takes.
-    """
-    # A layer checks this in `__call__`, which is left out here.
-    if layer.gradient_checkpointing and layer.training:
-        return layer._gradient_checkpointing_func(partial(block, layer, **inputs), hidden_states)
-    return block(layer, hidden_states, **inputs)
+    def forward(
+        self, hidden_states: Tensor, attention_mask: Tensor | None = None, last_T: Tensor | None = None, **kwargs: Any
+    ) -> Tensor:
+        """
+        Computes the block.
 
+        Args:
+            hidden_states (`Tensor` of shape `(F, C, W)`): The rows of packed texts.
+            attention_mask, kwargs: The arguments of attention.
+            last_T (`Tensor` of shape `(T,)`, *optional*):
+                The place of each text's last token, see [`TextPacking`]. Without it all tokens are computed, as in
+                CLIP.
 
-def ends_only_block(layer: CLIPEncoderLayer, hidden_states: Tensor, last_T: Tensor, **inputs: Any) -> Tensor:
-    """
-    Computes the last text block for the last tokens of the texts, because only these are pooled.
-
-    Args:
-        layer: The last layer of the text tower.
-        hidden_states (`Tensor` of shape `(F, C, W)`): the rows of packed texts.
-        last_T (`Tensor` of shape `(T,)`): the place of each text's last token, see [`TextPacking`].
-        inputs: The arguments of attention.
-
-    Returns:
-        `(T, W)`.
-    """
-    attended, _ = layer.self_attn(layer.layer_norm1(hidden_states), **inputs)
-    # All that follows attention works on each token alone, so the other tokens can be left out from here.
-    ends_TW = (hidden_states + attended).flatten(0, 1)[last_T]
-    return ends_TW + layer.mlp(layer.layer_norm2(ends_TW))
+        Returns:
+            `(T, W)`; `(F, C, W)` without `last_T`.
+        """
+        if last_T is None:
+            return super().forward(hidden_states, attention_mask, **kwargs)
+        attended, _ = self.self_attn(self.layer_norm1(hidden_states), attention_mask, **kwargs)
+        # All that follows attention works on each token alone, so the other tokens can be left out from here.
+        ends_TW = (hidden_states + attended).flatten(0, 1)[last_T]
+        return ends_TW + self.mlp(self.layer_norm2(ends_TW))
 
 
-def value_only_block(layer: CLIPEncoderLayer, hidden_states: Tensor) -> Tensor:
-    """
-    Computes the last vision block: CLS attends as in CLIP, patches keep their own values.
+class LastVisionAttention(CLIPAttention):
+    """CLIP's attention, which can leave the patches their own values: then only CLS attends."""
 
-    Args:
-        layer: The last layer of the vision tower.
-        hidden_states (`Tensor` of shape `(B, 1 + P, W)`): CLS and then the patches.
+    def forward(
+        self, hidden_states: Tensor, attention_mask: Tensor | None = None, value_only: bool = False, **kwargs: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        """
+        Lets the tokens of an image attend to one another.
 
-    Returns:
-        `(B, 1 + P, W)`.
+        Args:
+            hidden_states (`Tensor` of shape `(B, 1 + P, W)`): CLS and then the patches.
+            attention_mask, kwargs: As in CLIP.
+            value_only: Whether patches keep their own values.
 
-    Source: the releases of β-CLIP and FG-CLIP (the same in both); MaskCLIP's idea.
-    """
-    attention = layer.self_attn
-    normed = layer.layer_norm1(hidden_states)
-    values = attention.v_proj(normed)
+        Returns:
+            `(B, 1 + P, W)`, and the weights of attention where the implementation has them.
 
-    # Patches do not attend, so that only CLS needs a query.
-    cls_query = attention.q_proj(normed[:, :1])
-    keys = attention.k_proj(normed)
-    query, key, value = (
-        projected.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for projected in (cls_query, keys, values)
-    )
-    dropout = attention.dropout if layer.training else 0.0
-    attended = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
-    cls = attended.transpose(1, 2).flatten(-2)
+        Source: the releases of β-CLIP and FG-CLIP (the same in both); MaskCLIP's idea.
+        """
+        if not value_only:
+            return super().forward(hidden_states, attention_mask, **kwargs)
+        values = self.v_proj(hidden_states)
+        # Patches do not attend, so that only CLS needs a query.
+        cls_query = self.q_proj(hidden_states[:, :1])
+        keys = self.k_proj(hidden_states)
+        query, key, value = (
+            projected.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for projected in (cls_query, keys, values)
+        )
+        attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        dropout = self.dropout if self.training else 0.0
+        attended, weights = attention(self, query, key, value, attention_mask, scaling=self.scale, dropout=dropout)
+        cls = attended.flatten(-2)
+        return self.out_proj(torch.cat([cls, values[:, 1:]], dim=1)), weights
 
-    hidden_states = hidden_states + attention.out_proj(torch.cat([cls, values[:, 1:]], dim=1))
-    return hidden_states + layer.mlp(layer.layer_norm2(hidden_states))
+
+def set_last_blocks(text_encoder: CLIPEncoder, vision_encoder: CLIPEncoder) -> None:
+    """Makes the last blocks of both towers those of this file, in place."""
+    # The class alone changes. New modules would draw random numbers, and lose what transformers knows of the old ones.
+    text_encoder.layers[-1].__class__ = LastTextLayer
+    vision_encoder.layers[-1].self_attn.__class__ = LastVisionAttention
 
 
-__all__ = ["ends_only_block", "run_block", "value_only_block"]
+__all__ = ["LastTextLayer", "LastVisionAttention", "set_last_blocks"]

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.models.clip.modeling_clip import CLIPModel
 from transformers.utils.generic import can_return_tuple
 
 from .batch_beta_clip import BatchTexts, FlatBatch, RegionBatch, TextNegatives
@@ -17,6 +18,7 @@ from .objective_beta_clip import multiplier
 from .outputs_beta_clip import BetaCLIPOutput, output_of_images, output_of_texts
 from .pooler_beta_clip import TextConditionedPooler, normalize
 from .ragged_beta_clip import index_or_pairs
+from .sharding_beta_clip import gathers_weights
 
 
 # What wrappers and transformers hand to any model, None or False where nobody asked for it: PEFT the first three,
@@ -194,6 +196,9 @@ class BetaCLIPModel(FlatBatchModel):
             region_embeds=embeds.region_RD,
         )
 
+    get_image_features = gathers_weights(CLIPModel.get_image_features)
+
+    @gathers_weights
     def get_text_features(
         self,
         input_ids: Tensor,
@@ -269,6 +274,7 @@ class BetaCLIPModel(FlatBatchModel):
         index = index_or_pairs(region_image_index, len(pixel_values), len(boxes), "boxes", pixel_values.device)
         return self.pool_boxes(pixel_values, patch_features, RegionBatch(boxes, index), box_format)
 
+    @gathers_weights
     def get_text_conditioned_image_features(
         self,
         pixel_values: Tensor | None = None,
@@ -320,10 +326,12 @@ class BetaCLIPModel(FlatBatchModel):
         pooled_TD = normalize(pooled_TD)
         return (pooled_TD, attentions_THP) if output_attentions else pooled_TD
 
+    @gathers_weights
     def score_pairs(self, patch_features: Tensor, text_embeds: Tensor, *, chunk_size: int | None = None) -> Tensor:
         """Scores EVERY image with every text, `(B, T)`, see [`TextConditionedPooler.score_pairs`]."""
         return self._pooler_or_error().score_pairs(patch_features, text_embeds, chunk_size=chunk_size)
 
+    @gathers_weights
     def score_candidates(
         self,
         patch_features: Tensor,

@@ -11,6 +11,7 @@ from transformers.activations import ACT2FN
 
 from .configuration_beta_clip import BetaCLIPConfig
 from .ragged_beta_clip import ImageSlots, slots_by_image
+from .sharding_beta_clip import gathers_weights
 
 
 # Pairs at a time: on a CPU as many as its caches hold, elsewhere as many as keep a GPU busy.
@@ -102,7 +103,7 @@ class TextConditionedPooler(nn.Module):
     def project_texts(self, text_embeds: Tensor) -> Tensor:
         """Returns the queries `(…, D)` of text embeddings `(…, D)`, normalised or not. Heads are not split."""
         # Cosines decide, so that both sides are normalised, in float32; the weights may be half precision.
-        unit_embeds = normalize(text_embeds).to(self.q_proj.weight.dtype)
+        unit_embeds = normalize(text_embeds).to(self._dtype)
         return self.q_proj(self.q_norm(unit_embeds))
 
     def project_patches(self, patch_features_BPD: Tensor) -> tuple[Tensor, Tensor]:
@@ -111,7 +112,7 @@ class TextConditionedPooler(nn.Module):
 
         With a null token, P is one more.
         """
-        unit_features_BPD = normalize(patch_features_BPD).to(self.k_proj.weight.dtype)
+        unit_features_BPD = normalize(patch_features_BPD).to(self._dtype)
         keys_BPD = self.k_proj(self.k_norm(unit_features_BPD))
         values_BPD = self.v_proj(self.v_norm(unit_features_BPD))
         if self.use_null_token:
@@ -119,6 +120,11 @@ class TextConditionedPooler(nn.Module):
             keys_BPD = F.pad(keys_BPD, (0, 0, 0, 1))
             values_BPD = F.pad(values_BPD, (0, 0, 0, 1))
         return self.split_heads(keys_BPD), self.split_heads(values_BPD)
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        # The projections may be quantised, and their weights then integers; norms never are.
+        return self.layer_norm.weight.dtype
 
     def split_heads(self, rows: Tensor) -> Tensor:
         """Turns `(B, rows, D)` into `(B, H, rows, d)`."""
@@ -159,6 +165,7 @@ class TextConditionedPooler(nn.Module):
         attended = self.out_proj(attended)
         return attended + self.fc2(self.activation(self.fc1(self.layer_norm(attended))))
 
+    @gathers_weights
     def score_pairs(
         self, patch_features_BPD: Tensor, text_embeds_TD: Tensor, *, chunk_size: int | None = None
     ) -> Tensor:

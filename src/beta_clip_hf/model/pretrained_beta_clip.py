@@ -9,6 +9,7 @@ from transformers import initialization as init
 
 from .checkpoints_beta_clip import FG_CLIP_SWITCHES, LONG_TABLE, from_fg_clip, is_fg_clip, read_weights, weight_names
 from .configuration_beta_clip import CLIP_TEXT_POSITIONS, HUB_ARGUMENTS, BetaCLIPConfig
+from .last_blocks_beta_clip import LastTextLayer
 from .objective_beta_clip import added_logit_scales
 from .pooler_beta_clip import TextConditionedPooler
 from .positions_beta_clip import stretch_text_positions
@@ -25,6 +26,13 @@ class BetaCLIPPreTrainedModel(CLIPTowers):
     # With `True` the Trainer would rescale the loss by token counts under gradient accumulation. A contrast is a mean
     # over pairs already.
     accepts_loss_kwargs = False
+    # Classes of modules that are moved to a device, or sharded, as a whole; `__init__` drops those that a model lacks.
+    _no_split_modules: Any = (
+        *(CLIPTowers._no_split_modules or ()),
+        LastTextLayer.__name__,
+        TwoPathTextEmbeddings.__name__,
+        TextConditionedPooler.__name__,
+    )
 
     def __init__(self, config: BetaCLIPConfig) -> None:
         super().__init__(config)
@@ -32,6 +40,17 @@ class BetaCLIPPreTrainedModel(CLIPTowers):
         for name in added_logit_scales(config):
             self.register_parameter(name, nn.Parameter(torch.tensor(config.logit_scale_init_value)))
         self.post_init()
+        # accelerate refuses the name of a class of which the model has no module.
+        present = {type(module).__name__ for module in self.modules()}
+        self._no_split_modules = present.intersection(self._no_split_modules)
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Returns the embeddings of tokens."""
+        return self.text_model.embeddings.token_embedding
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replaces the embeddings of tokens."""
+        self.text_model.embeddings.token_embedding = value
 
     def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
         """

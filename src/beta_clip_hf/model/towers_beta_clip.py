@@ -4,15 +4,15 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import CLIPModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, create_causal_mask
 from transformers.models.clip.modeling_clip import CLIPTextEmbeddings
 from transformers.utils.generic import can_return_tuple, is_flash_attention_requested
 
 from .configuration_beta_clip import TEXT_PATHS
-from .last_blocks_beta_clip import ends_only_block, run_block, value_only_block
+from .last_blocks_beta_clip import set_last_blocks
 from .packing_beta_clip import TextPacking, plan_texts, text_lengths
+from .sharding_beta_clip import gathers_weights
 
 
 # The multiplier of Knuth's linear congruential generator MMIX: odd, and its powers modulo 2^64 look random.
@@ -37,9 +37,13 @@ class TwoPathTextEmbeddings(CLIPTextEmbeddings):
         """Embeds tokens and adds the positions of their path."""
         if position_ids is None:
             return super().forward(input_ids, None, inputs_embeds)
-        tables = torch.cat([self.position_embedding.weight, self.long_position_embedding.weight])
+        num_short = self.position_embedding.num_embeddings
+        # Each token reads both tables, and one of the rows counts. The tables are called, and not joined: an offloaded
+        # table comes to the device only when it is called.
+        short_rows = self.position_embedding(position_ids.clamp(max=num_short - 1))
+        long_rows = self.long_position_embedding((position_ids - num_short).clamp(min=0))
         embeds = self.token_embedding(input_ids) if inputs_embeds is None else inputs_embeds
-        return embeds + F.embedding(position_ids, tables)
+        return embeds + torch.where((position_ids < num_short)[..., None], short_rows, long_rows)
 
 
 class PathPositions(NamedTuple):
@@ -59,6 +63,7 @@ class CLIPTowers(CLIPModel):
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
+        set_last_blocks(self.text_model.encoder, self.vision_model.encoder)
         self.long_text_projection = None
         if config.use_long_text_path:
             self.text_model.embeddings = TwoPathTextEmbeddings(
@@ -66,6 +71,7 @@ class CLIPTowers(CLIPModel):
             )
             self.long_text_projection = nn.Linear(config.text_config.hidden_size, config.projection_dim, bias=False)
 
+    @gathers_weights
     def encode_images(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False) -> tuple[Tensor, Tensor]:
         r"""
         Computes image and patch features in one pass, both un-normalised.
@@ -84,9 +90,10 @@ class CLIPTowers(CLIPModel):
         hidden_states = vision.embeddings(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding)
         # "pre_layrnorm" is how transformers and all checkpoints spell it.
         hidden_states = vision.pre_layrnorm(hidden_states)
-        for layer in vision.encoder.layers[:-1]:
+        *layers, last_layer = vision.encoder.layers
+        for layer in layers:
             hidden_states = layer(hidden_states, None)
-        hidden_states = run_block(vision.encoder.layers[-1], value_only_block, hidden_states)
+        hidden_states = last_layer(hidden_states, None, value_only=True)
         # CLIP normalises and projects CLS alone; patches take the same way into the common space.
         features = self.visual_projection(vision.post_layernorm(hidden_states))
         return features[:, 0], features[:, 1:]
@@ -142,6 +149,7 @@ class CLIPTowers(CLIPModel):
         outputs.pooler_output = projection(outputs.pooler_output)
         return outputs
 
+    @gathers_weights
     def encode_texts(
         self, input_ids_TL: Tensor, is_long_T: Tensor | None = None, packing: TextPacking | None = None
     ) -> Tensor:
@@ -173,8 +181,10 @@ class CLIPTowers(CLIPModel):
         if len(input_ids_TL) > 0:
             pooled_TW = self._pooled_texts(input_ids_TL, is_long_T, packing)
         else:
-            # No texts still give features that have a gradient.
-            pooled_TW = self.text_projection.weight.new_zeros(0, self.text_embed_dim)
+            # No texts still give features that have a gradient. The norm's weight has the dtype of what is computed,
+            # where that of a quantised projection is an integer.
+            norm = self.text_model.final_layer_norm
+            pooled_TW = norm(torch.zeros(0, self.text_embed_dim, dtype=norm.weight.dtype, device=input_ids_TL.device))
         features_TD = self.text_projection(pooled_TW)
         if self.long_text_projection is None or is_long_T is None:
             return features_TD
@@ -197,9 +207,10 @@ class CLIPTowers(CLIPModel):
         # CLIP's embeddings refuse a row that is longer than their table, so each token is a row of its own here.
         embeds = model.embeddings(ids_FC.reshape(-1, 1), position_FC.expand_as(ids_FC).reshape(-1, 1))
         hidden_states, inputs = self._encoder_inputs(embeds.view(*ids_FC.shape, -1), packing)
-        for layer in model.encoder.layers[:-1]:
+        *layers, last_layer = model.encoder.layers
+        for layer in layers:
             hidden_states = layer(hidden_states, **inputs)
-        ends_TW = run_block(model.encoder.layers[-1], ends_only_block, hidden_states, last_T=packing.last_T, **inputs)
+        ends_TW = last_layer(hidden_states, last_T=packing.last_T, **inputs)
         return model.final_layer_norm(ends_TW)
 
     def _encoder_inputs(self, embeds_FCW: Tensor, packing: TextPacking) -> tuple[Tensor, dict[str, Any]]:

@@ -32,7 +32,7 @@ class ImageGraph(nn.Module):
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
         """Computes the features of a batch of images."""
-        return self.encode_images(pixel_values)  # type: ignore[misc]  # `self` is no CLIPTowers
+        return self.encode_images(pixel_values)
 
 
 class TextGraph(nn.Module):

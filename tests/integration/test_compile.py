@@ -1,0 +1,29 @@
+"""`torch.compile` of a whole flat batch as one graph."""
+
+import torch
+
+from integration.uses import flat_batch, new_model, planned
+
+
+def test_a_batch_with_a_plan_is_one_graph(tiny_clip_config):
+    model = new_model(tiny_clip_config)
+    batch = planned(flat_batch(), model)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    with torch.no_grad():
+        expected, outputs = model(**batch), compiled(**batch)
+    for name in ("image_embeds", "text_embeds", "contextualized_embeds"):
+        torch.testing.assert_close(outputs[name], expected[name], rtol=1e-5, atol=1e-5)
+
+
+def test_a_loss_with_a_plan_is_one_graph(tiny_clip_config):
+    model = new_model(tiny_clip_config)
+    batch = planned(flat_batch(), model) | {"return_loss": True}
+    loss = model(**batch).loss
+    loss.backward()
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+    model.zero_grad()
+    compiled_loss = torch.compile(model, fullgraph=True, backend="aot_eager")(**batch).loss
+    compiled_loss.backward()
+    torch.testing.assert_close(compiled_loss, loss, rtol=1e-5, atol=1e-5)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, gradients[name], rtol=1e-4, atol=1e-5)
