@@ -200,8 +200,15 @@ class FlatBatchModel(BetaCLIPPreTrainedModel):
         scales = {}
         for name, part in LOSS_PARTS.items():
             if part.requires is None or getattr(self.config, part.requires):
-                scales[name] = self.get_parameter(part.logit_scale)
+                scales[name] = self._logit_scale(part.logit_scale)
         return scales
+
+    def _logit_scale(self, name: str) -> Tensor:
+        """Returns a logit scale by the name of its parameter."""
+        if self.pooler is not None and name == "pooler.logit_scale":
+            return self.pooler.read_logit_scale()
+        # Without the axis that FSDP2 asks for.
+        return self.get_parameter(name).squeeze()
 
 
 __all__ = ["FlatBatchModel"]

@@ -166,6 +166,12 @@ class TextConditionedPooler(nn.Module):
         return attended + self.fc2(self.activation(self.fc1(self.layer_norm(attended))))
 
     @gathers_weights
+    def read_logit_scale(self) -> Tensor:
+        """Returns the logarithm of the logit scale, without an axis."""
+        # A copy: the memory of a sharded weight is freed when this method ends.
+        return self.logit_scale.clone().squeeze()
+
+    @gathers_weights
     def score_pairs(
         self, patch_features_BPD: Tensor, text_embeds_TD: Tensor, *, chunk_size: int | None = None
     ) -> Tensor:

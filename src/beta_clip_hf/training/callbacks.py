@@ -55,7 +55,7 @@ class ParameterBounds(TrainerCallback):
         parameters = dict(model.named_parameters())
         self.logit_scales = [parameters[name] for name in parameters if name.endswith("logit_scale")]
         if args.freeze_text_positions:
-            table = next(parameters[name] for name in STRETCHED_POSITIONS if name in parameters)
+            table = _stretched_table(parameters)
             self.table = table
             self.frozen_rows = table.detach()[:KEPT_TEXT_POSITIONS].clone()
             if table.requires_grad:
@@ -81,6 +81,17 @@ class ParameterBounds(TrainerCallback):
         self.hook = None
         self.table = None
         self.frozen_rows = None
+
+
+def _stretched_table(parameters: dict[str, nn.Parameter]) -> nn.Parameter:
+    for stretched in STRETCHED_POSITIONS:
+        # Wrappers, PEFT among them, put words of their own before the names and before "weight".
+        words = stretched.removesuffix("weight")
+        tables = [parameters[name] for name in parameters if words in name and name.endswith(".weight")]
+        if tables:
+            # PEFT keeps the table as it was beside one that is trained.
+            return max(tables, key=lambda table: table.requires_grad)
+    raise ValueError("freeze_text_positions needs a table of text positions, but the model has none")
 
 
 def _without_frozen_rows(gradient: Tensor) -> Tensor:

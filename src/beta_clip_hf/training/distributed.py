@@ -6,11 +6,13 @@ rows. The loss must therefore NOT be multiplied by the number of processes.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from ..data.workers import joined_place
@@ -179,6 +181,48 @@ class _LogSumExp(torch.autograd.Function):
         return gradient * ctx.saved_tensors[0], None
 
 
+def prepare_for_fsdp2(model: nn.Module) -> nn.Module:
+    """
+    Gives the parameters of a model that are single numbers, its logit scales, an axis of length 1, in place.
+
+    FSDP2 shards along the first axis, and refuses parameters without one. `state_dict` still returns the scales without
+    an axis, so that checkpoints keep their format.
+
+    Returns:
+        The same model. A second call changes nothing.
+    """
+    for module in model.modules():
+        names = [name for name, parameter in module.named_parameters(recurse=False) if parameter.ndim == 0]
+        for name in names:
+            parameter = module.get_parameter(name)
+            with_axis = nn.Parameter(parameter.detach().reshape(1), requires_grad=parameter.requires_grad)
+            module.register_parameter(name, with_axis)
+        if names:
+            module.register_state_dict_post_hook(partial(_without_axes, names))
+            module.register_load_state_dict_pre_hook(partial(_with_axes, names))
+    return model
+
+
+def _without_axes(names: list[str], module: nn.Module, state_dict: Any, prefix: str, local_metadata: Any) -> None:
+    for name in names:
+        scale = state_dict[prefix + name]
+        # A sharded scale lies with one process.
+        scale = scale.full_tensor() if isinstance(scale, DTensor) else scale
+        state_dict[prefix + name] = scale.reshape(())
+
+
+def _with_axes(names: list[str], module: nn.Module, state_dict: Any, prefix: str, *rest: Any) -> None:
+    for name in names:
+        scale = state_dict.get(prefix + name)
+        if scale is None:
+            continue
+        parameter = module.get_parameter(name)
+        scale = scale.reshape(1)
+        if isinstance(parameter, DTensor) and not isinstance(scale, DTensor):
+            scale = distribute_tensor(scale, parameter.device_mesh, parameter.placements)
+        state_dict[prefix + name] = scale
+
+
 # The second name of each function is its name before torch 2.13.
 def _all_gather(received: Tensor, rows: Tensor, group: Any) -> None:
     function = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -190,4 +234,4 @@ def _reduce_scatter(received: Tensor, rows: Tensor, group: Any) -> None:
     function(received, rows, group=group)
 
 
-__all__ = ["ProcessGather"]
+__all__ = ["ProcessGather", "prepare_for_fsdp2"]

@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import nn
 
+from ..model.pooler_beta_clip import TextConditionedPooler
 from .arguments import BetaCLIPTrainingArguments
 
 
@@ -25,17 +26,20 @@ def parameter_groups(model: nn.Module, args: BetaCLIPTrainingArguments, decayed:
     Returns the groups (towers, pooler) × (decayed, not decayed) of the parameters that are trained.
 
     Args:
-        model: The model. Parameters whose names start with `pooler.` are those of the pooler.
+        model: The model, in any wrapper. The pooler is found by its class, because wrappers (DDP, FSDP2, PEFT,
+            `torch.compile`) change the names of parameters.
         args: The learning rates and the weight decay.
         decayed: The names of the parameters that weight decay acts on.
 
     Returns:
         A dict for each group that is not empty, as an optimiser takes it, with the `name` of its part of the model.
     """
+    pooler_parameters = _pooler_parameters(model)
     members: dict[tuple[str, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            key = (_part_of(name), name in decayed)
+            part = POOLER if parameter in pooler_parameters else TOWERS
+            key = (part, name in decayed)
             members.setdefault(key, []).append(parameter)
     rates = {TOWERS: args.learning_rate, POOLER: args.pooler_learning_rate}
     groups = []
@@ -56,10 +60,14 @@ def parameter_groups(model: nn.Module, args: BetaCLIPTrainingArguments, decayed:
     return groups
 
 
-def _part_of(name: str) -> str:
-    # DistributedDataParallel puts "module." before the names.
-    is_of_pooler = name.removeprefix("module.").startswith("pooler.")
-    return POOLER if is_of_pooler else TOWERS
+def _pooler_parameters(model: nn.Module) -> set[nn.Parameter]:
+    parameters: set[nn.Parameter] = set()
+    for module in model.modules():
+        # By name: remote code has a class of its own, and FSDP2 makes a subclass.
+        class_names = {cls.__name__ for cls in type(module).__mro__}
+        if TextConditionedPooler.__name__ in class_names:
+            parameters.update(module.parameters())
+    return parameters
 
 
 __all__ = ["POOLER", "TOWERS", "decayed_names", "parameter_groups"]
