@@ -12,7 +12,7 @@ INSTALLED := $(VENV)/.installed
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast test-stress docs bench bench-full lint format clean
+.PHONY: help install demo test test-fast test-stress docs pictures bench bench-full lint format clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,7 +25,7 @@ $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[all,dev]'
 	@touch $@
 
-demo: $(INSTALLED)  ## train, evaluate, save and reload a small model on generated scenes (DEMO_OUTPUT, DEMO_ARGS)
+demo: $(INSTALLED)  ## fine-tune a small CLIP as a β-CLIP and plainly, and compare them (DEMO_OUTPUT, DEMO_ARGS)
 	$(BIN)/python examples/demo.py --output $(DEMO_OUTPUT) $(DEMO_ARGS)
 
 test: lint  ## lint, types, doctests and all tests but the stress tests (PYTEST_ARGS, WORKERS)
@@ -40,6 +40,12 @@ test-stress: $(INSTALLED)  ## the tests that take minutes (PYTEST_ARGS, WORKERS)
 
 docs: $(INSTALLED)  ## build the documentation with its API reference into site/ (open site/index.html, or serve it for the search)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+pictures: $(INSTALLED)  ## draw the pictures of the documents anew, with the models that ship
+	$(BIN)/python benchmarks/scenes_gallery.py
+	$(BIN)/python benchmarks/scenes_phrases.py
+	$(BIN)/python benchmarks/scene_regions.py
+	$(BIN)/python tests/demo/browser.py docs/images
 
 bench: $(INSTALLED)  ## the training step and the losses against their plain twins, on a small model (minutes)
 	$(BIN)/python benchmarks/training_step.py --preset quick

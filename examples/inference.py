@@ -11,17 +11,18 @@ import torch
 from torch.nn.functional import normalize
 
 from beta_clip_hf.data.images import load_image
+from beta_clip_hf.data.scenes import default_model
 from beta_clip_hf.inference.models import load_model
 
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("image", help="photo")
 parser.add_argument("texts", nargs="+", help="texts to score")
-parser.add_argument("--model", default="openai/clip-vit-base-patch16", help="directory or Hub id (%(default)s)")
+parser.add_argument("--model", help="directory or Hub id (default: the small β-CLIP that ships with the package)")
 args = parser.parse_args()
 
 device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-model, processor, has_trained_pooler = load_model(args.model, device)
+model, processor, has_trained_pooler = load_model(args.model or default_model(), device)
 inputs = processor(images=load_image(args.image), text=args.texts, padding=True, return_tensors="pt").to(device)
 with torch.no_grad():
     # As from CLIPModel: logits_per_image (1, T), image_embeds (1, D), text_embeds (T, D).

@@ -1,6 +1,6 @@
 """Finds the text that fits each region of a photo, by FG-CLIP's region features:
 
-python examples/regions.py photo.jpg --box 30,40,120,160 --box 200,10,80,80 "a red cup" "a blue cup" "a dog"
+python examples/regions.py photo.jpg --box 30,40,120,160 "a red cup" "a blue cup" --model qihoo360/fg-clip-base
 """
 
 import argparse
@@ -9,6 +9,7 @@ import sys
 import torch
 
 from beta_clip_hf import BetaCLIPModel, BetaCLIPProcessor
+from beta_clip_hf.data.scenes import default_model
 from beta_clip_hf.inference.look import look
 from beta_clip_hf.visualize import plot_region_scores
 
@@ -17,12 +18,13 @@ parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.R
 parser.add_argument("image", help="photo")
 parser.add_argument("texts", nargs="+", help="texts to choose from")
 parser.add_argument("--box", action="append", required=True, metavar="X,Y,W,H", help="region in pixels of the photo")
-parser.add_argument("--model", default="qihoo360/fg-clip-base", help="model with regions (%(default)s)")
+parser.add_argument("--model", help="model with regions (default: the small β-CLIP that ships with the package)")
 parser.add_argument("--output", default="regions.png", help="picture of the scores (%(default)s)")
 args = parser.parse_args()
 
-model = BetaCLIPModel.from_pretrained(args.model).eval()
-processor = BetaCLIPProcessor.from_pretrained(args.model)
+name = args.model or default_model()
+model = BetaCLIPModel.from_pretrained(name).eval()
+processor = BetaCLIPProcessor.from_pretrained(name)
 boxes = [list(map(float, box.split(","))) for box in args.box]
 seen = look(model, processor, args.image, args.texts, boxes=boxes, box_format="xywh_pixels")
 with torch.no_grad():

@@ -7,6 +7,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from beta_clip_hf.data.scenes import default_model
 from beta_clip_hf.search.gallery import format_hits, phrases_to_show, write_gallery
 from beta_clip_hf.search.index import PhotoIndex, load_embedder
 from beta_clip_hf.search.query import Query
@@ -16,17 +17,18 @@ parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.R
 parser.add_argument("photos", help="folder of photos, JSONL file, …")
 parser.add_argument("text", help="description of any length")
 parser.add_argument("--phrase", action="append", default=[], help="phrase of weight 2; may be given several times")
-parser.add_argument("--model", default="runs/demo/model", help="directory or Hub id (%(default)s)")
+parser.add_argument("--model", help="directory or Hub id (default: the small β-CLIP that ships with the package)")
 parser.add_argument("--index", type=Path, default=Path("photos.index"), help="index, made if missing (%(default)s)")
 parser.add_argument("--top", type=int, default=10, help="number of photos to show (%(default)s)")
 parser.add_argument("--html", default="found.html", help="page of the photos (%(default)s)")
 args = parser.parse_args()
 
-embedder = load_embedder(args.model)
+name = args.model or default_model()
+embedder = load_embedder(name)
 if args.index.exists():
     index = PhotoIndex.open(args.index, embedder)
 else:
-    index = PhotoIndex.create(args.index, embedder, model_name=args.model)
+    index = PhotoIndex.create(args.index, embedder, model_name=name)
 # This embeds new photos and removes those that are gone.
 added = index.add(args.photos)
 sys.stdout.write(f"{len(index)} photos, {added.new} of them new, {len(added.unreadable)} unreadable\n")

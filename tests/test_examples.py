@@ -25,7 +25,9 @@ pytestmark = pytest.mark.slow
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 NOTEBOOKS = ("01_fine_tune_on_your_photos.ipynb", "02_what_does_each_phrase_see.ipynb")
 # Those with a test of their own: tests/test_demo.py, tests/release/test_onnx.py.
-ELSEWHERE = {"demo", "onnx_search"}
+ELSEWHERE = {"demo", "from_scratch", "onnx_search"}
+# The first program that a newcomer reads draws and writes more than the others.
+MOST_LINES = {"demo": 140}
 HERE = {"inference", "fine_tune", "fine_tune_from_hub", "regions", "evaluate", "search", "export", "push"}
 
 
@@ -62,7 +64,8 @@ def run(monkeypatch, capsys):
 def test_each_is_short_and_in_the_table_and_tested() -> None:
     scripts = {path.stem: path.read_text(encoding="utf-8") for path in EXAMPLES.glob("*.py")}
     assert set(scripts) == HERE | ELSEWHERE
-    assert [name for name, code in scripts.items() if len(code.splitlines()) >= 80] == []
+    lines = {name: len(code.splitlines()) for name, code in scripts.items()}
+    assert [name for name, count in lines.items() if count >= MOST_LINES.get(name, 80)] == []
     table = (EXAMPLES / "README.md").read_text(encoding="utf-8")
     assert set(re.findall(r"\]\((\w+)\.py\)", table)) == set(scripts)
     assert set(re.findall(r"\]\((\w+\.ipynb)\)", table)) == set(NOTEBOOKS)

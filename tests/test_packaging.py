@@ -8,6 +8,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from importlib.metadata import version
@@ -99,23 +100,40 @@ def test_what_is_installed_is_allowed() -> None:
         assert requirement.specifier.contains(version(requirement.name)), requirement
 
 
-def test_wheel(tmp_path: Path) -> None:
-    """Built from a copy: every module and the type marker are in it, tests and examples are not."""
-    copy = tmp_path / "copy"
+def built(kind: str, folder: Path) -> Path:
+    """Builds a "wheel" or an "sdist" from a copy of the project, and returns its file."""
+    copy = folder / "copy"
     copy.mkdir()
     for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(PROJECT / name, copy / name)
     shutil.copytree(SOURCE, copy / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-    build = "import sys; from setuptools import build_meta; print(build_meta.build_wheel(sys.argv[1]))"
-    done = subprocess.run([sys.executable, "-c", build, tmp_path], cwd=copy, capture_output=True, text=True)
+    build = f"import sys; from setuptools import build_meta; print(build_meta.build_{kind}(sys.argv[1]))"
+    done = subprocess.run([sys.executable, "-c", build, folder], cwd=copy, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    with zipfile.ZipFile(tmp_path / done.stdout.split()[-1]) as wheel:
+    return folder / done.stdout.split()[-1]
+
+
+def shipped_files() -> set[str]:
+    """The files of the two small models, as they are named in the package."""
+    folder = SOURCE / "beta_clip_hf" / "data" / "scenes" / "weights"
+    return {path.relative_to(SOURCE).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_sdist_has_the_weights(tmp_path: Path) -> None:
+    with tarfile.open(built("sdist", tmp_path)) as sdist:
+        names = {name.partition("/src/")[2] for name in sdist.getnames()}
+    assert names >= shipped_files() and len(shipped_files()) >= 12
+
+
+def test_wheel(tmp_path: Path) -> None:
+    """Built from a copy: every module, the type marker and the weights are in it, tests and examples are not."""
+    with zipfile.ZipFile(built("wheel", tmp_path)) as wheel:
         names = set(wheel.namelist())
         (metadata_name,) = [name for name in names if name.endswith("METADATA")]
         metadata = wheel.read(metadata_name).decode("utf-8")
         entry_points = wheel.read(metadata_name.replace("METADATA", "entry_points.txt")).decode("utf-8")
     modules = {path.relative_to(SOURCE).as_posix() for path in SOURCE.rglob("*.py")}
-    assert names >= modules | {"beta_clip_hf/py.typed"}
+    assert names >= modules | shipped_files() | {"beta_clip_hf/py.typed"}
     assert {name.split("/")[0] for name in names} == {
         "beta_clip_cli",
         "beta_clip_hf",

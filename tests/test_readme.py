@@ -38,7 +38,7 @@ def commands_of(page: str) -> set[str]:
 COMMANDS = set().union(*(commands_of(page.read_text(encoding="utf-8")) for page in PAGES))
 # The same code on something small: what a test has in the place of a checkpoint, and a training of two steps.
 SMALLER = {
-    '"runs/demo/model"': '"tiny"',
+    'scenes.pretrained("beta_clip")': '"tiny"',
     '"openai/clip-vit-base-patch16"': '"tiny"',
     "num_train_epochs=10": "max_steps=2, per_device_train_batch_size=2, use_cpu=True, report_to=[]",
 }

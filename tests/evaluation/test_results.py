@@ -1,11 +1,8 @@
 """Tables of results."""
 
-import pytest
-
 from beta_clip_hf.evaluation.metric_names import MetricName
 from beta_clip_hf.evaluation.results import (
     Metric,
-    format_before_after,
     format_side_by_side,
     format_table,
     metrics_to_json,
@@ -27,15 +24,6 @@ def test_shares_are_in_per_cent_and_ranks_are_not():
         "                                    value  95 % interval  chance  n",
         "long/cls/text_to_image/R@1           50.0     0.0 – 62.5    25.0  4",
         "long/cls/text_to_image/median_rank    2.0                    2.5  4",
-    ]
-
-
-@pytest.mark.parametrize("after", [0.75, 1.0])
-def test_before_and_after_have_columns_of_one_width(after):
-    table = format_before_after(result(0.5), result(after), {"text to image": "long/cls/text_to_image/R@1"}, "R@1")
-    assert table.splitlines() == [
-        "R@1            chance  before   after",
-        f"text to image    25.0    50.0{100 * after:8.1f}",
     ]
 
 

@@ -130,13 +130,13 @@ def give_up(*args, **options) -> None:
 
 def test_the_recipe_of_the_demo_is_what_it_does(monkeypatch, tmp_path, tiny_tokenizer) -> None:
     recipe = recipe_in("demo")
-    monkeypatch.setattr("sys.argv", ["demo.py", "--output", str(tmp_path)])
+    monkeypatch.setattr("sys.argv", ["from_scratch.py", "--output", str(tmp_path)])
     # What takes long, and changes nothing of the recipe.
     monkeypatch.setattr("beta_clip_hf.training.build.build_tokenizer", lambda *args: tiny_tokenizer)
     monkeypatch.setattr("beta_clip_hf.evaluation.evaluator.evaluate", lambda *args, **options: {})
     monkeypatch.setattr("beta_clip_hf.BetaCLIPTrainer", give_up)
     with pytest.raises(AboutToTrain) as stop:
-        runpy.run_path(str(PROJECT / "examples" / "demo.py"), run_name="__main__")
+        runpy.run_path(str(PROJECT / "examples" / "from_scratch.py"), run_name="__main__")
     setup = stop.value
     used = {f"model.{key}": value for key, value in flat(setup.model.config.to_dict()).items()}
     used |= {f"training.{key}": value for key, value in setup.arguments.to_dict().items()}

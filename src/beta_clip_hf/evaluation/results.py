@@ -103,27 +103,6 @@ def format_table(task: str, result: Mapping[str, Any]) -> str:
     return f"{task} ({result['protocol']}; {counts})\n{tables.format_table(TABLE_HEADER, rows)}"
 
 
-def format_before_after(
-    before: Mapping[str, Any], after: Mapping[str, Any], names: Mapping[str, str], heading: str = ""
-) -> str:
-    """
-    Formats some metrics of two results beside their chance level, in per cent, as a plain-text table.
-
-    Args:
-        before: What [`evaluate`] returned for an earlier model.
-        after: What it returned for a later model, on the same rows.
-        names: For the label of each line, the key of the metric that it shows.
-        heading: Heading of the column of labels.
-    """
-    rows = []
-    for label, key in names.items():
-        old, new = before["figures"][key], after["figures"][key]
-        # Six letters, as the longest heading has: all columns of numbers have one width.
-        percents = [f"{100 * share:6.1f}" for share in (new["chance"], old["value"], new["value"])]
-        rows.append([label, *percents])
-    return tables.format_table((heading, "chance", "before", "after"), rows)
-
-
 def format_side_by_side(
     results: Mapping[str, Mapping[str, Any]], names: Mapping[str, str | Sequence[str]], heading: str = ""
 ) -> str:
