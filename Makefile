@@ -43,7 +43,7 @@ docs: $(INSTALLED)  ## build the documentation with its API reference into site/
 
 pictures: $(INSTALLED)  ## draw the pictures of the documents anew, with the models that ship
 	$(BIN)/python benchmarks/scenes_gallery.py
-	$(BIN)/python benchmarks/scenes_phrases.py
+	$(BIN)/python benchmarks/before_after.py
 	$(BIN)/python benchmarks/scene_regions.py
 	$(BIN)/python tests/demo/browser.py docs/images
 
