@@ -224,6 +224,8 @@ def test_a_notebook_runs(name, tmp_path, tiny_model, tiny_processor, monkeypatch
     client.execute()
     made = [cell.outputs for cell in notebook.cells if cell.cell_type == "code"]
     for before, after in zip(kept, made, strict=True):  # as many pictures, tables and texts as are kept
-        assert [kinds_of(output) for output in before] == [kinds_of(output) for output in after]
+        # Other libraries may warn of what they find on this machine.
+        shown = [output for output in after if output.get("name") != "stderr"]
+        assert [kinds_of(output) for output in before] == [kinds_of(output) for output in shown]
     if name.startswith("01"):
         assert BetaCLIPModel.from_pretrained(tmp_path / "runs" / "photos").config.projection_dim == 128
