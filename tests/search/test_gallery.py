@@ -73,8 +73,10 @@ def test_the_commands(tmp_path, checkpoint, photos, capsys):
     assert len(table) == 4 and table[1].split()[2] == str(photos / "1.png")
     assert cli.main([*words, "--where", "width < 0"]) == 0
     assert capsys.readouterr().out == "nothing was found\n"
-    for wrong in (["index", str(photos), "--out", str(tmp_path / "new")], ["search", str(tmp_path / "new"), "a"]):
-        assert cli.main(wrong) == 1 and "must be" in capsys.readouterr().err
+    assert cli.main(["search", str(tmp_path / "new"), "a"]) == 1
+    assert "must be" in capsys.readouterr().err
+    # Without a model, the small one that ships makes the index.
+    assert cli.main(["index", str(photos), "--out", str(tmp_path / "new")]) == 0
 
 
 @pytest.mark.parametrize("name", ["absent", "empty", "absent.jsonl", "empty.jsonl"])
