@@ -70,7 +70,7 @@ def _save(page: Any, path: Path) -> None:
 def take_page_picture(html: Path, path: Path) -> None:
     """The top of a page."""
     with open_browser() as browser:
-        page = browser.new_page(viewport={"width": 1120, "height": 660})
+        page = browser.new_page(viewport={"width": 1120, "height": 930})
         page.goto(html.as_uri())
         Image.open(io.BytesIO(page.screenshot())).convert("RGB").save(path, optimize=True)
 
@@ -86,7 +86,8 @@ def main(folder: Path) -> None:
         scene = SceneDataset(3, seed=7, level="easy", image_size=256)[2]
         image, html = Path(temporary) / "scene.png", Path(temporary) / "seen.html"
         scene["image"].save(image)
-        show_image(default_model(), image, [scene["caption"]], html)
+        caption = "A yellow triangle is at the top. A green cross is to the left of a red square."
+        show_image(default_model(), image, [caption], html)
         take_page_picture(html, folder / "show_page.png")
     with open_page() as page:
         from beta_clip_hf.demo.page import launch
