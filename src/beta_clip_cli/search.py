@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rerank-score",
         choices=RERANK_SCORES,
         help="score that orders them: of whole texts, or with their sentences and phrases, as these see the image or "
-        "by their best window, which needs no pooler (default: conditioned)",
+        "by their best window, which needs no pooler (default: hierarchical)",
     )
     parser.add_argument(
         "--rerank-weights",

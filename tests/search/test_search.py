@@ -46,7 +46,7 @@ def test_weights_are_of_scores(index, embedder):
     query = Query(TEXT, phrases=[("a dog", 2.0), ("the sea", -0.5)])
     similarity, conditioned = outputs(embedder, [TEXT, "a dog", "the sea"], images)
     weights = torch.tensor([1, 2, -0.5]) / 3.5
-    by_image = {hit.image: hit for hit in index.search(query, rerank=6)}
+    by_image = {hit.image: hit for hit in index.search(query, rerank=Reranking(6, "conditioned"))}
     assert [by_image[image].similarity for image in images] == pytest.approx((similarity @ weights).tolist(), abs=1e-5)
     assert [by_image[image].score for image in images] == pytest.approx((conditioned @ weights).tolist(), abs=1e-5)
 
@@ -60,7 +60,8 @@ def test_an_image_is_most_like_itself(index, photos):
 def test_the_best_are_ordered_by_how_the_texts_see_them(tmp_path, embedder, photos, store_patches):
     index = PhotoIndex.create(tmp_path / "index", embedder, store_patches=store_patches)
     index.add(photos)
-    plain, hits = index.search(TEXT), index.search(TEXT, rerank=4)
+    reranking = Reranking(4, "conditioned")
+    plain, hits = index.search(TEXT), index.search(TEXT, rerank=reranking)
     images = [hit.image for hit in plain[:4]]
     _, conditioned = outputs(embedder, [TEXT], images)
     expected = dict(zip(images, conditioned[:, 0].tolist(), strict=True))
@@ -72,7 +73,7 @@ def test_the_best_are_ordered_by_how_the_texts_see_them(tmp_path, embedder, phot
     if store_patches:
         for photo in photos.rglob("*.png"):
             photo.unlink()
-        assert [hit.score for hit in index.search(TEXT, rerank=4)] == [hit.score for hit in hits]
+        assert [hit.score for hit in index.search(TEXT, rerank=reranking)] == [hit.score for hit in hits]
         stored = index.table.patches(images)[images[0]].features_PD
         assert stored.nbytes == 2 * 16 * 32
 
@@ -141,14 +142,14 @@ def test_reranking_by_sentences_and_phrases(tmp_path, embedder, photos, score, s
 
 
 def test_the_score_of_reranking(index, tiny_clip_dir):
-    assert Reranking(3).score == DEFAULT_SCORE == "conditioned" and DEFAULT_SCORE in SCORES
+    assert Reranking(3).score == DEFAULT_SCORE == "hierarchical" and DEFAULT_SCORE in SCORES
     by_default = [hit.reranked for hit in index.search(TEXT, rerank=3)]
     assert by_default == [hit.reranked for hit in index.search(TEXT, rerank=Reranking(3, DEFAULT_SCORE))]
     for wrong, message in (
         (lambda: Reranking(-1), "rerank must be at least 0, but is -1"),
         (lambda: Reranking(1, "cls"), "rerank_score must be one of"),
         (lambda: Reranking(1, "hierarchical", (1, 1, 1)), "weights must be three numbers"),
-        (lambda: Reranking(1, weights=(1, 0, 0)), "rerank_weights must not be given for the conditioned score"),
+        (lambda: Reranking(1, "conditioned", (1, 0, 0)), "rerank_weights must not be given for the conditioned score"),
     ):
         with pytest.raises(ValueError, match=message):
             wrong()

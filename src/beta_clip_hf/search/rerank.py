@@ -36,8 +36,8 @@ logger = logging.getLogger(__name__)
 CONDITIONED = "conditioned"
 SCORES = (CONDITIONED, *HIERARCHICAL_PLACES)
 """Names of the scores that can re-rank: the text-conditioned score of whole texts, or the hierarchical scores."""
-DEFAULT_SCORE = CONDITIONED
-"""The score that re-ranks if none is named. docs/conditioning.md compares them."""
+DEFAULT_SCORE = "hierarchical"
+"""The score that re-ranks if none is named: the one that finds more than CLS does, see docs/conditioning.md."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ class Reranking:
 
     Args:
         count: Number of images.
-        score: One of [`SCORES`]. "conditioned" scores each text of the query as a whole; "hierarchical" adds its
-            sentences and phrases, each by the text-conditioned score, "hierarchical_window" by the best window of the
-            patch features, which needs no pooler.
+        score: One of [`SCORES`]. "conditioned" is the text-conditioned score of each text of the query as a whole.
+            "hierarchical" is the cosine of the text, and the text-conditioned score of its sentences and phrases.
+            "hierarchical_window" takes the best window of the patch features for these, which needs no pooler.
         weights: Weights of whole text, sentences and phrases of a hierarchical score; by default those of
             [`beta_clip_hf.inference.hierarchical.DEFAULT_WEIGHTS`].
 
