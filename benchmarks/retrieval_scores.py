@@ -5,6 +5,7 @@ python benchmarks/retrieval_scores.py --model MODEL --scenes 1000
 """
 
 import argparse
+import itertools
 import sys
 
 from beta_clip_hf import SceneDataset
@@ -46,7 +47,7 @@ def per_cent(share: float, sign: str = "") -> str:
 
 def table(metrics: dict[str, Metric], level: str) -> str:
     """Formats the table of a level: a row for each score, a column for each kind of query."""
-    columns = [(query, direction) for query in QUERIES for direction in DIRECTIONS]
+    columns = list(itertools.product(QUERIES, DIRECTIONS))
     titles = [f"{query}, {DIRECTIONS[direction]}" for query, direction in columns]
     lines = [f"| {level} scenes, R@1 | " + " | ".join(titles) + " |", "|---" * (1 + len(columns)) + "|"]
     for score in SCORES:

@@ -40,6 +40,7 @@ from beta_clip_hf.files import write_json, write_text
 from beta_clip_hf.inference.identity import environment
 from beta_clip_hf.inference.models import load_model
 from beta_clip_hf.release.export import export_clip
+from beta_clip_hf.training.config import read_config
 
 
 RUNS = Path("runs/shipped")
@@ -82,26 +83,10 @@ CLIP_MODEL = {
     "text_config": {**TOWER, "num_hidden_layers": 2},
     "vision_config": {**TOWER, "image_size": IMAGE_SIZE, "patch_size": 8},
 }
-BETA_CLIP_MODEL = {
-    "use_pooler": True,
-    "pooler_num_attention_heads": 2,
-    "alignment_loss": "ce",
-    "beta": 0.5,
-    "short_clip_loss_weight": 1.0,
-    "text_clip_loss_weight": 1.0,
-    "text_negative_loss_weight": 1.0,
-    "conditioned_negative_loss_weight": 1.0,
-    "use_regions": True,
-    "region_loss_weight": 1.0,
-}
-BETA_CLIP_TEXTS = {
-    "caption_mode": "full",
-    "num_phrases": 6,
-    "num_regions": 4,
-    "include_short_caption": True,
-    "num_caption_negatives": 1,
-    "num_phrase_negatives": 1,
-}
+# The losses and the texts are those of the recipe that is recommended.
+RECIPE = read_config(Path(__file__).resolve().parents[1] / "examples" / "configs" / "recommended.yaml")
+BETA_CLIP_MODEL = RECIPE["model"]["config"] | {"pooler_num_attention_heads": 2}
+BETA_CLIP_TEXTS = RECIPE["data"]
 BETA_CLIP_TRAINING = {
     "per_device_train_batch_size": 32,
     "learning_rate": 5e-4,

@@ -20,19 +20,14 @@ from beta_clip_hf.files import write_json
 from beta_clip_hf.inference.identity import environment
 from beta_clip_hf.inference.models import load_model
 from beta_clip_hf.inference.processes import own_device
+from beta_clip_hf.training.config import read_config
 from beta_clip_hf.visualize import plot_training_curves
 from beta_clip_hf.visualize.rows import draw_phrases, draw_region_choices
 
 
 # What β-CLIP adds to the model, and what it reads of a scene: captions, sentences and phrases, regions, and negatives.
-BETA_CLIP = {
-    "pooler_num_attention_heads": 2, "short_clip_loss_weight": 1, "text_clip_loss_weight": 1, "use_regions": True,
-    "region_loss_weight": 1, "text_negative_loss_weight": 1, "conditioned_negative_loss_weight": 1,
-}  # fmt: skip
-BETA_CLIP_TEXTS = {
-    "caption_mode": "full", "include_short_caption": True, "num_phrases": 6, "num_regions": 4,
-    "num_caption_negatives": 1, "num_phrase_negatives": 1,
-}  # fmt: skip
+RECIPE = read_config(Path(__file__).parent / "configs" / "recommended.yaml")
+BETA_CLIP, BETA_CLIP_TEXTS = RECIPE["model"]["config"] | {"pooler_num_attention_heads": 2}, RECIPE["data"]
 # The control goes on as the CLIP was trained: with captions alone, of which some are short.
 PLAIN, PLAIN_TEXTS = {"use_pooler": False}, {"caption_mode": "caption_only", "short_caption_probability": 0.3}
 # Where several scores are named, each model shows the best of those that it has.

@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from beta_clip_hf import BetaCLIPConfig, BetaCLIPDataCollator
+from beta_clip_hf.training.config import read_config
 
 
 STARTS = ("finetune", "scratch")
@@ -16,6 +18,11 @@ _BASE_COLLATOR = {"caption_mode": "full", "num_phrases": 6}
 # Plain CLIP learns from the whole caption alone.
 _PLAIN_CONFIG = {"use_pooler": False}
 _PLAIN_COLLATOR = {"caption_mode": "caption_only"}
+# The recipe that is recommended has one home: the file that users train with.
+_RECIPE = read_config(Path(__file__).resolve().parents[2] / "examples" / "configs" / "recommended.yaml")
+# What of it needs captions alone.
+_RECIPE_LOSSES_OF_CAPTIONS = ("short_clip_loss_weight", "text_clip_loss_weight")
+_RECIPE_TEXTS_OF_CAPTIONS = ("include_short_caption",)
 
 
 @dataclass(frozen=True)
@@ -87,27 +94,15 @@ _ARMS = (
         "recommended",
         "recipe",
         "β-CAL, more positives of CLS, short captions, regions, hard negatives and false texts",
-        config={
-            "text_clip_loss_weight": 1.0,
-            "short_clip_loss_weight": 1.0,
-            "use_regions": True,
-            "region_loss_weight": 1.0,
-            "text_negative_loss_weight": 1.0,
-            "conditioned_negative_loss_weight": 1.0,
-        },
-        collator={
-            "include_short_caption": True,
-            "num_regions": 4,
-            "num_caption_negatives": 1,
-            "num_phrase_negatives": 1,
-        },
+        config=_RECIPE["model"]["config"],
+        collator=_RECIPE["data"],
     ),
     _varied(
         "recommended_captions",
         "recipe",
         "the part of it that needs captions alone: β-CAL, more positives of CLS, short captions",
-        config={"text_clip_loss_weight": 1.0, "short_clip_loss_weight": 1.0},
-        collator={"include_short_caption": True},
+        config={name: _RECIPE["model"]["config"][name] for name in _RECIPE_LOSSES_OF_CAPTIONS},
+        collator={name: _RECIPE["data"][name] for name in _RECIPE_TEXTS_OF_CAPTIONS},
     ),
     _varied("bce", "beta", "β-CAL with binary cross-entropy, β = 0.5", config={"alignment_loss": "bce"}),
     _varied("ce_b0", "beta", "cross-entropy, β = 0", config={"beta": 0.0}),

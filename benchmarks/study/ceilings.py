@@ -56,9 +56,10 @@ def background_words(scene: Scene) -> str:
 
 def is_caption_true(plan: CaptionPlan, scene: Scene) -> bool:
     """Tells whether everything that a long caption claims plainly holds in a scene."""
-    if not all(_is_setting_true(sentence, plan, scene) for sentence in plan.sentences if not sentence.mentions):
-        return False
+    settings = [sentence for sentence in plan.sentences if not sentence.mentions]
     sentences = [sentence for sentence in plan.sentences if sentence.mentions]
+    if not all(_is_setting_true(sentence, plan, scene) for sentence in settings):
+        return False
     # A caption means one object by all mentions of a target: some choice of objects must make every sentence true.
     targets = sorted({mention.target for mention in itertools.chain(*(sentence.mentions for sentence in sentences))})
     for choice in itertools.permutations(scene.objects, len(targets)):
@@ -131,13 +132,18 @@ def read_short_caption(caption: str) -> ShortCaption:
     return ShortCaption(tuple(nouns), len(nouns) + num_others, background)
 
 
+def _look(thing: SceneObject) -> dict[str, str]:
+    """Returns the value of each attribute of an object."""
+    return {name: getattr(thing, name) for name in ATTRIBUTES}
+
+
 def is_short_caption_true(short: ShortCaption, scene: Scene) -> bool:
     """Tells whether everything that a short caption claims holds in a scene."""
     if short.num_objects != len(scene.objects):
         return False
     if short.background and short.background != background_words(scene):
         return False
-    looks = [{name: getattr(thing, name) for name in ATTRIBUTES} for thing in scene.objects]
+    looks = [_look(thing) for thing in scene.objects]
     for choice in itertools.permutations(looks, len(short.nouns)):
         pairs = zip(short.nouns, choice, strict=True)
         if all(noun.items() <= look.items() for noun, look in pairs):

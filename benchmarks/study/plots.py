@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from beta_clip_hf.visualize.style import FAINT, GRID, INK, line_style, new_figure, save, set_panel_title
+from beta_clip_hf.visualize.style import FAINT, GRID, INK, line_style, new_figure, save, set_panel_title, tidy_axes
 
 from .analysis import Results
 from .arms import BASE
@@ -64,17 +64,8 @@ def _draw_curves(axes: Any, results: Results, metric: str) -> None:
         axes.set_xscale("log")
     axes.set_xticks(sorted(ticks), [f"{round(scenes / 1000, 1):g}k" for scenes in sorted(ticks)])
     axes.set_xticks([], minor=True)
-    _tidy(axes)
+    tidy_axes(axes)
     _label_ends(axes, ends)
-
-
-def _tidy(axes: Any) -> None:
-    axes.tick_params(colors=FAINT, labelsize=9, length=0, which="both")
-    axes.grid(axis="y", color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    for side, spine in axes.spines.items():
-        spine.set_visible(side == "bottom")
-        spine.set_color(FAINT)
 
 
 def _label_ends(axes: Any, ends: Sequence[tuple[float, int, str, str]]) -> None:

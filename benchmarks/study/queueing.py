@@ -36,7 +36,11 @@ def chosen_arms(start: str, patterns: Sequence[str]) -> list[Arm]:
     for pattern in patterns:
         if not any(_fits(arm, pattern) for arm in arms):
             raise ValueError(f"--only must name arms or groups of {start!r}, but {pattern!r} fits none")
-    return [arm for arm in arms if any(_fits(arm, pattern) for pattern in patterns)]
+    return [arm for arm in arms if _fits_any(arm, patterns)]
+
+
+def _fits_any(arm: Arm, patterns: Sequence[str]) -> bool:
+    return any(_fits(arm, pattern) for pattern in patterns)
 
 
 def _fits(arm: Arm, pattern: str) -> bool:

@@ -1,5 +1,6 @@
 """Made-up results of the study: their metrics are drawn at random around a level for each arm."""
 
+import itertools
 import random
 
 import torch
@@ -8,9 +9,9 @@ from beta_clip_hf.files import write_json
 
 
 SCORES = ("cls", "all_pairs", "rerank@16", "sum")
-RETRIEVAL = [f"{texts}/{score}/text_to_image/R@1" for texts in ("long", "short") for score in SCORES]
+RETRIEVAL = [f"{texts}/{score}/text_to_image/R@1" for texts, score in itertools.product(("long", "short"), SCORES)]
 REGIONS = [f"region_negatives/{score}/accuracy" for score in ("cls", "conditioned", "region")]
-NEGATIVES = [f"hard_negatives[{kind}]/{score}/accuracy" for kind in ("colour", "relation") for score in SCORES[:1]]
+NEGATIVES = [f"hard_negatives[{kind}]/cls/accuracy" for kind in ("colour", "relation")]
 NEGATIVES.append("hard_negatives[relation]/conditioned/accuracy")
 POINTING = [f"phrases[noun]/{score}/pointing" for score in ("attention", "region_similarity")]
 METRICS = [*RETRIEVAL, *REGIONS, *NEGATIVES, *POINTING, "phrases[noun]/attention/mass_inside"]

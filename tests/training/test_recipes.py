@@ -15,15 +15,17 @@ pytestmark = pytest.mark.slow
 
 GLOBAL = {"clip_loss", "short_clip_loss"}
 REGIONAL = {"region_loss", "hard_negative_loss"}
+FALSE_TEXTS = {"text_negative_loss", "conditioned_negative_loss"}
 PARTS = {
     "beta_clip_ce": {"clip_loss", "beta_cal_loss"},
     "beta_clip_bce": {"clip_loss", "beta_cal_loss"},
     "fg_clip_stage1": GLOBAL,
     "fg_clip_stage2": GLOBAL | REGIONAL,
     "beta_fg": GLOBAL | REGIONAL | {"beta_cal_loss"},
+    "recommended": GLOBAL | REGIONAL | FALSE_TEXTS | {"beta_cal_loss", "text_clip_loss"},
 }
-EVERY_PART = GLOBAL | REGIONAL | {"beta_cal_loss"}
-POOLERS = {"beta_clip_ce", "beta_clip_bce", "beta_fg"}
+EVERY_PART = GLOBAL | REGIONAL | FALSE_TEXTS | {"beta_cal_loss", "text_clip_loss"}
+POOLERS = {"beta_clip_ce", "beta_clip_bce", "beta_fg", "recommended"}
 # What a machine without GPUs changes: sizes, not the recipe. A larger rate, so that few steps move the weights.
 SMALL = [
     "training.max_steps=3", "training.per_device_train_batch_size=4", "training.gradient_accumulation_steps=1",

@@ -116,15 +116,20 @@ def set_panel_title(axes: Any, title: str) -> None:
     axes.set_title(title, loc="left", color=INK, fontsize=11, fontweight="bold")
 
 
-def tidy_panel(axes: Any, x_label: str, *, legend_columns: int = 1) -> None:
-    """Gives a panel of curves a light grid, no frame but the line at its foot, and a legend below it."""
-    axes.set_xlabel(x_label, color=FAINT)
+def tidy_axes(axes: Any) -> None:
+    """Gives a panel of curves a light grid, and no frame but the line at its foot."""
     axes.tick_params(colors=FAINT, labelsize=9, length=0, which="both")
     axes.grid(axis="y", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     for side, spine in axes.spines.items():
         spine.set_visible(side == "bottom")
         spine.set_color(FAINT)
+
+
+def tidy_panel(axes: Any, x_label: str, *, legend_columns: int = 1) -> None:
+    """Tidies a panel of curves, see [`tidy_axes`], and gives it a legend below."""
+    axes.set_xlabel(x_label, color=FAINT)
+    tidy_axes(axes)
     # Inside the panel, the legend of many curves would cover some of them.
     axes.legend(
         loc="upper center",

@@ -67,4 +67,7 @@ def test_the_wheel_takes_every_file(project_dir) -> None:
     patterns = config["options.package_data"]["beta_clip_hf"].split()
     package = project_dir / "src" / "beta_clip_hf"
     files = [path.relative_to(package).as_posix() for path in MODULE.WEIGHTS.rglob("*") if path.is_file()]
-    assert [file for file in files if not any(fnmatch.fnmatch(file, pattern) for pattern in patterns)] == []
+    taken = set()
+    for pattern in patterns:
+        taken.update(fnmatch.filter(files, pattern))
+    assert set(files) == taken
