@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import AutoConfig, AutoModel, AutoModelForZeroShotImageClassification, AutoProcessor
 
 from .files import replacing
-from .model import remote_code_beta_clip
+from .model import encoding_beta_clip, remote_code_beta_clip
 from .model.configuration_beta_clip import BetaCLIPConfig, Granularity
 from .model.loss_beta_clip import (
     beta_cal_loss,
@@ -29,6 +29,8 @@ from .version import __version__ as __version__
 
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from . import scenes
     from .data.collator import BetaCLIPDataCollator
     from .data.scenes import SceneDataset
@@ -65,8 +67,18 @@ def _write_card(folder: Path, repo_id: str, tags: Any) -> None:
         card.save(unfinished)
 
 
-# The core calls this function when it pushes a model. It cannot import the code for it, which stands on the core.
+def _encode(model: BetaCLIPModel, **options: Any) -> "Tensor":
+    """Encodes images or texts with a model."""
+    # Imported here: most users of a model read its images and texts themselves.
+    from .inference.encode import encode
+
+    return encode(model, **options)
+
+
+# The core calls these functions when it pushes a model, or encodes images and texts. It cannot import the code for
+# them, which stands on the core.
 remote_code_beta_clip.write_card = _write_card
+encoding_beta_clip.encoder = _encode
 
 
 def __getattr__(name: str) -> Any:

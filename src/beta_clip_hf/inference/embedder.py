@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize as unit_length
 from torch.utils.data import DataLoader
 from transformers.utils import logging
 
@@ -73,6 +73,7 @@ class Embedder:
         num_workers: Number of processes that read images; 0 reads them in this process.
         squash: Whether to resize images to the model's size without regard to their shape, instead of what the
             processor does. An image processor without a size (NaFlex) keeps shapes and crops nothing in any case.
+        normalize: Whether embeddings of whole images and of texts get length 1. Scores are of such embeddings.
         shards: Shares the work between processes and keeps the results on the disk, see [`Shards`].
 
     Raises:
@@ -87,10 +88,12 @@ class Embedder:
         batch_size: int = 32,
         num_workers: int = 0,
         squash: bool = False,
+        normalize: bool = True,
         shards: Shards | None = None,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, but is {batch_size}")
+        self.normalize = normalize
         self.model = model
         self.processor = processor
         self.batch_size = batch_size
@@ -125,7 +128,7 @@ class Embedder:
         # that a batch does not depend on the order of the input.
         distinct = sorted(set(texts), key=lambda text: (len(text), text))
         if not distinct:
-            return torch.zeros(0, _embedding_width(self.model.config), device=self.model.device)
+            return torch.zeros(0, embedding_width(self.model.config), device=self.model.device)
         shards = split(distinct, TEXTS_PER_SHARD)
 
         def encode_shards(numbers: Sequence[int]) -> Iterator[Kept]:
@@ -153,7 +156,12 @@ class Embedder:
         options = {} if path is None else {"path": path}
         with _evaluation_mode(self.model):
             features_TD = self.model.get_text_features(**inputs, **options).pooler_output
-        return normalize(features_TD.float(), dim=-1)
+        return self._scaled(features_TD)
+
+    def _scaled(self, features_MD: Tensor) -> Tensor:
+        """Returns features in float32, of length 1 if this embedder normalises."""
+        embeds_MD = features_MD.float()
+        return unit_length(embeds_MD, dim=-1) if self.normalize else embeds_MD
 
     def images(self, rows: Sequence[Row], batches: Sequence[Sequence[int]] | None = None) -> Iterator[ImageBatch]:
         """
@@ -194,7 +202,7 @@ class Embedder:
             rows=processed.rows,
             image_index_B=torch.tensor(processed.indices),
             sizes=processed.sizes,
-            image_embeds_BD=normalize(features_BD.float(), dim=-1),
+            image_embeds_BD=self._scaled(features_BD),
             patch_features_BPD=patches_BPD,
             grid=grid,
             digests=processed.digests,
@@ -310,7 +318,7 @@ class Embedder:
         boxes_R4 = boxes_R4 * torch.tensor([columns, rows, columns, rows])
         device = patches_BPD.device
         features_RD = roi_align(patches_BPD, boxes_R4.to(device), image_in_batch_R.to(device), batch.grid)
-        return normalize(features_RD.float(), dim=-1)
+        return unit_length(features_RD.float(), dim=-1)
 
     def attention(self, batch: ImageBatch, text_embeds_TD: Tensor, image_in_batch_T: Tensor) -> Tensor:
         """
@@ -334,8 +342,8 @@ class Embedder:
         return attention_THP.float()
 
 
-def _embedding_width(config: Any) -> int:
-    """D of a model: CLIP names it, that of SigLIP is the width of its text tower's projection."""
+def embedding_width(config: Any) -> int:
+    """Returns D of a model: CLIP names it, that of SigLIP is the width of its text tower's projection."""
     return getattr(config, "projection_dim", None) or config.text_config.projection_size
 
 

@@ -51,7 +51,7 @@ def load_model(name_or_path: str, device: torch.device, dtype: torch.dtype = tor
     """
     model, processor = _read(str(name_or_path))
     if isinstance(processor, BetaCLIPProcessor):
-        _cut_to_positions(processor, model.config)
+        cut_to_positions(processor, model.config)
     model = model.to(device, dtype).eval()
     # Weights that are mapped from a file lie at any address, and kernels sum in another order at another alignment.
     # Without copies, equal weights in two files would give embeddings that differ in their last bits.
@@ -88,7 +88,7 @@ def _read_plain_clip(name_or_path: str) -> tuple[BetaCLIPModel, BetaCLIPProcesso
     return model, processor
 
 
-def _cut_to_positions(processor: BetaCLIPProcessor, config: Any) -> None:
+def cut_to_positions(processor: BetaCLIPProcessor, config: Any) -> None:
     """Shortens texts to the positions of the model, in case the processor was saved for longer ones."""
     positions = config.text_config.max_position_embeddings
     longest = positions

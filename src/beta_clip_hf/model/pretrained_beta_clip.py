@@ -9,6 +9,7 @@ from transformers import initialization as init
 
 from .checkpoints_beta_clip import FG_CLIP_SWITCHES, LONG_TABLE, from_fg_clip, is_fg_clip, read_weights, weight_names
 from .configuration_beta_clip import CLIP_TEXT_POSITIONS, HUB_ARGUMENTS, BetaCLIPConfig
+from .encoding_beta_clip import EncodingModel
 from .last_blocks_beta_clip import LastTextLayer
 from .objective_beta_clip import added_logit_scales
 from .pooler_beta_clip import TextConditionedPooler
@@ -17,7 +18,7 @@ from .remote_code_beta_clip import auto_map_of_model, carrying_code, render_firs
 from .towers_beta_clip import CLIPTowers, TwoPathTextEmbeddings
 
 
-class BetaCLIPPreTrainedModel(CLIPTowers):
+class BetaCLIPPreTrainedModel(EncodingModel, CLIPTowers):
     """The parts of a model, their first values, and `from_pretrained`; what it computes is [`BetaCLIPModel`]."""
 
     config_class = BetaCLIPConfig

@@ -1,0 +1,150 @@
+"""Encodes images or texts in one call: what `model.encode(…)` does."""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers.utils import logging
+
+from ..model.image_loading_beta_clip import load_images
+from ..model.processing_beta_clip import BetaCLIPProcessor
+from .embedder import Embedder, embedding_width
+from .models import cut_to_positions
+from .quantization import check_precision, check_truncate_dim, quantize, truncate
+from .reading import ProcessedImages
+from .shards import split
+
+
+def encode(
+    model: Any,
+    *,
+    images: Any = None,
+    texts: Any = None,
+    processor: Any = None,
+    path: str | None = None,
+    batch_size: int = 32,
+    normalize: bool = True,
+    truncate_dim: int | None = None,
+    precision: str = "float32",
+    calibration_embeds: Any = None,
+    show_progress_bar: bool = False,
+) -> Tensor:
+    """
+    Encodes images or texts with the [`Embedder`] of evaluation and search. See [`BetaCLIPModel.encode`].
+
+    Raises:
+        ValueError: if there are not either images or texts, one of them cannot be read, an option is out of range, or
+            `processor` is left out and none is found beside the model.
+    """
+    if (images is None) == (texts is None):
+        raise ValueError("exactly one of images and texts must be given")
+    check_precision(precision)
+    check_truncate_dim(truncate_dim, embedding_width(model.config))
+    if texts is None and path is not None:
+        raise ValueError(f"path must be left out for images, but is {path!r}")
+    is_long = model.is_long_path(path)
+    if processor is None:
+        processor = _processor_of(model)
+    embedder = Embedder(model, processor, batch_size=batch_size, normalize=normalize)
+    with _progress_bars(show_progress_bar):
+        if texts is None:
+            is_single = _is_image(images)
+            embeds_MD = _encode_images([images] if is_single else images, embedder)
+        else:
+            is_single = isinstance(texts, str)
+            embeds_MD = embedder.texts(_checked_texts([texts] if is_single else texts), whole_captions=is_long)
+    embeds_MD = truncate(embeds_MD.cpu(), truncate_dim, normalize=normalize)
+    quantized_MD = quantize(embeds_MD, precision, calibration_embeds)
+    return quantized_MD[0] if is_single else quantized_MD
+
+
+def _processor_of(model: Any) -> BetaCLIPProcessor:
+    """Loads the processor that was saved beside a model, cut to the positions of the model."""
+    name = model.name_or_path
+    if not name:
+        raise ValueError("processor must be given for a model that was not loaded from a directory, but is missing")
+    # A model from the Hub knows its commit. The directory of a machine has none.
+    revision = getattr(model.config, "_commit_hash", None)
+    try:
+        processor = BetaCLIPProcessor.from_pretrained(name, revision=revision)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"processor must be given, because none can be read from {name}") from error
+    cut_to_positions(processor, model.config)
+    return processor
+
+
+def _is_image(images: Any) -> bool:
+    """Tells a single image from several. An array of four axes holds several."""
+    if isinstance(images, (np.ndarray, torch.Tensor)):
+        return images.ndim < 4
+    return isinstance(images, (Image.Image, str, os.PathLike, bytes, Mapping))
+
+
+def _checked_texts(texts: Iterable[Any]) -> list[str]:
+    """Returns texts as a list.
+
+    Raises:
+        ValueError: if one of them is no string.
+    """
+    checked = list(texts)
+    for number, text in enumerate(checked):
+        if not isinstance(text, str):
+            raise ValueError(f"texts[{number}] must be a string, but is {text!r}")
+    return checked
+
+
+def _encode_images(images: Any, embedder: Embedder) -> Tensor:
+    """Returns the embeddings of images, (M, D). A batch is read when it is its turn."""
+    if not hasattr(images, "__getitem__"):
+        images = list(images)
+    embeds = [torch.zeros(0, embedding_width(embedder.model.config))]
+    with logging.tqdm(total=len(images), desc="images", unit=" images") as progress:
+        for numbers in split(range(len(images)), embedder.batch_size):
+            loaded = [_load(images[number], number) for number in numbers]
+            inputs = dict(embedder.image_processor(loaded, return_tensors="pt"))
+            # What a batch says of rows, sizes and files serves evaluation and search.
+            processed = ProcessedImages(indices=list(numbers), rows=[], sizes=[], digests=[], inputs=inputs)
+            embeds.append(embedder.encode_images(processed).image_embeds_BD.cpu())
+            progress.update(len(numbers))
+    return torch.cat(embeds)
+
+
+def _load(image: Any, number: int) -> Any:
+    """Reads an image as the processor does, see [`load_images`].
+
+    Raises:
+        ValueError: if it cannot be read, or it is several; the message holds its number.
+    """
+    try:
+        loaded = load_images(image)
+    except ValueError as error:
+        raise ValueError(f"images[{number}]: {error}") from error
+    if len(loaded) != 1:
+        raise ValueError(f"images[{number}] must be a single image, but holds {len(loaded)}")
+    return loaded[0]
+
+
+@contextmanager
+def _progress_bars(are_shown: bool) -> Iterator[None]:
+    """Shows the progress bars of transformers or hides them, and leaves the setting as it was."""
+    were_shown = logging.is_progress_bar_enabled()
+    _set_progress_bars(are_shown)
+    try:
+        yield
+    finally:
+        _set_progress_bars(were_shown)
+
+
+def _set_progress_bars(are_shown: bool) -> None:
+    if are_shown:
+        logging.enable_progress_bar()
+    else:
+        logging.disable_progress_bar()
+
+
+__all__ = ["encode"]

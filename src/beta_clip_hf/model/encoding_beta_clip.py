@@ -1,0 +1,81 @@
+"""`model.encode(…)`: images or texts as they are in, embeddings out."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+
+# Does the work of `encode`. The package sets it when it is imported: the code that a checkpoint brings along has no
+# embedder, and leaves it at `None`.
+encoder: Callable[..., Tensor] | None = None
+
+
+class EncodingModel:
+    """Gives a model `encode`."""
+
+    def encode(
+        self,
+        *,
+        images: Any = None,
+        texts: Any = None,
+        processor: Any = None,
+        path: str | None = None,
+        batch_size: int = 32,
+        normalize: bool = True,
+        truncate_dim: int | None = None,
+        precision: str = "float32",
+        calibration_embeds: Any = None,
+        show_progress_bar: bool = False,
+    ) -> Tensor:
+        r"""
+        Embeds images or texts: reads, processes and encodes them in batches, without gradients and without dropout.
+
+        Args:
+            images: An image, or M images: PIL images, paths, bytes of image files, arrays or tensors. All that
+                [`BetaCLIPProcessor`] takes.
+            texts: A text, or M texts. Equal texts are encoded once.
+            processor (*optional*): The processor; by default the one that was saved beside the model.
+            path (`"short" | "long"`, *optional*): The path of the texts, as in [`BetaCLIPModel.get_text_features`].
+            batch_size: Number of images or texts in a batch.
+            normalize: Whether embeddings get length 1, so that their products are cosines.
+            truncate_dim (*optional*): Keeps the first numbers of each embedding only, before it is normalised.
+            precision: "float32"; "int8" (a quarter of the bytes) or "binary" (a 32nd: the signs, 8 in an int8), as
+                `quantize_embeddings` of sentence-transformers makes them.
+            calibration_embeds (`Tensor` of shape `(N, D)`, *optional*):
+                For "int8": the float embeddings whose ranges are cut into 256 steps, 100 or more. What is compared must
+                share them. By default the embeddings themselves.
+            show_progress_bar: Whether to show how far it is.
+
+        Returns:
+            On the CPU `(M, D)` float32 or int8, or `(M, ⌈D / 8⌉)` int8 for "binary"; `(D,)` for a single image or text.
+
+        Raises:
+            ValueError: If there are not either images or texts, one of them cannot be read, an option is out of range,
+                or `processor` is left out and none is found beside the model.
+            ImportError: If the model comes from the code that its directory carries, without the package.
+
+        Example: `model.encode(images=["a.jpg", "b.jpg"]) @ model.encode(texts="a dog")` are two cosines.
+        """
+        if encoder is None:
+            raise ImportError(
+                "encode must be called on a model of the package beta-clip-hf, but this one is made by the code of its "
+                "directory: pip install beta-clip-hf and load it with beta_clip_hf.BetaCLIPModel, or call its "
+                "processor, get_image_features and get_text_features"
+            )
+        return encoder(
+            self,
+            images=images,
+            texts=texts,
+            processor=processor,
+            path=path,
+            batch_size=batch_size,
+            normalize=normalize,
+            truncate_dim=truncate_dim,
+            precision=precision,
+            calibration_embeds=calibration_embeds,
+            show_progress_bar=show_progress_bar,
+        )
+
+
+__all__ = ["EncodingModel"]
