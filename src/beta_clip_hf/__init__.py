@@ -67,12 +67,12 @@ def _write_card(folder: Path, repo_id: str, tags: Any) -> None:
         card.save(unfinished)
 
 
-def _encode(model: BetaCLIPModel, **options: Any) -> "Tensor":
+def _encode(model: BetaCLIPModel, images: Any, texts: Any, settings: encoding_beta_clip.EncodingSettings) -> "Tensor":
     """Encodes images or texts with a model."""
     # Imported here: most users of a model read its images and texts themselves.
     from .inference.encode import encode
 
-    return encode(model, **options)
+    return encode(model, images, texts, settings)
 
 
 # The core calls these functions when it pushes a model, or encodes images and texts. It cannot import the code for

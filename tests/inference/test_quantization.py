@@ -55,14 +55,14 @@ def test_the_numbers_are_those_of_sentence_transformers(embeds, precision):
 
 
 def test_neighbours_are_kept():
-    """The ten nearest of 2,000: of 8 bits nearly all; of signs most among 100, where chance finds 5 %."""
+    """The ten nearest of 2,000: of 8 bits nearly all; of signs nearly all among 60, where chance finds 3 %."""
     gallery = normalize(torch.randn(40, 256).repeat(50, 1) + 0.7 * torch.randn(2000, 256), dim=-1)
     queries = normalize(gallery[::40] + 0.02 * torch.randn(50, 256), dim=-1)
     nearest = (queries @ gallery.T).topk(10).indices
 
     def recall(scores, count=10):
         found = scores.topk(count).indices
-        return (found[:, :, None] == nearest[:, None]).any(-1).float().mean()
+        return (found[:, :, None] == nearest[:, None]).any(1).float().mean()
 
     codes_GD = quantize(gallery, "int8")
     low_D, high_D = gallery.amin(0), gallery.amax(0)
@@ -73,7 +73,7 @@ def test_neighbours_are_kept():
     for embeds in (queries, gallery):
         bits.append(np.unpackbits(quantize(embeds, "binary").numpy().view(np.uint8) ^ 128, axis=1))
     hamming = torch.tensor([[(query != image).sum() for image in bits[1]] for query in bits[0]])
-    assert recall(-hamming, 100) > 0.9
+    assert recall(-hamming, 60) > 0.95
 
 
 def test_truncated_embeddings(embeds):

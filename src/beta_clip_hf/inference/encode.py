@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 from transformers.utils import logging
 
+from ..model.encoding_beta_clip import EncodingSettings
 from ..model.image_loading_beta_clip import load_images
 from ..model.processing_beta_clip import BetaCLIPProcessor
 from .embedder import Embedder, embedding_width
@@ -20,46 +21,40 @@ from .reading import ProcessedImages
 from .shards import split
 
 
-def encode(
-    model: Any,
-    *,
-    images: Any = None,
-    texts: Any = None,
-    processor: Any = None,
-    path: str | None = None,
-    batch_size: int = 32,
-    normalize: bool = True,
-    truncate_dim: int | None = None,
-    precision: str = "float32",
-    calibration_embeds: Any = None,
-    show_progress_bar: bool = False,
-) -> Tensor:
+def encode(model: Any, images: Any, texts: Any, settings: EncodingSettings) -> Tensor:
     """
-    Encodes images or texts with the [`Embedder`] of evaluation and search. See [`BetaCLIPModel.encode`].
+    Encodes images or texts with the [`Embedder`] of evaluation and search.
+
+    Args:
+        model: A `BetaCLIPModel`.
+        images, texts: The images or the texts; the others are `None`.
+        settings: The options. [`BetaCLIPModel.encode`] explains them.
+
+    Returns:
+        See [`BetaCLIPModel.encode`].
 
     Raises:
         ValueError: if there are not either images or texts, one of them cannot be read, an option is out of range, or
-            `processor` is left out and none is found beside the model.
+            there is no processor, also not beside the model.
     """
     if (images is None) == (texts is None):
         raise ValueError("exactly one of images and texts must be given")
-    check_precision(precision)
-    check_truncate_dim(truncate_dim, embedding_width(model.config))
-    if texts is None and path is not None:
-        raise ValueError(f"path must be left out for images, but is {path!r}")
-    is_long = model.is_long_path(path)
-    if processor is None:
-        processor = _processor_of(model)
-    embedder = Embedder(model, processor, batch_size=batch_size, normalize=normalize)
-    with _progress_bars(show_progress_bar):
+    check_precision(settings.precision)
+    check_truncate_dim(settings.truncate_dim, embedding_width(model.config))
+    if texts is None and settings.path is not None:
+        raise ValueError(f"path must be left out for images, but is {settings.path!r}")
+    is_long = model.is_long_path(settings.path)
+    processor = settings.processor or _processor_of(model)
+    embedder = Embedder(model, processor, batch_size=settings.batch_size, normalize=settings.normalize)
+    with _progress_bars(settings.show_progress_bar):
         if texts is None:
             is_single = _is_image(images)
             embeds_MD = _encode_images([images] if is_single else images, embedder)
         else:
             is_single = isinstance(texts, str)
             embeds_MD = embedder.texts(_checked_texts([texts] if is_single else texts), whole_captions=is_long)
-    embeds_MD = truncate(embeds_MD.cpu(), truncate_dim, normalize=normalize)
-    quantized_MD = quantize(embeds_MD, precision, calibration_embeds)
+    embeds_MD = truncate(embeds_MD.cpu(), settings.truncate_dim, normalize=settings.normalize)
+    quantized_MD = quantize(embeds_MD, settings.precision, settings.calibration_embeds)
     return quantized_MD[0] if is_single else quantized_MD
 
 

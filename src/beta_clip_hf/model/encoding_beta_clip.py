@@ -1,6 +1,7 @@
 """`model.encode(…)`: images or texts as they are in, embeddings out."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -9,6 +10,20 @@ from torch import Tensor
 # Does the work of `encode`. The package sets it when it is imported: the code that a checkpoint brings along has no
 # embedder, and leaves it at `None`.
 encoder: Callable[..., Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class EncodingSettings:
+    """Holds the options of [`EncodingModel.encode`]."""
+
+    processor: Any = None
+    path: str | None = None
+    batch_size: int = 32
+    normalize: bool = True
+    truncate_dim: int | None = None
+    precision: str = "float32"
+    calibration_embeds: Any = None
+    show_progress_bar: bool = False
 
 
 class EncodingModel:
@@ -63,10 +78,7 @@ class EncodingModel:
                 "directory: pip install beta-clip-hf and load it with beta_clip_hf.BetaCLIPModel, or call its "
                 "processor, get_image_features and get_text_features"
             )
-        return encoder(
-            self,
-            images=images,
-            texts=texts,
+        settings = EncodingSettings(
             processor=processor,
             path=path,
             batch_size=batch_size,
@@ -76,6 +88,7 @@ class EncodingModel:
             calibration_embeds=calibration_embeds,
             show_progress_bar=show_progress_bar,
         )
+        return encoder(self, images, texts, settings)
 
 
-__all__ = ["EncodingModel"]
+__all__ = ["EncodingModel", "EncodingSettings"]
