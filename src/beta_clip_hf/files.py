@@ -5,6 +5,7 @@ A file is written beside its place under another name, flushed to the disk and r
 disk that is full, leaves the old file or the new one, never half of one.
 """
 
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -33,8 +34,9 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     unfinished = path.with_name(f".{path.name}.part{os.getpid()}")
     try:
         yield unfinished
-        _flush(unfinished)
+        flush_file(unfinished)
         unfinished.replace(path)
+        flush_directory(path.parent)
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
@@ -69,10 +71,27 @@ def write_json(value: Any, path: str | os.PathLike[str], *, allow_nan: bool = Fa
     return write_text(path, text + "\n")
 
 
-def _flush(path: Path) -> None:
-    """Waits until the content is on the disk: a rename can reach it before the content does."""
+def flush_file(path: str | os.PathLike[str]) -> None:
+    """Waits until the content of a file is on the disk: a rename can reach it before the content does."""
     with open(path, "rb+") as file:
         os.fsync(file.fileno())
 
 
-__all__ = ["replacing", "write_bytes", "write_json", "write_text"]
+def flush_directory(path: str | os.PathLike[str]) -> None:
+    """Waits until the names in a directory are on the disk: a rename is a change of names."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        # Windows opens no directories, and needs no flush of them.
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems have no flush of directories.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+__all__ = ["flush_directory", "flush_file", "replacing", "write_bytes", "write_json", "write_text"]

@@ -6,6 +6,7 @@ import pytest
 
 from beta_clip_cli.main import main
 from beta_clip_cli.train import FLAGS, add_arguments, configuration
+from beta_clip_hf.training import checkpoints
 from beta_clip_hf.training import run as training_run
 from beta_clip_hf.training.config import read_config
 
@@ -87,9 +88,10 @@ def test_wrong_words_are_one_sentence(words, message, tmp_path, monkeypatch, cap
     ],
 )
 def test_where_a_run_continues(words, resume, checkpoint, tmp_path, monkeypatch):
-    """Without a directory it is the last checkpoint of the output directory."""
+    """Without a directory it is the last whole checkpoint of the output directory."""
     monkeypatch.chdir(tmp_path)
-    for step in (3, 20):
+    monkeypatch.setattr(checkpoints, "find_problem", lambda path: None if path.name != "checkpoint-30" else "empty")
+    for step in (3, 20, 30):
         (tmp_path / "out" / f"checkpoint-{step}").mkdir(parents=True)
     asked = []
     monkeypatch.setattr(training_run, "train", lambda settings: asked.append(settings) or finished)

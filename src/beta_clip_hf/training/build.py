@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from transformers import AutoTokenizer, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
 from ..data.collator import BetaCLIPDataCollator
 from ..data.readers import load_rows
@@ -18,6 +17,7 @@ from ..model.configuration_beta_clip import BetaCLIPConfig
 from ..model.modeling_beta_clip import BetaCLIPModel
 from ..model.processing_beta_clip import BetaCLIPProcessor
 from .arguments import BetaCLIPTrainingArguments
+from .checkpoints import list_checkpoints
 from .config import COLLATOR_KEYS
 from .run_record import write_config
 from .trainer import BetaCLIPTrainer
@@ -84,7 +84,7 @@ def build_arguments(training: Mapping[str, Any]) -> BetaCLIPTrainingArguments:
 
 
 def _check_no_checkpoints(output_dir: Path) -> None:
-    if output_dir.is_dir() and get_last_checkpoint(str(output_dir)):
+    if list_checkpoints(output_dir):
         raise ValueError(
             f"training.output_dir must hold no checkpoints of another run, but {output_dir} does: "
             "go on with that run (--resume), or choose another directory"

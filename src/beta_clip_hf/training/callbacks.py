@@ -2,14 +2,13 @@
 
 import logging
 import math
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState
-from transformers.trainer_utils import get_last_checkpoint
 
 from ..model.positions_beta_clip import KEPT_TEXT_POSITIONS
 from .arguments import BetaCLIPTrainingArguments
@@ -159,14 +158,17 @@ class NonFiniteGuard(TrainerCallback):
     about to log, evaluate or save: these wait for the device in any case. Before a save the weights are checked too,
     so that a gradient that overflowed under a finite loss does not reach a checkpoint.
 
+    Args:
+        last_checkpoint: Says where the last good checkpoint is, for the message; `None` if there is none.
+
     Raises:
         FloatingPointError: with the range of steps in which it happened and the last good checkpoint.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, last_checkpoint: Callable[[], str | None]) -> None:
         self.bad: Tensor | None = None
         self.last_good_step = 0
-        self.last_checkpoint: str | None = None
+        self.last_checkpoint = last_checkpoint
 
     @torch.no_grad()
     def watch(self, loss: Tensor) -> None:
@@ -192,8 +194,9 @@ class NonFiniteGuard(TrainerCallback):
             self.last_good_step = state.global_step
             return
         kept = "no checkpoint was saved"
-        if self.last_checkpoint:
-            kept = f"the last good checkpoint is {self.last_checkpoint}"
+        checkpoint = self.last_checkpoint()
+        if checkpoint:
+            kept = f"the last good checkpoint is {checkpoint}"
         raise FloatingPointError(
             f"the loss and the weights must be finite, but are not since one of the steps {self.last_good_step + 1} to "
             f"{state.global_step}; training stops, {kept}. A lower learning rate, or bf16 instead of fp16, often helps."
@@ -217,19 +220,9 @@ class NonFiniteGuard(TrainerCallback):
     def on_train_begin(
         self, args: BetaCLIPTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Starts from the step that the run begins with, and from its checkpoint if it is a resumed run."""
+        """Starts from the step that the run begins with."""
         self.bad = None
         self.last_good_step = state.global_step
-        is_resumed = state.global_step > 0
-        self.last_checkpoint = None
-        if is_resumed:
-            self.last_checkpoint = get_last_checkpoint(args.output_dir)
-
-    def on_save(
-        self, args: BetaCLIPTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Remembers the checkpoint that was just saved."""
-        self.last_checkpoint = str(Path(args.output_dir, f"checkpoint-{state.global_step}"))
 
     def on_step_end(
         self,

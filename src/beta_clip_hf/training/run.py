@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers.trainer_utils import get_last_checkpoint
 
 from ..files import write_json
 from .build import build_trainer
+from .checkpoints import find_newest_whole
 from .config import check_complete
 from .run_record import RESULTS_FILE, describe_run, last_evaluation
 from .trainer import BetaCLIPTrainer
@@ -45,9 +45,8 @@ class RunSettings:
             return None
         if self.checkpoint is not None:
             return self.checkpoint
-        if not Path(output_dir).is_dir():
-            return None
-        return get_last_checkpoint(output_dir)
+        found = find_newest_whole(output_dir).path
+        return None if found is None else str(found)
 
 
 @dataclass(frozen=True)

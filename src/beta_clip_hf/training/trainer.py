@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
-from transformers import Trainer
 from transformers.trainer_utils import speed_metrics
 
 from ..data.collator import BetaCLIPDataCollator
@@ -18,6 +17,7 @@ from .arguments import BetaCLIPTrainingArguments
 from .cached_gradients import CachedContrast
 from .callbacks import CheckpointedTowers, NonFiniteGuard, ParameterBounds, SamplingEpoch
 from .distributed import ProcessGather
+from .durable_trainer import DurableTrainer
 from .loss_log import LossLog
 from .parameter_groups import POOLER, TOWERS, decayed_names, parameter_groups
 from .recall import retrieval_metrics
@@ -26,7 +26,7 @@ from .schedule import cosine_schedule
 from .streams import EndlessBatches
 
 
-class BetaCLIPTrainer(Trainer):
+class BetaCLIPTrainer(DurableTrainer):
     r"""
     Trains a [`BetaCLIPModel`] like [`~transformers.Trainer`], with these differences:
 
@@ -41,6 +41,7 @@ class BetaCLIPTrainer(Trainer):
       `eval_i2t_r1`, `_r5`, `_r10` and `eval_t2i_…`, in [0, 1]. There is no `eval_loss`, because a contrastive loss
       depends on how the rows are divided into batches.
     - A loss or a weight that is not finite stops the run with a `FloatingPointError` before it reaches a checkpoint.
+    - A checkpoint is whole or absent, see [`DurableTrainer`].
 
     Args:
         model, args, train_dataset, eval_dataset, callbacks, …: See `Trainer`. Data sets yield rows
@@ -102,7 +103,7 @@ class BetaCLIPTrainer(Trainer):
         self._contrast: CachedContrast | None = None
         self._contrast_batches: list[dict[str, Any]] = []
         self._micro_batches = itertools.count()
-        self._guard = NonFiniteGuard()
+        self._guard = NonFiniteGuard(lambda: self.last_checkpoint)
         for callback in (ParameterBounds(), CheckpointedTowers(), SamplingEpoch(data_collator), self._guard):
             self.add_callback(callback)
 
