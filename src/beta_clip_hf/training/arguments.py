@@ -9,6 +9,8 @@ from transformers import TrainingArguments
 from transformers.utils import is_accelerate_available
 
 from ..visualize.log_keys import RecallKey
+from .argument_support import check_arguments
+from .freezing import parts_to_freeze
 
 
 logger = logging.getLogger(__name__)
@@ -45,6 +47,10 @@ class BetaCLIPTrainingArguments(TrainingArguments):
       instead of keeping them. "none" keeps all of them, "selective" keeps the outputs of linear layers (see
       [`keep_linear_outputs`]), "full" keeps the inputs of blocks only. The `gradient_checkpointing` of
       `TrainingArguments` means "full" for both towers.
+    - `freeze`: names of parts that are not trained, such as "vision" or ["text_embeddings", "vision_but_last_2"]. See
+      [`freeze_parts`] for all names.
+    - `layer_decay`: the learning rate of each block of a tower is that of the next block times this number, see
+      [`parameter_groups`]. 1 gives all blocks the same rate.
     - `gather_across_processes`: whether the losses see the texts of all processes, with the exact gradient of the one
       large batch, or only the texts of their own process.
 
@@ -62,10 +68,11 @@ class BetaCLIPTrainingArguments(TrainingArguments):
     - `dispatch_batches=False`: a dispatcher would split the flat texts as if they were images.
 
     Raises:
-        ImportError: if accelerate is not installed.
-        ValueError: if a rate is negative, `logit_scale_max` is below 1, the schedule is not a cosine, a kind of
-            checkpointing is unknown, `contrastive_batch_size` is not a multiple of the images of one forward pass, or
-            `remove_unused_columns` or `dispatch_batches` is switched on.
+        ImportError: if accelerate, or the package of the optimiser, is not installed.
+        ValueError: if a field that cannot work with a contrastive loss does not have its default (see `REFUSED` of
+            `argument_support`), a rate is negative, `logit_scale_max` is below 1, the schedule is not a cosine, a kind
+            of checkpointing is unknown, `contrastive_batch_size` is not a multiple of the images of one forward pass,
+            or `remove_unused_columns`, `dispatch_batches` or `split_batches` is switched on.
 
     Source: arXiv 2512.12678, training details, and the authors' release.
     """
@@ -88,6 +95,11 @@ class BetaCLIPTrainingArguments(TrainingArguments):
         "none", "What the backward pass recomputes in the text tower: 'none', 'selective' or 'full'."
     )
 
+    freeze: str | list[str] | None = field(
+        default=None, metadata={"help": "Names of parts that are not trained, such as 'vision'."}
+    )
+    layer_decay: float = _option(1.0, "Factor from the learning rate of a block to that of the block before it.")
+
     lr_scheduler_type: str = _option("cosine", "Always the cosine; equal initial and end rates make it a constant.")
     warmup_steps: float = _option(0.001, "Warm-up of the towers: a number of steps or, below 1, a share of all steps.")
     weight_decay: float = _option(0.01, "Weight decay of matrices; biases, norms and scalars have none.")
@@ -105,11 +117,13 @@ class BetaCLIPTrainingArguments(TrainingArguments):
     def __post_init__(self) -> None:
         if not is_accelerate_available():
             raise ImportError('Training needs accelerate: pip install "beta-clip-hf[train]"')
+        check_arguments(self)
         self._check_rates()
         self._check_schedule()
         self._check_columns()
         self._check_contrast()
         self._check_checkpointing()
+        parts_to_freeze(self.freeze)
         self._choose_precision()
         self._choose_best_metric()
         # Pinned memory speeds up copies to a device. Without a device it only causes a warning.
@@ -125,6 +139,8 @@ class BetaCLIPTrainingArguments(TrainingArguments):
             rate = getattr(self, name)
             if rate < 0:
                 raise ValueError(f"{name} must not be negative, but is {rate}")
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"layer_decay must be above 0 and at most 1, but is {self.layer_decay}")
         if self.logit_scale_max != 0 and self.logit_scale_max < 1:
             raise ValueError(f"logit_scale_max must be at least 1, or 0 for no limit, but is {self.logit_scale_max}")
 
@@ -167,6 +183,10 @@ class BetaCLIPTrainingArguments(TrainingArguments):
             self.metric_for_best_model = BEST_METRIC
 
     def _set_up_loading(self) -> None:
+        if self.accelerator_config.split_batches:
+            raise ValueError(
+                "split_batches must not be True, but is True: per_device_train_batch_size is that of each process"
+            )
         if self.accelerator_config.dispatch_batches:
             raise ValueError("dispatch_batches must not be True (it would split flat texts like images), but is True")
         self.accelerator_config.dispatch_batches = False

@@ -48,7 +48,8 @@ def build_trainer(config: Mapping[str, Any], *, resume: bool = False) -> BetaCLI
     set_seed(args.seed)
     data = config["data"]
     strict = bool(data.get("strict", False))
-    train_rows = open_rows(data["train"], seed=args.seed, strict=strict, shuffle=True)
+    order_seed = args.seed if args.data_seed is None else args.data_seed
+    train_rows = open_rows(data["train"], seed=order_seed, strict=strict, shuffle=True)
     eval_rows = None
     if data.get("eval"):
         eval_rows = open_rows(data["eval"], seed=args.seed, strict=strict)

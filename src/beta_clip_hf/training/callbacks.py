@@ -12,6 +12,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from ..model.positions_beta_clip import KEPT_TEXT_POSITIONS
 from .arguments import BetaCLIPTrainingArguments
+from .parameter_names import used_parameters
 from .recomputation import keep_linear_outputs
 
 
@@ -51,8 +52,10 @@ class ParameterBounds(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """Finds the logit scales and, if they are frozen, copies the first text positions."""
-        parameters = dict(model.named_parameters())
-        self.logit_scales = [parameters[name] for name in parameters if name.endswith("logit_scale")]
+        parameters = dict(used_parameters(model))
+        scales = [parameters[name] for name in parameters if name.endswith("logit_scale")]
+        # A frozen scale stays as it is, whatever it is.
+        self.logit_scales = [scale for scale in scales if scale.requires_grad]
         if args.freeze_text_positions:
             table = _stretched_table(parameters)
             self.table = table
@@ -84,12 +87,8 @@ class ParameterBounds(TrainerCallback):
 
 def _stretched_table(parameters: dict[str, nn.Parameter]) -> nn.Parameter:
     for stretched in STRETCHED_POSITIONS:
-        # Wrappers, PEFT among them, put words of their own before the names and before "weight".
-        words = stretched.removesuffix("weight")
-        tables = [parameters[name] for name in parameters if words in name and name.endswith(".weight")]
-        if tables:
-            # PEFT keeps the table as it was beside one that is trained.
-            return max(tables, key=lambda table: table.requires_grad)
+        if stretched in parameters:
+            return parameters[stretched]
     raise ValueError("freeze_text_positions needs a table of text positions, but the model has none")
 
 

@@ -6,6 +6,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from .parameter_names import used_parameters
+
 
 class LossLog:
     """Sums the parts of the loss over micro-batches, and gives their means when a log record is due."""
@@ -34,7 +36,7 @@ class LossLog:
 
         Returns:
             The mean of each part since the last record, over micro-batches and processes, and the exp of each logit
-            scale under its parameter's name with `_` for `.`.
+            scale under its parameter's name without wrappers, with `_` for `.`.
         """
         names = list(self.sums)
         means = torch.stack([self.sums[name] for name in names]) / self.micro_batches
@@ -44,7 +46,7 @@ class LossLog:
         self.sums = {}
         self.micro_batches = 0
         scales = {}
-        for name, parameter in model.named_parameters():
+        for name, parameter in used_parameters(model):
             if name.endswith("logit_scale"):
                 scales[name.replace(".", "_")] = parameter.exp().to(means)
         # One copy to the host for all values: each copy would wait for the device.

@@ -1,11 +1,13 @@
-"""Parameter groups of the optimiser: towers and pooler, each with and without weight decay."""
+"""Parameter groups of the optimiser: pooler, towers and their layers, each with and without weight decay."""
 
 from typing import Any
 
+import torch
 from torch import nn
 
 from ..model.pooler_beta_clip import TextConditionedPooler
 from .arguments import BetaCLIPTrainingArguments
+from .parameter_names import unwrapped
 
 
 TOWERS = "towers"
@@ -22,42 +24,94 @@ def decayed_names(model: nn.Module) -> list[str]:
 
 
 def parameter_groups(model: nn.Module, args: BetaCLIPTrainingArguments, decayed: list[str]) -> list[dict[str, Any]]:
-    """
-    Returns the groups (towers, pooler) × (decayed, not decayed) of the parameters that are trained.
+    r"""
+    Returns the groups (towers, layers of towers, pooler) × (decayed, not decayed) of the parameters that are trained.
+
+    Without `args.layer_decay` the layers belong to the towers. With a decay of d, block i (from 0) of a tower with L
+    blocks has the learning rate of the towers times d^(L − i), and its embeddings times d^(L + 1). Final norms,
+    projections and logit scales keep the whole rate, and so does the pooler its own.
 
     Args:
-        model: The model, in any wrapper. The pooler is found by its class, because wrappers (DDP, FSDP2, PEFT,
+        model: The model, in any wrapper. Its parts are found as modules, because wrappers (DDP, FSDP2, PEFT,
             `torch.compile`) change the names of parameters.
-        args: The learning rates and the weight decay.
+        args: The learning rates, the decay over layers and the weight decay.
         decayed: The names of the parameters that weight decay acts on.
 
     Returns:
-        A dict for each group that is not empty, as an optimiser takes it, with the `name` of its part of the model.
+        A dict for each group that is not empty, as an optimiser takes it, with the `name` of its part of the model and,
+        for a layer, its `layer` and the `layer_scale` of its learning rate.
+
+    Source: BEiT (arXiv 2106.08254) for the rates of layers.
     """
     pooler_parameters = _pooler_parameters(model)
+    layers = _layers(model) if args.layer_decay != 1 else []
+    layer_of_parameter: dict[nn.Parameter, str] = {}
+    for layer, parameters, _ in layers:
+        layer_of_parameter |= dict.fromkeys(parameters, layer)
     members: dict[tuple[str, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            part = POOLER if parameter in pooler_parameters else TOWERS
+            part = POOLER if parameter in pooler_parameters else layer_of_parameter.get(parameter, TOWERS)
             key = (part, name in decayed)
             members.setdefault(key, []).append(parameter)
-    rates = {TOWERS: args.learning_rate, POOLER: args.pooler_learning_rate}
+    settings: dict[str, dict[str, Any]] = {TOWERS: {"name": TOWERS, "lr": args.learning_rate}}
+    for layer, _, depth in layers:
+        scale = args.layer_decay**depth
+        settings[layer] = {"name": TOWERS, "lr": args.learning_rate * scale, "layer": layer, "layer_scale": scale}
+    settings[POOLER] = {"name": POOLER, "lr": args.pooler_learning_rate}
     groups = []
     # The order is fixed: a checkpoint stores the state of the optimiser by the position of a parameter.
-    for part in (TOWERS, POOLER):
+    for part, settings_of_part in settings.items():
         for is_decayed in (True, False):
             if (part, is_decayed) in members:
-                weight_decay = 0.0
-                if is_decayed:
-                    weight_decay = args.weight_decay
-                group = {
-                    "name": part,
-                    "params": members[part, is_decayed],
-                    "lr": rates[part],
-                    "weight_decay": weight_decay,
-                }
+                weight_decay = args.weight_decay if is_decayed else 0.0
+                group = {**settings_of_part, "params": members[part, is_decayed], "weight_decay": weight_decay}
                 groups.append(group)
     return groups
+
+
+def last_rates(optimizer: torch.optim.Optimizer, schedule: Any) -> dict[str, float]:
+    """
+    Returns the learning rates of the step just done, by the keys of the log.
+
+    Args:
+        optimizer: With the groups of [`parameter_groups`].
+        schedule: The `LambdaLR` of its groups.
+
+    Returns:
+        `learning_rate` (towers), `pooler_learning_rate` and, with a decay over layers, the rate of each layer, such as
+        `vision_block_0_learning_rate`. A part that is not trained has no rate.
+    """
+    rates = {}
+    for group, decide, base_rate in zip(optimizer.param_groups, schedule.lr_lambdas, schedule.base_lrs, strict=True):
+        # The scheduler is one step ahead.
+        rate = float(base_rate * decide(schedule.last_epoch - 1))
+        if group.get("name") == POOLER:
+            rates["pooler_learning_rate"] = rate
+        elif "layer" in group:
+            rates[f"{group['layer']}_learning_rate"] = rate
+            rates.setdefault("learning_rate", rate / group["layer_scale"])
+        else:
+            rates["learning_rate"] = rate
+    return rates
+
+
+def _layers(model: nn.Module) -> list[tuple[str, list[nn.Parameter], int]]:
+    """Returns the layers of both towers: a name, the parameters, and the power of the decay."""
+    layers = []
+    core = unwrapped(model)
+    for tower, name in (("vision", "vision_model"), ("text", "text_model")):
+        module = core.get_submodule(name)
+        blocks = list(module.get_submodule("encoder.layers").children())
+        first = list(module.get_submodule("embeddings").parameters())
+        # The norm between the embeddings of the vision tower and its blocks. CLIP spells it so.
+        norm = getattr(module, "pre_layrnorm", None)
+        if norm is not None:
+            first += norm.parameters()
+        layers.append((f"{tower}_embeddings", first, len(blocks) + 1))
+        for index, block in enumerate(blocks):
+            layers.append((f"{tower}_block_{index}", list(block.parameters()), len(blocks) - index))
+    return layers
 
 
 def _pooler_parameters(model: nn.Module) -> set[nn.Parameter]:
@@ -70,4 +124,4 @@ def _pooler_parameters(model: nn.Module) -> set[nn.Parameter]:
     return parameters
 
 
-__all__ = ["POOLER", "TOWERS", "decayed_names", "parameter_groups"]
+__all__ = ["POOLER", "TOWERS", "decayed_names", "last_rates", "parameter_groups"]

@@ -1,41 +1,40 @@
 """The Trainer of β-CLIP: transformers' Trainer with two learning rates, losses over all processes and retrieval."""
 
 import itertools
-import time
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
-from transformers.trainer_utils import speed_metrics
+from torch.utils.data import DataLoader, IterableDataset
 
 from ..data.collator import BetaCLIPDataCollator
 from ..data.row_dataset import RowStream
-from ..model.configuration_beta_clip import Granularity
+from .argument_support import check_trainer_arguments
 from .arguments import BetaCLIPTrainingArguments
 from .cached_gradients import CachedContrast
 from .callbacks import CheckpointedTowers, NonFiniteGuard, ParameterBounds, SamplingEpoch
 from .distributed import ProcessGather
 from .durable_trainer import DurableTrainer
+from .freezing import frozen_modules, parts_to_freeze
 from .loss_log import LossLog
-from .parameter_groups import POOLER, TOWERS, decayed_names, parameter_groups
-from .recall import retrieval_metrics
+from .parameter_groups import POOLER, TOWERS, decayed_names, last_rates, parameter_groups
+from .retrieval_evaluation import RetrievalEvaluation
 from .run_record import RunOrigin, record_run
 from .schedule import cosine_schedule
 from .streams import EndlessBatches
+from .tuning import check_tuning, tuned_model
 
 
-class BetaCLIPTrainer(DurableTrainer):
+class BetaCLIPTrainer(DurableTrainer, RetrievalEvaluation):
     r"""
     Trains a [`BetaCLIPModel`] like [`~transformers.Trainer`], with these differences:
 
-    - The towers and the pooler (parameters whose names start with `pooler.`) have a cosine schedule each, from their
-      learning rate to its end value; see [`BetaCLIPTrainingArguments`]. Parameters with fewer than two axes have no
-      weight decay.
+    - The towers and the pooler have a cosine schedule each, from their learning rate to its end value; see
+      [`BetaCLIPTrainingArguments`]. Parameters with fewer than two axes have no weight decay.
     - With several processes the losses are computed over the texts of all, with the exact gradient of the one large
       batch.
-    - The parts of the loss, all logit scales and both learning rates are logged by name. They are summed on the
+    - The parts of the loss, all logit scales and all learning rates are logged by name. They are summed on the
       device and read at logging steps only.
     - `evaluate` measures retrieval with the pooled embeddings of images and whole captions, each image against all:
       `eval_i2t_r1`, `_r5`, `_r10` and `eval_t2i_…`, in [0, 1]. There is no `eval_loss`, because a contrastive loss
@@ -54,12 +53,13 @@ class BetaCLIPTrainer(DurableTrainer):
             caption.
 
     Raises:
-        ValueError: with several GPUs in one process, or without both a collator and a processor.
+        ValueError: with several GPUs in one process, without both a collator and a processor, with one of the
+            arguments that a contrastive loss has no use for (see `REFUSED_OF_TRAINER`), or if `args.freeze` leaves
+            nothing to train.
 
     Source: arXiv 2512.12678, training details.
     """
 
-    args: BetaCLIPTrainingArguments
     # A contrastive loss is a mean over its own batch, so the Trainer divides it by the accumulation steps.
     loss_is_scaled_for_ga = False
 
@@ -85,7 +85,11 @@ class BetaCLIPTrainer(DurableTrainer):
                 "processing_class must be a BetaCLIPProcessor unless data_collator and eval_data_collator are given, "
                 "but is None"
             )
+        check_trainer_arguments(kwargs)
+        check_tuning(args, kwargs)
         data_collator = data_collator or BetaCLIPDataCollator(processing_class, seed=args.seed)
+        if model is not None:
+            model = tuned_model(model, args)
         super().__init__(model, args, data_collator, processing_class=processing_class, **kwargs)
         # The Trainer sees the **kwargs of `forward` and concludes that the model divides its loss by the number of
         # items. It does not.
@@ -95,19 +99,23 @@ class BetaCLIPTrainer(DurableTrainer):
         )
         # The configuration that the Trainer was built from; `beta-clip train` sets it.
         self.origin: RunOrigin | None = None
-        # Names of the evaluation sets. The log has them only as parts of keys.
-        self.evaluated_sets: list[str] = list(self.eval_dataset) if isinstance(self.eval_dataset, dict) else []
-        self._processes = ProcessGather()
-        self.gather = self._processes if args.gather_across_processes else None
+        self.evaluated_sets = list(self.eval_dataset) if isinstance(self.eval_dataset, dict) else []
+        self.row_gather = ProcessGather()
+        self.gather = self.row_gather if args.gather_across_processes else None
         self._loss_log = LossLog()
         self._contrast: CachedContrast | None = None
         self._contrast_batches: list[dict[str, Any]] = []
         self._micro_batches = itertools.count()
         self._guard = NonFiniteGuard(lambda: self.last_checkpoint)
+        self._frozen = frozen_modules(self.model, parts_to_freeze(args.freeze))
         for callback in (ParameterBounds(), CheckpointedTowers(), SamplingEpoch(data_collator), self._guard):
             self.add_callback(callback)
 
     # How parameters move
+
+    def call_model_init(self, trial: Any = None) -> nn.Module:
+        """Makes the model of a trial with `model_init`, and freezes and adapts it as the arguments say."""
+        return tuned_model(super().call_model_init(trial), self.args)
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Returns the names of the parameters that weight decay acts on, see [`decayed_names`]."""
@@ -117,7 +125,9 @@ class BetaCLIPTrainer(DurableTrainer):
         """Creates the optimiser with the groups (towers, pooler) × (decayed, not decayed)."""
         model = self.model if model is None else model
         if self.optimizer is None:
-            optimizer_class, settings = self.get_optimizer_cls_and_kwargs(self.args, model)
+            optimizer_class, settings = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(
+                self.args, model
+            )
             groups = parameter_groups(model, self.args, self.get_decay_parameter_names(model))
             self.optimizer = optimizer_class(groups, **settings)
         return self.optimizer
@@ -148,10 +158,18 @@ class BetaCLIPTrainer(DurableTrainer):
 
     # The loss
 
+    def _set_training_mode(self, model: nn.Module) -> None:
+        """Sets the training mode. Frozen modules have no dropout, as in the model that they come from."""
+        model.train()
+        for module in self._frozen:
+            module.eval()
+
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Computes the loss in one call of the model that encodes everything, as DDP needs it."""
+        if model.training:
+            self._set_training_mode(model)
         if self._contrast is not None and model.training:
             with self._contrast.micro_batch(next(self._micro_batches)):
                 outputs = model(**inputs)
@@ -188,7 +206,7 @@ class BetaCLIPTrainer(DurableTrainer):
         """Trains on one micro-batch like `Trainer`. The first of a contrast begins with a first pass over all."""
         # The first pass cannot run where the batches are read: a resumed run gets its random state only after that.
         if self._contrast_batches:
-            model.train()
+            self._set_training_mode(model)
             self._micro_batches = itertools.count()
             self._contrast = CachedContrast(
                 self.model,
@@ -201,20 +219,14 @@ class BetaCLIPTrainer(DurableTrainer):
         return super().training_step(model, inputs, num_items_in_batch)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Logs like `Trainer`. Records of training steps also get the parts of the loss, the scales and both rates."""
+        """Logs like `Trainer`. Records of training steps also get the parts of the loss, the scales and all rates."""
         if "loss" in logs and self._loss_log.micro_batches:
             logs.update(self._loss_log.read(self.model, self.args.world_size))
-            names = [group.get("name") for group in self.optimizer.param_groups]
-            if POOLER in names:
-                logs["pooler_learning_rate"] = self._last_rate(names.index(POOLER))
+            if self._created_lr_scheduler:
+                # The Trainer has logged the rate of the first group, whatever that is.
+                logs.pop("learning_rate", None)
+                logs.update(last_rates(self.optimizer, self.lr_scheduler))
         super().log(logs, start_time)
-
-    def _last_rate(self, group: int) -> float:
-        """Returns the learning rate of a parameter group at the step just done, like `learning_rate` of the record."""
-        schedule = self.lr_scheduler
-        # The scheduler is one step ahead.
-        factor = schedule.lr_lambdas[group](schedule.last_epoch - 1)
-        return float(schedule.base_lrs[group] * factor)
 
     # Data
 
@@ -223,9 +235,14 @@ class BetaCLIPTrainer(DurableTrainer):
         Returns a loader of the training batches like `Trainer`. A stream of [`load_rows`] gives batches without end.
 
         Raises:
-            ValueError: if the data set does not fill one batch or one contrast.
+            ValueError: if the data set does not fill one batch or one contrast, or if a stream is to be sequential.
         """
         if isinstance(self.train_dataset, RowStream):
+            if self.args.train_sampling_strategy != "random":
+                raise ValueError(
+                    "train_sampling_strategy must be left at 'random' for a stream, but is "
+                    f"{self.args.train_sampling_strategy!r}: the order of a stream is that of its shuffle_buffer"
+                )
             # A stream splits itself over processes and workers. Accelerate would split it again, so it is left out.
             batches = self._loader(self.train_dataset, self.args.train_batch_size, self.data_collator, drop_last=True)
             return DataLoader(EndlessBatches(batches), batch_size=None)
@@ -237,39 +254,6 @@ class BetaCLIPTrainer(DurableTrainer):
             # one micro-batch at a time.
             loader.device = None
         return loader
-
-    def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
-        """
-        Returns a loader of the evaluation rows of this process.
-
-        Each process reads its own share, and no row is read twice. The shares may differ by one row.
-
-        Raises:
-            ValueError: if there is no data set.
-        """
-        rows: Any = self.eval_dataset if eval_dataset is None else eval_dataset
-        if isinstance(rows, str):
-            rows = self.eval_dataset[rows]
-        if rows is None:
-            raise ValueError("eval_dataset must be given for an evaluation, but is None")
-        # A stream has the rows of its own process only.
-        if not isinstance(rows, RowStream):
-            rows = Subset(rows, range(self.args.process_index, len(rows), self.args.world_size))
-        return self._loader(rows, self.args.per_device_eval_batch_size, self.eval_data_collator)
-
-    def _loader(self, dataset: Dataset, batch_size: int, collator: Any, drop_last: bool = False) -> DataLoader:
-        """Returns a loader for this process alone."""
-        return DataLoader(
-            dataset,
-            batch_size=batch_size,
-            collate_fn=collator,
-            drop_last=drop_last,
-            num_workers=self.args.dataloader_num_workers,
-            prefetch_factor=self.args.dataloader_prefetch_factor,
-            pin_memory=self.args.dataloader_pin_memory,
-            # The loader draws the seed of its workers from here, and not from the random state of the training.
-            generator=torch.Generator(),
-        )
 
     # To the Hub
 
@@ -311,85 +295,6 @@ class BetaCLIPTrainer(DurableTrainer):
             commit_message=commit_message,
             **kwargs,
         )
-
-    # Evaluation
-
-    def evaluate(
-        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
-    ) -> dict[str, float]:
-        r"""
-        Measures retrieval with pooled embeddings and whole captions, each image against all captions and vice versa.
-
-        Args:
-            eval_dataset (*optional*): Rows, or a dict of data sets. By default the `eval_dataset` of the Trainer.
-            ignore_keys: Not used.
-            metric_key_prefix (`str`): Prefix of the keys. For a dict, the name of the data set follows it.
-
-        Returns:
-            `{prefix}_i2t_r1`, `_r5`, `_r10`, `{prefix}_t2i_r1`, …, in [0, 1], where a tie counts 1/(number tied), and
-            `{prefix}_images`, `{prefix}_runtime`, `{prefix}_samples_per_second`. All processes get the same values.
-
-        Raises:
-            ValueError: without rows.
-        """
-        rows = self.eval_dataset if eval_dataset is None else eval_dataset
-        metrics: dict[str, float] = {}
-        if isinstance(rows, dict):
-            for name, rows_of_name in rows.items():
-                if name not in self.evaluated_sets:
-                    self.evaluated_sets.append(name)
-                metrics.update(self.evaluate(rows_of_name, ignore_keys, f"{metric_key_prefix}_{name}"))
-            return metrics
-        start = time.time()
-        image_embeds_ID, text_embeds_ID = self._embed_pairs(self.get_eval_dataloader(rows))
-        metrics.update(retrieval_metrics(image_embeds_ID, text_embeds_ID, metric_key_prefix))
-        num_images = len(image_embeds_ID)
-        metrics[f"{metric_key_prefix}_images"] = num_images
-        metrics.update(speed_metrics(metric_key_prefix, start, num_samples=num_images))
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
-
-    def prediction_step(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        prediction_loss_only: bool,
-        ignore_keys: list[str] | None = None,
-    ) -> tuple[None, tuple[Tensor, Tensor], None]:
-        """Returns the normalised image and caption embeddings of a batch, each `(B, D)` float32; no loss, no labels."""
-        inputs = self._prepare_inputs(inputs)
-        input_ids = inputs["input_ids"]
-        if "granularity" in inputs:
-            input_ids = input_ids[inputs["granularity"] == Granularity.CAPTION]
-        batch = {"pixel_values": inputs["pixel_values"], "input_ids": input_ids}
-        if self.model.config.use_long_text_path:
-            # Captions take the long path. A batch without granularities would take the short one.
-            batch["image_index"] = torch.arange(len(input_ids), device=input_ids.device)
-            batch["granularity"] = torch.full_like(batch["image_index"], Granularity.CAPTION)
-        with torch.no_grad(), self.accelerator.autocast():
-            outputs = model(**batch)
-        return None, (outputs.image_embeds.float(), outputs.text_embeds.float()), None
-
-    def _embed_pairs(self, loader: DataLoader) -> tuple[Tensor, Tensor]:
-        """Embeds the images and captions of all processes, each (I, D)."""
-        self.model.eval()
-        self.callback_handler.eval_dataloader = loader
-        # A process without rows takes part in the gathering with none.
-        nothing_ID = torch.zeros(0, self.model.config.projection_dim, device=self.args.device)
-        image_parts, text_parts = [nothing_ID], [nothing_ID]
-        for batch in loader:
-            _, embeds, _ = self.prediction_step(self.model, batch, prediction_loss_only=False)
-            image_embeds_BD, text_embeds_BD = embeds
-            image_parts.append(image_embeds_BD)
-            text_parts.append(text_embeds_BD)
-            self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
-        with torch.no_grad():
-            image_embeds_ID = self._processes(torch.cat(image_parts))
-            text_embeds_ID = self._processes(torch.cat(text_parts))
-        if len(image_embeds_ID) == 0:
-            raise ValueError("eval_dataset must hold at least one usable row, but holds none")
-        return image_embeds_ID, text_embeds_ID
 
 
 __all__ = ["BetaCLIPTrainer"]

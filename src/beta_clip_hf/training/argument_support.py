@@ -1,0 +1,224 @@
+"""Which arguments of transformers' Trainer work with a contrastive loss, and why the others are refused."""
+
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, fields
+from importlib.util import find_spec
+from typing import Any
+
+
+_NO_LABELS = "a contrast has no labels"
+_OWN_EVALUATION = "`evaluate` embeds images and captions, and measures retrieval"
+
+REFUSED: Mapping[str, str] = {
+    "auto_find_batch_size": "another batch size is another contrast; use per_device_train_batch_size and, for a large "
+    "contrast in little memory, contrastive_batch_size",
+    "average_tokens_across_devices": "the loss is a mean over pairs, not over tokens; gather_across_processes says "
+    "what processes share",
+    "batch_eval_metrics": f"{_OWN_EVALUATION}, which needs all embeddings at once; per_device_eval_batch_size bounds "
+    "the memory",
+    "bf16_full_eval": f"{_OWN_EVALUATION} in the precision of the training; use bf16",
+    "do_predict": "it is a flag of transformers' example scripts; use beta-clip evaluate",
+    "do_train": "it is a flag of transformers' example scripts; `train` trains without it",
+    "eval_accumulation_steps": f"{_OWN_EVALUATION}; per_device_eval_batch_size bounds the memory",
+    "eval_do_concat_batches": f"{_OWN_EVALUATION} of all batches together",
+    "eval_use_gather_object": f"{_OWN_EVALUATION}, which are tensors in all processes",
+    "fp16_full_eval": f"{_OWN_EVALUATION} in the precision of the training; use fp16",
+    "include_for_metrics": f"{_OWN_EVALUATION}; use beta-clip evaluate for other metrics",
+    "label_names": _NO_LABELS,
+    "label_smoothing_factor": f"{_NO_LABELS} to smooth; alignment_loss and beta of the model's configuration say "
+    "how texts of one image share their weight",
+    "length_column_name": "batches are not grouped by length, because texts of a batch are packed",
+    "liger_kernel_config": "there are no Liger kernels for CLIP; use torch_compile",
+    "lr_scheduler_kwargs": "the schedule is a cosine; learning_rate_end and pooler_learning_rate_end say where it ends",
+    "neftune_noise_alpha": "its noise is scaled by the length of a row, and a row holds several texts; use "
+    "data.random_resized_crop or dropout",
+    "optim_target_modules": "only optimisers that are refused read it; use optim and optim_args",
+    "parallelism_config": "tensor and context parallelism would split flat texts; use DDP or fsdp",
+    "prediction_loss_only": f"{_OWN_EVALUATION} instead of a loss",
+    "resume_from_checkpoint": "it is a flag of transformers' example scripts; use beta-clip train --resume, or "
+    "trainer.train(resume_from_checkpoint=…)",
+    "use_cache": "CLIP generates no text, and has nothing to cache",
+    "use_liger_kernel": "there are no Liger kernels for CLIP; use torch_compile",
+}
+"""Fields of `TrainingArguments` that must keep their default, with the reason and the alternative."""
+
+WORKING = frozenset({
+    # The run and where it is written.
+    "output_dir", "num_train_epochs", "max_steps", "seed", "data_seed", "full_determinism", "debug",
+    "skip_memory_metrics", "local_rank", "ignore_data_skip", "restore_callback_states_from_checkpoint",
+    "enable_jit_checkpoint",
+    # Batches. `train_sampling_strategy` is checked: "random" or "sequential".
+    "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps",
+    "train_sampling_strategy", "accelerator_config", "remove_unused_columns", "dataloader_drop_last",
+    "dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers",
+    "dataloader_prefetch_factor", "dataloader_multiprocessing_context", "dataloader_in_order",
+    # The optimiser. `optim` and `lr_scheduler_type` are checked.
+    "learning_rate", "lr_scheduler_type", "warmup_steps", "optim", "optim_args", "weight_decay", "adam_beta1",
+    "adam_beta2", "adam_epsilon", "max_grad_norm",
+    # Precision, memory and speed.
+    "bf16", "fp16", "tf32", "activation_checkpointing", "activation_checkpointing_kwargs", "gradient_checkpointing",
+    "gradient_checkpointing_kwargs", "torch_compile", "torch_compile_backend", "torch_compile_mode",
+    "torch_empty_cache_steps", "use_cpu",
+    # Several processes.
+    "ddp_find_unused_parameters", "ddp_bucket_cap_mb", "ddp_broadcast_buffers", "ddp_static_graph", "ddp_backend",
+    "ddp_timeout", "fsdp", "fsdp_config", "deepspeed",
+    # Logs.
+    "logging_strategy", "logging_steps", "logging_first_step", "log_on_each_node", "logging_nan_inf_filter",
+    "include_num_input_tokens_seen", "log_level", "log_level_replica", "disable_tqdm", "report_to", "run_name",
+    "project", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id",
+    # Evaluations and checkpoints. `do_eval` is what `eval_strategy` says, and is checked.
+    "do_eval", "eval_strategy", "eval_steps", "eval_delay", "eval_on_start", "save_only_model", "save_strategy",
+    "save_steps", "save_on_each_node", "save_total_limit", "load_best_model_at_end", "metric_for_best_model",
+    "greater_is_better",
+    # The Hub.
+    "push_to_hub", "hub_token", "hub_private_repo", "hub_model_id", "hub_strategy", "hub_always_push", "hub_revision",
+})  # fmt: skip
+"""Fields of `TrainingArguments` that do what transformers says."""
+
+REFUSED_OF_TRAINER: Mapping[str, str] = {
+    "compute_loss_func": "the model computes its loss; the weights of its parts are in the model's configuration",
+    "compute_metrics": f"{_OWN_EVALUATION}; use beta-clip evaluate for other metrics",
+    "preprocess_logits_for_metrics": f"{_OWN_EVALUATION} without logits",
+}
+"""Arguments of the `Trainer` that must be `None`, with the reason and the alternative."""
+
+# The packages of optimisers that torch and transformers do not have themselves: the module, and what pip calls it.
+_BITSANDBYTES = ("bitsandbytes", "bitsandbytes")
+_TORCHAO = ("torchao", "torchao")
+OPTIMIZER_PACKAGES: Mapping[str, tuple[str, str]] = {
+    **dict.fromkeys(
+        (
+            "adamw_8bit", "adamw_bnb_8bit", "ademamix", "ademamix_8bit", "lion_32bit", "lion_8bit",
+            "paged_adamw_32bit", "paged_adamw_8bit", "paged_ademamix_32bit", "paged_ademamix_8bit", "paged_lion_32bit",
+            "paged_lion_8bit", "rmsprop_bnb", "rmsprop_bnb_32bit", "rmsprop_bnb_8bit",
+        ),
+        _BITSANDBYTES,
+    ),
+    "adamw_torch_4bit": _TORCHAO,
+    "adamw_torch_8bit": _TORCHAO,
+    "adamw_anyprecision": ("torchdistx", "torchdistx"),
+    "adamw_torch_npu_fused": ("torch_npu", "torch-npu"),
+    "adamw_torch_xla": ("torch_xla", "torch-xla"),
+    "grokadamw": ("grokadamw", "grokadamw"),
+    "stable_adamw": ("optimi", "torch-optimi"),
+}  # fmt: skip
+PLAIN_OPTIMIZERS = ("adafactor", "adagrad", "adamw_torch", "adamw_torch_fused", "rmsprop", "sgd")
+# The settings that transformers reads from `optim_args`, where the optimiser reads any. Weight decay is not among them,
+# because each group has its own.
+_ADEMAMIX = ("alpha", "beta1", "beta2", "beta3", "eps", "t_alpha", "t_beta3")
+_RMSPROP_BNB = ("alpha", "eps", "momentum", "centered")
+_LOW_BIT = ("bf16_stochastic_round", "block_size")
+OPTIMIZER_SETTINGS: Mapping[str, tuple[str, ...]] = {
+    "adagrad": ("eps", "lr_decay"),
+    "adamw_anyprecision": (
+        "compensation_buffer_dtype", "momentum_dtype", "use_kahan_summation", "variance_dtype",
+    ),
+    "adamw_torch_4bit": _LOW_BIT,
+    "adamw_torch_8bit": _LOW_BIT,
+    **dict.fromkeys(("ademamix", "ademamix_8bit", "paged_ademamix_32bit", "paged_ademamix_8bit"), _ADEMAMIX),
+    "grokadamw": ("alpha_init", "gamma", "gradient_clipping", "grokking_signal_decay_rate", "lamb"),
+    "rmsprop": ("alpha", "centered", "eps", "momentum"),
+    **dict.fromkeys(("rmsprop_bnb", "rmsprop_bnb_32bit", "rmsprop_bnb_8bit"), _RMSPROP_BNB),
+    "sgd": ("dampening", "momentum", "nesterov"),
+    "stable_adamw": ("decouple_lr", "kahan_sum", "max_lr"),
+}  # fmt: skip
+# Beginnings of the names of optimisers that cannot keep the groups or the schedules of this Trainer.
+REFUSED_OPTIMIZERS: Mapping[str, str] = {
+    "adalomo": "it steps inside of the backward pass and has one learning rate",
+    "apollo": "it makes groups of parameters of its own, without the learning rate of the pooler",
+    "galore": "it makes groups of parameters of its own, without the learning rate of the pooler",
+    "lomo": "it steps inside of the backward pass and has one learning rate",
+    "schedule_free": "it has no schedule, and towers and pooler follow a cosine each",
+}
+
+
+def check_arguments(args: Any) -> None:
+    """
+    Checks the fields of `TrainingArguments` that cannot work with a contrastive loss.
+
+    Args:
+        args: The arguments, before transformers has changed any of them.
+
+    Raises:
+        ValueError: if a refused field does not have its default, or the optimiser cannot work.
+        ImportError: if the package of the optimiser is not installed.
+    """
+    for field in fields(args):
+        if field.name in REFUSED:
+            value = getattr(args, field.name)
+            default = _default(field)
+            if value != default:
+                raise ValueError(f"{field.name} must be left at {default!r}, but is {value!r}: {REFUSED[field.name]}")
+    if args.train_sampling_strategy not in ("random", "sequential"):
+        raise ValueError(
+            f"train_sampling_strategy must be 'random' or 'sequential', but is {args.train_sampling_strategy!r}: texts "
+            "of a batch are packed, so that grouping rows by length saves nothing"
+        )
+    if args.do_eval and _name(args.eval_strategy) == "no":
+        raise ValueError("do_eval must be left at False, but is True: eval_strategy says when there is an evaluation")
+    check_optimizer(_name(args.optim), args.optim_args)
+
+
+def check_optimizer(optim: str, settings: str | None = None) -> None:
+    """
+    Checks that an optimiser can work here.
+
+    Args:
+        optim: Its name.
+        settings: The value of `optim_args`, such as "momentum=0.9,nesterov=true".
+
+    Raises:
+        ValueError: if it cannot keep the learning rates of towers and pooler, or would ignore one of the settings.
+        ImportError: if its package is not installed.
+    """
+    for beginning, reason in REFUSED_OPTIMIZERS.items():
+        if optim.startswith(beginning):
+            raise ValueError(f"optim must be an optimiser with groups and schedules, but is {optim!r}: {reason}")
+    known = OPTIMIZER_SETTINGS.get(optim, ())
+    names = [setting.partition("=")[0].strip() for setting in (settings or "").split(",")]
+    ignored = sorted(set(names) - {"", *known})
+    if ignored:
+        readable = ", ".join(known) or "none"
+        raise ValueError(f"optim_args must name settings that {optim} reads ({readable}), but has {', '.join(ignored)}")
+    if optim not in OPTIMIZER_PACKAGES:
+        return
+    module, package = OPTIMIZER_PACKAGES[optim]
+    if find_spec(module) is None:
+        raise ImportError(f"optim={optim!r} needs {package}: pip install {package}, or leave optim out")
+
+
+def check_trainer_arguments(arguments: Mapping[str, Any]) -> None:
+    """
+    Checks the arguments of the Trainer that cannot work with a contrastive loss.
+
+    Raises:
+        ValueError: if a refused argument is not `None`.
+    """
+    for name, reason in REFUSED_OF_TRAINER.items():
+        if arguments.get(name) is not None:
+            raise ValueError(f"{name} must be None, but is {arguments[name]!r}: {reason}")
+
+
+def _default(field: Field) -> Any:
+    if field.default_factory is not MISSING:
+        return field.default_factory()
+    return field.default
+
+
+def _name(member: Any) -> str:
+    """Returns the name of a member of one of transformers' enumerations, which may be given as such or by its name."""
+    return str(getattr(member, "value", member))
+
+
+__all__ = [
+    "OPTIMIZER_PACKAGES",
+    "OPTIMIZER_SETTINGS",
+    "PLAIN_OPTIMIZERS",
+    "REFUSED",
+    "REFUSED_OF_TRAINER",
+    "REFUSED_OPTIMIZERS",
+    "WORKING",
+    "check_arguments",
+    "check_optimizer",
+    "check_trainer_arguments",
+]

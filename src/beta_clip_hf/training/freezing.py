@@ -1,0 +1,134 @@
+"""Freezes parts of a model by name: a tower, embeddings, all but the last blocks, the pooler."""
+
+import re
+from collections.abc import Iterator, Sequence
+
+from torch import nn
+
+from .parameter_names import unwrapped, used_parameters
+
+
+PARTS = (
+    "vision", "text", "embeddings", "vision_embeddings", "text_embeddings", "projections", "pooler", "logit_scales",
+)  # fmt: skip
+PATTERN = re.compile(r"(vision|text|towers)_but_last_([1-9]\d*)")
+_EXPECTED = f"{', '.join(PARTS)}, vision_but_last_N, text_but_last_N or towers_but_last_N"
+_TOWERS = {"vision": "vision_model", "text": "text_model"}
+_PROJECTIONS = {"vision": ("visual_projection",), "text": ("text_projection", "long_text_projection")}
+
+
+def parts_to_freeze(freeze: str | Sequence[str] | None) -> tuple[str, ...]:
+    """
+    Returns the parts that `freeze` names.
+
+    Raises:
+        ValueError: if there is no such part.
+
+    >>> parts_to_freeze(["vision", "text_but_last_2"])
+    ('vision', 'text_but_last_2')
+    """
+    names = (freeze,) if isinstance(freeze, str) else tuple(freeze or ())
+    for name in names:
+        if name not in PARTS and not PATTERN.fullmatch(str(name)):
+            raise ValueError(f"freeze must name parts of the model ({_EXPECTED}), but has {name!r}")
+    return names
+
+
+def freeze_parts(model: nn.Module, names: Sequence[str]) -> None:
+    """
+    Freezes parts of a model in place.
+
+    | name | what is frozen |
+    |---|---|
+    | `vision`, `text` | a tower with its projections (`vision` is LiT: locked-image tuning, arXiv 2111.07991) |
+    | `vision_embeddings`, `text_embeddings`, `embeddings` | patches, tokens, positions and the class token |
+    | `vision_but_last_N`, `text_but_last_N`, `towers_but_last_N` | embeddings and blocks, but not the last N blocks |
+    | `projections` | the projections of both towers |
+    | `pooler`, `logit_scales` | the pooler; all logit scales |
+
+    Nothing is computed or kept for the backward pass in what is frozen, unless something before it is trained.
+
+    Args:
+        model: The model, in any wrapper.
+        names: The parts, see [`parts_to_freeze`].
+
+    Raises:
+        ValueError: if a tower has fewer blocks than are to be trained, or the model has no pooler.
+    """
+    for module in frozen_modules(model, names):
+        module.requires_grad_(False)
+    if "logit_scales" in names:
+        for name, parameter in used_parameters(model):
+            if name.endswith("logit_scale"):
+                parameter.requires_grad_(False)
+
+
+def frozen_modules(model: nn.Module, names: Sequence[str]) -> list[nn.Module]:
+    """Returns the modules that [`freeze_parts`] freezes as a whole. Nothing is changed."""
+    core = unwrapped(model)
+    modules: list[nn.Module] = []
+    for name in names:
+        if name != "logit_scales":
+            modules += _modules_of(core, name)
+    return modules
+
+
+def check_something_trains(model: nn.Module, freeze: Sequence[str]) -> None:
+    """
+    Checks that something is left to train.
+
+    Raises:
+        ValueError: if everything but the logit scales is frozen.
+    """
+    for name, parameter in used_parameters(model):
+        if parameter.requires_grad and not name.endswith("logit_scale"):
+            return
+    cause = f"freeze={list(freeze)}" if freeze else "requires_grad=False of all parameters"
+    raise ValueError(f"something besides logit scales must be left to train, but {cause} leaves nothing: freeze less")
+
+
+def _modules_of(core: nn.Module, name: str) -> list[nn.Module]:
+    if name == "pooler":
+        pooler = getattr(core, "pooler", None)
+        if pooler is None:
+            raise ValueError("freeze must name parts that the model has, but it has no pooler")
+        return [pooler]
+    if name == "projections":
+        return [*_projections(core, "vision"), *_projections(core, "text")]
+    if name in _TOWERS:
+        return [core.get_submodule(_TOWERS[name]), *_projections(core, name)]
+    if name.endswith("embeddings"):
+        towers = tuple(_TOWERS) if name == "embeddings" else (name.removesuffix("_embeddings"),)
+        return [core.get_submodule(f"{_TOWERS[tower]}.embeddings") for tower in towers]
+    match = PATTERN.fullmatch(name)
+    assert match is not None, "the names have been checked"
+    towers = tuple(_TOWERS) if match[1] == "towers" else (match[1],)
+    modules: list[nn.Module] = []
+    for tower in towers:
+        modules += _first_modules(core.get_submodule(_TOWERS[tower]), tower, trained=int(match[2]))
+    return modules
+
+
+def _projections(core: nn.Module, tower: str) -> Iterator[nn.Module]:
+    for name in _PROJECTIONS[tower]:
+        projection = getattr(core, name, None)
+        if projection is not None:
+            yield projection
+
+
+def _first_modules(tower: nn.Module, name: str, trained: int) -> list[nn.Module]:
+    """Returns the modules of a tower before its last blocks."""
+    blocks = list(tower.get_submodule("encoder.layers").children())
+    if trained > len(blocks):
+        raise ValueError(
+            f"freeze must leave at most the {len(blocks)} blocks of the {name} tower to train, but names {trained}"
+        )
+    modules = [tower.get_submodule("embeddings"), *blocks[: len(blocks) - trained]]
+    # The vision tower has a norm between its embeddings and its blocks. CLIP spells it so.
+    norm = getattr(tower, "pre_layrnorm", None)
+    if norm is not None:
+        modules.append(norm)
+    return modules
+
+
+__all__ = ["PARTS", "check_something_trains", "freeze_parts", "frozen_modules", "parts_to_freeze"]

@@ -1,0 +1,48 @@
+"""Finds parts of a model in its wrappers: DDP, FSDP, `torch.compile` and PEFT put words of their own into names."""
+
+from collections.abc import Iterator
+
+from torch import nn
+
+
+# Words of wrappers. No part of a model has one of these names.
+_WRAPPERS = frozenset({
+    "_checkpoint_wrapped_module", "_fsdp_wrapped_module", "_orig_mod", "base_layer", "base_model", "default", "model",
+    "module", "modules_to_save",
+})  # fmt: skip
+# PEFT keeps a module as it was beside the one that is trained.
+_REPLACED = "original_module"
+
+
+def plain_name(name: str) -> str:
+    """
+    Returns the name that a parameter or module has without wrappers.
+
+    >>> plain_name("module.base_model.model.pooler.modules_to_save.default.logit_scale")
+    'pooler.logit_scale'
+    """
+    return ".".join(word for word in name.split(".") if word not in _WRAPPERS)
+
+
+def used_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Yields the parameters that the model computes with, by their names without wrappers."""
+    for name, parameter in model.named_parameters():
+        if _REPLACED not in name.split("."):
+            yield plain_name(name), parameter
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """
+    Returns the model inside of wrappers.
+
+    Raises:
+        ValueError: if it is no model with two towers.
+    """
+    for module in model.modules():
+        children = {name for name, _ in module.named_children()}
+        if {"vision_model", "text_model"} <= children:
+            return module
+    raise ValueError(f"model must have a vision_model and a text_model, but is {type(model).__name__}")
+
+
+__all__ = ["plain_name", "unwrapped", "used_parameters"]
