@@ -351,3 +351,37 @@ def test_images_of_another_size_are_interpolated_on_request(tiny_model):
     assert tiny_model.get_patch_features(larger, interpolate_pos_encoding=True).shape == (2, 36, 32)
     with pytest.raises(ValueError, match="doesn't match model"):
         tiny_model.get_patch_features(larger)
+
+
+def test_every_feature_method_takes_images_of_another_size(tiny_model, batch):
+    """Also of another shape: 4 × 8 patches, where the model was made for 4 × 4."""
+    wide = torch.randn(1, 3, 32, 64)
+    size = {"interpolate_pos_encoding": True}
+    ids = batch["input_ids"][:3]
+    boxes = torch.tensor([[0.0, 0.0, 0.5, 1.0]])
+    with torch.no_grad():
+        patches = tiny_model.get_patch_features(wide, **size)
+        texts = tiny_model.get_text_features(ids).pooler_output
+        conditioned, attention = tiny_model.get_text_conditioned_image_features(
+            wide, ids, image_index=torch.zeros(3, dtype=torch.int64), output_attentions=True, **size
+        )
+        images = tiny_model.get_image_features(wide, **size).pooler_output
+        regions = tiny_model.get_region_features(wide, boxes, **size)
+        flat = tiny_model(pixel_values=wide, input_ids=ids, image_index=torch.zeros(3, dtype=torch.int64), **size)
+    assert patches.shape == (1, 32, 32) and attention.shape[-1] == 32
+    torch.testing.assert_close(flat.image_embeds, images / images.norm(dim=-1, keepdim=True))
+    torch.testing.assert_close(conditioned, flat.contextualized_embeds)
+    # The left half of the image is the first four columns of patches.
+    torch.testing.assert_close(regions[0], patches[0].view(4, 8, 32)[:, :4].mean((0, 1)), atol=0.2, rtol=0.2)
+    # What has patches already takes any number of them.
+    scores = (conditioned * torch.nn.functional.normalize(texts, dim=-1)).sum(-1)
+    torch.testing.assert_close(tiny_model.score_pairs(patches, texts)[0], scores)
+    pairs = tiny_model.score_candidates(patches, texts, torch.zeros(3, dtype=torch.int64), torch.arange(3))
+    torch.testing.assert_close(pairs, scores)
+    for method, inputs in [
+        ("get_text_conditioned_image_features", (wide, ids[:1])),
+        ("get_region_features", (wide, boxes)),
+        ("get_image_features", (wide,)),
+    ]:
+        with pytest.raises(ValueError, match="doesn't match model"):
+            getattr(tiny_model, method)(*inputs)

@@ -8,6 +8,7 @@ from transformers import AutoModel, AutoProcessor, BatchFeature, CLIPModel
 
 from ..model.checkpoints_beta_clip import is_fg_clip, weight_names
 from ..model.configuration_beta_clip import BetaCLIPConfig
+from ..model.loading_checks_beta_clip import load_checked
 from ..model.modeling_beta_clip import BetaCLIPModel
 from ..model.processing_beta_clip import BetaCLIPProcessor
 
@@ -71,15 +72,18 @@ def _read(name_or_path: str) -> tuple[Any, Any]:
         return model, BetaCLIPProcessor.from_pretrained(name_or_path)
     if model_type == "clip":
         return _read_plain_clip(name_or_path)
-    model = AutoModel.from_pretrained(name_or_path)
+    model = load_checked(AutoModel, name_or_path)
     if not (hasattr(model, "get_image_features") and hasattr(model, "get_text_features")):
-        raise ValueError(f"model must have features of images and of texts, but is {type(model).__name__}")
+        raise ValueError(
+            f"model must have features of images and of texts, but is {type(model).__name__}: name a β-CLIP, FG-CLIP, "
+            "CLIP, SigLIP or a model like these"
+        )
     return model, AutoProcessor.from_pretrained(name_or_path)
 
 
 def _read_plain_clip(name_or_path: str) -> tuple[BetaCLIPModel, BetaCLIPProcessor]:
     """Returns the weights of a CLIP in a `BetaCLIPModel`, which gives patch features too."""
-    clip = CLIPModel.from_pretrained(name_or_path)
+    clip = load_checked(CLIPModel, name_or_path)
     config = BetaCLIPConfig(**clip.config.to_dict() | {"use_pooler": False})
     # `BetaCLIPModel.from_pretrained(name)` would stretch 77 positions to 248; with its own state dict it does not.
     model = BetaCLIPModel.from_pretrained(None, config=config, state_dict=clip.state_dict())

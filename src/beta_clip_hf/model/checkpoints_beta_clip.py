@@ -21,6 +21,11 @@ FG_CLIP_FIRST_ROWS = "text_model.embeddings.position_embedding_ori.weight"
 FG_CLIP_OTHER_ROWS = "text_model.embeddings.position_embedding_res.weight"
 FG_CLIP_TABLES = (FG_CLIP_FIRST_ROWS, FG_CLIP_OTHER_ROWS)
 FG_CLIP_PROJECTION = "text_filip_projection.weight"
+# transformers' own way to rename tensors (`register_checkpoint_conversion_mapping`, `WeightRenaming`) does not serve
+# here. `save_pretrained` turns it around, so that a model of ours would be saved under FG-CLIP's names, beside a config
+# of ours. It begins when the model is there, and these names decide which parts the model has. It leaves out code that
+# a checkpoint brings along, unless a mapping is registered for the whole process. And the two tables need an operation
+# of its private module `core_model_loading` as well.
 # Their name on the left, ours on the right; every other name is CLIP's in both.
 FG_CLIP_NAMES = {
     FG_CLIP_PROJECTION: "long_text_projection.weight",

@@ -286,6 +286,7 @@ class BetaCLIPModel(FlatBatchModel):
         attention_mask: Tensor | None = None,
         path: str | None = None,
         output_attentions: bool = False,
+        interpolate_pos_encoding: bool = False,
     ) -> Tensor | tuple[Tensor, Tensor]:
         r"""
         Embeds images as each text sees them.
@@ -299,6 +300,7 @@ class BetaCLIPModel(FlatBatchModel):
             attention_mask: Not used, as EOS ends a text; accepted so that all a processor returns can be passed.
             path: The path of the texts, as in [`get_text_features`].
             output_attentions (`bool`): Also return where each text looked.
+            interpolate_pos_encoding (`bool`): As in `CLIPModel`, for images of another size.
 
         Returns:
             `(T, D)`, L2-normalised; with `output_attentions` also the attention `(T, H, P)`.
@@ -314,7 +316,7 @@ class BetaCLIPModel(FlatBatchModel):
             raise ValueError("exactly one of input_ids and text_embeds must be given")
         if patch_features is None:
             assert pixel_values is not None
-            patch_features = self.get_patch_features(pixel_values)
+            patch_features = self.get_patch_features(pixel_values, interpolate_pos_encoding)
         if text_embeds is None:
             assert input_ids is not None
             # Texts of a flat batch may take different paths, so that the encoder wants the path of each.

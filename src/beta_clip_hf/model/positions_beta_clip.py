@@ -1,9 +1,11 @@
-"""CLIP's 77 text positions, stretched to 248."""
+"""CLIP's text positions, stretched for longer texts: 77 to 248, or any other numbers."""
+
+from math import gcd
 
 import torch
 from torch import Tensor
 
-from .configuration_beta_clip import CLIP_TEXT_POSITIONS
+from .configuration_beta_clip import CLIP_TEXT_POSITIONS, LONG_TEXT_POSITIONS
 
 
 # Most texts are short, so the first rows of CLIP's table are well trained: they are kept as they are.
@@ -18,8 +20,7 @@ def stretch_text_positions(table_77: Tensor) -> Tensor:
         table_77 (`Tensor` of shape `(77, width)`).
 
     Returns:
-        A `(248, width)` tensor of the same dtype. Rows 20..243 interpolate linearly between neighbours, the last four
-        go on beyond the last row with a quarter of the last step.
+        A `(248, width)` tensor of the same dtype, see [`stretch_table`].
 
     Raises:
         ValueError: if there are not 77 rows.
@@ -28,14 +29,45 @@ def stretch_text_positions(table_77: Tensor) -> Tensor:
     """
     if len(table_77) != CLIP_TEXT_POSITIONS:
         raise ValueError(f"the table must have {CLIP_TEXT_POSITIONS} rows, but has {len(table_77)}")
+    return stretch_table(table_77, LONG_TEXT_POSITIONS)
+
+
+def stretch_table(table: Tensor, length: int) -> Tensor:
+    """
+    Stretches a table of any number of text positions, as [`stretch_text_positions`] does with 77.
+
+    The same share of first rows is kept (20 of 77).
+
+    Args:
+        table (`Tensor` of shape `(rows, width)`).
+        length: The number of rows to make.
+
+    Returns:
+        A `(length, width)` tensor of the same dtype. The rows that are not kept interpolate linearly between
+        neighbours; those beyond the last row go on with its step. A table with as many rows or more is cut.
+    """
+    rows = len(table)
+    if rows >= length:
+        return table[:length]
+    kept = round(rows * KEPT_TEXT_POSITIONS / CLIP_TEXT_POSITIONS)
+    # A new row lies this many old rows after the one before it: a quarter for CLIP.
+    divisor = gcd(rows - kept, length - kept)
+    numerator, denominator = (rows - kept) // divisor, (length - kept) // divisor
     # Weighted sums of half precision would lose digits; float64 stays.
-    table = table_77.to(torch.promote_types(table_77.dtype, torch.float32))
-    left = table[KEPT_TEXT_POSITIONS:-1, None]
-    right = table[KEPT_TEXT_POSITIONS + 1 :, None]
-    quarters = torch.arange(4, dtype=table.dtype, device=table.device)[:, None]
-    between = (((4 - quarters) * left + quarters * right) / 4).flatten(0, 1)
-    beyond = table[-1] + quarters * (table[-1] - table[-2]) / 4
-    return torch.cat([table[:KEPT_TEXT_POSITIONS], between, beyond]).to(table_77.dtype)
+    wide_table = table.to(torch.promote_types(table.dtype, torch.float32))
+    steps = torch.arange(length - kept, device=table.device) * numerator
+    left_index = kept + steps.div(denominator, rounding_mode="floor")
+    # Beyond the last row there is no neighbour.
+    is_between = left_index < rows - 1
+    parts = (steps % denominator)[is_between, None]
+    left = wide_table[left_index[is_between]]
+    right = wide_table[left_index[is_between] + 1]
+    between = ((denominator - parts) * left + parts * right) / denominator
+    parts = (steps - (rows - 1 - kept) * denominator)[~is_between, None]
+    # A table of a single row has no step.
+    last_step = wide_table[-1] - wide_table[max(0, rows - 2)]
+    beyond = wide_table[-1] + parts * last_step / denominator
+    return torch.cat([wide_table[:kept], between, beyond]).to(table.dtype)
 
 
-__all__ = ["KEPT_TEXT_POSITIONS", "stretch_text_positions"]
+__all__ = ["KEPT_TEXT_POSITIONS", "stretch_table", "stretch_text_positions"]

@@ -8,12 +8,13 @@ from torch import nn
 from transformers import initialization as init
 
 from .checkpoints_beta_clip import FG_CLIP_SWITCHES, LONG_TABLE, from_fg_clip, is_fg_clip, read_weights, weight_names
-from .configuration_beta_clip import CLIP_TEXT_POSITIONS, HUB_ARGUMENTS, BetaCLIPConfig
+from .configuration_beta_clip import CLIP_TEXT_POSITIONS, HUB_ARGUMENTS, LONG_TEXT_POSITIONS, BetaCLIPConfig
 from .encoding_beta_clip import EncodingModel
 from .last_blocks_beta_clip import LastTextLayer
+from .loading_checks_beta_clip import check_loaded, check_model_type, new_parts
 from .objective_beta_clip import added_logit_scales
 from .pooler_beta_clip import TextConditionedPooler
-from .positions_beta_clip import stretch_text_positions
+from .positions_beta_clip import stretch_table, stretch_text_positions
 from .remote_code_beta_clip import auto_map_of_model, carrying_code, render_first_card
 from .towers_beta_clip import CLIPTowers, TwoPathTextEmbeddings
 
@@ -89,17 +90,23 @@ class BetaCLIPPreTrainedModel(EncodingModel, CLIPTowers):
         It takes the arguments of [`~transformers.PreTrainedModel.from_pretrained`], and fields of [`BetaCLIPConfig`].
 
         - A plain CLIP (`model_type` "clip") keeps its weights bit for bit, its 77 text positions are stretched to 248
-          (method of Long-CLIP) and the pooler is new. With `use_long_text_path` the 77 positions stay for the short
-          path; the stretched ones, and a copy of the text projection, make the long path. With `use_regions` the scales
-          of regions and hard negatives start from CLIP's.
+          (method of Long-CLIP) and the pooler is new. Any other number of positions stays. With `use_long_text_path`
+          the positions stay for the short path; the stretched ones, and a copy of the text projection, make the long
+          path. With `use_regions` the scales of regions and hard negatives start from CLIP's.
         - FG-CLIP (`model_type` "clip", with `text_filip_projection` among its tensors) is loaded as it is, with both
           text paths and all scales, and without a pooler unless `use_pooler=True`.
         - A checkpoint of ours is loaded as it is, whatever its positions.
+
+        Raises:
+            ValueError: If it is a checkpoint of another kind, a tensor is missing that is not of a new part, or has
+                another shape.
         """
         hub_arguments = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
         source = pretrained_model_name_or_path
         # Without a source transformers makes a model of a config and a state dict.
         stored = {} if source is None else cls.config_class.get_config_dict(source, **hub_arguments)[0]
+        if source is not None:
+            check_model_type(stored, source, (cls.config_class.model_type, "clip"))
         is_stock = stored.get("model_type") == "clip"
         is_theirs = is_stock and is_fg_clip(weight_names(source, **hub_arguments))
         if is_stock:
@@ -114,7 +121,18 @@ class BetaCLIPPreTrainedModel(EncodingModel, CLIPTowers):
             kwargs = {name: value for name, value in kwargs.items() if name not in hub_arguments}
 
         wants_info = kwargs.pop("output_loading_info", False)
-        model, info = super().from_pretrained(source, *model_args, config=config, output_loading_info=True, **kwargs)
+        may_differ_in_shape = kwargs.pop("ignore_mismatched_sizes", False)
+        # Tensors of other shapes are looked for below: the error of transformers does not name them.
+        model, info = super().from_pretrained(
+            source, *model_args, config=config, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
+        )
+        check_loaded(
+            model,
+            info,
+            pretrained_model_name_or_path or "the state_dict",
+            new_parts(stored),
+            may_differ_in_shape=may_differ_in_shape,
+        )
         model._start_from_clip(set(info["missing_keys"]), stretch=is_stock)
         return (model, info) if wants_info else model
 
@@ -131,8 +149,8 @@ class BetaCLIPPreTrainedModel(EncodingModel, CLIPTowers):
         table = embeddings.position_embedding.weight
         has_clips_positions = len(table) == CLIP_TEXT_POSITIONS
         if LONG_TABLE in missing:
-            long_table = stretch_text_positions(table) if has_clips_positions else table
-            embeddings.long_position_embedding.weight.copy_(long_table)
+            long_table = embeddings.long_position_embedding.weight
+            long_table.copy_(stretch_table(table, len(long_table)))
         elif stretch and not self.config.use_long_text_path and has_clips_positions:
             self._set_text_positions(stretch_text_positions(table))
         if self.long_text_projection is not None and "long_text_projection.weight" in missing:
@@ -181,15 +199,22 @@ def _config_of_clip(stored: dict[str, Any], is_theirs: bool, kwargs: dict[str, A
         values.update(FG_CLIP_SWITCHES)
     for name in fields & kwargs.keys():
         values[name] = kwargs.pop(name)
+    # A long path is never shorter than the short one.
+    positions = _stored_positions(stored)
+    values.setdefault("long_text_max_position_embeddings", max(LONG_TEXT_POSITIONS, positions))
     return BetaCLIPConfig(**values)
+
+
+def _stored_positions(stored: dict[str, Any]) -> int:
+    """Returns the number of text positions of a CLIP. Its file may leave out the usual 77."""
+    text_config = stored.get("text_config") or {}
+    return int(text_config.get("max_position_embeddings", CLIP_TEXT_POSITIONS))
 
 
 def _with_stored_positions(config: Any, stored: dict[str, Any]) -> Any:
     """Copies a configuration, with as many text positions as the checkpoint has: its table has to fit first."""
     config = deepcopy(config)
-    text_config = stored.get("text_config") or {}
-    # A stock CLIP may leave its 77 positions out of its file.
-    config.text_config.max_position_embeddings = text_config.get("max_position_embeddings", CLIP_TEXT_POSITIONS)
+    config.text_config.max_position_embeddings = _stored_positions(stored)
     return config
 
 

@@ -99,15 +99,20 @@ class BetaCLIPProcessor(CLIPProcessor):
         """
         Loads a processor from a directory or a Hub id, as [`~transformers.ProcessorMixin.from_pretrained`] does.
 
+        Lengths of texts are cut to what the model beside the processor has positions for, unless they are given here.
+
         A checkpoint in FG-CLIP's own layout brings the files of a plain CLIP processor. Its processor also gets what
         FG-CLIP's code does beside these files: squashed images, and 77 tokens for short texts.
         """
         processor = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
         hub_arguments = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
-        if _is_fg_clip(pretrained_model_name_or_path, hub_arguments):
+        config = _stored_config(pretrained_model_name_or_path, hub_arguments)
+        if config.get("model_type") == "clip" and "FGCLIPModel" in (config.get("architectures") or ()):
             processor.squash_images()
             if processor.short_max_length is None:
                 processor.short_max_length = CLIP_TEXT_POSITIONS
+        elif "max_length" not in kwargs:
+            processor.max_length = min(processor.max_length, _positions_of(config) or processor.max_length)
         return processor
 
     def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
@@ -323,13 +328,23 @@ class BetaCLIPProcessor(CLIPProcessor):
         return input_ids_TL, is_token_TL.to(torch.int64)
 
 
-def _is_fg_clip(name_or_path: Any, hub_arguments: dict[str, Any]) -> bool:
-    """Tells whether the config of a checkpoint is FG-CLIP's own; `False` for a checkpoint without a config."""
+def _stored_config(name_or_path: Any, hub_arguments: dict[str, Any]) -> dict[str, Any]:
+    """Returns the config of the model beside a processor; an empty one if there is no model."""
     try:
-        config, _ = CLIPConfig.get_config_dict(name_or_path, **hub_arguments)
+        return CLIPConfig.get_config_dict(name_or_path, **hub_arguments)[0]
     except OSError:
-        return False
-    return config.get("model_type") == "clip" and "FGCLIPModel" in (config.get("architectures") or ())
+        return {}
+
+
+def _positions_of(config: dict[str, Any]) -> int | None:
+    """Returns the largest number of tokens that a text of a model may have; `None` if its config does not say it."""
+    if config.get("use_long_text_path"):
+        return config.get("long_text_max_position_embeddings", LONG_TEXT_POSITIONS)
+    positions = (config.get("text_config") or {}).get("max_position_embeddings")
+    # A plain CLIP's 77 positions are stretched when it is loaded as a BetaCLIPModel. Others stay.
+    if config.get("model_type") == "clip" and positions == CLIP_TEXT_POSITIONS:
+        return None
+    return positions
 
 
 __all__ = ["BetaCLIPProcessor"]

@@ -11,6 +11,7 @@ from transformers import CLIPModel
 
 from ..model.checkpoints_beta_clip import is_fg_clip, weight_names
 from ..model.configuration_beta_clip import CLIP_TEXT_POSITIONS, BetaCLIPConfig
+from ..model.loading_checks_beta_clip import load_checked
 from ..model.modeling_beta_clip import BetaCLIPModel
 from ..model.objective_beta_clip import added_logit_scales
 from .directories import check_output, read_model, read_processor
@@ -171,7 +172,7 @@ def _read_base(base: str | Path, tuned_config: Any) -> CLIPModel:
     is_stretched = tuned_config.text_config.max_position_embeddings != CLIP_TEXT_POSITIONS
     if not tuned_config.use_long_text_path and not is_stretched:
         # Reading it as a model of this package would stretch its positions.
-        return CLIPModel.from_pretrained(base)
+        return load_checked(CLIPModel, base)
     return read_model(
         base,
         use_long_text_path=tuned_config.use_long_text_path,

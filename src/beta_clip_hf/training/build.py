@@ -156,7 +156,11 @@ def _pretrained_model(
 ) -> tuple[BetaCLIPModel, BetaCLIPProcessor]:
     model = BetaCLIPModel.from_pretrained(source, **changes)
     if tokenizer is None:
-        return model, BetaCLIPProcessor.from_pretrained(source)
+        lengths = {}
+        if model.config.use_long_text_path and BetaCLIPConfig.get_config_dict(source)[0].get("model_type") == "clip":
+            # The long path is new: the files of the base say how many positions the short one has.
+            lengths["max_length"] = model.config.long_text_max_position_embeddings
+        return model, BetaCLIPProcessor.from_pretrained(source, **lengths)
     image_size = model.config.vision_config.image_size
     return model, BetaCLIPProcessor.from_image_size(tokenizer, image_size=image_size)
 

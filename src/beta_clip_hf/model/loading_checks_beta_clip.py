@@ -1,0 +1,130 @@
+"""Checks of what `from_pretrained` is given and has loaded: no weight starts at random unless its part is new."""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from torch import nn
+
+from .configuration_beta_clip import BetaCLIPConfig
+
+
+# The parts of a model that a checkpoint may lack as a whole, with the switch that gives a model the part. The names of
+# a part's tensors begin with its words.
+SWITCHES_OF_PARTS = {
+    "pooler.": "use_pooler",
+    "text_model.embeddings.long_position_embedding.": "use_long_text_path",
+    "long_text_projection.": "use_long_text_path",
+    "region_logit_scale": "use_regions",
+    "hard_negative_logit_scale": "use_regions",
+}
+# Error messages name this many tensors.
+_NAMED = 3
+
+
+def check_model_type(stored: Mapping[str, Any], source: Any, known_types: Collection[str]) -> None:
+    """
+    Checks that a checkpoint is of a kind that a model can be made of.
+
+    Args:
+        stored: The content of its config.json.
+        source: The name of its directory or repository.
+        known_types: The values of `model_type` that are known.
+
+    Raises:
+        ValueError: if it is of another kind; the message names it, and what is accepted.
+    """
+    model_type = stored.get("model_type")
+    if model_type in known_types:
+        return
+    kind = f"model_type {model_type!r}" if model_type else "no model_type"
+    architectures = stored.get("architectures")
+    if architectures:
+        kind = f"{architectures[0]} ({kind})"
+    raise ValueError(
+        f"a BetaCLIPModel must be loaded from a checkpoint of β-CLIP ('beta_clip'), or of CLIP, Long-CLIP or FG-CLIP 1 "
+        f"with both towers ('clip'), but {source} is {kind}: name another base"
+    )
+
+
+def new_parts(stored: Mapping[str, Any]) -> list[str]:
+    """
+    Returns the parts that a checkpoint may lack, by the beginnings of the names of their tensors.
+
+    Args:
+        stored: The content of its config.json. What it says a model of ours has must be there. All parts are new to
+            other models.
+    """
+    if stored.get("model_type") == "clip" or not stored:
+        return list(SWITCHES_OF_PARTS)
+    # A setting that the file does not have keeps its default.
+    return [
+        part for part, switch in SWITCHES_OF_PARTS.items() if not stored.get(switch, getattr(BetaCLIPConfig, switch))
+    ]
+
+
+def check_loaded(
+    model: nn.Module,
+    info: Mapping[str, Any],
+    source: Any,
+    parts: Collection[str] = (),
+    *,
+    may_differ_in_shape: bool = False,
+) -> None:
+    """
+    Checks that a checkpoint has filled all weights of a model, but for those of new parts.
+
+    Args:
+        model: The model that was loaded.
+        info: What `from_pretrained` tells with `output_loading_info`.
+        source: The name of the checkpoint.
+        parts: The parts that it may lack, see [`new_parts`]; each as a whole.
+        may_differ_in_shape: Whether tensors of other shapes were to be ignored.
+
+    Raises:
+        ValueError: if a tensor is missing, or has another shape; the message names it.
+    """
+    missing = set(info["missing_keys"])
+    for part in parts:
+        names = {name for name in model.state_dict() if name.startswith(part)}
+        if names <= missing:
+            missing -= names
+    if missing:
+        raise ValueError(
+            f"a checkpoint must have all tensors of {type(model).__name__}, but {source} lacks {_some(missing)}: copy "
+            "or download it again, or name another one"
+        )
+    mismatched = {}
+    for name, stored_shape, shape in info["mismatched_keys"]:
+        mismatched[f"{name} of {tuple(stored_shape)} instead of {tuple(shape)}"] = name
+    if mismatched and not may_differ_in_shape:
+        raise ValueError(
+            f"the tensors of a checkpoint must have the shapes of its config.json, but {source} has "
+            f"{_some(mismatched)}: mend its config.json, or name another checkpoint"
+        )
+
+
+def load_checked(model_class: Any, source: Any) -> Any:
+    """
+    Loads a model of any class of transformers, all of whose weights must be in the checkpoint.
+
+    Args:
+        model_class: A class with `from_pretrained`, Auto classes included.
+        source: A directory or a Hub id.
+
+    Raises:
+        ValueError: if a tensor is missing, or has another shape; the message names it.
+    """
+    # Tensors of other shapes are looked for here: the error of transformers does not name them.
+    model, info = model_class.from_pretrained(source, output_loading_info=True, ignore_mismatched_sizes=True)
+    check_loaded(model, info, source)
+    return model
+
+
+def _some(names: Collection[str]) -> str:
+    """Names the first few, and says how many there are beside them."""
+    shown = ", ".join(sorted(names)[:_NAMED])
+    more = len(names) - _NAMED
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
+__all__ = ["SWITCHES_OF_PARTS", "check_loaded", "check_model_type", "load_checked", "new_parts"]
