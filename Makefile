@@ -12,7 +12,7 @@ INSTALLED := $(VENV)/.installed
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast test-stress docs pictures bench bench-full lint format clean
+.PHONY: help install demo test mixins test-fast test-stress docs pictures bench bench-full lint format clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,8 +28,11 @@ $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 demo: $(INSTALLED)  ## fine-tune a small CLIP as a β-CLIP and plainly, and compare them (DEMO_OUTPUT, DEMO_ARGS)
 	$(BIN)/python examples/demo.py --output $(DEMO_OUTPUT) $(DEMO_ARGS)
 
-test: lint  ## lint, types, doctests and all tests but the stress tests (PYTEST_ARGS, WORKERS)
+test: lint mixins  ## lint, types, doctests and all tests but the stress tests (PYTEST_ARGS, WORKERS)
 	$(ONE_THREAD) $(BIN)/python -m pytest --numprocesses $(WORKERS) -m "not stress" $(PYTEST_ARGS)
+
+mixins: $(INSTALLED)  ## download transformers' own tests of models and processors into the user's cache; `make test` does it
+	@PYTHONPATH=tests $(BIN)/python -m integration.mixins.fetch
 
 test-fast: $(INSTALLED)  ## the quick tests only, for the inner loop; not the demo, whose import of Gradio is slow (PYTEST_ARGS, WORKERS)
 	$(ONE_THREAD) $(BIN)/python -m pytest --numprocesses $(WORKERS) -m "not slow and not stress" \

@@ -16,6 +16,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from beta_clip_hf import BetaCLIPConfig, BetaCLIPModel, BetaCLIPProcessor
 from beta_clip_hf.data.tokenizers import train_clip_tokenizer
+from integration.mixins import source
 
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -23,7 +24,9 @@ TINY_TEXT = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
 TINY_VISION = {**TINY_TEXT, "image_size": 32, "patch_size": 8}
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
+    for marker in source.markers():
+        config.addinivalue_line("markers", f"{marker}: of transformers' own tests")
     # As many processes as cores run at once: more threads in each would only wait for one another.
     torch.set_num_threads(1)
 

@@ -192,9 +192,7 @@ def test_other_models_are_named(save, tmp_path, tiny_clip_dir):
         with pytest.raises(ValueError, match=rf"must be loaded from a checkpoint of β-CLIP .* is {words}"):
             BetaCLIPModel.from_pretrained(tmp_path / folder)
     # Evaluation and search take SigLIP.
-    with pytest.raises(
-        ValueError, match="must have features of images and of texts, but is CLIPTextModel: name"
-    ):
+    with pytest.raises(ValueError, match="must have features of images and of texts, but is CLIPTextModel: name"):
         load_model(str(tmp_path / "text_only"), torch.device("cpu"))
 
 

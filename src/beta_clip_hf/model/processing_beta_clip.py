@@ -149,7 +149,7 @@ class BetaCLIPProcessor(CLIPProcessor):
         text: str | list[str] | None = None,
         hierarchies: Sequence[Any] | None = None,
         regions: Sequence[Sequence[Mapping[str, Any]]] | None = None,
-        box_format: str = "xyxy_pixels",
+        box_format: str | None = None,
         path: str | None = None,
         negatives: Sequence[Sequence[Sequence[str]]] | None = None,
         **kwargs: Any,
@@ -171,9 +171,9 @@ class BetaCLIPProcessor(CLIPProcessor):
             regions (`Sequence` of length B):
                 For each image its regions, none or more: `{"box": four numbers, "text": str}` and optionally
                 `"hard_texts"`, the region's true text and then its negatives.
-            box_format (`str`, defaults to `"xyxy_pixels"`):
-                Format of all boxes: "xyxy_pixels" or "xywh_pixels" of the image as passed, or "xyxy_normalized", shares
-                of its sides.
+            box_format (`str`, *optional*):
+                Format of all boxes: "xyxy_pixels" (the default) or "xywh_pixels" of the image as passed, or
+                "xyxy_normalized", shares of its sides.
             path (`str`, *optional*):
                 Text path that `text` is cut for, in a processor with two: "short" (the default) or "long".
             negatives (`Sequence` of length B, *optional*):
@@ -231,7 +231,9 @@ class BetaCLIPProcessor(CLIPProcessor):
             for option in _GEOMETRY_OPTIONS:
                 if option in options["images_kwargs"]:
                     raise ValueError(f"{option} must be the image processor's own where boxes follow it, but is given")
-            batch |= self._region_tensors(images, regions, box_format, layout)
+            # transformers' processors have no defaults in their signature but None.
+            format_of_boxes = "xyxy_pixels" if box_format is None else box_format
+            batch |= self._region_tensors(images, regions, format_of_boxes, layout)
         if layout.return_tensors == "np":
             return BatchFeature({name: tensor.numpy(force=True) for name, tensor in batch.items()})
         return BatchFeature(batch)
