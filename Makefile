@@ -5,14 +5,20 @@ DEMO_OUTPUT ?= runs/demo
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
 WORKERS ?= 2
+# Environments of other versions: the oldest supported ones, and the newest, pre-releases included.
+VENV_MIN ?= .venv-min
+VENV_NEW ?= .venv-new
+VENV_PACKAGE ?= .venv-package
+NEWEST ?= --pre
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+INSTALLED_MIN := $(VENV_MIN)/.installed
 # Two processes on two cores: a thread pool in each would only make them wait for one another.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test mixins test-fast test-stress docs pictures bench bench-full lint format clean
+.PHONY: help install demo test mixins test-min test-new package test-fast test-stress docs pictures bench bench-full lint format clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +43,35 @@ mixins: $(INSTALLED)  ## download transformers' own tests of models and processo
 test-fast: $(INSTALLED)  ## the quick tests only, for the inner loop; not the demo, whose import of Gradio is slow (PYTEST_ARGS, WORKERS)
 	$(ONE_THREAD) $(BIN)/python -m pytest --numprocesses $(WORKERS) -m "not slow and not stress" \
 		--ignore=tests/demo --ignore=src/beta_clip_hf/demo $(PYTEST_ARGS)
+
+# The demo is left out of the oldest: Gradio asks for newer versions.
+$(INSTALLED_MIN): setup.cfg pyproject.toml constraints-min.txt
+	$(PYTHON) -m venv $(VENV_MIN)
+	$(VENV_MIN)/bin/python -m pip install --constraint constraints-min.txt \
+		--editable '.[train,text,eval,onnx,search,completion,test]'
+	@touch $@
+
+test-min: $(INSTALLED_MIN)  ## the quick tests and transformers' own with the oldest supported versions, in .venv-min (PYTEST_ARGS, WORKERS)
+	@PYTHONPATH=tests $(VENV_MIN)/bin/python -m integration.mixins.fetch
+	$(ONE_THREAD) $(VENV_MIN)/bin/python -m pytest --numprocesses $(WORKERS) -m "(not slow or mixins) and not stress" \
+		--ignore=tests/demo --ignore=src/beta_clip_hf/demo $(PYTEST_ARGS)
+
+test-new:  ## the same with the newest versions, pre-releases included, in .venv-new (NEWEST= leaves pre-releases out)
+	test -d $(VENV_NEW) || $(PYTHON) -m venv $(VENV_NEW)
+	$(VENV_NEW)/bin/python -m pip install --upgrade --upgrade-strategy eager $(NEWEST) \
+		--editable '.[train,text,eval,onnx,search,completion,test]'
+	@PYTHONPATH=tests $(VENV_NEW)/bin/python -m integration.mixins.fetch
+	$(ONE_THREAD) $(VENV_NEW)/bin/python -m pytest --numprocesses $(WORKERS) -m "(not slow or mixins) and not stress" \
+		--ignore=tests/demo --ignore=src/beta_clip_hf/demo $(PYTEST_ARGS)
+
+package:  ## build the sdist and the wheel into dist/, check them, and use the wheel in a new .venv-package
+	rm -rf dist
+	$(PYTHON) -m venv --clear $(VENV_PACKAGE)
+	$(VENV_PACKAGE)/bin/python -m pip install build twine
+	$(VENV_PACKAGE)/bin/python -m build
+	$(VENV_PACKAGE)/bin/python -m twine check --strict dist/*
+	$(VENV_PACKAGE)/bin/python -m pip install --constraint constraints.txt dist/*.whl
+	$(VENV_PACKAGE)/bin/python -I tests/installed_package.py
 
 test-stress: $(INSTALLED)  ## the tests that take minutes (PYTEST_ARGS, WORKERS)
 	$(ONE_THREAD) $(BIN)/python -m pytest --numprocesses $(WORKERS) -m stress $(PYTEST_ARGS)
@@ -80,5 +115,5 @@ format: $(INSTALLED)  ## let ruff mend what it can
 	$(BIN)/ruff format .
 
 clean:  ## remove the environment, caches and builds (runs/ stays)
-	rm -rf $(VENV) build dist site src/*.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV_MIN) $(VENV_NEW) $(VENV_PACKAGE) build dist site src/*.egg-info .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

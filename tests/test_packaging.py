@@ -1,6 +1,7 @@
 """What a user installs: metadata, extras, the tested versions, the wheel, and how little an import costs."""
 
 import configparser
+import itertools
 import json
 import os
 import re
@@ -13,11 +14,13 @@ import tomllib
 import zipfile
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 from beta_clip_hf import __version__
 
@@ -46,8 +49,8 @@ def extras() -> dict[str, list[Requirement]]:
     return {name: requirements(text) for name, text in setup_cfg()["options.extras_require"].items()}
 
 
-def constraints() -> dict[str, Requirement]:
-    lines = (PROJECT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+def constraints(file: str = "constraints.txt") -> dict[str, Requirement]:
+    lines = (PROJECT / file).read_text(encoding="utf-8").splitlines()
     pinned = requirements("\n".join(line for line in lines if not line.startswith("#")))
     return {canonicalize_name(requirement.name): requirement for requirement in pinned}
 
@@ -71,7 +74,7 @@ def test_extras() -> None:
     groups = extras()
     assert {"train", "text", "eval", "dev", "all"} <= set(groups)
     (whole,) = groups["all"]
-    assert whole.extras == set(groups) - {"all", "dev"}, "`all` must hold every extra for users"
+    assert whole.extras == set(groups) - {"all", "dev", "test"}, "`all` must hold every extra for users"
 
 
 def test_messages_name_extras_that_exist() -> None:
@@ -90,8 +93,31 @@ def test_constraints_pin_every_requirement_to_a_version_it_allows() -> None:
         assert pin.operator == "==" and requirement.specifier.contains(pin.version), requirement
 
 
-def test_constraints_name_no_place_and_no_build() -> None:
-    text = (PROJECT / "constraints.txt").read_text(encoding="utf-8")
+def test_the_lower_bounds_are_the_versions_that_are_tested_as_the_oldest() -> None:
+    pinned = constraints("constraints-min.txt")
+    groups = extras()
+    # Tools for tests take part in no run; Gradio asks for newer versions of the others than these.
+    for_users = [group for name, group in groups.items() if name not in ("all", "demo", "dev", "test")]
+    direct = [*requirements(setup_cfg()["options"]["install_requires"]), *itertools.chain.from_iterable(for_users)]
+    for requirement in direct:
+        (pin,) = pinned[canonicalize_name(requirement.name)].specifier
+        (bound,) = [part for part in requirement.specifier if part.operator == ">="]
+        assert pin.operator == "==" and Version(pin.version) == Version(bound.version), requirement
+    for requirement in groups["demo"]:
+        pin = pinned.get(canonicalize_name(requirement.name))
+        assert pin is None or requirement.specifier.contains(next(iter(pin.specifier)).version), requirement
+
+
+def test_targets_of_other_versions_install_every_extra_but_the_demo() -> None:
+    makefile = (PROJECT / "Makefile").read_text(encoding="utf-8")
+    installed = re.findall(r"--editable '\.\[([\w,]+)\]'", makefile)
+    assert sorted(installed) == sorted(["all,dev", *2 * ["train,text,eval,onnx,search,completion,test"]])
+    assert set(installed[1].split(",")) == set(extras()) - {"all", "demo", "dev"}
+
+
+@pytest.mark.parametrize("file", ["constraints.txt", "constraints-min.txt"])
+def test_constraints_name_no_place_and_no_build(file: str) -> None:
+    text = (PROJECT / file).read_text(encoding="utf-8")
     assert not re.search(r"://|^-|\+(cpu|cu\d+)", text, flags=re.MULTILINE)
 
 
@@ -114,15 +140,17 @@ def built(kind: str, folder: Path) -> Path:
 
 
 def shipped_files() -> set[str]:
-    """The files of the two small models, as they are named in the package."""
-    folder = SOURCE / "beta_clip_hf" / "data" / "scenes" / "weights"
-    return {path.relative_to(SOURCE).as_posix() for path in folder.rglob("*") if path.is_file()}
+    """The files of the two small models, the style of the demo and the card's template, as the package names them."""
+    package = SOURCE / "beta_clip_hf"
+    weights = [path for path in (package / "data" / "scenes" / "weights").rglob("*") if path.is_file()]
+    others = [*(package / "demo").glob("*.css"), *(package / "release").glob("*.md")]
+    return {path.relative_to(SOURCE).as_posix() for path in weights + others}
 
 
-def test_sdist_has_the_weights(tmp_path: Path) -> None:
+def test_sdist_has_the_files_that_are_not_code(tmp_path: Path) -> None:
     with tarfile.open(built("sdist", tmp_path)) as sdist:
         names = {name.partition("/src/")[2] for name in sdist.getnames()}
-    assert names >= shipped_files() and len(shipped_files()) >= 12
+    assert names >= shipped_files() and len(shipped_files()) >= 14
 
 
 def test_wheel(tmp_path: Path) -> None:
@@ -147,6 +175,54 @@ def test_continuous_integration_can_start() -> None:
     assert os.access(PROJECT / ".ci" / "run", os.X_OK)
     build = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["build-system"]
     assert [Requirement(line).name for line in build["requires"]] == ["setuptools"]
+
+
+WORKFLOWS = sorted((PROJECT / ".github" / "workflows").glob("*.yml"))
+
+
+def workflow(path: Path) -> dict[str, Any]:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def steps_of(jobs: dict[str, Any]) -> list[dict[str, Any]]:
+    return [step for job in jobs.values() for step in job.get("steps", [])]
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_workflows_name_what_exists(path: Path) -> None:
+    jobs = workflow(path)["jobs"]
+    makefile = (PROJECT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([\w-]+):", makefile, flags=re.MULTILINE))
+    for name, job in jobs.items():
+        # A job that calls another workflow has no runner and no steps of its own.
+        assert "uses" in job or ("runs-on" in job and "timeout-minutes" in job), name
+        if "uses" in job:
+            assert (PROJECT / job["uses"]).is_file()
+        assert set(job.get("needs", "").split()) <= set(jobs)
+        named = job.get("strategy", {}).get("matrix", {}).get("target", [])
+        assert set(named) <= targets
+    for step in steps_of(jobs):
+        if "uses" in step:
+            assert re.fullmatch(r"[\w-]+/[\w-]+@(v\d+|release/v\d+)", step["uses"]), "a major version must be named"
+        command = step.get("run", "").split()
+        if command[:1] == ["make"] and "${{" not in step["run"]:
+            assert set(command[1:]) <= targets
+        elif command and command[0].startswith("."):
+            assert os.access(PROJECT / command[0], os.X_OK)
+
+
+def test_workflows_run_what_they_are_for() -> None:
+    jobs = {path.stem: workflow(path)["jobs"] for path in WORKFLOWS}
+    assert set(jobs) == {"ci", "package", "release", "versions"}
+    assert {"run": ".ci/run"} in steps_of(jobs["ci"]) and {"run": "make package"} in steps_of(jobs["package"])
+    assert jobs["versions"]["test"]["strategy"]["matrix"]["target"] == ["test-min", "test-new"]
+    # YAML reads the key `on` as a truth value.
+    assert "schedule" in workflow(PROJECT / ".github" / "workflows" / "versions.yml")[True]
+    publish = jobs["release"]["publish"]
+    # Trusted publishing: this permission, and no password.
+    assert publish["permissions"] == {"id-token": "write"} and publish["needs"] == "package"
+    (upload,) = [step for step in publish["steps"] if step.get("uses", "").startswith("pypa/gh-action-pypi-publish@")]
+    assert "with" not in upload
 
 
 def cost_of_import() -> tuple[float, float, list[str]]:

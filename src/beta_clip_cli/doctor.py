@@ -16,6 +16,7 @@ OK, MISSING, NOTE = "ok", "missing", "note"
 PACKAGE = "beta-clip-hf"
 # Packages to look for if this package is not installed, so that its requirements cannot be read.
 WITHOUT_METADATA = ("torch", "transformers", "huggingface_hub")
+EXTRAS_OF_DEVELOPERS = ("dev", "test")
 _STATE_WIDTH = 8
 
 
@@ -105,7 +106,7 @@ def _requirements() -> dict[str, dict[str, str]]:
         extra_match = re.search(r"extra\s*==\s*['\"]([^'\"]+)", marker)
         extra = extra_match[1] if extra_match else ""
         # An extra that takes in other extras requires this package itself.
-        if name_match is None or name_match[0].lower() == PACKAGE or extra == "dev":
+        if name_match is None or name_match[0].lower() == PACKAGE or extra in EXTRAS_OF_DEVELOPERS:
             continue
         name = name_match[0]
         requirements.setdefault(extra, {})[name] = requirement.removeprefix(name).strip()

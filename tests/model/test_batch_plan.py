@@ -113,7 +113,9 @@ def plan_parts(plan):
 
 
 def test_a_worker_makes_the_plan_and_the_loader_moves_it(collator, rows, monkeypatch):
-    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor + 0)  # without a GPU nothing can be pinned
+    monkeypatch.setattr(
+        torch.Tensor, "pin_memory", lambda tensor, device=None: tensor + 0
+    )  # without a GPU nothing can be pinned
     expected = plan_parts(collator(rows)["plan"])
     assert sum(isinstance(part, torch.Tensor) for part in expected.values()) == 9
     (batch,) = DataLoader(rows, batch_size=4, collate_fn=collator, num_workers=1)

@@ -13,7 +13,7 @@ from integration.mixins.model_inputs import FlatInputs, PlainInputs, RegionInput
 
 models = source.load("test_modeling_common")
 configurations = source.load("test_configuration_common")
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.mixins]
 
 # What is left out for every model.
 LEFT_OUT = {

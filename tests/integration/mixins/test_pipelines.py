@@ -18,7 +18,7 @@ from integration.mixins.model_inputs import FlatInputs, PlainInputs, RegionInput
 TINY_MODELS = Path(__file__).parent / "tiny_models"
 with patch.dict(os.environ, TRANSFORMERS_TINY_MODEL_PATH=str(TINY_MODELS)):
     pipelines = source.load("test_pipeline_mixin")
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.mixins]
 
 CHECKS = {
     "image-feature-extraction": pipeline_checks.ImageFeatureExtractionChecks,

@@ -10,7 +10,7 @@ from integration.mixins import source
 
 
 processors = source.load("test_processing_common")
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.mixins]
 
 LEFT_OUT = {
     "test_init_arguments_not_in_processor_kwargs": (
