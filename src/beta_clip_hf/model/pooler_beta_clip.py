@@ -169,7 +169,7 @@ class TextConditionedPooler(nn.Module):
     def read_logit_scale(self) -> Tensor:
         """Returns the logarithm of the logit scale, without an axis."""
         # A copy: the memory of a sharded weight is freed when this method ends.
-        return self.logit_scale.clone().squeeze()
+        return self.logit_scale.squeeze().clone()
 
     @gathers_weights
     def score_pairs(

@@ -1,6 +1,7 @@
 """Training arguments: transformers' `TrainingArguments` with β-CLIP's recipe as defaults."""
 
 import logging
+import os
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -124,6 +125,7 @@ class BetaCLIPTrainingArguments(TrainingArguments):
         self._check_contrast()
         self._check_checkpointing()
         parts_to_freeze(self.freeze)
+        self._choose_device()
         self._choose_precision()
         self._choose_best_metric()
         # Pinned memory speeds up copies to a device. Without a device it only causes a warning.
@@ -168,6 +170,11 @@ class BetaCLIPTrainingArguments(TrainingArguments):
             kind = getattr(self, name)
             if kind not in CHECKPOINTING:
                 raise ValueError(f"{name} must be one of {CHECKPOINTING}, but is {kind!r}")
+
+    def _choose_device(self) -> None:
+        # Without an accelerator transformers would not join the processes of a launcher: each would train alone.
+        if "LOCAL_RANK" in os.environ and not torch.accelerator.is_available():
+            self.use_cpu = True
 
     def _choose_precision(self) -> None:
         if self.bf16 is None:

@@ -20,6 +20,7 @@ from torch import Tensor
 from ..model.gather_beta_clip import Gather
 from ..model.loss_inputs_beta_clip import FlatEmbeds
 from ..model.objective_beta_clip import Objective, batch_objective
+from .distributed import whole_tensor
 
 
 # Fields of `FlatEmbeds`: the embeddings that the losses differentiate,
@@ -100,7 +101,10 @@ class CachedContrast:
             with torch.no_grad(), autocast(), model.loss_context(objective=keep):
                 model(**prepared)
 
-        scales = {name: scale.detach().requires_grad_() for name, scale in model.loss_scales().items()}
+        scales = {}
+        for name, scale in model.loss_scales().items():
+            # Outside of `forward` a scale may be sharded.
+            scales[name] = whole_tensor(scale.detach()).requires_grad_()
         leaves = [_leaves(part) for part in parts]
         loss, losses = batch_objective(model.config, _joined(parts, leaves), scales, gather)
         loss.backward()

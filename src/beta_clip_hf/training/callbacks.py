@@ -8,10 +8,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from ..model.positions_beta_clip import KEPT_TEXT_POSITIONS
 from .arguments import BetaCLIPTrainingArguments
+from .distributed import local_part
 from .parameter_names import used_parameters
 from .recomputation import keep_linear_outputs
 
@@ -40,7 +42,9 @@ class ParameterBounds(TrainerCallback):
     def __init__(self) -> None:
         self.logit_scales: list[nn.Parameter] = []
         self.table: nn.Parameter | None = None
-        self.frozen_rows: Tensor | None = None
+        # Of this process's part of the table: which rows are frozen `(rows, 1)`, and all its values.
+        self.is_frozen: Any = None
+        self.frozen_values: Tensor | None = None
         self.hook: Any = None
 
     def on_train_begin(
@@ -59,9 +63,10 @@ class ParameterBounds(TrainerCallback):
         if args.freeze_text_positions:
             table = _stretched_table(parameters)
             self.table = table
-            self.frozen_rows = table.detach()[:KEPT_TEXT_POSITIONS].clone()
+            self.is_frozen = _frozen_places(table)
+            self.frozen_values = local_part(table.detach()).clone()
             if table.requires_grad:
-                self.hook = table.register_hook(_without_frozen_rows)
+                self.hook = _register_hook(table, self.is_frozen)
 
     @torch.no_grad()
     def on_optimizer_step(
@@ -71,8 +76,9 @@ class ParameterBounds(TrainerCallback):
         if args.logit_scale_max:
             for logit_scale in self.logit_scales:
                 logit_scale.clamp_(0, math.log(args.logit_scale_max))
-        if self.table is not None and self.frozen_rows is not None:
-            self.table[:KEPT_TEXT_POSITIONS] = self.frozen_rows
+        if self.table is not None and self.frozen_values is not None:
+            rows = local_part(self.table)
+            rows.copy_(torch.where(self.is_frozen, self.frozen_values, rows))
 
     def on_train_end(
         self, args: BetaCLIPTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -82,7 +88,8 @@ class ParameterBounds(TrainerCallback):
             self.hook.remove()
         self.hook = None
         self.table = None
-        self.frozen_rows = None
+        self.is_frozen = None
+        self.frozen_values = None
 
 
 def _stretched_table(parameters: dict[str, nn.Parameter]) -> nn.Parameter:
@@ -92,11 +99,28 @@ def _stretched_table(parameters: dict[str, nn.Parameter]) -> nn.Parameter:
     raise ValueError("freeze_text_positions needs a table of text positions, but the model has none")
 
 
-def _without_frozen_rows(gradient: Tensor) -> Tensor:
-    # A hook must not change the gradient in place: autograd may still use it elsewhere.
-    gradient = gradient.clone()
-    gradient[:KEPT_TEXT_POSITIONS] = 0
-    return gradient
+def _frozen_places(table: nn.Parameter) -> Tensor:
+    """Returns which rows of this process's part of the table are frozen, `(rows, 1)` bool."""
+    row = torch.arange(len(table), device=table.device)[:, None]
+    is_frozen = row < KEPT_TEXT_POSITIONS
+    if isinstance(table, DTensor):
+        # Sharded in the same way, so that the parts fit.
+        is_frozen = distribute_tensor(is_frozen, table.device_mesh, table.placements)
+    return local_part(is_frozen)
+
+
+def _register_hook(table: nn.Parameter, is_frozen: Tensor) -> Any:
+    """Lets the gradient of frozen rows be zero, and returns the handle of the hook."""
+    if not isinstance(table, DTensor):
+        # A hook must not change the gradient in place: autograd may still use it elsewhere.
+        return table.register_hook(lambda gradient: gradient.masked_fill(is_frozen, 0))
+
+    def zero_rows(parameter: Tensor) -> None:
+        assert parameter.grad is not None
+        local_part(parameter.grad).masked_fill_(is_frozen, 0)
+
+    # autograd sees the gathered table only. FSDP2 calls this hook once the shard has its gradient.
+    return table.register_post_accumulate_grad_hook(zero_rows)
 
 
 class CheckpointedTowers(TrainerCallback):
@@ -208,7 +232,8 @@ class NonFiniteGuard(TrainerCallback):
         if bad is None:
             bad = torch.zeros((), dtype=torch.bool, device=device)
         if weights:
-            finite = torch.stack([parameter.isfinite().all() for parameter in model.parameters()])
+            # Each process looks at its own part of what is sharded.
+            finite = torch.stack([local_part(parameter).isfinite().all() for parameter in model.parameters()])
             bad = bad | ~finite.all()
         # Not every backend reduces booleans.
         bad_anywhere = bad.float()

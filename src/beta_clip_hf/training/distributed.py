@@ -186,7 +186,8 @@ def prepare_for_fsdp2(model: nn.Module) -> nn.Module:
     Gives the parameters of a model that are single numbers, its logit scales, an axis of length 1, in place.
 
     FSDP2 shards along the first axis, and refuses parameters without one. `state_dict` still returns the scales without
-    an axis, so that checkpoints keep their format.
+    an axis, so that checkpoints keep their format. The model also names the modules to be sharded one by one, where
+    accelerate's configuration does not. [`BetaCLIPTrainer`] calls this by itself.
 
     Returns:
         The same model. A second call changes nothing.
@@ -195,20 +196,22 @@ def prepare_for_fsdp2(model: nn.Module) -> nn.Module:
         names = [name for name, parameter in module.named_parameters(recurse=False) if parameter.ndim == 0]
         for name in names:
             parameter = module.get_parameter(name)
-            with_axis = nn.Parameter(parameter.detach().reshape(1), requires_grad=parameter.requires_grad)
-            module.register_parameter(name, with_axis)
+            # The parameter stays the same object, because an optimiser may hold it already.
+            parameter.data = parameter.data.reshape(1)
         if names:
             module.register_state_dict_post_hook(partial(_without_axes, names))
             module.register_load_state_dict_pre_hook(partial(_with_axes, names))
+    pretrained: Any = model
+    layers = getattr(pretrained, "_no_split_modules", None)
+    if layers:
+        # Not the embeddings: accelerate shards the table of tokens by itself, and must do so before what holds it.
+        pretrained._no_split_modules = {name for name in layers if not name.endswith("Embeddings")}
     return model
 
 
 def _without_axes(names: list[str], module: nn.Module, state_dict: Any, prefix: str, local_metadata: Any) -> None:
     for name in names:
-        scale = state_dict[prefix + name]
-        # A sharded scale lies with one process.
-        scale = scale.full_tensor() if isinstance(scale, DTensor) else scale
-        state_dict[prefix + name] = scale.reshape(())
+        state_dict[prefix + name] = whole_tensor(state_dict[prefix + name]).reshape(())
 
 
 def _with_axes(names: list[str], module: nn.Module, state_dict: Any, prefix: str, *rest: Any) -> None:
@@ -223,6 +226,16 @@ def _with_axes(names: list[str], module: nn.Module, state_dict: Any, prefix: str
         state_dict[prefix + name] = scale
 
 
+def whole_tensor(tensor: Tensor) -> Tensor:
+    """Returns a tensor itself, or the whole of one that is sharded. All processes must call it then."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def local_part(tensor: Tensor) -> Tensor:
+    """Returns a tensor itself, or this process's shard of one that is sharded; they share memory."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
 # The second name of each function is its name before torch 2.13.
 def _all_gather(received: Tensor, rows: Tensor, group: Any) -> None:
     function = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -234,4 +247,4 @@ def _reduce_scatter(received: Tensor, rows: Tensor, group: Any) -> None:
     function(received, rows, group=group)
 
 
-__all__ = ["ProcessGather", "prepare_for_fsdp2"]
+__all__ = ["ProcessGather", "local_part", "prepare_for_fsdp2", "whole_tensor"]

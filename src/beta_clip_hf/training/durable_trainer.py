@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from transformers import Trainer
 
 from ..inference.processes import Processes
 from .checkpoints import (
@@ -23,12 +22,13 @@ from .checkpoints import (
 )
 from .completeness import STATE_FILE
 from .disk import writing_problem
+from .sharded_trainer import ShardedTrainer
 
 
 logger = logging.getLogger(__name__)
 
 
-class DurableTrainer(Trainer):
+class DurableTrainer(ShardedTrainer):
     r"""
     Extends [`~transformers.Trainer`] with checkpoints that are whole or absent.
 

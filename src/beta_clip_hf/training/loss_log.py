@@ -6,6 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from .distributed import whole_tensor
 from .parameter_names import used_parameters
 
 
@@ -48,7 +49,9 @@ class LossLog:
         scales = {}
         for name, parameter in used_parameters(model):
             if name.endswith("logit_scale"):
-                scales[name.replace(".", "_")] = parameter.exp().to(means)
+                # A scale that is sharded lies with one process, and has an axis.
+                scale = whole_tensor(parameter).reshape(())
+                scales[name.replace(".", "_")] = scale.exp().to(means)
         # One copy to the host for all values: each copy would wait for the device.
         values = torch.stack([*means, *scales.values()]).tolist()
         return dict(zip([*names, *scales], values, strict=True))

@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
-from transformers import Trainer
 from transformers.trainer_utils import speed_metrics
 
 from ..data.row_dataset import RowStream
@@ -14,9 +13,10 @@ from ..model.configuration_beta_clip import Granularity
 from .arguments import BetaCLIPTrainingArguments
 from .distributed import ProcessGather
 from .recall import retrieval_metrics
+from .sharded_trainer import ShardedTrainer
 
 
-class RetrievalEvaluation(Trainer):
+class RetrievalEvaluation(ShardedTrainer):
     """
     Evaluates by retrieval, see [`RetrievalEvaluation.evaluate`].
 
@@ -134,12 +134,18 @@ class RetrievalEvaluation(Trainer):
     def _embed_pairs(self, loader: DataLoader) -> tuple[Tensor, Tensor]:
         """Embeds the images and captions of all processes, each (I, D)."""
         self.model.eval()
+        if not self.shards_weights:
+            # Before a training under FSDP2 the model is still where it was loaded.
+            self.model.to(self.args.device)
         self.callback_handler.eval_dataloader = loader
         # A process without rows takes part in the gathering with none.
         nothing_ID = torch.zeros(0, self.model.config.projection_dim, device=self.args.device)
         image_parts, text_parts = [nothing_ID], [nothing_ID]
-        for batch in loader:
+        for batch in self.batches_in_step(loader, self.row_gather):
+            is_blank = batch.pop("is_blank", False)
             _, embeds, _ = self.prediction_step(self.model, batch, prediction_loss_only=False)
+            if is_blank:
+                continue
             image_embeds_BD, text_embeds_BD = embeds
             image_parts.append(image_embeds_BD)
             text_parts.append(text_embeds_BD)
