@@ -1,11 +1,13 @@
 """transformers' Trainer with what FSDP2 needs: the model's preparation, DDP's precision, whole weights on disk."""
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.utils import SAFE_WEIGHTS_NAME, WEIGHTS_NAME
@@ -72,6 +74,8 @@ class ShardedTrainer(Trainer):
             raise ValueError("torch_compile must be False under FSDP2, but is True; use DDP to train a compiled model")
         # FSDP2 would cast logit scales and the coordinates of boxes too. bfloat16 has three digits: too few for both.
         plugin.mixed_precision_policy = MixedPrecisionPolicy()
+        # It warns of operations in place on outputs, which the Trainer does not do.
+        warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
         prepare_for_fsdp2(self.model)
 
     @property
@@ -80,7 +84,7 @@ class ShardedTrainer(Trainer):
         return self.is_fsdp_enabled and hasattr(self.model, "_get_fsdp_state")
 
     def compute_loss_context_manager(self) -> ExitStack:
-        """Returns the context of the loss: autocast, which accelerate puts into models under DDP, but not under FSDP2."""
+        """Returns the context of the loss: autocast, which accelerate puts into a model under DDP alone."""
         stack = super().compute_loss_context_manager()
         if self.is_fsdp_enabled:
             stack.enter_context(self.accelerator.autocast())
@@ -119,12 +123,9 @@ class ShardedTrainer(Trainer):
         batches = iter(loader)
         while True:
             batch = next(batches, None)
-            has_batch = batch is not None
-            if self.shards_weights:
-                is_over = not any(has for (has,) in processes.row_counts(int(has_batch)))
-            else:
-                is_over = not has_batch
-            if is_over:
+            num_batches = 0 if batch is None else 1
+            counts = processes.row_counts(num_batches) if self.shards_weights else [[num_batches]]
+            if not any(count for (count,) in counts):
                 return
             yield self._blank_batch() if batch is None else batch
 
@@ -157,7 +158,9 @@ def _complete_state(optimizer: Any) -> None:
 
     torch does not load the state of an optimiser that has none for a parameter.
     """
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    parameters: list[Tensor] = []
+    for group in optimizer.param_groups:
+        parameters += group["params"]
     with_state = next((parameter for parameter in parameters if optimizer.state.get(parameter)), None)
     if with_state is None:
         return
