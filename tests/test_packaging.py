@@ -74,7 +74,9 @@ def test_extras() -> None:
     groups = extras()
     assert {"train", "text", "eval", "dev", "all"} <= set(groups)
     (whole,) = groups["all"]
-    assert whole.extras == set(groups) - {"all", "dev", "test"}, "`all` must hold every extra for users"
+    # peft is left to those who train adapters.
+    without = {"all", "dev", "lora", "test"}
+    assert whole.extras == set(groups) - without, "`all` must hold every other extra for users"
 
 
 def test_messages_name_extras_that_exist() -> None:
@@ -112,7 +114,7 @@ def test_targets_of_other_versions_install_every_extra_but_the_demo() -> None:
     makefile = (PROJECT / "Makefile").read_text(encoding="utf-8")
     installed = re.findall(r"--editable '\.\[([\w,]+)\]'", makefile)
     assert sorted(installed) == sorted(["all,dev", *2 * ["train,text,eval,onnx,search,completion,test"]])
-    assert set(installed[1].split(",")) == set(extras()) - {"all", "demo", "dev"}
+    assert set(installed[1].split(",")) == set(extras()) - {"all", "demo", "dev", "lora"}
 
 
 @pytest.mark.parametrize("file", ["constraints.txt", "constraints-min.txt"])

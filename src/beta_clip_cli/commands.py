@@ -72,6 +72,11 @@ COMMANDS = (
         "beta-clip export onnx runs/photos exported --dtype float16",
     ),
     Command(
+        ("export", "merged"),
+        "Write an adapter (LoRA) merged into its base model.",
+        "beta-clip export merged runs/photos merged",
+    ),
+    Command(
         ("interpolate",),
         "Mix the weights of a model with those that it was fine-tuned from, against forgetting.",
         "beta-clip interpolate openai/clip-vit-base-patch16 runs/photos runs/mixed --alpha 0 0.25 0.5 0.75 1 "

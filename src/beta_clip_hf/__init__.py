@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import AutoConfig, AutoModel, AutoModelForZeroShotImageClassification, AutoProcessor
 
 from .files import replacing
-from .model import encoding_beta_clip, remote_code_beta_clip
+from .model import adapters_beta_clip, encoding_beta_clip, remote_code_beta_clip
 from .model.configuration_beta_clip import BetaCLIPConfig, Granularity
 from .model.loss_beta_clip import (
     beta_cal_loss,
@@ -75,8 +75,17 @@ def _encode(model: BetaCLIPModel, images: Any, texts: Any, settings: encoding_be
     return encode(model, images, texts, settings)
 
 
-# The core calls these functions when it pushes a model, or encodes images and texts. It cannot import the code for
-# them, which stands on the core.
+def _read_adapter(source: Any, model_class: Any, **kwargs: Any) -> Any:
+    """Loads the model of an adapter's directory."""
+    # Imported here: few directories hold an adapter.
+    from .inference.adapters import read_adapter
+
+    return read_adapter(source, model_class, **kwargs)
+
+
+# The core calls these functions when it pushes a model, encodes images and texts, or finds an adapter. It cannot import
+# the code for them, which stands on the core.
+adapters_beta_clip.read_adapter = _read_adapter
 remote_code_beta_clip.write_card = _write_card
 encoding_beta_clip.encoder = _encode
 

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from transformers import initialization as init
 
+from .adapters_beta_clip import is_adapter, load_adapter
 from .checkpoints_beta_clip import FG_CLIP_SWITCHES, LONG_TABLE, from_fg_clip, is_fg_clip, read_weights, weight_names
 from .configuration_beta_clip import CLIP_TEXT_POSITIONS, HUB_ARGUMENTS, LONG_TEXT_POSITIONS, BetaCLIPConfig
 from .encoding_beta_clip import EncodingModel
@@ -96,6 +97,7 @@ class BetaCLIPPreTrainedModel(EncodingModel, CLIPTowers):
         - FG-CLIP (`model_type` "clip", with `text_filip_projection` among its tensors) is loaded as it is, with both
           text paths and all scales, and without a pooler unless `use_pooler=True`.
         - A checkpoint of ours is loaded as it is, whatever its positions.
+        - An adapter (LoRA) is merged into its base model, which is loaded first. It needs peft.
 
         Raises:
             ValueError: If it is a checkpoint of another kind, a tensor is missing that is not of a new part, or has
@@ -103,6 +105,8 @@ class BetaCLIPPreTrainedModel(EncodingModel, CLIPTowers):
         """
         hub_arguments = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
         source = pretrained_model_name_or_path
+        if source is not None and is_adapter(source, **hub_arguments):
+            return load_adapter(source, cls, config=config, **kwargs)
         # Without a source transformers makes a model of a config and a state dict.
         stored = {} if source is None else cls.config_class.get_config_dict(source, **hub_arguments)[0]
         if source is not None:

@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi
+from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from ..files import replacing, write_json
+from ..inference.adapters import base_of_adapter
+from ..model.adapters_beta_clip import is_adapter
 from ..model.configuration_beta_clip import BetaCLIPConfig
 from ..model.modeling_beta_clip import BetaCLIPModel
 from ..model.processing_beta_clip import BetaCLIPProcessor
@@ -25,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 # Files that are uploaded with the model if they are there. Pages with photos stay: their licences are not ours to give.
 COMPANIONS = ("train_config.json", "train_results.json", "train_curves.png", "results.json")
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "config.json")
 AUTO_CLASSES = {BetaCLIPConfig: "AutoConfig", BetaCLIPModel: "AutoModel", BetaCLIPProcessor: "AutoProcessor"}
 
 
@@ -105,7 +109,8 @@ def build_repository(folder: str | Path, target: str | Path, repo_id: str, **fie
 
     It holds the weights as safetensors, the configuration, the processor, the code with which
     `AutoModel.from_pretrained(…, trust_remote_code=True)` loads the model without this package, the recipe and the
-    results if there are any, and the model card as README.md.
+    results if there are any, and the model card as README.md. An adapter stays one: its weights are those of the
+    adapter, and there is no code.
 
     Args:
         folder: Directory of the model. It is only read.
@@ -114,15 +119,18 @@ def build_repository(folder: str | Path, target: str | Path, repo_id: str, **fie
         fields: Fields of the card, see [`CardFields`].
 
     Raises:
-        ValueError: if the folder is no model directory.
+        ValueError: if the folder is no model directory, or holds an adapter whose base model is not on the Hub.
         TypeError: for a field that cards do not have.
     """
     folder, target = Path(folder), Path(target)
     card = render_card(folder, repo_id, **fields)
     run = RunFiles.read(folder)
-    with carrying_code(AUTO_CLASSES):
-        BetaCLIPModel.from_pretrained(folder).save_pretrained(target)
-        BetaCLIPProcessor.from_pretrained(folder).save_pretrained(target)
+    if is_adapter(folder):
+        _copy_adapter(folder, target)
+    else:
+        with carrying_code(AUTO_CLASSES):
+            BetaCLIPModel.from_pretrained(folder).save_pretrained(target)
+            BetaCLIPProcessor.from_pretrained(folder).save_pretrained(target)
     for name in COMPANIONS:
         source = _find_companion(folder, name)
         if source is None:
@@ -135,6 +143,30 @@ def build_repository(folder: str | Path, target: str | Path, repo_id: str, **fie
                 shutil.copyfile(source, unfinished)
     with replacing(target / "README.md") as unfinished:
         card.save(unfinished)
+
+
+def _copy_adapter(folder: Path, target: Path) -> None:
+    """Copies an adapter with its configuration and processor. Raises `ValueError` if others cannot load its base."""
+    base = base_of_adapter(folder)
+    if Path(base).exists() or not is_repository_id(base):
+        raise ValueError(
+            f"the base model of an adapter must be on the Hub, but {folder} was trained from {base}: write the whole "
+            f"model with `beta-clip export merged {folder} DIR`, and push that"
+        )
+    target.mkdir(parents=True, exist_ok=True)
+    for name in ADAPTER_FILES:
+        with replacing(target / name) as unfinished:
+            shutil.copyfile(folder / name, unfinished)
+    BetaCLIPProcessor.from_pretrained(folder).save_pretrained(target)
+
+
+def is_repository_id(name: str) -> bool:
+    """Tells whether a name may be that of a repository of the Hub."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
 
 
 def _find_companion(folder: Path, name: str) -> Path | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
+from ..model.adapters_beta_clip import is_adapter
 from .citations import PAPERS, SOFTWARE
 from .results_table import eval_results, result_rows, results_note
 from .run_files import RunFiles
@@ -73,11 +74,12 @@ def render_card(folder: Path, repo_id: str, **fields: Any) -> ModelCard:
         recipe = json.dumps(run.public(run.training), indent=2, ensure_ascii=False)
     # Lists, not iterators: the template asks whether there are results, and an iterator is always true.
     return ModelCard.from_template(
-        _card_head(run, card_fields, name),
+        _card_head(run, card_fields, name, library="peft" if is_adapter(folder) else "transformers"),
         template_path=str(TEMPLATE),
         name=name,
         summary=_summary(run.config),
         repo_id=repo_id,
+        is_adapter=is_adapter(folder),
         long_path=long_path,
         has_pooler=_has_pooler(run.config),
         model_lines=list(_model_lines(run.config)),
@@ -93,7 +95,7 @@ def render_card(folder: Path, repo_id: str, **fields: Any) -> ModelCard:
     )
 
 
-def _card_head(run: RunFiles, card_fields: CardFields, name: str) -> ModelCardData:
+def _card_head(run: RunFiles, card_fields: CardFields, name: str, library: str) -> ModelCardData:
     """Returns the metadata at the head of a card, which the Hub reads."""
     results: list[Any] | None = list(eval_results(run.results))
     if not results and not card_fields.model_name:
@@ -105,7 +107,7 @@ def _card_head(run: RunFiles, card_fields: CardFields, name: str) -> ModelCardDa
     datasets = _as_list(card_fields.dataset_tags) or run.hub_ids(*run.train_data)
     return ModelCardData(
         language=card_fields.language,
-        library_name="transformers",
+        library_name=library,
         license=card_fields.license,
         pipeline_tag="zero-shot-image-classification",
         # Each tag once, in the order of the list.

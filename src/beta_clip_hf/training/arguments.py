@@ -12,6 +12,7 @@ from transformers.utils import is_accelerate_available
 from ..visualize.log_keys import RecallKey
 from .argument_support import check_arguments
 from .freezing import parts_to_freeze
+from .lora import LoraSettings
 
 
 logger = logging.getLogger(__name__)
@@ -52,6 +53,8 @@ class BetaCLIPTrainingArguments(TrainingArguments):
       [`freeze_parts`] for all names.
     - `layer_decay`: the learning rate of each block of a tower is that of the next block times this number, see
       [`parameter_groups`]. 1 gives all blocks the same rate.
+    - `lora`: trains low-rank adapters instead of the towers: a rank, or the settings of [`LoraSettings`]. It needs
+      peft.
     - `gather_across_processes`: whether the losses see the texts of all processes, with the exact gradient of the one
       large batch, or only the texts of their own process.
 
@@ -101,6 +104,10 @@ class BetaCLIPTrainingArguments(TrainingArguments):
     )
     layer_decay: float = _option(1.0, "Factor from the learning rate of a block to that of the block before it.")
 
+    lora: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "Train low-rank adapters of this rank, or with these settings (JSON)."}
+    )
+
     lr_scheduler_type: str = _option("cosine", "Always the cosine; equal initial and end rates make it a constant.")
     warmup_steps: float = _option(0.001, "Warm-up of the towers: a number of steps or, below 1, a share of all steps.")
     weight_decay: float = _option(0.01, "Weight decay of matrices; biases, norms and scalars have none.")
@@ -125,6 +132,7 @@ class BetaCLIPTrainingArguments(TrainingArguments):
         self._check_contrast()
         self._check_checkpointing()
         parts_to_freeze(self.freeze)
+        LoraSettings.from_value(self.lora)
         self._choose_device()
         self._choose_precision()
         self._choose_best_metric()

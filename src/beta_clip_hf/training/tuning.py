@@ -7,6 +7,7 @@ from torch import nn
 
 from .arguments import BetaCLIPTrainingArguments
 from .freezing import check_something_trains, freeze_parts, parts_to_freeze
+from .lora import LoraSettings, add_lora
 
 
 def tuned_model(model: nn.Module, args: BetaCLIPTrainingArguments) -> nn.Module:
@@ -14,12 +15,16 @@ def tuned_model(model: nn.Module, args: BetaCLIPTrainingArguments) -> nn.Module:
     Returns a model of which only those parts are trained that the arguments say. It is changed in place.
 
     Raises:
-        ValueError: if the model has no such part, or nothing is left to train.
+        ImportError: if `lora` is given, but peft is not installed.
+        ValueError: if the model has no such part, nothing is left to train, or `lora` cannot be added.
     """
     parts = parts_to_freeze(args.freeze)
     if parts:
         freeze_parts(model, parts)
         check_something_trains(model, parts)
+    settings = LoraSettings.from_value(args.lora)
+    if settings is not None:
+        model = add_lora(model, settings, args.seed)
     return model
 
 
