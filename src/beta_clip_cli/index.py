@@ -12,6 +12,7 @@ from .reports import Report, add_json_argument, reporting
 # These repeat names of the library, which the help needs without importing torch.
 FORMATS = ("rows", "jsonl", "json", "csv", "hf", "imagefolder", "webdataset", "finehard", "coco")
 DTYPES = ("float32", "bfloat16", "float16")
+PRECISIONS = ("float32", "int8", "binary")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +31,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--store-patches", action="store_true", help="keep patch features in the index, which makes --rerank fast"
     )
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        help="how embeddings are compared first: as they are, or as codes of a byte or of a bit for each number, whose "
+        "best are compared again in float16 (default: that of the index, float32 for a new one)",
+    )
+    parser.add_argument(
+        "--truncate-dim",
+        metavar="N",
+        type=int,
+        help="keep the first N numbers of each embedding (default: as the index, all for a new one)",
+    )
     parser.add_argument("--format", choices=FORMATS, help="format of the data set, if it cannot be guessed")
     parser.add_argument("--split", metavar="NAME", default="train", help="which split of a data set to read")
     parser.add_argument(
@@ -41,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num-workers", metavar="N", type=int, default=0, help="number of processes that read images")
     add_device_argument(parser)
     parser.add_argument(
-        "--dtype", choices=DTYPES, help="precision of the model (default: that of the index, float32 for a new one)"
+        "--dtype", choices=DTYPES, help="dtype of the model (default: that of the index, float32 for a new one)"
     )
     add_json_argument(parser)
 
@@ -60,6 +73,8 @@ def run(args: argparse.Namespace) -> Report:
         model=args.model,
         may_use_default_model=True,
         store_patches=args.store_patches,
+        precision=args.precision,
+        truncate_dim=args.truncate_dim,
         format=args.format,
         split=args.split,
         image_root=args.image_root,
@@ -86,6 +101,6 @@ def _format(document: Mapping[str, Any]) -> str:
     counts.append(f"{len(document['unreadable'])} unreadable")
     lines.append(f"{document['index']}: {document['images']} images ({', '.join(counts)})")
     if "recall" in document:
-        comparison = f"of the vector index against exact search, of {document['recall_of']}"
+        comparison = f"against exact search, of {document['recall_of']}"
         lines.append(f"recall@20 {comparison}: {document['recall']:.3f}")
     return "\n".join(lines)

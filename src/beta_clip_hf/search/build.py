@@ -26,6 +26,8 @@ class IndexSettings:
         may_use_default_model: Whether a new index takes the small β-CLIP that ships with the package if `model` is
             `None`. It knows coloured shapes only.
         store_patches: Whether a new index keeps patch features, for re-ranking without opening images again.
+        precision, truncate_dim: See [`PhotoIndex.create`]; by default those of the index, for a new one "float32" and
+            all numbers.
         format, split, image_root: See [`load_rows`].
         device: See [`load_embedder`].
         dtype: The dtype of the model; by default that of the index, and float32 for a new one.
@@ -35,6 +37,8 @@ class IndexSettings:
     model: str | None = None
     may_use_default_model: bool = False
     store_patches: bool = False
+    precision: str | None = None
+    truncate_dim: int | None = None
     format: str | None = None
     split: str = "train"
     image_root: str | Path | None = None
@@ -54,7 +58,7 @@ class BuiltIndex:
     added: Added
     """What has changed."""
     recall: float | None = None
-    """The recall of the vector index; `None` if there is none, or if no image was encoded."""
+    """The recall of the vector index or the codes; `None` if search is exact, or if no image was encoded."""
     recall_queries: str | None = None
     """What the queries of the recall were, for example "100 captions"."""
 
@@ -100,7 +104,7 @@ def build_index(photos: Any, path: str | os.PathLike[str], settings: IndexSettin
         index = open_index(path, settings)
         added = index.add(source)
         recall, recall_queries = None, None
-        if index.table.has_vector_index and added.new + added.changed:
+        if index.table.is_approximate and added.new + added.changed:
             recall, recall_queries = index.recall()
         built = BuiltIndex(index.table.path, len(index), added, recall, recall_queries)
     return built if processes.rank == 0 else None
@@ -113,11 +117,30 @@ def _create(path: str | os.PathLike[str], settings: IndexSettings) -> PhotoIndex
     # A search may start in another directory.
     if os.path.isdir(name):
         name = os.path.abspath(name)
-    return PhotoIndex.create(path, embedder, model_name=name, store_patches=settings.store_patches)
+    return PhotoIndex.create(
+        path,
+        embedder,
+        model_name=name,
+        store_patches=settings.store_patches,
+        precision=settings.precision or "float32",
+        truncate_dim=settings.truncate_dim,
+    )
 
 
 def _open(path: str | os.PathLike[str], settings: IndexSettings) -> PhotoIndex:
-    info = ImageTable.open(path).info
+    table = ImageTable.open(path)
+    info = table.info
+    # Before the model is loaded, which takes long.
+    if settings.precision not in (None, table.precision):
+        raise ValueError(
+            f"precision must be that of the index, {table.precision!r}, but is {settings.precision!r}: leave it out, "
+            "or make another index"
+        )
+    if settings.truncate_dim not in (None, table.embedding_size):
+        raise ValueError(
+            f"truncate_dim must be that of the index, whose embeddings have {table.embedding_size} numbers, but is "
+            f"{settings.truncate_dim}: leave it out, or make another index"
+        )
     embedder = _load(settings.model or info["model"], settings.dtype or info["dtype"], settings)
     index = PhotoIndex.open(path, embedder)
     if settings.store_patches and not index.table.stores_patches:

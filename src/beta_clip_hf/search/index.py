@@ -13,6 +13,7 @@ from ..inference.embedder import Embedder, ImageBatch
 from ..inference.identity import model_hash
 from ..inference.models import load_model
 from ..inference.processes import Processes, own_device
+from ..inference.quantization import check_precision, check_truncate_dim, truncate
 from ..inference.shards import Shards, split
 from .changes import Changes, find_changes, updated_records
 from .query import Hit, Query, embed_query
@@ -74,6 +75,8 @@ class PhotoIndex:
         *,
         model_name: str | None = None,
         store_patches: bool = False,
+        precision: str = "float32",
+        truncate_dim: int | None = None,
     ) -> "PhotoIndex":
         """
         Creates an empty index. With several processes each must call it, and the first one creates the index.
@@ -84,20 +87,32 @@ class PhotoIndex:
             model_name: The name by which a search loads the model; by default the name that it was loaded by.
             store_patches: Whether patch features are kept, for re-ranking without opening images again. They take
                 2·P·D bytes for each image, in float16.
+            precision: "int8" or "binary" finds candidates by codes of a byte or a bit for each number, and compares
+                these by their embeddings in float16; "float32" keeps embeddings as they are.
+            truncate_dim: The numbers of each embedding to keep; by default all. Re-ranking uses whole embeddings.
 
         Raises:
-            ValueError: if there is an index already, or the model has no patch features to store.
+            ValueError: if there is an index already, the model has no patch features to store, or a value is not
+                possible.
             ImportError: without LanceDB.
         """
         model = embedder.model
         if store_patches and not embedder.has_patch_features:
             raise ValueError(f"store_patches must be False for a {type(model).__name__}, which has none, but is True")
-        info = {"model": model_name or model.name_or_path, **_identity(embedder)}
+        check_precision(precision)
         # A text tells the width of the embeddings for any kind of model.
-        embedding_size = embedder.texts(["a photo"]).shape[1]
+        width = embedder.texts(["a photo"]).shape[1]
+        check_truncate_dim(truncate_dim, width)
+        info = {
+            "model": model_name or model.name_or_path,
+            **_identity(embedder),
+            "precision": precision,
+            "truncate_dim": truncate_dim,
+            "patch_width": width,
+        }
         processes = embedder.shards.processes
         if processes.rank == 0:
-            ImageTable.create(path, embedding_size, info, store_patches=store_patches)
+            ImageTable.create(path, truncate_dim or width, info, store_patches=store_patches)
         # The others wait here until the tables exist.
         processes.broadcast(None)
         return cls(ImageTable.open(path), embedder)
@@ -124,6 +139,11 @@ class PhotoIndex:
             _check_model(self.table, embedder)
             self._embedder = embedder
         return self._embedder
+
+    @property
+    def truncate_dim(self) -> int | None:
+        """The numbers that are left of each embedding; `None` if none were cut."""
+        return self.table.info.get("truncate_dim")
 
     def __len__(self) -> int:
         return len(self.table)
@@ -194,7 +214,7 @@ class PhotoIndex:
         if not keys:
             return []
         errors: list[tuple[str, str]] = []
-        fragment = _Fragment()
+        fragment = _Fragment(self.truncate_dim)
         for batch in self.embedder.images(ReadablePhotos(photos, keys)):
             for row in batch.rows:
                 if "error" in row:
@@ -202,7 +222,7 @@ class PhotoIndex:
             fragment.add(batch, with_patches=self.table.stores_patches)
             if fragment.is_full:
                 fragment.append_to(self.table)
-                fragment = _Fragment()
+                fragment = _Fragment(self.truncate_dim)
         fragment.append_to(self.table)
         self.table.add_unreadable(photos.name, errors)
         return errors
@@ -225,7 +245,7 @@ class PhotoIndex:
             top: The largest number of images.
             rerank: The number of best images by embeddings that are ordered again by how each text sees them, 0 for
                 none; or a [`Reranking`], which names the score too.
-            exact: Whether to compare with every image even if there is a vector index.
+            exact: Whether to compare with every image even if there are a vector index or codes.
 
         Raises:
             ValueError: if a number is out of range, the condition is not valid, or re-ranking lacks a text or a model
@@ -237,7 +257,7 @@ class PhotoIndex:
             rerank = Reranking(rerank)
         if isinstance(query, str):
             query = Query(query)
-        embedded = embed_query(query, self.embedder)
+        embedded = embed_query(query, self.embedder, self.truncate_dim)
         rows = self.table.nearest(embedded.vector_D.numpy(), max(top, rerank.count), where=where, exact=exact)
         hits = [embedded.hit(row) for row in rows]
         if rerank.count:
@@ -248,7 +268,7 @@ class PhotoIndex:
 
     def recall(self, texts: Sequence[str] = (), *, top: int = 20, count: int = 100) -> tuple[float, str]:
         """
-        Measures the share of the `top` images of exact search that the vector index finds.
+        Measures the share of the `top` images of exact search that the vector index or the codes find.
 
         Args:
             texts: Queries. By default captions of the collection are the queries, or images if it has no captions.
@@ -262,7 +282,7 @@ class PhotoIndex:
         captions = self.embedder.shards.processes.broadcast(self.table.some("caption", count))
         queries = list(texts or dict.fromkeys(captions))
         if queries:
-            queries_QD = self.embedder.texts(queries[:count]).cpu().numpy()
+            queries_QD = truncate(self.embedder.texts(queries[:count]).cpu(), self.truncate_dim).numpy()
             kind = "texts" if texts else "captions"
         else:
             queries_QD = np.array(self.table.some("vector", count), dtype=np.float32)
@@ -302,6 +322,8 @@ def load_embedder(
 class _Fragment:
     """Encoded images that are appended to the table together."""
 
+    truncate_dim: int | None
+    """The numbers of each embedding to keep."""
     records: list[dict[str, Any]] = field(default_factory=list)
     vectors: list[torch.Tensor] = field(default_factory=list)
     patches: list[dict[str, Any]] = field(default_factory=list)
@@ -311,7 +333,7 @@ class _Fragment:
         """Adds the readable images of a batch."""
         readable = [index for index, row in enumerate(batch.rows) if "error" not in row]
         self.records += [batch.rows[index]["record"] for index in readable]
-        self.vectors.append(batch.image_embeds_BD[readable].cpu())
+        self.vectors.append(truncate(batch.image_embeds_BD[readable].cpu(), self.truncate_dim))
         if not with_patches:
             return
         for features_PD in batch.patch_features_BPD[readable].to("cpu", torch.float16):

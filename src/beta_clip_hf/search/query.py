@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..inference.embedder import Embedder
+from ..inference.quantization import truncate
 
 
 # Columns of a table row that a hit does not repeat, beside those that begin with "file_".
@@ -88,18 +89,20 @@ class EmbeddedQuery:
     texts: Sequence[str]
     """T texts: the description, if there is one, and the phrases."""
     text_embeds_TD: Tensor
-    """(T, D), normalised, on the model's device. The other tensors are on the CPU."""
+    """(T, D), normalised, on the model's device, whole. The other tensors are on the CPU."""
     weights_T: Tensor
     """(T,) the weights of the texts."""
+    text_vectors_TD: Tensor
+    """(T, D) the embeddings of the texts as the index holds embeddings: on the CPU, cut if it cuts them."""
     image_part_D: Tensor
-    """(D,) the weighted sum of the embeddings of the query's images."""
+    """(D,) the weighted sum of the embeddings of the query's images, cut if the index cuts them."""
     total_weight: float
     """The sum of the absolute weights."""
 
     @property
     def vector_D(self) -> Tensor:
         """Returns the weighted sum of all embeddings of the query, (D,)."""
-        return self.weights_T @ self.text_embeds_TD.cpu() + self.image_part_D
+        return self.weights_T @ self.text_vectors_TD + self.image_part_D
 
     def hit(self, row: Mapping[str, Any]) -> Hit:
         """
@@ -118,9 +121,14 @@ class EmbeddedQuery:
         return Hit(row["image"], similarity, columns=columns, vector_D=vector_D)
 
 
-def embed_query(query: Query, embedder: Embedder) -> EmbeddedQuery:
+def embed_query(query: Query, embedder: Embedder, truncate_dim: int | None = None) -> EmbeddedQuery:
     """
     Encodes the parts of a query. A model with a path for long texts encodes the description on it, the phrases not.
+
+    Args:
+        query: The query.
+        embedder: The embedder with the model of the index.
+        truncate_dim: The numbers of each embedding that the index keeps, see [`truncate`].
 
     Raises:
         ValueError: if an image cannot be read, or the parts cancel out.
@@ -132,17 +140,19 @@ def embed_query(query: Query, embedder: Embedder) -> EmbeddedQuery:
         description_1D = embedder.texts([query.text], whole_captions=True)
         text_embeds_TD = torch.cat([description_1D, phrase_embeds_TD])
 
-    image_part_D = torch.zeros(text_embeds_TD.shape[1])
+    # A score is the mean of the cosines of the parts, so each part is cut and normalised by itself.
+    text_vectors_TD = truncate(text_embeds_TD.cpu(), truncate_dim)
+    image_part_D = torch.zeros(text_vectors_TD.shape[1])
     for image, weight in query.images:
         batch = next(iter(embedder.images([{"image": image}])))
-        image_part_D += weight * batch.image_embeds_BD[0].cpu()
+        image_part_D += weight * truncate(batch.image_embeds_BD.cpu(), truncate_dim)[0]
 
     texts = [text for text, _ in query.weighted_texts()]
     text_weights = [weight for _, weight in query.weighted_texts()]
     image_weights = [weight for _, weight in query.images]
     total_weight = sum(map(abs, text_weights + image_weights))
     weights_T = torch.tensor(text_weights, dtype=torch.float32)
-    embedded = EmbeddedQuery(texts, text_embeds_TD, weights_T, image_part_D, total_weight)
+    embedded = EmbeddedQuery(texts, text_embeds_TD, weights_T, text_vectors_TD, image_part_D, total_weight)
     # The cosine distance of the index is undefined for a vector of length 0.
     if embedded.vector_D.norm() < 1e-4 * total_weight:
         raise ValueError("the parts of a query must not cancel out, but do: change a weight")

@@ -156,7 +156,7 @@ def _hierarchical_scores(
         assert hit.vector_D is not None
         vectors.append(hit.vector_D)
     vectors_BD = torch.from_numpy(np.stack(vectors))
-    caption_BT = vectors_BD @ query.text_embeds_TD.cpu().T
+    caption_BT = vectors_BD @ query.text_vectors_TD.T
     return PartScores(caption_BT, sentences_BT, phrases_BT).total(reranking.part_weights)
 
 

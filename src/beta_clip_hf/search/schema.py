@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import Any, NamedTuple
 
+from .codes import code_type
+
 
 # The names of the tables: images with their embeddings; patch features, if they are kept; files that could not be read.
 IMAGES, PATCHES, UNREADABLE = "images", "patches", "unreadable"
@@ -28,9 +30,9 @@ class Stored(NamedTuple):
 
 # The columns that rows of users do not have. `image` is the key: the path of a file, or "SOURCE#ID" for an image
 # without a file.
-OWN_COLUMNS = ("image", "width", "height", *Stored._fields, "vector", "preview")
+OWN_COLUMNS = ("image", "width", "height", *Stored._fields, "vector", "codes", "preview")
 # Columns that are read only where they are needed.
-HEAVY_COLUMNS = ("vector", "preview")
+HEAVY_COLUMNS = ("vector", "codes", "preview")
 
 
 def exists(path: str | os.PathLike[str]) -> bool:
@@ -66,6 +68,8 @@ def create_tables(
     """
     Creates the tables of an index and returns the connection to them. See [`ImageTable.create`].
 
+    An index with codes (`info["precision"]`) keeps the embeddings in half precision, to compare candidates with.
+
     Raises:
         ValueError: if there is an index already.
         ImportError: without LanceDB.
@@ -85,6 +89,9 @@ def create_tables(
         _create_empty(database, PATCHES, pa.schema(patch_fields), present)
     unreadable_fields = [key, source, pa.field("error", pa.string())]
     _create_empty(database, UNREADABLE, pa.schema(unreadable_fields), present)
+    codes = code_type(info.get("precision", "float32"), embedding_size)
+    code_fields = [] if codes is None else [pa.field("codes", codes)]
+    number_type = pa.float32() if codes is None else pa.float16()
     image_fields = [
         key,
         pa.field("caption", pa.string()),
@@ -95,7 +102,8 @@ def create_tables(
         pa.field("file_modified_ns", pa.int64()),
         content,
         pa.field("row_sha256", pa.string()),
-        pa.field("vector", pa.list_(pa.float32(), embedding_size)),
+        pa.field("vector", pa.list_(number_type, embedding_size)),
+        *code_fields,
         pa.field("preview", pa.binary()),
     ]
     # The images come last: an index exists once its images do.

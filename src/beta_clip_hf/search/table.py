@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..inference.shards import split
+from .codes import CANDIDATES, best_by_int8, codes_of
 from .schema import HEAVY_COLUMNS, IMAGES, INFO, PATCHES, SCHEMA, UNREADABLE, Stored, connect, create_tables, exists
 
 
@@ -61,6 +62,7 @@ class ImageTable:
         if self.info["schema"] != SCHEMA:
             raise ValueError(f"the schema of {self.path} must be {SCHEMA}, but is {self.info['schema']}: index it anew")
         self.embedding_size: int = schema.field("vector").type.list_size
+        self.precision: str = self.info.get("precision", "float32")
         self._patches = None
         if self.info["stores_patches"]:
             self._patches = database.open_table(PATCHES)
@@ -166,9 +168,15 @@ class ImageTable:
             for record, image_patches in zip(records, patches, strict=True):
                 rows.append({"image": record["image"], "file_sha256": record["file_sha256"], **image_patches})
             self._patches.add(pa.Table.from_pylist(rows, schema=self._patches.schema))
-        numbers = pa.array(np.ascontiguousarray(vectors_GD, dtype=np.float32).reshape(-1))
-        vectors = pa.FixedSizeListArray.from_arrays(numbers, self.embedding_size)
-        self._images.add(self._to_arrow(records).append_column("vector", vectors))
+        vectors_GD = np.ascontiguousarray(vectors_GD, dtype=np.float32)
+        stored = {"vector": vectors_GD}
+        if self.precision != "float32":
+            stored = {"vector": vectors_GD.astype(np.float16), "codes": codes_of(vectors_GD, self.precision)}
+        rows_to_add = self._to_arrow(records)
+        for name, numbers in stored.items():
+            column = pa.FixedSizeListArray.from_arrays(pa.array(numbers.reshape(-1)), numbers.shape[1])
+            rows_to_add = rows_to_add.append_column(name, column)
+        self._images.add(rows_to_add)
 
     def update(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Replaces columns of stored images and keeps their embeddings. All records must have the same columns."""
@@ -200,13 +208,14 @@ class ImageTable:
         """
         Joins small fragments, removes deleted images from the disk, and updates the vector index.
 
-        There is no vector index below `EXACT_BELOW` images. It is trained again once the collection has doubled. Patch
-        features stay as they were written, because copying them would take too long.
+        There is no vector index below `EXACT_BELOW` images, and none beside binary codes, which are small enough to be
+        compared one and all. It is trained again once the collection has doubled. Patch features stay as they were
+        written, because copying them would take too long.
         """
         self._images.optimize(cleanup_older_than=KEPT)
         self._unreadable.optimize(cleanup_older_than=KEPT)
         num_images = len(self)
-        if num_images < EXACT_BELOW:
+        if num_images < EXACT_BELOW or self.precision == "binary":
             return
         old_indices = self._images.list_indices()
         # The name of a vector index ends in the number of images that it was trained on.
@@ -225,8 +234,13 @@ class ImageTable:
 
     @property
     def has_vector_index(self) -> bool:
-        """Whether a vector index answers queries. Otherwise a query is compared with every image."""
+        """Whether a vector index answers queries. Otherwise a query is compared with every image, or every code."""
         return bool(self._images.list_indices())
+
+    @property
+    def is_approximate(self) -> bool:
+        """Whether a vector index or codes answer queries, so that an image may be missed."""
+        return self.precision != "float32" or self.has_vector_index
 
     def nearest(
         self, vector_D: np.ndarray, count: int, *, where: str | None = None, exact: bool = False, probes: int = PROBES
@@ -239,7 +253,7 @@ class ImageTable:
             count: The largest number of images.
             where: SQL condition on the columns. It is applied before the search, so that `count` images are found if
                 that many meet it.
-            exact: Whether to compare with every image even if there is a vector index.
+            exact: Whether to compare with every image even if there are a vector index or codes.
             probes: Partitions of the vector index to look into. More are used if the condition leaves too few images.
 
         Returns:
@@ -248,6 +262,8 @@ class ImageTable:
         Raises:
             ValueError: if the condition is not valid.
         """
+        if self.precision != "float32" and not exact and not self.has_vector_index:
+            return self._nearest_by_codes(vector_D, count, where)
         query = self._images.search(vector_D, vector_column_name="vector").distance_type("cosine")
         query = query.select([*self.columns, "vector", "_distance"]).limit(count)
         if where is not None:
@@ -258,13 +274,42 @@ class ImageTable:
             # 0 means no upper limit: a strict condition may need every partition.
             query = query.minimum_nprobes(probes).maximum_nprobes(0).refine_factor(REFINE)
         with _explained_filter_errors(where, self.columns):
-            result = query.to_arrow()
-        vectors = result["vector"].combine_chunks().flatten().to_numpy().reshape(-1, self.embedding_size)
-        rows = result.drop_columns(["vector", "_distance"]).to_pylist()
+            return self._rows_with_vectors(query.to_arrow())
+
+    def _nearest_by_codes(self, vector_D: np.ndarray, count: int, where: str | None) -> list[dict[str, Any]]:
+        """Finds candidates by their codes, and orders them by their embeddings."""
+        num_candidates = count * CANDIDATES[self.precision]
+        columns = [*self.columns, "vector"]
+        with _explained_filter_errors(where, self.columns):
+            if self.precision == "binary":
+                bits = codes_of(vector_D[None], "binary")[0]
+                query = self._images.search(bits, vector_column_name="codes").distance_type("hamming")
+                query = query.select([*columns, "_distance"]).limit(num_candidates)
+                if where is not None:
+                    query = query.where(where, prefilter=True)
+                rows = self._rows_with_vectors(query.to_arrow())
+            else:
+                scan = self._images.search().select(["image", "codes"])
+                if where is not None:
+                    scan = scan.where(where)
+                keys = best_by_int8(scan.to_batches(), vector_D, num_candidates)
+                rows = []
+                for batch_keys in split(keys, KEYS_PER_FILTER):
+                    fetched = self._images.search().where(_key_filter(batch_keys)).select(columns).to_arrow()
+                    rows += self._rows_with_vectors(fetched)
+        rows.sort(key=lambda row: -float(row["vector"] @ vector_D / np.linalg.norm(row["vector"])))
+        return rows[:count]
+
+    def _rows_with_vectors(self, result: Any) -> list[dict[str, Any]]:
+        """Returns the rows of an Arrow table, with the embeddings in float32 as `vector`."""
+        vectors = result["vector"].combine_chunks().flatten().to_numpy().astype(np.float32)
+        vectors = vectors.reshape(-1, self.embedding_size)
+        others = [name for name in result.column_names if name not in ("vector", "_distance")]
+        rows = result.select(others).to_pylist()
         return [{**row, "vector": vector} for row, vector in zip(rows, vectors, strict=True)]
 
     def recall(self, queries_QD: np.ndarray, top: int = 20, probes: int = PROBES) -> float:
-        """Returns the share of the `top` images of exact search that the vector index finds; a mean over queries."""
+        """Returns the share of the `top` images of exact search that are found without it; a mean over queries."""
         shares = []
         for query_D in queries_QD:
             exact = {row["image"] for row in self.nearest(query_D, top, exact=True)}
@@ -297,7 +342,9 @@ class ImageTable:
                 content = contents.get(row["image"], {})
                 if content.get("file_sha256") != row["file_sha256"]:
                     continue
-                features_PD = np.frombuffer(row["patches"], np.float16).reshape(-1, self.embedding_size)
+                # Embeddings may be cut, patch features are not.
+                width = self.info.get("patch_width", self.embedding_size)
+                features_PD = np.frombuffer(row["patches"], np.float16).reshape(-1, width)
                 patches_by_key[row["image"]] = StoredPatches(features_PD, row["patch_rows"])
         return patches_by_key
 
