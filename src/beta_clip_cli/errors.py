@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 from collections.abc import Sequence
 
 
@@ -20,6 +21,8 @@ _REMEDIES = {
     errno.ENOSPC: "free some, or choose another place; what is finished stays",
     errno.EDQUOT: "free some, or choose another place; what is finished stays",
 }
+_TOKEN = re.compile(r"hf_[A-Za-z0-9]{8,}")
+_TOKEN_SETTING = re.compile(r"(token=)[^\s'\"]+")
 # Words of the long messages of transformers and huggingface_hub, and what these messages mean.
 _HUB_MEANINGS = {
     "couldn't connect to": "{absent} cannot be downloaded, and is no directory here: check the path and the connection "
@@ -58,6 +61,16 @@ def sentence_of(error: BaseException, models: Sequence[str] = ()) -> str | None:
     if isinstance(error, OSError) and error.strerror:
         return _system_sentence(error)
     return message or error_name
+
+
+def masked(text: str) -> str:
+    """
+    Hides tokens of the Hub in a text that is shown or stored.
+
+    >>> masked("--set training.hub_token=hf_abcdefghij0123")
+    '--set training.hub_token=***'
+    """
+    return _TOKEN_SETTING.sub(r"\1***", _TOKEN.sub("hf_***", text))
 
 
 def _names_by_presence(models: Sequence[str]) -> tuple[str, str]:

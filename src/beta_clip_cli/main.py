@@ -16,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from .commands import COMMANDS, GROUPS, MODELS, Command
-from .errors import sentence_of
+from .errors import masked, sentence_of
 
 
 # Exit codes beside 0 and argparse's 2: those of sysexits.h, and 128 plus the number of the signal.
@@ -28,7 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Runs one command and returns its exit code.
 
     The code is 0 if the command is done, 1 after an error that is told in one sentence, 70 after a fault of the
-    program, 130 after an interruption, and 141 if nobody reads the output any more.
+    program, 75 after a signal for which a training has saved a checkpoint, 130 after an interruption, and 141 if
+    nobody reads the output any more.
 
     Args:
         argv: The words after `beta-clip`; `None` takes those of the process.
@@ -46,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             parser = build_parser(find_command(argv))
             args = parser.parse_args(argv)
+            args.words = argv
             models = _models(parser, args)
             return args.run(args)
         finally:
@@ -67,9 +69,9 @@ def _report_error(error: Exception, models: Sequence[str]) -> int:
     """Writes one sentence about an error and returns the exit code."""
     sentence = sentence_of(error, models)
     if sentence is None:
-        sys.stderr.write(f"beta-clip: fault: {_fault_sentence(error)}\n")
+        sys.stderr.write(masked(f"beta-clip: fault: {_fault_sentence(error)}\n"))
         return FAULT
-    sys.stderr.write(f"beta-clip: error: {sentence}\n")
+    sys.stderr.write(masked(f"beta-clip: error: {sentence}\n"))
     _let_go_of_output()
     return ERROR
 
@@ -184,6 +186,6 @@ def _models(parser: argparse.ArgumentParser, args: argparse.Namespace) -> list[s
 def _fault_sentence(error: Exception) -> str:
     """A sentence about an error that no user can mend. Its traceback goes to a file."""
     with tempfile.NamedTemporaryFile("w", prefix="beta-clip-", suffix=".txt", delete=False, encoding="utf-8") as file:
-        traceback.print_exception(error, file=file)
+        file.write(masked("".join(traceback.format_exception(error))))
     message = " ".join(str(error).split()).rstrip(".")
     return f"{type(error).__name__}: {message}. This is not your mistake: please report it, with {file.name}"

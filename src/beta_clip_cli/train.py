@@ -1,8 +1,13 @@
 """`beta-clip train`: trains or fine-tunes a model."""
 
 import argparse
+import os
+import shlex
+import sys
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from .errors import masked
 from .reports import Report, add_json_argument, reporting
 
 
@@ -58,14 +63,14 @@ FLAGS = (
         "training.max_steps",
         int,
         "N",
-        "number of optimiser steps",
+        "number of optimiser steps; 0 trains nothing",
     ),
     Flag(
         "--epochs",
         "training.num_train_epochs",
         float,
         "X",
-        "number of epochs, if no steps are given",
+        "number of epochs; it replaces the steps of the file of --config",
     ),
     Flag(
         "--batch-size",
@@ -113,7 +118,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const=True,
         metavar="DIR",
-        help="continue from a checkpoint, or begin if there is none (default: the last one in the output directory)",
+        help="continue from a checkpoint, or begin if there is none (default: the newest whole one in the output "
+        "directory)",
+    )
+    parser.add_argument(
+        "--allow-changed",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="let a resumed run differ from its checkpoint in a setting or section, as in training.max_steps, "
+        "processes or versions; may be given several times",
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace a finished model and checkpoints in the output directory"
     )
     add_json_argument(parser)
 
@@ -121,18 +138,57 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 @reporting
 def run(args: argparse.Namespace) -> Report:
     """Trains. The report holds train_results.json and the output directory."""
+    if args.resume and args.overwrite:
+        raise ValueError("--resume and --overwrite must not be given together: a run goes on, or begins again")
     config = configuration(args)
 
     from beta_clip_hf.training.run import RunSettings, train
+    from beta_clip_hf.training.signals import RunStopped
 
     # `--resume` without a directory is True.
     checkpoint = None
     if isinstance(args.resume, str):
         checkpoint = args.resume
-    finished = train(RunSettings(config, resume=bool(args.resume), checkpoint=checkpoint))
+    settings = RunSettings(
+        config,
+        resume=bool(args.resume),
+        checkpoint=checkpoint,
+        overwrite=args.overwrite,
+        allowed_changes=args.allow_changed,
+    )
+    try:
+        finished = train(settings)
+    except RunStopped as stopped:
+        return _report_stop(stopped, args)
     if not finished.is_main_process:
         return Report(None)
     return Report({"output": finished.output_dir, **finished.results})
+
+
+def _report_stop(stopped: Any, args: argparse.Namespace) -> Report:
+    """Says on the standard error that a signal has ended the run, and how to go on. One of all processes says it."""
+    if os.environ.get("RANK", "0") == "0":
+        message = f"beta-clip: {stopped}"
+        if stopped.can_resume:
+            message += f"; go on with: {resuming_command(args.words)}"
+        sys.stderr.write(masked(message) + "\n")
+    return Report(None, code=stopped.code)
+
+
+def resuming_command(words: Sequence[str]) -> str:
+    """
+    Returns the command line that continues a run.
+
+    Args:
+        words: The words after `beta-clip` that have started it.
+    """
+    kept: list[str] = []
+    words = list(words)
+    for place, word in enumerate(words):
+        is_directory = place > 0 and words[place - 1] == "--resume" and not word.startswith("-")
+        if word not in ("--resume", "--overwrite") and not word.startswith("--resume=") and not is_directory:
+            kept.append(word)
+    return f"beta-clip {shlex.join([*kept, '--resume'])}"
 
 
 def configuration(args: argparse.Namespace) -> dict[str, Any]:
@@ -140,9 +196,18 @@ def configuration(args: argparse.Namespace) -> dict[str, Any]:
     Returns the configuration of the file. `--set` overrides the file, and the flags override `--set`.
 
     Raises:
-        ValueError: for an unknown key, or for a `--set` without `=`.
+        ValueError: for an unknown key, for a `--set` without `=`, or for steps and epochs at once.
     """
+    if args.steps is not None and args.epochs is not None:
+        raise ValueError("--steps and --epochs must not be given together: each says how long the run is")
+    for name in ("steps", "epochs"):
+        value = getattr(args, name)
+        if value is not None and value < 0:
+            raise ValueError(f"--{name} must be at least 0, but is {value}")
     overrides = [_parse_setting(word) for word in args.set]
+    if args.epochs is not None:
+        # Steps of the file would win over epochs. -1 stands for none.
+        overrides.append(("training.max_steps", -1))
     for flag in FLAGS:
         value = getattr(args, flag.name.removeprefix("--").replace("-", "_"))
         if value is not None:

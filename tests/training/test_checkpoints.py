@@ -96,7 +96,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(run_copy, name
 def new_model_free_choice(checkpoint):
     """What `train(resume_from_checkpoint=…)` does before it reads anything."""
     from beta_clip_hf.inference.processes import Processes
-    from beta_clip_hf.training.durable_trainer import choose_checkpoint
+    from beta_clip_hf.training.choice import choose_checkpoint
 
     return choose_checkpoint(Processes(), str(checkpoint.parent), str(checkpoint))
 
@@ -137,7 +137,7 @@ def test_a_changed_byte_of_an_optimiser_is_found_without_a_manifest(run_copy):
 
 @pytest.mark.slow
 def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(saved_run, run_copy, caplog):
-    """Bit for bit, and the damaged one makes way for the new one of its step."""
+    """Bit for bit, and the damaged ones are set aside."""
     config, _, expected = saved_run
     empty(run_copy / "checkpoint-6" / "optimizer.pt")
     (run_copy / "checkpoint-99999").mkdir()
@@ -147,7 +147,7 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(saved_run, run_c
     assert all(torch.equal(expected[name], found[name]) for name in expected)
     assert "checkpoint-99999 is skipped" in caplog.text and "optimizer.pt is damaged" in caplog.text
     assert find_problem(run_copy / "checkpoint-6") is None
-    assert find_problem(run_copy / "damaged-checkpoint-6") is not None
+    assert find_problem(run_copy / "set-aside-checkpoint-6") is not None
     steps = [record["step"] for record in resumed.state.log_history if "loss" in record]
     assert steps == [1, 2, 3, 4, 5, 6]
 

@@ -45,6 +45,8 @@ class RecordStream(ABC):
 
     name: str
     """Name of the source in messages."""
+    fingerprint: str = ""
+    """A hash of its files, if it has some."""
 
     @abstractmethod
     def __call__(self, epoch: int, hold_out: HoldOut = hold_out_silently) -> Scan:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from torch.utils.data import Dataset, IterableDataset
 
+from .fingerprint import RowsFingerprint
 from .records import RecordStream, Table
 from .row_counts import RowCounts
 from .row_reader import RowReader
@@ -28,6 +29,7 @@ class RowDataset(Dataset[Row]):
         skipped (`list[tuple[str, str]]`): Where each skipped row is, and why it was skipped.
         held_out (`int`): Number of records of the source that are not selected. With the rows and the skipped ones
             they are all of it.
+        fingerprint (`str`): A hash of the ids and sizes of the rows, by which a resumed run knows them again.
 
     Raises:
         ValueError: if columns are missing, if no row can be used, or, if `strict`, if one row cannot be used.
@@ -41,6 +43,7 @@ class RowDataset(Dataset[Row]):
         self.skipped: list[tuple[str, str]] = []
         counts = RowCounts(table.name, strict=strict)
         self.held_out = 0
+        fingerprint = RowsFingerprint()
         if isinstance(table, SelectedTable):
             self.held_out = table.held_out
             counts.hold_out(table.held_out)
@@ -50,9 +53,11 @@ class RowDataset(Dataset[Row]):
                 self.skipped.append((location, str(row)))
             else:
                 counts.add()
+                fingerprint.add(row)
                 self._usable.append(index)
         if not self._usable:
             raise ValueError(f"{table.name} must have a row that can be used, but all {counts.skipped} were skipped")
+        self.fingerprint = fingerprint.hexdigest()
         counts.report()
 
     def __len__(self) -> int:
@@ -87,6 +92,11 @@ class RowStream(IterableDataset[Row]):
     def skipped(self) -> int:
         """Number of rows skipped so far by all dataloader workers of this process."""
         return self._skipped.get()
+
+    @property
+    def fingerprint(self) -> str:
+        """What a resumed run knows the stream by: its name and, where it has files, their names and sizes."""
+        return f"{self._stream.name} {self._stream.fingerprint}"
 
     @property
     def held_out(self) -> int:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, islice
 from typing import Any, Generic, NamedTuple, TypeVar
 
+from .fingerprint import files_fingerprint
 from .records import HoldOut, RecordStream, Scan, hold_out_silently
 from .selection import Selection, check_last_number, nothing_left
 from .workers import reader_place
@@ -60,6 +61,7 @@ class ShardedStream(RecordStream, Generic[Shard]):
         self._seed = seed
         self._selection = selection
         self._parts = [_Part(shard, 0) for shard in shards]
+        self.fingerprint = files_fingerprint(shards)
         # Records of shards that are not read, because they are all held out.
         self._held_out = 0
         if selection is not None and (selection.start or selection.stop is not None):

@@ -1,7 +1,7 @@
 """The processes of an evaluation. They exchange objects on the CPU, whatever device their models are on."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -55,6 +55,22 @@ class Processes:
         values: list[Any] = [None] * self.count
         dist.gather_object(value, values, dst=0, group=self._group)
         return values
+
+    def maximum(self, value: int) -> int:
+        """Returns the largest of the numbers of all processes in every process."""
+        if self.count == 1:
+            return value
+        largest = torch.tensor(value)
+        dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=self._group)
+        return int(largest)
+
+    def total(self, values: Sequence[float]) -> list[float]:
+        """Returns the sums of the numbers of all processes in every process."""
+        if self.count == 1:
+            return list(values)
+        sums = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(sums, group=self._group)
+        return list(sums.tolist())
 
 
 @contextmanager

@@ -126,6 +126,7 @@ class BetaCLIPTrainingArguments(TrainingArguments):
         if not is_accelerate_available():
             raise ImportError('Training needs accelerate: pip install "beta-clip-hf[train]"')
         check_arguments(self)
+        self._check_length()
         self._check_rates()
         self._check_schedule()
         self._check_columns()
@@ -143,6 +144,18 @@ class BetaCLIPTrainingArguments(TrainingArguments):
         self._set_up_ddp()
         if self.contrastive_batch_size:
             self._accumulate_one_contrast()
+
+    @property
+    def trains_nothing(self) -> bool:
+        """Whether the run has no step: `max_steps` is 0 or, if it is not given, `num_train_epochs` is."""
+        return self.max_steps == 0 or (self.max_steps < 0 and self.num_train_epochs == 0)
+
+    def _check_length(self) -> None:
+        # transformers means "not given" by -1.
+        if self.max_steps < -1:
+            raise ValueError(f"max_steps must be at least 0, but is {self.max_steps}")
+        if self.num_train_epochs < 0:
+            raise ValueError(f"num_train_epochs must be at least 0, but is {self.num_train_epochs}")
 
     def _check_rates(self) -> None:
         for name in LEARNING_RATES:

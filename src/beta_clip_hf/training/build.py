@@ -17,9 +17,9 @@ from ..model.configuration_beta_clip import BetaCLIPConfig
 from ..model.modeling_beta_clip import BetaCLIPModel
 from ..model.processing_beta_clip import BetaCLIPProcessor
 from .arguments import BetaCLIPTrainingArguments
-from .checkpoints import list_checkpoints
 from .config import COLLATOR_KEYS
-from .run_record import write_config
+from .output_dir import check_no_checkpoints
+from .run_record import describe_origin, write_config
 from .trainer import BetaCLIPTrainer
 
 
@@ -43,7 +43,20 @@ def build_trainer(config: Mapping[str, Any], *, resume: bool = False) -> BetaCLI
     """
     args = build_arguments(config["training"])
     if not resume:
-        _check_no_checkpoints(Path(args.output_dir))
+        check_no_checkpoints(args.output_dir)
+    trainer = prepare_trainer(config, args)
+    write_config(trainer)
+    return trainer
+
+
+def prepare_trainer(config: Mapping[str, Any], args: BetaCLIPTrainingArguments) -> BetaCLIPTrainer:
+    """
+    Builds the Trainer of a configuration, see [`build_trainer`], and writes nothing.
+
+    Args:
+        config: The sections that [`read_config`] returns.
+        args: The arguments that [`build_arguments`] makes of its section `training`.
+    """
     # Before anything random: a tokenizer, new weights, the shuffling of rows.
     set_seed(args.seed)
     data = config["data"]
@@ -63,7 +76,7 @@ def build_trainer(config: Mapping[str, Any], *, resume: bool = False) -> BetaCLI
         train_dataset=train_rows,
         eval_dataset=eval_rows,
     )
-    write_config(trainer, config)
+    trainer.origin = describe_origin(config)
     return trainer
 
 
@@ -82,14 +95,6 @@ def build_arguments(training: Mapping[str, Any]) -> BetaCLIPTrainingArguments:
         if is_number and isinstance(value, str):
             raise ValueError(f"training.{name} must be a number, but is {value!r}")
     return BetaCLIPTrainingArguments(**training)
-
-
-def _check_no_checkpoints(output_dir: Path) -> None:
-    if list_checkpoints(output_dir):
-        raise ValueError(
-            f"training.output_dir must hold no checkpoints of another run, but {output_dir} does: "
-            "go on with that run (--resume), or choose another directory"
-        )
 
 
 def open_rows(source: Any, *, seed: int, strict: bool, shuffle: bool = False) -> Any:
@@ -233,4 +238,4 @@ def _captions(rows: Any) -> Iterator[str]:
         yield rows[index]["caption"]
 
 
-__all__ = ["build_arguments", "build_model", "build_tokenizer", "build_trainer", "open_rows"]
+__all__ = ["build_arguments", "build_model", "build_tokenizer", "build_trainer", "open_rows", "prepare_trainer"]

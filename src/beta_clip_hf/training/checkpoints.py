@@ -312,9 +312,9 @@ def prune(output_dir: str | Path, limit: int | None, *, newest: Path, best: str 
 
 def set_aside_newer(output_dir: str | Path, checkpoint: Path) -> None:
     """
-    Renames the checkpoints after the one from which a run continues by choice, so that none is taken for its own.
+    Renames the checkpoints after the one from which a run continues, so that none is taken for its own.
 
-    Nothing is renamed if the checkpoint lies in another directory.
+    They are damaged, or were passed over by choice. Nothing is renamed if the checkpoint lies in another directory.
     """
     step = step_of(checkpoint)
     if step is None or checkpoint.resolve().parent != Path(output_dir).resolve():

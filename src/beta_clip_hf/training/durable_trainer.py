@@ -1,7 +1,7 @@
-"""The part of the Trainer that writes checkpoints whole or not at all, and finds the one to continue from."""
+"""The part of the Trainer that writes checkpoints whole or not at all."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -9,17 +9,7 @@ from typing import Any
 from torch import nn
 
 from ..inference.processes import Processes
-from .checkpoints import (
-    discard_unfinished,
-    find_newest_whole,
-    find_problem,
-    list_checkpoints,
-    prune,
-    publish,
-    set_aside_newer,
-    step_of,
-    unfinished_path,
-)
+from .checkpoints import discard_unfinished, prune, publish, unfinished_path
 from .completeness import STATE_FILE
 from .disk import writing_problem
 from .sharded_trainer import ShardedTrainer
@@ -34,11 +24,9 @@ class DurableTrainer(ShardedTrainer):
 
     - A checkpoint is written beside its place, hashed, flushed and renamed. Older ones are deleted only then.
     - A periodic save that fails, because a disk is full for example, is logged, and the training goes on.
-    - `train(resume_from_checkpoint=True)` continues from the newest whole checkpoint, which the first process chooses
-      for all. One that is named must be whole.
     - `hub_token` is in no file.
 
-    A subclass that has more state writes it in [`save_state_files`], so that the manifest covers it.
+    A subclass that has more state in files writes it in [`save_state_files`], so that the manifest covers it.
 
     Attributes:
         last_checkpoint: The checkpoint that was saved last or from which the run continues; `None` without one.
@@ -83,7 +71,7 @@ class DurableTrainer(ShardedTrainer):
         step = self.state.global_step
         self.failed_save = self._write_checkpoint(model, trial, run_dir)
         if self.failed_save is None:
-            self._remember(run_dir, step)
+            self.remember_checkpoint(run_dir, step)
             if self.args.should_save:
                 prune(
                     run_dir,
@@ -129,16 +117,16 @@ class DurableTrainer(ShardedTrainer):
         self.processes.broadcast(None)
         description = self.describe_checkpoint()
         problem = self._attempt(run_dir, lambda: self._write_files(model, trial, run_dir))
-        problem = self._shared_problem(problem)
+        problem = self.shared_problem(problem)
         if problem is None:
             if self.args.should_save:
                 problem = self._attempt(run_dir, lambda: publish(run_dir, step, description))
-            problem = self._shared_problem(problem)
+            problem = self.shared_problem(problem)
         if problem is not None and self.args.should_save:
             discard_unfinished(run_dir)
         return problem
 
-    def _attempt(self, run_dir: Path, write: Any) -> str | None:
+    def _attempt(self, run_dir: Path, write: Callable[[], object]) -> str | None:
         try:
             write()
         except Exception as error:
@@ -148,7 +136,7 @@ class DurableTrainer(ShardedTrainer):
             return problem
         return None
 
-    def _shared_problem(self, problem: str | None) -> str | None:
+    def shared_problem(self, problem: str | None) -> str | None:
         """Returns the first problem that any process has, in all processes."""
         problems = [text for text in self.processes.gather(problem) if text is not None]
         return self.processes.broadcast(problems[0] if problems else None)
@@ -200,81 +188,10 @@ class DurableTrainer(ShardedTrainer):
         finally:
             self.args.hub_token = token
 
-    def _remember(self, run_dir: Path, step: int) -> None:
+    def remember_checkpoint(self, run_dir: Path, step: int) -> None:
+        """Notes that the last whole checkpoint is that of a step."""
         self.last_checkpoint = str(run_dir / f"checkpoint-{step}")
         self.last_saved_step = step
 
-    # Resuming
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """
-        Trains like `Trainer`.
-
-        Args:
-            resume_from_checkpoint: The directory of a checkpoint; `True` takes the newest whole one in the output
-                directory.
-            args, kwargs: See `Trainer`.
-
-        Raises:
-            ValueError: if the checkpoint that is named is damaged, or if there is no whole one.
-        """
-        checkpoint: str | None = None
-        self.last_checkpoint = None
-        self.last_saved_step = 0
-        if resume_from_checkpoint:
-            name = None if resume_from_checkpoint is True else str(resume_from_checkpoint)
-            checkpoint = self.choose_checkpoint(name)
-            if checkpoint is None:
-                raise ValueError(f"no checkpoint to resume from was found in {self.args.output_dir}")
-            self._remember(Path(checkpoint).parent, step_of(Path(checkpoint)) or 0)
-        return super().train(checkpoint, *args, **kwargs)
-
-    def choose_checkpoint(self, name: str | None = None) -> str | None:
-        """Returns the checkpoint to continue from, see [`choose_checkpoint`]. All processes must call it."""
-        return choose_checkpoint(self.processes, self.args.output_dir, name)
-
-
-def choose_checkpoint(processes: Processes, output_dir: str, name: str | None = None) -> str | None:
-    """
-    Chooses the checkpoint from which a run continues. The first process does it for all.
-
-    Args:
-        processes: The processes of the run. All must call this.
-        output_dir: The directory of the run.
-        name: A checkpoint, or a directory with checkpoints. `None` means the output directory.
-
-    Returns:
-        The newest whole checkpoint, or the one that is named; `None` if no whole one is there. What is skipped is
-        logged.
-
-    Raises:
-        ValueError: if the checkpoint that is named cannot be used.
-    """
-    chosen, problem = None, None
-    if processes.rank == 0:
-        chosen, problem = _choose(output_dir, name)
-    chosen, problem = processes.broadcast((chosen, problem))
-    if problem is not None:
-        raise ValueError(problem)
-    return chosen
-
-
-def _choose(output_dir: str, name: str | None) -> tuple[str | None, str | None]:
-    """Returns the checkpoint and what is wrong with the one that is named."""
-    folder = Path(name or output_dir)
-    if name is not None and not list_checkpoints(folder):
-        problem = find_problem(folder)
-        if problem is None:
-            set_aside_newer(output_dir, folder)
-        return str(folder), problem
-    found = find_newest_whole(folder)
-    for sentence in found.skipped:
-        logger.warning("%s", sentence)
-    if found.path is None:
-        if found.skipped:
-            logger.warning("%s has no whole checkpoint: the run begins", folder)
-        return None, None
-    return str(found.path), None
-
-
-__all__ = ["DurableTrainer", "choose_checkpoint"]
+__all__ = ["DurableTrainer"]

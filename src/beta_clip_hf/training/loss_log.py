@@ -1,6 +1,7 @@
 """The named parts of the loss between two log records, summed on the device so that no step waits for it."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -23,7 +24,8 @@ class LossLog:
         for name, part in parts.items():
             value = part.detach().float()
             if name in self.sums:
-                value = self.sums[name] + value
+                # The sums of a checkpoint lie on the CPU.
+                value = self.sums[name].to(value.device) + value
             self.sums[name] = value
 
     @torch.no_grad()
@@ -55,6 +57,23 @@ class LossLog:
         # One copy to the host for all values: each copy would wait for the device.
         values = torch.stack([*means, *scales.values()]).tolist()
         return dict(zip([*names, *scales], values, strict=True))
+
+    def state(self, processes: Any) -> dict[str, Any]:
+        """
+        Returns the sums since the last record, ready for JSON. All processes must call it.
+
+        Args:
+            processes: The processes, with `total` and `count`.
+        """
+        names = list(self.sums)
+        totals = processes.total([float(self.sums[name]) for name in names])
+        sums = {name: total / processes.count for name, total in zip(names, totals, strict=True)}
+        return {"micro_batches": self.micro_batches, "sums": sums}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Takes up sums of a checkpoint, which are the mean over its processes."""
+        self.micro_batches = state["micro_batches"]
+        self.sums = {name: torch.tensor(total, dtype=torch.float32) for name, total in state["sums"].items()}
 
 
 __all__ = ["LossLog"]

@@ -1,18 +1,25 @@
 """A training run from its settings to an output directory with a model, its log, its results and curves."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from signal import Signals
 from typing import Any
 
-import torch
-
 from ..files import write_json
-from .build import build_trainer
-from .checkpoints import find_newest_whole
+from ..inference.processes import Processes
+from .arguments import BetaCLIPTrainingArguments
+from .build import build_arguments, prepare_trainer
+from .checkpoints import find_newest_whole, finish_interrupted
+from .choice import choose_checkpoint
+from .companions import Companions
 from .config import check_complete
-from .run_record import RESULTS_FILE, describe_run, last_evaluation
+from .last_save import KeptElsewhere, keep_elsewhere, save_last_model
+from .output_dir import check_free, discard_earlier_run, held_directory, read_finished
+from .run_identity import check_allowed_keys, find_changes, refuse_changes
+from .run_record import RESULTS_FILE, describe_run, last_evaluation, write_config
+from .signals import STOPPED, NoEndOfEpoch, RunStopped, StopAtSignal, StopSignals
 from .trainer import BetaCLIPTrainer
 
 
@@ -29,15 +36,20 @@ class RunSettings:
 
     Args:
         config: The sections `model`, `data` and `training`, as [`read_config`] returns them.
-        resume: Whether an earlier run in the output directory is continued. If it has no checkpoint yet, the run
+        resume: Whether an earlier run in the output directory is continued. If it has no whole checkpoint yet, the run
             begins.
-        checkpoint: The directory of the checkpoint from which a resumed run continues. `None` takes the last one in
-            the output directory.
+        checkpoint: The directory of the checkpoint from which a resumed run continues. `None` takes the newest whole
+            one in the output directory.
+        overwrite: Whether a finished model and the checkpoints of an earlier run may be replaced.
+        allowed_changes: Settings or sections in which a resumed run may differ from its checkpoint, as
+            "training.max_steps" or "versions".
     """
 
     config: Mapping[str, Any]
     resume: bool = False
     checkpoint: str | None = None
+    overwrite: bool = False
+    allowed_changes: Sequence[str] = ()
 
     def find_checkpoint(self, output_dir: str) -> str | None:
         """Returns the checkpoint from which the run continues, or `None` if it begins."""
@@ -67,32 +79,98 @@ class FinishedRun:
 
 def train(settings: RunSettings) -> FinishedRun:
     """
-    Trains the model of a configuration and writes the output directory.
+    Trains the model of a configuration and writes the output directory. A run that has ended is left as it is.
+
+    SIGTERM, SIGINT, SIGHUP and SIGUSR1 make it save a checkpoint and end, see [`StopSignals`].
 
     Raises:
-        ValueError: if the configuration is incomplete or a value is not possible.
+        ValueError: if the configuration is incomplete or a value is not possible, if another run holds the output
+            directory or has left a model in it, or if a resumed run differs from its checkpoint.
         FloatingPointError: if the loss or a weight became NaN. The log is written and the last good checkpoint stays.
+        OSError: if the model cannot be saved. The message says where it is kept.
+        RunStopped: if a signal came.
     """
     check_complete(settings.config)
-    trainer = build_trainer(settings.config, resume=settings.resume)
-    results = train_and_report(trainer, settings.find_checkpoint(trainer.args.output_dir))
-    return FinishedRun(
-        output_dir=trainer.args.output_dir,
-        results=results,
-        is_main_process=trainer.is_world_process_zero(),
-    )
+    check_allowed_keys(settings.allowed_changes)
+    with StopSignals() as signals:
+        args = build_arguments(settings.config["training"])
+        processes = Processes()
+        with held_directory(args.output_dir, processes) as lock:
+            touch = lock.touch if processes.rank == 0 else None
+            with Companions(processes, args.output_dir, touch):
+                return _train_alone(settings, args, processes, signals)
 
 
-def train_and_report(trainer: BetaCLIPTrainer, checkpoint: str | None = None) -> dict[str, Any]:
+def _train_alone(
+    settings: RunSettings, args: BetaCLIPTrainingArguments, processes: Processes, signals: StopSignals
+) -> FinishedRun:
+    """Trains in an output directory that no other run writes."""
+    output_dir = args.output_dir
+    checkpoint, finished = _look_at_directory(settings, output_dir, processes)
+    trainer = prepare_trainer(settings.config, args)
+    if finished is not None:
+        changes = find_changes(finished["run"].get("identity") or {}, trainer.identity)
+        if not changes:
+            if trainer.is_world_process_zero():
+                logger.info("the run in %s is finished: nothing is done", output_dir)
+            return FinishedRun(output_dir, finished, trainer.is_world_process_zero())
+        refuse_changes(changes, settings.allowed_changes, output_dir)
+        if checkpoint is None:
+            raise ValueError(
+                f"a finished run must have a checkpoint to go on from, but {output_dir} has none: choose another "
+                "directory, or begin again with --overwrite"
+            )
+    trainer.allowed_changes = settings.allowed_changes
+    # Before anything is written: a resumed run that differs must leave everything as it is.
+    trainer.begin_leg(checkpoint)
+    if trainer.is_world_process_zero():
+        if settings.overwrite and not settings.resume:
+            discard_earlier_run(output_dir)
+        elif finished is not None:
+            finished["run"]["finished"] = False
+            write_json(finished, Path(output_dir) / RESULTS_FILE, allow_nan=True)
+    write_config(trainer)
+    results = train_and_report(trainer, checkpoint, signals)
+    return FinishedRun(output_dir, results, trainer.is_world_process_zero())
+
+
+def _look_at_directory(
+    settings: RunSettings, output_dir: str, processes: Processes
+) -> tuple[str | None, dict[str, Any] | None]:
+    """Returns the checkpoint to continue from, and the results of a run that has ended there."""
+    if processes.rank == 0:
+        finish_interrupted(output_dir)
+    checkpoint, finished = None, None
+    if settings.resume:
+        checkpoint = choose_checkpoint(processes, output_dir, settings.checkpoint)
+        if settings.checkpoint is None:
+            finished = processes.broadcast(read_finished(output_dir) if processes.rank == 0 else None)
+    if checkpoint is None and finished is None and not settings.overwrite:
+        problem = None
+        if processes.rank == 0:
+            try:
+                check_free(output_dir, resume=settings.resume)
+            except ValueError as error:
+                problem = str(error)
+        problem = processes.broadcast(problem)
+        if problem is not None:
+            raise ValueError(problem)
+    return checkpoint, finished
+
+
+def train_and_report(
+    trainer: BetaCLIPTrainer, checkpoint: str | None = None, signals: StopSignals | None = None
+) -> dict[str, Any]:
     """
     Trains and writes the output directory: the model with its processor, the log, the results and the curves.
 
     If there are rows for it, the model is evaluated before and after the training. With `load_best_model_at_end` the
-    saved model is the best checkpoint.
+    saved model is the best checkpoint. The results of a resumed run are those of the whole run.
 
     Args:
         trainer: The Trainer.
         checkpoint: The directory of the checkpoint from which the run continues.
+        signals: Signals that end the run after a step.
 
     Returns:
         The content of `train_results.json`: `before` and `after` (metrics or `None`), `train` (metrics of the
@@ -100,37 +178,80 @@ def train_and_report(trainer: BetaCLIPTrainer, checkpoint: str | None = None) ->
 
     Raises:
         FloatingPointError: if the loss or a weight became NaN. The log is written first.
+        OSError: if the model cannot be saved. The message says where it is kept.
+        RunStopped: if a signal came.
     """
-    before = _evaluation_before(trainer, checkpoint)
+    if not trainer.is_leg_begun:
+        trainer.begin_leg(checkpoint)
+    if signals is not None:
+        stop = StopAtSignal(signals, trainer.processes)
+        # The first of all: the guard against NaN looks at the weights if a save is due.
+        trainer.callback_handler.callbacks.insert(0, stop)
+        trainer.add_callback(NoEndOfEpoch(signals))
+    if trainer.eval_dataset is not None and checkpoint is None:
+        trainer.progress.before = trainer.evaluate()
     try:
         metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
-        after = _evaluation_after(trainer)
-    finally:
+    except BaseException:
         # A run that failed leaves its log, too.
-        log = _full_log(trainer, before)
-        _write_for_all(trainer, log, LOG_FILE)
-    trainer.save_model()
+        _write_log(trainer)
+        raise
+    if signals is not None and signals.agreed is not None:
+        _write_log(trainer)
+        _end_stopped(trainer, signals.agreed)
+    # Before the evaluation, which may take long: a kill in it must not cost the model.
+    kept = _save_model(trainer)
+    after = _evaluation_after(trainer)
+    trainer.measure_leg()
     results = {
-        "before": before,
+        "before": trainer.progress.before,
         "after": after,
         "train": metrics,
         "best_checkpoint": trainer.state.best_model_checkpoint,
         "skipped_rows": _skipped_rows(trainer),
         "run": describe_run(trainer),
     }
-    _write_for_all(trainer, results, RESULTS_FILE)
+    folder = Path(trainer.args.output_dir) if kept is None else Path(kept.folder)
+    log = _write_log(trainer, folder)
     if trainer.is_world_process_zero():
-        output_dir = Path(trainer.args.output_dir)
-        _draw_curves(log, output_dir / CURVES_FILE, trainer.evaluated_sets)
-        logger.info("the model, its log and results are in %s", output_dir)
+        write_json(results, folder / RESULTS_FILE, allow_nan=True)
+    if kept is not None:
+        raise kept
+    if trainer.is_world_process_zero():
+        _draw_curves(log, folder / CURVES_FILE, trainer.evaluated_sets)
+        logger.info("the model, its log and results are in %s", folder)
+    if trainer.args.push_to_hub:
+        trainer.push_to_hub(commit_message="Model save", revision=trainer.args.hub_revision)
     return results
 
 
-def _evaluation_before(trainer: BetaCLIPTrainer, checkpoint: str | None) -> dict[str, Any] | None:
-    # A resumed run begins in the middle: what it is now says nothing about the model before the training.
-    if trainer.eval_dataset is None or checkpoint is not None:
-        return None
-    return trainer.evaluate()
+def _save_model(trainer: BetaCLIPTrainer) -> KeptElsewhere | None:
+    """Saves the model. Returns the error if it had to be kept elsewhere: the results follow it there."""
+    try:
+        save_last_model(trainer)
+    except KeptElsewhere as error:
+        return error
+    return None
+
+
+def _end_stopped(trainer: BetaCLIPTrainer, number: int) -> None:
+    """
+    Ends a run that a signal has stopped.
+
+    Raises:
+        RunStopped: always.
+    """
+    step = trainer.state.global_step
+    name = Signals(number).name
+    if trainer.last_saved_step == step:
+        message = f"stopped by {name} after step {step}: saved in {trainer.last_checkpoint}"
+        raise RunStopped(message, STOPPED, can_resume=True)
+    folder = keep_elsewhere(trainer, trainer.save_checkpoint_to)
+    message = (
+        f"stopped by {name} after step {step}: {trainer.args.output_dir} could not be written, because "
+        f"{trainer.failed_save}; the checkpoint is kept in {folder}/checkpoint-{step}"
+    )
+    raise RunStopped(message, STOPPED)
 
 
 def _evaluation_after(trainer: BetaCLIPTrainer) -> dict[str, Any] | None:
@@ -139,40 +260,33 @@ def _evaluation_after(trainer: BetaCLIPTrainer) -> dict[str, Any] | None:
     return last_evaluation(trainer) or trainer.evaluate()
 
 
-def _full_log(trainer: BetaCLIPTrainer, before: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """Returns the log records of a Trainer, after that of the evaluation before the training."""
+def _write_log(trainer: BetaCLIPTrainer, folder: Path | None = None) -> list[dict[str, Any]]:
+    """Writes and returns the log records of a Trainer, after that of the evaluation before the training."""
     log: list[dict[str, Any]] = []
-    if before is not None:
-        log.append({**before, "step": 0})
+    if trainer.progress.before is not None:
+        log.append({**trainer.progress.before, "step": 0})
     log.extend(trainer.state.log_history)
+    if trainer.is_world_process_zero():
+        path = (folder or Path(trainer.args.output_dir)) / LOG_FILE
+        try:
+            # A loss that was not finite belongs into the log.
+            write_json(log, path, allow_nan=True)
+        except OSError as error:
+            # That the log cannot be written must hide no other error.
+            logger.error("%s cannot be written: %s", path, error.strerror or error)
     return log
 
 
-def _write_for_all(trainer: BetaCLIPTrainer, value: Any, name: str) -> None:
-    """Writes a JSON file into the output directory, from the first of all processes."""
-    if trainer.is_world_process_zero():
-        # A loss that was not finite belongs into the log.
-        write_json(value, Path(trainer.args.output_dir) / name, allow_nan=True)
-
-
 def _skipped_rows(trainer: BetaCLIPTrainer) -> dict[str, int]:
-    """Counts the rows that all processes skipped: while reading, in training batches and in evaluations."""
-    counts = {
-        "reading": 0,
-        "training": trainer.data_collator.skipped,
-        "evaluation": trainer.eval_data_collator.skipped,
-    }
+    """Counts the rows that all processes skipped, over all legs: while reading, in training and in evaluations."""
     skipped_while_reading = getattr(trainer.train_dataset, "skipped", 0)
     if isinstance(skipped_while_reading, int):
-        # A stream counts the rows of its own process.
-        counts["reading"] = skipped_while_reading
-    counts_of_process = torch.tensor(list(counts.values()), device=trainer.args.device)
-    totals = trainer.accelerator.reduce(counts_of_process).tolist()
-    skipped = dict(zip(counts, totals, strict=True))
-    if not isinstance(skipped_while_reading, int):
-        # A data set that is read by index lists its rows, and each process has the same list.
-        skipped["reading"] = len(skipped_while_reading)
-    return skipped
+        # A stream counts the rows of its own process. A resumed run reads the stream from its beginning.
+        (reading,) = trainer.processes.total([skipped_while_reading])
+    else:
+        # A data set that is read by index lists its rows, and each process and leg has the same list.
+        reading = len(skipped_while_reading)
+    return {"reading": int(reading), **trainer.progress.skipped(trainer.state.global_step)}
 
 
 def _draw_curves(log: list[dict[str, Any]], path: Path, data_names: list[str]) -> None:

@@ -47,15 +47,21 @@ class RunOrigin:
     hub_ids: list[str]
 
 
-def write_config(trainer: Any, config: Mapping[str, Any]) -> None:
+def describe_origin(config: Mapping[str, Any]) -> RunOrigin:
     """
-    Writes `train_config.json` and tells the Trainer its origin.
+    Describes what a Trainer is built from.
 
     It must run when the model and the rows have just been opened: a name that is no path at that moment is an id of
     the Hub. Later a path may be gone, and nothing would tell it from an id.
     """
-    trainer.origin = RunOrigin(config, hub_ids(config))
+    return RunOrigin(config, hub_ids(config))
+
+
+def write_config(trainer: Any) -> None:
+    """Writes `train_config.json` of a Trainer that was built from a configuration. A token is left out."""
     if trainer.is_world_process_zero():
+        config = {section: dict(values) for section, values in trainer.origin.config.items()}
+        config["training"].pop("hub_token", None)
         write_json(config, Path(trainer.args.output_dir) / CONFIG_FILE)
 
 
@@ -131,6 +137,9 @@ def describe_run(trainer: Any) -> dict[str, Any]:
         - `evaluated_sets`: names of the evaluation sets, which are parts of keys of `before` and `after`; empty for a
           single set
         - `losses`: the last logged `loss` with its parts, and the `step` of that record
+        - `legs`: from which step to which the run went without a stop, how long that took, and what was changed
+        - `identity`: what the run is, by which a resumed run is compared with it
+        - `finished`: whether the training has come to its end
     """
     args = trainer.args
     ids = trainer.origin.hub_ids if trainer.origin else hub_ids(config_of(trainer))
@@ -146,6 +155,9 @@ def describe_run(trainer: Any) -> dict[str, Any]:
         "data": _describe_rows(trainer.train_dataset),
         "evaluated_sets": list(trainer.evaluated_sets),
         "losses": _last_losses(trainer.state.log_history),
+        "legs": trainer.progress.legs(trainer.state.global_step),
+        "identity": trainer.identity,
+        "finished": trainer.state.global_step >= trainer.state.max_steps,
     }
 
 
@@ -258,6 +270,7 @@ __all__ = [
     "RESULTS_FILE",
     "RunOrigin",
     "config_of",
+    "describe_origin",
     "describe_run",
     "hub_ids",
     "last_evaluation",

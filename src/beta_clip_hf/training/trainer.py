@@ -14,11 +14,12 @@ from .argument_support import check_trainer_arguments
 from .arguments import BetaCLIPTrainingArguments
 from .cached_gradients import CachedContrast
 from .callbacks import CheckpointedTowers, NonFiniteGuard, ParameterBounds, SamplingEpoch
+from .counted_rows import CountedRows
 from .distributed import ProcessGather
-from .durable_trainer import DurableTrainer
 from .freezing import frozen_modules, parts_to_freeze
 from .loss_log import LossLog
 from .parameter_groups import POOLER, TOWERS, decayed_names, last_rates, parameter_groups
+from .resumable_trainer import ResumableTrainer
 from .retrieval_evaluation import RetrievalEvaluation
 from .run_record import RunOrigin, record_run
 from .schedule import cosine_schedule
@@ -26,7 +27,7 @@ from .streams import EndlessBatches
 from .tuning import check_tuning, tuned_model
 
 
-class BetaCLIPTrainer(DurableTrainer, RetrievalEvaluation):
+class BetaCLIPTrainer(ResumableTrainer, RetrievalEvaluation):
     r"""
     Trains a [`BetaCLIPModel`] like [`~transformers.Trainer`], with these differences:
 
@@ -40,7 +41,7 @@ class BetaCLIPTrainer(DurableTrainer, RetrievalEvaluation):
       `eval_i2t_r1`, `_r5`, `_r10` and `eval_t2i_…`, in [0, 1]. There is no `eval_loss`, because a contrastive loss
       depends on how the rows are divided into batches.
     - A loss or a weight that is not finite stops the run with a `FloatingPointError` before it reaches a checkpoint.
-    - A checkpoint is whole or absent, see [`DurableTrainer`].
+    - A checkpoint is whole or absent, and a resumed run is one run, see [`ResumableTrainer`].
 
     Args:
         model, args, train_dataset, eval_dataset, callbacks, …: See `Trainer`. Data sets yield rows
@@ -103,6 +104,7 @@ class BetaCLIPTrainer(DurableTrainer, RetrievalEvaluation):
         self.row_gather = ProcessGather()
         self.gather = self.row_gather if args.gather_across_processes else None
         self._loss_log = LossLog()
+        self.state_parts["loss_log"] = self._loss_log
         self._contrast: CachedContrast | None = None
         self._contrast_batches: list[dict[str, Any]] = []
         self._micro_batches = itertools.count()
@@ -244,7 +246,8 @@ class BetaCLIPTrainer(DurableTrainer, RetrievalEvaluation):
                     f"{self.args.train_sampling_strategy!r}: the order of a stream is that of its shuffle_buffer"
                 )
             # A stream splits itself over processes and workers. Accelerate would split it again, so it is left out.
-            batches = self._loader(self.train_dataset, self.args.train_batch_size, self.data_collator, drop_last=True)
+            collator = CountedRows(self.data_collator)
+            batches = self._loader(self.train_dataset, self.args.train_batch_size, collator, drop_last=True)
             return DataLoader(EndlessBatches(batches), batch_size=None)
         loader = super().get_train_dataloader()
         if not isinstance(self.train_dataset, IterableDataset):

@@ -64,6 +64,11 @@ class SceneDataset(Dataset[dict[str, Any]]):
         self.level = level
         self._level = get_level(level)
 
+    @property
+    def fingerprint(self) -> str:
+        """What a resumed run knows the scenes by: all that they are drawn from."""
+        return f"scenes {self.num_scenes} {self.level} {self.seed} {self.image_size}"
+
     def __len__(self) -> int:
         return self.num_scenes
 
