@@ -232,8 +232,8 @@ class ResumableTrainer(DurableTrainer):
         loss = super().training_step(model, inputs, num_items_in_batch)
         if self._leg_loss is None:
             # float64 where the device has it: the sum may run over millions of steps.
-            is_apple = loss.device.type == "mps"
-            self._leg_loss = torch.zeros((), dtype=torch.float32 if is_apple else torch.float64, device=loss.device)
+            dtype = torch.float64 if loss.device.type in ("cpu", "cuda") else torch.float32
+            self._leg_loss = torch.zeros((), dtype=dtype, device=loss.device)
         self._leg_loss += loss
         return loss
 
