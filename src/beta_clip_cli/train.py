@@ -177,17 +177,21 @@ def _report_stop(stopped: Any, args: argparse.Namespace) -> Report:
 
 def resuming_command(words: Sequence[str]) -> str:
     """
-    Returns the command line that continues a run.
+    Returns the command line that continues a run. It has no token: the environment has one, or it is given again.
 
     Args:
         words: The words after `beta-clip` that have started it.
     """
     kept: list[str] = []
-    words = list(words)
-    for place, word in enumerate(words):
-        is_directory = place > 0 and words[place - 1] == "--resume" and not word.startswith("-")
-        if word not in ("--resume", "--overwrite") and not word.startswith("--resume=") and not is_directory:
+    before = ""
+    for word in words:
+        is_directory = before == "--resume" and not word.startswith("-")
+        is_token = before == "--set" and "token" in word
+        if is_token:
+            kept.pop()
+        elif word not in ("--resume", "--overwrite") and not word.startswith("--resume=") and not is_directory:
             kept.append(word)
+        before = word
     return f"beta-clip {shlex.join([*kept, '--resume'])}"
 
 

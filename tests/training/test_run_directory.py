@@ -140,4 +140,6 @@ def test_the_command_that_goes_on():
     words = ["train", "--resume", "runs/a/checkpoint-3", "--output", "my runs/a", "--overwrite", "--steps", "5"]
     assert resuming_command(words) == "beta-clip train --output 'my runs/a' --steps 5 --resume"
     assert resuming_command(["train", "--resume", "--steps", "5"]) == "beta-clip train --steps 5 --resume"
+    token = ["--set", "training.hub_token=hf_abc", "--set", "training.seed=1"]
+    assert resuming_command(["train", *token]) == "beta-clip train --set training.seed=1 --resume"
     assert resuming_command(["train", "--resume=x", "--steps", "5"]) == "beta-clip train --steps 5 --resume"
