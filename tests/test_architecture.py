@@ -156,6 +156,14 @@ def test_core_can_be_saved_to_the_hub() -> None:
         assert outside <= OUTSIDE_OF_CORE | sys.stdlib_module_names, module
 
 
+def test_files_that_travel_with_a_checkpoint_name_their_licence() -> None:
+    """The file LICENSE stays behind when `save_pretrained` copies them."""
+    travelling = [path for module, path in MODULES.items() if module.endswith("_beta_clip.py")]
+    assert len(travelling) >= 30
+    for path in travelling:
+        assert "# SPDX-License-Identifier: Apache-2.0\n" in path.read_text(encoding="utf-8").partition('"""')[0], path
+
+
 @pytest.mark.parametrize(
     "module",
     [

@@ -1,8 +1,15 @@
 """`torch.compile` of a whole flat batch as one graph."""
 
+import pytest
 import torch
+from packaging.version import Version
 
 from integration.uses import flat_batch, new_model, planned
+
+
+pytestmark = pytest.mark.skipif(
+    Version(torch.__version__) < Version("2.7"), reason="torch.compile of torch 2.6 breaks at transformers' decorators"
+)
 
 
 def test_a_batch_with_a_plan_is_one_graph(tiny_clip_config):

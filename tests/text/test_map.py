@@ -85,3 +85,14 @@ def test_errors_name_the_row_and_the_columns() -> None:
 def test_workers() -> None:
     dataset = datasets.Dataset.from_dict({"caption": CAPTIONS})
     assert map_text_hierarchy(dataset, num_proc=2)[:] == map_text_hierarchy(dataset)[:]
+
+
+def test_columns_have_their_types_where_nothing_is_found() -> None:
+    """A part of the rows without any phrase says nothing of its types; the parts of several processes must agree."""
+    dataset = datasets.Dataset.from_dict({"caption": ["It is so.", "A dog on a sofa."], "other": [1, 2]})
+    whole = map_text_hierarchy(dataset)
+    assert whole.select([0])[0]["phrases"] == []
+    alone = map_text_hierarchy(dataset.select([0]))
+    assert alone.features == whole.features
+    assert alone.features["phrases"].feature.dtype == "string"
+    assert alone.features["phrase_sentences"].feature.dtype == "int64"

@@ -1,3 +1,5 @@
+# Copyright 2026 The beta-clip-hf authors
+# SPDX-License-Identifier: Apache-2.0
 """Directories that hold an adapter (LoRA) instead of a whole model."""
 
 from collections.abc import Callable

@@ -1,3 +1,5 @@
+# Copyright 2026 The beta-clip-hf authors
+# SPDX-License-Identifier: Apache-2.0
 """A flat batch as objects with names: its texts, its regions, and the whole."""
 
 from dataclasses import dataclass

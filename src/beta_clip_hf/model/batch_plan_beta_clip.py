@@ -1,3 +1,5 @@
+# Copyright 2026 The beta-clip-hf authors
+# SPDX-License-Identifier: Apache-2.0
 """What the CPU can work out about a flat batch before it is computed, so that a training step waits for no GPU."""
 
 from dataclasses import dataclass

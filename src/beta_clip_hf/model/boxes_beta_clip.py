@@ -1,3 +1,5 @@
+# Copyright 2026 The beta-clip-hf authors
+# SPDX-License-Identifier: Apache-2.0
 """
 Geometry of boxes: from a box on an image to shares of what the model sees of it. Plain numbers, no tensors.
 

@@ -1,3 +1,5 @@
+# Copyright 2026 The beta-clip-hf authors
+# SPDX-License-Identifier: Apache-2.0
 """
 Checkpoints of FG-CLIP: recognised by their tensors, and their names and tables turned into ours and back.
 

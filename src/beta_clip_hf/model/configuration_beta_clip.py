@@ -1,3 +1,5 @@
+# Copyright 2026 The beta-clip-hf authors
+# SPDX-License-Identifier: Apache-2.0
 """Configuration of β-CLIP and FG-CLIP: CLIP's own, plus the pooler, a second text path, regions and the losses."""
 
 from enum import IntEnum

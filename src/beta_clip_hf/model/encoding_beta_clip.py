@@ -1,3 +1,5 @@
+# Copyright 2026 The beta-clip-hf authors
+# SPDX-License-Identifier: Apache-2.0
 """`model.encode(…)`: images or texts as they are in, embeddings out."""
 
 from collections.abc import Callable

@@ -1,3 +1,5 @@
+# Copyright 2026 The beta-clip-hf authors
+# SPDX-License-Identifier: Apache-2.0
 """How a model embeds a flat batch, and how it computes its loss."""
 
 from collections.abc import Iterator

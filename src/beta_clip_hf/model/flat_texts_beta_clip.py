@@ -1,3 +1,5 @@
+# Copyright 2026 The beta-clip-hf authors
+# SPDX-License-Identifier: Apache-2.0
 """
 The texts and boxes of a flat batch, cleaned, checked and put in order: plain Python, before anything is tokenised.
 

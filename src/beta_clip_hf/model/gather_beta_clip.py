@@ -1,3 +1,5 @@
+# Copyright 2026 The beta-clip-hf authors
+# SPDX-License-Identifier: Apache-2.0
 """The contract between a loss and the processes whose rows it contrasts, and its implementation for one process.
 
 The core never talks to other processes itself. `ProcessGather`, in the room for training, does it by this contract.

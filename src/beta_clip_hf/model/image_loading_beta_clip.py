@@ -1,3 +1,5 @@
+# Copyright 2026 The beta-clip-hf authors
+# SPDX-License-Identifier: Apache-2.0
 """The one place where images are read, for training and for inference alike: orientation, modes, numbers of a pixel."""
 
 import io

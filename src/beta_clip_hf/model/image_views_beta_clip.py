@@ -1,3 +1,5 @@
+# Copyright 2026 The beta-clip-hf authors
+# SPDX-License-Identifier: Apache-2.0
 """What an image processor does to an image: which part of the image the model sees, and in which size."""
 
 import copy

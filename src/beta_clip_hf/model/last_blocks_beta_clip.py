@@ -1,3 +1,5 @@
+# Copyright 2026 The beta-clip-hf authors
+# SPDX-License-Identifier: Apache-2.0
 """
 The last block of each tower, which computes less than CLIP's own where it is asked to: only what is read from it.
 

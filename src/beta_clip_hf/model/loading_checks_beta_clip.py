@@ -1,3 +1,5 @@
+# Copyright 2026 The beta-clip-hf authors
+# SPDX-License-Identifier: Apache-2.0
 """Checks of what `from_pretrained` is given and has loaded: no weight starts at random unless its part is new."""
 
 from collections.abc import Collection, Mapping
@@ -6,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from .configuration_beta_clip import BetaCLIPConfig
+from .objective_beta_clip import added_logit_scales
 
 
 # The parts of a model that a checkpoint may lack as a whole, with the switch that gives a model the part. The names of
@@ -54,12 +57,15 @@ def new_parts(stored: Mapping[str, Any]) -> list[str]:
         stored: The content of its config.json. What it says a model of ours has must be there. All parts are new to
             other models.
     """
+    # A row that is added to the table of losses may bring a scale, which older checkpoints do not have.
+    later_scales = [name for name in added_logit_scales() if name not in SWITCHES_OF_PARTS]
     if stored.get("model_type") == "clip" or not stored:
-        return list(SWITCHES_OF_PARTS)
+        return [*SWITCHES_OF_PARTS, *later_scales]
     # A setting that the file does not have keeps its default.
-    return [
+    off = [
         part for part, switch in SWITCHES_OF_PARTS.items() if not stored.get(switch, getattr(BetaCLIPConfig, switch))
     ]
+    return [*off, *later_scales]
 
 
 def check_loaded(

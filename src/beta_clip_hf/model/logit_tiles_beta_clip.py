@@ -1,3 +1,5 @@
+# Copyright 2026 The beta-clip-hf authors
+# SPDX-License-Identifier: Apache-2.0
 """The logits of a contrastive loss one tile at a time, and what is summed up from tile to tile.
 
 Every row on the left has a partner on the right, the column with the same number among all rows: an image and its

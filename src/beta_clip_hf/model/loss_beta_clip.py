@@ -1,3 +1,5 @@
+# Copyright 2026 The beta-clip-hf authors
+# SPDX-License-Identifier: Apache-2.0
 """The losses of β-CLIP and FG-CLIP: pure functions of flat, L2-normalised embeddings.
 
 Every function computes in at least float32, also under autocast (float64 stays float64). `logit_scale` is the

@@ -1,3 +1,5 @@
+# Copyright 2026 The beta-clip-hf authors
+# SPDX-License-Identifier: Apache-2.0
 """What the parts of the loss compute from: the embeddings of a flat batch, and the other processes."""
 
 from collections.abc import Callable

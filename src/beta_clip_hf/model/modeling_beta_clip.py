@@ -1,3 +1,5 @@
+# Copyright 2026 The beta-clip-hf authors
+# SPDX-License-Identifier: Apache-2.0
 """β-CLIP and FG-CLIP on Hugging Face's CLIP: flat texts, patch features, text-conditioned pooler, regions, losses.
 
 Only what differs from `CLIPModel` is written here.
@@ -310,18 +312,16 @@ class BetaCLIPModel(FlatBatchModel):
                 nor one.
         """
         pooler = self._pooler_or_error()
-        if (pixel_values is None) == (patch_features is None):
-            raise ValueError("exactly one of pixel_values and patch_features must be given")
-        if (input_ids is None) == (text_embeds is None):
-            raise ValueError("exactly one of input_ids and text_embeds must be given")
-        if patch_features is None:
-            assert pixel_values is not None
+        if pixel_values is not None and patch_features is None:
             patch_features = self.get_patch_features(pixel_values, interpolate_pos_encoding)
-        if text_embeds is None:
-            assert input_ids is not None
+        elif pixel_values is not None or patch_features is None:
+            raise ValueError("exactly one of pixel_values and patch_features must be given")
+        if input_ids is not None and text_embeds is None:
             # Texts of a flat batch may take different paths, so that the encoder wants the path of each.
             is_long = torch.full(input_ids.shape[:1], self.is_long_path(path), device=input_ids.device)
             text_embeds = self.encode_texts(input_ids, is_long)
+        elif input_ids is not None or text_embeds is None:
+            raise ValueError("exactly one of input_ids and text_embeds must be given")
         index = index_or_pairs(image_index, len(patch_features), len(text_embeds), "texts", text_embeds.device)
         pooled_TD, attentions_THP = pooler(text_embeds, patch_features, index, output_attentions)
         # In at least float32: cosines of half-precision vectors would tie where models differ little.

@@ -1,3 +1,5 @@
+# Copyright 2026 The beta-clip-hf authors
+# SPDX-License-Identifier: Apache-2.0
 """From the embeddings of a flat batch to the named parts of its loss, in one process or over several.
 
 [`LOSS_PARTS`] lists the parts. A new part takes three steps: a field `…_loss_weight` in `BetaCLIPConfig`, a function

@@ -1,3 +1,5 @@
+# Copyright 2026 The beta-clip-hf authors
+# SPDX-License-Identifier: Apache-2.0
 """What `BetaCLIPModel.forward` returns, for whole batches and for images or texts alone."""
 
 from dataclasses import dataclass

@@ -1,3 +1,5 @@
+# Copyright 2026 The beta-clip-hf authors
+# SPDX-License-Identifier: Apache-2.0
 """Texts of any mix of lengths in full rows: where each token stands, planned on the CPU before the batch runs."""
 
 from collections.abc import Sequence

@@ -1,3 +1,5 @@
+# Copyright 2026 The beta-clip-hf authors
+# SPDX-License-Identifier: Apache-2.0
 """Contrastive losses of paired rows: dense for few rows, tile by tile for many, in one process or over several.
 
 Row i on the left belongs to row i on the right: an image to its caption, a contextualised embedding to its text, a

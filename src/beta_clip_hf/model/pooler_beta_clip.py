@@ -1,3 +1,5 @@
+# Copyright 2026 The beta-clip-hf authors
+# SPDX-License-Identifier: Apache-2.0
 """The text-conditioned pooler of β-CLIP: a text attends to an image's patches and gets its own view of it."""
 
 from collections.abc import Iterator

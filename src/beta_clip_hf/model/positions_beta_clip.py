@@ -1,3 +1,5 @@
+# Copyright 2026 The beta-clip-hf authors
+# SPDX-License-Identifier: Apache-2.0
 """CLIP's text positions, stretched for longer texts: 77 to 248, or any other numbers."""
 
 from math import gcd

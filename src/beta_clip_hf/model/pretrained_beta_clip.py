@@ -1,3 +1,5 @@
+# Copyright 2026 The beta-clip-hf authors
+# SPDX-License-Identifier: Apache-2.0
 """How a model is made and loaded: from sizes, from a checkpoint of ours, from plain CLIP, from FG-CLIP."""
 
 from copy import deepcopy

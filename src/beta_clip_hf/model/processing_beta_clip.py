@@ -1,3 +1,5 @@
+# Copyright 2026 The beta-clip-hf authors
+# SPDX-License-Identifier: Apache-2.0
 """
 The processor: images, texts and boxes become the batches of β-CLIP and FG-CLIP.
 

@@ -1,3 +1,5 @@
+# Copyright 2026 The beta-clip-hf authors
+# SPDX-License-Identifier: Apache-2.0
 """Flat rows that belong to images, laid out by image where a kernel wants one block per image."""
 
 from dataclasses import dataclass, fields

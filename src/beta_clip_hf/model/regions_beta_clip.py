@@ -1,3 +1,5 @@
+# Copyright 2026 The beta-clip-hf authors
+# SPDX-License-Identifier: Apache-2.0
 """Region features: RoIAlign of the patch features to one vector per box, in plain torch."""
 
 import torch

@@ -1,3 +1,5 @@
+# Copyright 2026 The beta-clip-hf authors
+# SPDX-License-Identifier: Apache-2.0
 """Checkpoints that bring their own code, and load with `trust_remote_code=True` where this package is not installed."""
 
 from collections.abc import Callable, Iterator, Mapping

@@ -1,3 +1,5 @@
+# Copyright 2026 The beta-clip-hf authors
+# SPDX-License-Identifier: Apache-2.0
 """Methods beside `forward` that work on a model whose weights are sharded over processes (FSDP2)."""
 
 from collections.abc import Callable

@@ -1,3 +1,5 @@
+# Copyright 2026 The beta-clip-hf authors
+# SPDX-License-Identifier: Apache-2.0
 """The one place where texts are cleaned, for training and for inference alike."""
 
 import html

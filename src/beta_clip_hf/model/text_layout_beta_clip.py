@@ -1,3 +1,5 @@
+# Copyright 2026 The beta-clip-hf authors
+# SPDX-License-Identifier: Apache-2.0
 """The options of a processor's call for texts: which of them the caller chose, and what a flat batch makes of them."""
 
 from collections.abc import Mapping, Sequence

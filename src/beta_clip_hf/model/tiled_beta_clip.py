@@ -1,3 +1,5 @@
+# Copyright 2026 The beta-clip-hf authors
+# SPDX-License-Identifier: Apache-2.0
 r"""The contrastive losses tile by tile: their memory grows with the number of texts, not with its square.
 
 S_ij = s · left_i·right_j is computed a tile at a time: for "ce" twice, once for the log-sum-exps and once for the

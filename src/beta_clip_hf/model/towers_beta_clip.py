@@ -1,3 +1,5 @@
+# Copyright 2026 The beta-clip-hf authors
+# SPDX-License-Identifier: Apache-2.0
 """CLIP's two towers for flat batches: dense patch features, and texts of one or two paths without padding."""
 
 from typing import Any, NamedTuple
@@ -222,7 +224,8 @@ class CLIPTowers(CLIPModel):
         config = self.text_model.config
         inputs: dict[str, Any] = {"attention_mask": None, "is_causal": True}
         if packing.has_one_text_per_row:
-            inputs["attention_mask"] = create_causal_mask(config, embeds_FCW, None, past_key_values=None)
+            # No mask of padding and no cache. By position: transformers 5.24 has renamed the second of them.
+            inputs["attention_mask"] = create_causal_mask(config, embeds_FCW, None, None)
         elif is_flash_attention_requested(config):
             # transformers wants a single row of all places, and where its stretches begin. No stretch is longer than a
             # row was; the exact maximum would wait for the GPU.
@@ -241,7 +244,7 @@ class CLIPTowers(CLIPModel):
             # Other implementations (flex attention) get transformers' own mask. It tells the texts of a row apart by
             # their positions, and waits for the GPU.
             inputs["attention_mask"] = create_causal_mask(
-                config, embeds_FCW, None, past_key_values=None, position_ids=packing.position_FC
+                config, embeds_FCW, None, None, position_ids=packing.position_FC
             )
         return embeds_FCW, inputs
 

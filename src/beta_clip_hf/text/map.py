@@ -5,7 +5,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .hierarchy import build_text_hierarchy
+from .hierarchy import HIERARCHY_COLUMNS, build_text_hierarchy
 from .phrases import PhraseExtractor
 
 
@@ -34,6 +34,7 @@ def map_text_hierarchy(
     Raises:
         ValueError: if the column is missing, or the caption of a row is blank; the message names the row.
     """
+    from datasets import Features, List, Value
     from datasets.fingerprint import Hasher
 
     if caption_column not in dataset.column_names:
@@ -42,11 +43,15 @@ def map_text_hierarchy(
     # By default `datasets` hashes the function. It would miss the cache after any change of code, and find it after a
     # change of the rules.
     extractor_digest = Hasher.hash((extractor.tagger, extractor.kinds))
+    # The part of a process may have no phrase at all, which says nothing of the type of its columns.
+    strings = List(Value("string"))
+    types = {**dict.fromkeys(HIERARCHY_COLUMNS, strings), "phrase_sentences": List(Value("int64"))}
     key = (dataset._fingerprint, caption_column, rules_digest(), extractor_digest)
     return dataset.map(
         partial(_add_hierarchy, caption_column=caption_column, extractor=extractor),
         with_indices=True,
         num_proc=num_proc,
+        features=Features({**dataset.features, **types}),
         new_fingerprint=hashlib.sha256("/".join(key).encode()).hexdigest()[:32],
         desc="Sentences and phrases",
     )
