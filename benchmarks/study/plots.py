@@ -20,10 +20,10 @@ from .questions import (
 )
 
 
-CURVE_ARMS = ("plain", BASE, "bce", "ce_b0", "mismatched_1", "both_systems")
+CURVE_ARMS = ("plain", BASE, "bce", "ce_b0", "positives", "recommended")
 """Arms whose curves are drawn: as many as there are colours."""
 CURVE_METRICS = (LONG, SHORT, REGION_CLS, REGION_CONDITIONED, REGION_FEATURE, POINT_REGION)
-ARM_METRICS = (LONG, SHORT, REGION_CONDITIONED, REGION_FEATURE, POINT_ATTENTION)
+ARM_METRICS = (LONG, SHORT, REGION_CLS, REGION_CONDITIONED, REGION_FEATURE, POINT_ATTENTION)
 # Least distance between two labels, in per cent of a panel's height.
 _LABEL_DISTANCE = 0.075
 
@@ -57,15 +57,22 @@ def _draw_curves(axes: Any, results: Results, metric: str) -> None:
         highs = [100 * max(point[1].values) for point in curve]
         axes.fill_between(scenes, lows, highs, color=style["color"], alpha=0.15, linewidth=0)
         ends.append((means[-1], scenes[-1], arm, style["color"]))
-    chance = results.chance(metric)
-    if chance is not None:
-        axes.axhline(100 * chance, color=FAINT, linewidth=0.8, linestyle=":")
+    _draw_chance(axes, results.chance(metric))
     if results.start == "scratch":
         axes.set_xscale("log")
     axes.set_xticks(sorted(ticks), [f"{round(scenes / 1000, 1):g}k" for scenes in sorted(ticks)])
     axes.set_xticks([], minor=True)
     tidy_axes(axes)
     _label_ends(axes, ends)
+
+
+def _draw_chance(axes: Any, chance: float | None) -> None:
+    """Draws the chance level if it lies close to the curves. Far below them, it would press them together."""
+    if chance is None:
+        return
+    low, high = axes.get_ylim()
+    if low - 100 * chance < 0.3 * (high - low):
+        axes.axhline(100 * chance, color=FAINT, linewidth=0.8, linestyle=":")
 
 
 def _label_ends(axes: Any, ends: Sequence[tuple[float, int, str, str]]) -> None:
@@ -78,7 +85,15 @@ def _label_ends(axes: Any, ends: Sequence[tuple[float, int, str, str]]) -> None:
     places = spread_out([end[0] for end in ends], _LABEL_DISTANCE * (high - low))
     for (_, _, arm, colour), place in zip(ends, places, strict=True):
         axes.annotate(
-            arm, (right, place), xytext=(6, 0), textcoords="offset points", color=colour, fontsize=9, va="center"
+            arm,
+            (right, place),
+            xytext=(6, 0),
+            textcoords="offset points",
+            color=colour,
+            fontsize=9,
+            va="center",
+            # A label that was moved above or below the panel is drawn too.
+            annotation_clip=False,
         )
 
 
@@ -118,7 +133,7 @@ def _overlap(lower: Sequence[int], upper: Sequence[int], values: Sequence[float]
 def plot_arms(results: Results, path: Path) -> Path:
     """Draws some metrics of all arms as dots with the range over the seeds; lines mark plain CLIP and the base."""
     arms = list(results.records)
-    figure = new_figure(8, 1.2 + 0.19 * len(arms), padding=(0.05, 0.05))
+    figure = new_figure(9, 1.2 + 0.19 * len(arms), padding=(0.05, 0.05))
     panels = figure.subplots(1, len(ARM_METRICS), sharey=True)
     for axes, metric in zip(panels, ARM_METRICS, strict=True):
         _draw_dots(axes, results, metric, arms)
@@ -141,6 +156,8 @@ def _draw_dots(axes: Any, results: Results, metric: str, arms: Sequence[str]) ->
             axes.plot([100 * min(spread.values), 100 * max(spread.values)], [row, row], color=FAINT, linewidth=2)
             axes.plot([100 * spread.mean], [row], marker="o", markersize=4.5, color=INK)
     axes.tick_params(colors=FAINT, labelsize=9, length=0)
+    axes.locator_params(axis="x", nbins=3)
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.grid(axis="both", color=GRID, linewidth=0.6)
     axes.set_axisbelow(True)
     for spine in axes.spines.values():

@@ -98,7 +98,9 @@ def summary(results: Results) -> list[str]:
         "A dot is the mean over the seeds, its bar their range. The blue line is plain CLIP, the dashed line the base."
     )
     parts.append(f"![Curves over the scenes of training: {title(results)}](images/{image_name(results, 'curves')})")
-    parts.append("Mean over the seeds; the shade is their range, the dotted line is chance.")
+    parts.append(
+        "Mean over the seeds; the shade is their range. A dotted line is chance, where it lies close to the curves."
+    )
     parts.append(table(header, rows))
     note = "± is the standard deviation over the seeds."
     if ceilings is not None:
