@@ -4,6 +4,7 @@ VENV ?= .venv
 DEMO_OUTPUT ?= runs/demo
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
+FAULTS_ARGS ?= --trials 100
 WORKERS ?= 2
 # Environments of other versions: the oldest supported ones, and the newest, pre-releases included.
 VENV_MIN ?= .venv-min
@@ -18,7 +19,7 @@ INSTALLED_MIN := $(VENV_MIN)/.installed
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test mixins test-min test-new package test-fast test-stress docs pictures bench bench-full lint format clean
+.PHONY: help install demo test mixins test-min test-new package test-fast test-stress faults docs pictures bench bench-full lint format clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -75,6 +76,9 @@ package:  ## build the sdist and the wheel into dist/, check them, and use the w
 
 test-stress: $(INSTALLED)  ## the tests that take minutes (PYTEST_ARGS, WORKERS)
 	$(ONE_THREAD) $(BIN)/python -m pytest --numprocesses $(WORKERS) -m stress $(PYTEST_ARGS)
+
+faults: $(INSTALLED)  ## kill trainings at random and resume them; the figures go into docs/reliability.md (FAULTS_ARGS, minutes to hours)
+	$(ONE_THREAD) $(BIN)/python tests/faults/kills.py --write docs/reliability.md $(FAULTS_ARGS)
 
 docs: $(INSTALLED)  ## build the documentation with its API reference into site/ (open site/index.html, or serve it for the search)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

@@ -42,7 +42,7 @@ def contents(folder):
     return {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_finished_run_is_left_alone(config_file, tmp_path, capsys, caplog):
+def test_a_finished_run_is_left_alone(config_file, tmp_path, capsys, caplog, monkeypatch):
     words = ["train", "--config", config_file, "--output", str(tmp_path / "run")]
     assert main(words) == 0
     before = contents(tmp_path / "run")
@@ -52,6 +52,11 @@ def test_a_finished_run_is_left_alone(config_file, tmp_path, capsys, caplog):
     assert main([*words, "--resume", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["run"]["steps"] == 2
     assert "is finished: nothing is done" in caplog.text and contents(tmp_path / "run") == before
+    # On another machine, with other versions, it is as finished as here.
+    with monkeypatch.context() as patch:
+        patch.setattr("beta_clip_hf.training.run_identity.__version__", "99.0")
+        assert main([*words, "--resume"]) == 0
+    assert contents(tmp_path / "run") == before
 
     for others, sentence in (
         ([], "must hold no finished model"),

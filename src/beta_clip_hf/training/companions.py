@@ -9,6 +9,7 @@ directory, which all of them see.
 import json
 import logging
 import os
+import platform
 import threading
 import time
 from collections.abc import Callable
@@ -57,7 +58,7 @@ class Companions:
         if self._rank == 0:
             self._forget_notes()
         # On one machine a process can be asked for by its id.
-        present = processes.gather((os.uname().nodename, os.getpid(), process_start(os.getpid())))
+        present = processes.gather((platform.node(), os.getpid(), process_start(os.getpid())))
         self._others: dict[int, tuple[str, int, str]] = dict(enumerate(processes.broadcast(present)))
 
     def __enter__(self) -> "Companions":
@@ -121,7 +122,7 @@ class Companions:
             except (OSError, ValueError, KeyError, TypeError):
                 # There is no note.
                 pass
-            is_here = host == os.uname().nodename
+            is_here = host == platform.node()
             if is_here and started and process_start(pid) != started:
                 return (
                     f"process {rank} (id {pid} on {host}) has ended without a reason: was it killed, or out of memory?"

@@ -110,7 +110,7 @@ def _train_alone(
     trainer = prepare_trainer(settings.config, args)
     if finished is not None:
         changes = find_changes(finished["run"].get("identity") or {}, trainer.identity)
-        if not changes:
+        if not any(change.is_of_recipe for change in changes):
             if trainer.is_world_process_zero():
                 logger.info("the run in %s is finished: nothing is done", output_dir)
             return FinishedRun(output_dir, finished, trainer.is_world_process_zero())

@@ -40,6 +40,11 @@ class Change(NamedTuple):
     before: Any
     after: Any
 
+    @property
+    def is_of_recipe(self) -> bool:
+        """Whether it says what is trained, and not where: a finished run is finished on another machine too."""
+        return self.key.split(".")[0] not in ("processes", "versions")
+
     def __str__(self) -> str:
         return f"{self.key} ({_shown(self.before)} → {_shown(self.after)})"
 
@@ -77,7 +82,10 @@ def describe_identity(trainer: Any) -> dict[str, Any]:
 
 def _config_of(model: Any) -> dict[str, Any]:
     config = getattr(model, "config", None)
-    return config.to_dict() if config is not None else {}
+    if config is not None and hasattr(config, "to_dict"):
+        return dict(config.to_dict())
+    # A wrapper may have a plain mapping, and any other module none.
+    return dict(config) if isinstance(config, Mapping) else {}
 
 
 def _collator_settings(collator: Any) -> dict[str, Any]:
