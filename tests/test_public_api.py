@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import beta_clip_hf
-from beta_clip_hf import BetaCLIPModel, BetaCLIPOutput
+from beta_clip_hf import BetaCLIPModel, BetaCLIPOutput, BetaSiglip2Model
 
 
 FUNCTIONS = {
@@ -32,7 +32,10 @@ CLASSES = [
     "BetaCLIPProcessor",
     "BetaCLIPTrainer",
     "BetaCLIPTrainingArguments",
+    "BetaSiglip2Config",
+    "BetaSiglip2Model",
     "Granularity",
+    "PatchMap",
     "PhraseExtractor",
     "SceneDataset",
     "TextConditionedPooler",
@@ -51,6 +54,15 @@ METHODS = {
     ],
     "score_candidates": ["patch_features", "text_embeds", "image_index", "text_index", "chunk_size"],
     "score_pairs": ["patch_features", "text_embeds", "chunk_size"],
+}  # fmt: skip
+METHODS_ON_SIGLIP2 = {
+    "forward": ["pixel_values", "pixel_attention_mask", "spatial_shapes", "input_ids", "return_loss"],
+    "get_image_features": ["pixel_values", "pixel_attention_mask", "spatial_shapes"],
+    "get_text_features": ["input_ids", "attention_mask", "path"],
+    "get_patch_features": ["pixel_values", "pixel_attention_mask", "spatial_shapes"],
+    "get_region_features": [
+        "pixel_values", "boxes", "region_image_index", "box_format", "pixel_attention_mask", "spatial_shapes",
+    ],
 }  # fmt: skip
 OUTPUTS = [
     "loss", "losses", "image_embeds", "text_embeds", "contextualized_embeds", "logits_per_image", "logits_per_text",
@@ -82,6 +94,12 @@ def test_methods_of_the_model(name: str) -> None:
     assert [argument for argument in METHODS[name] if argument not in taken] == []
 
 
+@pytest.mark.parametrize("name", METHODS_ON_SIGLIP2)
+def test_methods_of_the_model_on_siglip2(name: str) -> None:
+    taken = inspect.signature(getattr(BetaSiglip2Model, name)).parameters
+    assert [argument for argument in METHODS_ON_SIGLIP2[name] if argument not in taken] == []
+
+
 def test_what_is_not_for_users_is_not_in_the_signature() -> None:
     taken = inspect.signature(BetaCLIPModel.forward).parameters
     assert not {"gather", "objective", "plan"} & taken.keys()
@@ -100,6 +118,9 @@ def test_auto_classes_know_the_model() -> None:
         "assert type(config) is b.BetaCLIPConfig;"
         "mappings = [t.AutoModel, t.AutoModelForZeroShotImageClassification];"
         "assert [m._model_mapping[b.BetaCLIPConfig] for m in mappings] == [b.BetaCLIPModel] * 2;"
+        "config = t.AutoConfig.for_model('beta_siglip2');"
+        "assert type(config) is b.BetaSiglip2Config;"
+        "assert [m._model_mapping[b.BetaSiglip2Config] for m in mappings] == [b.BetaSiglip2Model] * 2;"
         "from transformers.models.auto.processing_auto import PROCESSOR_MAPPING;"
         "assert PROCESSOR_MAPPING[b.BetaCLIPConfig] is b.BetaCLIPProcessor"
     )

@@ -1,5 +1,5 @@
 """
-β-CLIP and FG-CLIP for the transformers library: models, losses, text hierarchies, data, training and evaluation.
+β-CLIP, FG-CLIP and FG-CLIP 2 for the transformers library: models, losses, text hierarchies, data, training.
 
 The files of the model are imported here, so that `AutoModel` and the other Auto classes know them. Names that need text
 tools, data sets or the Trainer are imported when they are first used.
@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForZeroShotImageClassif
 from .files import replacing
 from .model import adapters_beta_clip, encoding_beta_clip, remote_code_beta_clip
 from .model.configuration_beta_clip import BetaCLIPConfig, Granularity
+from .model.configuration_beta_siglip2 import BetaSiglip2Config
 from .model.loss_beta_clip import (
     beta_cal_loss,
     clip_loss,
@@ -23,6 +24,8 @@ from .model.loss_beta_clip import (
     text_negative_loss,
 )
 from .model.modeling_beta_clip import BetaCLIPModel, BetaCLIPOutput
+from .model.modeling_beta_siglip2 import BetaSiglip2Model
+from .model.patch_map_beta_clip import PatchMap
 from .model.pooler_beta_clip import TextConditionedPooler
 from .model.processing_beta_clip import BetaCLIPProcessor
 from .version import __version__ as __version__
@@ -55,6 +58,9 @@ AutoConfig.register(BetaCLIPConfig.model_type, BetaCLIPConfig)
 AutoModel.register(BetaCLIPConfig, BetaCLIPModel)
 AutoModelForZeroShotImageClassification.register(BetaCLIPConfig, BetaCLIPModel)
 AutoProcessor.register(BetaCLIPConfig, BetaCLIPProcessor)
+AutoConfig.register(BetaSiglip2Config.model_type, BetaSiglip2Config)
+AutoModel.register(BetaSiglip2Config, BetaSiglip2Model)
+AutoModelForZeroShotImageClassification.register(BetaSiglip2Config, BetaSiglip2Model)
 
 
 def _write_card(folder: Path, repo_id: str, tags: Any) -> None:
@@ -114,7 +120,10 @@ __all__ = [
     "BetaCLIPProcessor",
     "BetaCLIPTrainer",
     "BetaCLIPTrainingArguments",
+    "BetaSiglip2Config",
+    "BetaSiglip2Model",
     "Granularity",
+    "PatchMap",
     "PhraseExtractor",
     "SceneDataset",
     "TextConditionedPooler",

@@ -34,15 +34,16 @@ def stretch_text_positions(table_77: Tensor) -> Tensor:
     return stretch_table(table_77, LONG_TEXT_POSITIONS)
 
 
-def stretch_table(table: Tensor, length: int) -> Tensor:
+def stretch_table(table: Tensor, length: int, usual_rows: int = CLIP_TEXT_POSITIONS) -> Tensor:
     """
     Stretches a table of any number of text positions, as [`stretch_text_positions`] does with 77.
 
-    The same share of first rows is kept (20 of 77).
+    The same share of first rows is kept: 20 of the usual number.
 
     Args:
         table (`Tensor` of shape `(rows, width)`).
         length: The number of rows to make.
+        usual_rows: The rows of which 20 are kept: 77 in CLIP, 64 in SigLIP.
 
     Returns:
         A `(length, width)` tensor of the same dtype. The rows that are not kept interpolate linearly between
@@ -51,7 +52,7 @@ def stretch_table(table: Tensor, length: int) -> Tensor:
     rows = len(table)
     if rows >= length:
         return table[:length]
-    kept = round(rows * KEPT_TEXT_POSITIONS / CLIP_TEXT_POSITIONS)
+    kept = round(rows * KEPT_TEXT_POSITIONS / usual_rows)
     # A new row lies this many old rows after the one before it: a quarter for CLIP.
     divisor = gcd(rows - kept, length - kept)
     numerator, denominator = (rows - kept) // divisor, (length - kept) // divisor

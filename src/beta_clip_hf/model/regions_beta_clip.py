@@ -2,21 +2,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """Region features: RoIAlign of the patch features to one vector per box, in plain torch."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from .boxes_beta_clip import BOX_FORMATS
+from .patch_map_beta_clip import PatchMap
 from .ragged_beta_clip import ImageSlots, slots_by_image
 
 
-def grid_boxes(boxes_R4: Tensor, box_format: str, image_size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+# Rows and columns, or height and width: of all images, or those of the image of each box, `(R, 2)`.
+Sides = tuple[int, int] | Tensor
+
+
+def grid_boxes(boxes_R4: Tensor, box_format: str, image_size: Sides, grid: Sides) -> Tensor:
     """
     Converts boxes to units of the patch grid, x1 y1 x2 y2.
 
     Args:
         boxes_R4 (`Tensor` of shape `(R, 4)`): in `box_format`.
         box_format (`str`): "xyxy_normalized" (shares of the image's sides), "xyxy_pixels" or "xywh_pixels".
-        image_size, grid: height and width in pixels and in patches.
+        image_size, grid: height and width in pixels and in patches, of all images, or `(R, 2)` for each box.
 
     Raises:
         ValueError: if the format is unknown or the boxes are not `(R, 4)`.
@@ -28,13 +35,19 @@ def grid_boxes(boxes_R4: Tensor, box_format: str, image_size: tuple[int, int], g
     if box_format == "xywh_pixels":
         corners_R2, sizes_R2 = boxes_R4[:, :2], boxes_R4[:, 2:]
         boxes_R4 = torch.cat([corners_R2, corners_R2 + sizes_R2], dim=1)
-    rows, columns = grid
-    x_scale: float = columns
-    y_scale: float = rows
+    y_scale, x_scale = _columns_of(grid)
     if box_format != "xyxy_normalized":
-        height, width = image_size
-        x_scale, y_scale = columns / width, rows / height
+        height, width = _columns_of(image_size)
+        x_scale, y_scale = x_scale / width, y_scale / height
     return torch.stack([boxes_R4[:, 0::2] * x_scale, boxes_R4[:, 1::2] * y_scale], dim=2).flatten(1)
+
+
+def _columns_of(sides: Sides) -> tuple[Any, Any]:
+    """Returns two numbers, or two tensors of shape `(R, 1)`."""
+    if isinstance(sides, Tensor):
+        first_R1, second_R1 = sides.split(1, dim=1)
+        return first_R1, second_R1
+    return sides
 
 
 def roi_align(
@@ -81,8 +94,53 @@ def roi_align(
     return slots.rows(slots.block(weights_RP, num_images) @ patch_features_BPD)
 
 
-def _axis_weights(start_R: Tensor, end_R: Tensor, num_cells: int) -> Tensor:
-    """Returns the mean bilinear weight of each cell, `(R, X)`, over the samples of an interval along one axis."""
+def roi_align_of_map(
+    patches: PatchMap, boxes_R4: Tensor, image_index_R: Tensor, slots: ImageSlots | None = None
+) -> Tensor:
+    r"""
+    Pools each box as [`roi_align`] does, from images whose grids differ. All images are pooled at once.
+
+    Args:
+        patches: The patch features of B images.
+        boxes_R4 (`Tensor` of shape `(R, 4)`): x1 y1 x2 y2 in grid units of the image of the box.
+        image_index_R (`Tensor` of shape `(R,)`, int64): the image of each box, in any order.
+        slots (*optional*): what [`slots_by_image`] makes of `image_index`. Without it, this waits for a GPU.
+
+    Returns:
+        `(R, D)`, of the features' dtype. No boxes give no rows.
+    """
+    features_BPD = patches.features
+    if len(boxes_R4) == 0:
+        return features_BPD.new_zeros(0, features_BPD.shape[-1])
+    boxes_R4 = boxes_R4.to(torch.promote_types(features_BPD.dtype, torch.float32))
+    # On the CPU this reads two numbers; on a GPU it would wait.
+    max_rows, max_columns = patches.grid_sizes.amax(dim=0).tolist()
+    grid_R2 = patches.grid_sizes.to(boxes_R4.device)[image_index_R]
+    rows_R1, columns_R1 = grid_R2.split(1, dim=1)
+    column_weights = _axis_weights(boxes_R4[:, 0], boxes_R4[:, 2], max_columns, columns_R1)
+    row_weights = _axis_weights(boxes_R4[:, 1], boxes_R4[:, 3], max_rows, rows_R1)
+    # The patch at place p of an image lies in row p // columns. Padding behind the last patch weighs nothing.
+    place_P = torch.arange(features_BPD.shape[1], device=boxes_R4.device)
+    row_RP = (place_P // columns_R1).clamp(max=max_rows - 1)
+    weights_RP = row_weights.gather(1, row_RP) * column_weights.gather(1, place_P % columns_R1)
+    weights_RP = weights_RP * (place_P < rows_R1 * columns_R1)
+    # What a tower computes for padding has no meaning, and 0 times infinity would be no number.
+    features_BPD = features_BPD.masked_fill(~patches.mask[:, :, None], 0)
+    if slots is None:
+        slots = slots_by_image(image_index_R, len(features_BPD))
+    return slots.rows(slots.block(weights_RP.to(features_BPD.dtype), len(features_BPD)) @ features_BPD)
+
+
+def _axis_weights(start_R: Tensor, end_R: Tensor, max_cells: int, num_cells_R1: Tensor | None = None) -> Tensor:
+    """
+    Returns the mean bilinear weight of each cell, `(R, X)`, over the samples of an interval along one axis.
+
+    Args:
+        start_R, end_R: The interval of each box.
+        max_cells: The cells of the longest axis: X.
+        num_cells_R1: The cells of the axis of each box; by default all have as many.
+    """
+    num_cells: Any = max_cells if num_cells_R1 is None else num_cells_R1
     # "Aligned": the centre of the first cell is 0.
     start_R = start_R - 0.5
     end_R = end_R - 0.5
@@ -91,18 +149,21 @@ def _axis_weights(start_R: Tensor, end_R: Tensor, num_cells: int) -> Tensor:
     step_R = length_R / count_R.clamp(min=1)
     # A box far larger than the map has any number of samples, most of them beyond it. Samples of a box are more than
     # half a cell apart, so that at most this many can lie on the map. They are counted from about the first that does.
-    num_samples = 2 * num_cells + 5
+    num_samples = 2 * max_cells + 5
     # Which samples are counted is a step function of the box: it has no gradient.
     first_R = ((-1 - start_R) / step_R.clamp(min=0.5) - 1).floor().clamp(min=0).detach()
     sample_RO = first_R[:, None] + torch.arange(num_samples, device=start_R.device)
     position_RO = start_R[:, None] + (sample_RO + 0.5) * step_R[:, None]
     counts_RO = (sample_RO < count_R[:, None]) & (position_RO >= -1) & (position_RO <= num_cells)
     # A sample up to one cell beyond the map takes the value of the border.
-    clamped_RO = position_RO.clamp(0, num_cells - 1)
-    cell_X = torch.arange(num_cells, device=start_R.device)
+    if num_cells_R1 is None:
+        clamped_RO = position_RO.clamp(0, max_cells - 1)
+    else:
+        clamped_RO = position_RO.clamp(min=0).minimum((num_cells_R1 - 1).to(position_RO))
+    cell_X = torch.arange(max_cells, device=start_R.device)
     weights_ROX = (1 - (clamped_RO[:, :, None] - cell_X).abs()).clamp(min=0)
     # Samples that do not count stay in the mean.
     return (weights_ROX * counts_RO[:, :, None]).sum(dim=1) / count_R.clamp(min=1)[:, None]
 
 
-__all__ = ["grid_boxes", "roi_align"]
+__all__ = ["grid_boxes", "roi_align", "roi_align_of_map"]

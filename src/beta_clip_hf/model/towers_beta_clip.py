@@ -15,37 +15,15 @@ from .configuration_beta_clip import TEXT_PATHS
 from .last_blocks_beta_clip import set_last_blocks
 from .packing_beta_clip import TextPacking, plan_texts, text_lengths
 from .sharding_beta_clip import gathers_weights
+from .two_path_embeddings_beta_clip import LongPositions
 
 
 # The multiplier of Knuth's linear congruential generator MMIX: odd, and its powers modulo 2^64 look random.
 _HASH_FACTOR = 6364136223846793005
 
 
-class TwoPathTextEmbeddings(CLIPTextEmbeddings):
-    """
-    CLIP's text embeddings, with a second table of positions for the long path (FG-CLIP, arXiv 2505.05071).
-
-    `position_ids` count through both tables: the long table follows CLIP's own, so that texts of both paths can share a
-    batch. Without `position_ids` these are CLIP's embeddings.
-    """
-
-    def __init__(self, config: Any, long_positions: int) -> None:
-        super().__init__(config)
-        self.long_position_embedding = nn.Embedding(long_positions, config.hidden_size)
-
-    def forward(
-        self, input_ids: Tensor | None = None, position_ids: Tensor | None = None, inputs_embeds: Tensor | None = None
-    ) -> Tensor:
-        """Embeds tokens and adds the positions of their path."""
-        if position_ids is None:
-            return super().forward(input_ids, None, inputs_embeds)
-        num_short = self.position_embedding.num_embeddings
-        # Each token reads both tables, and one of the rows counts. The tables are called, and not joined: an offloaded
-        # table comes to the device only when it is called.
-        short_rows = self.position_embedding(position_ids.clamp(max=num_short - 1))
-        long_rows = self.long_position_embedding((position_ids - num_short).clamp(min=0))
-        embeds = self.token_embedding(input_ids) if inputs_embeds is None else inputs_embeds
-        return embeds + torch.where((position_ids < num_short)[..., None], short_rows, long_rows)
+class TwoPathTextEmbeddings(LongPositions, CLIPTextEmbeddings):
+    """CLIP's text embeddings, with a second table of positions for the long path (FG-CLIP, arXiv 2505.05071)."""
 
 
 class PathPositions(NamedTuple):

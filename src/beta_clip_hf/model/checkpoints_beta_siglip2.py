@@ -1,0 +1,152 @@
+"""
+Checkpoints of FG-CLIP 2, SigLIP 2 and SigLIP: their tensors and configurations turned into ours, and FG-CLIP 2's back.
+
+The names of SigLIP 2 are ours. A SigLIP or SigLIP 2 of a fixed resolution has a convolution over patches, which is a
+linear layer on the pixels of a patch. FG-CLIP 2 has names of its own, and two tables of long positions, of which it
+reads rows 0..19 and the rest.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .configuration_beta_siglip2 import LONG_SIGLIP_TEXT_POSITIONS, BetaSiglip2Config
+from .positions_beta_clip import KEPT_TEXT_POSITIONS
+
+
+FG_CLIP2 = "fgclip2"
+# "siglip" is also the type of SigLIP 2 of a fixed resolution.
+FIXED_SIGLIP = "siglip"
+SIGLIP2 = "siglip2"
+FOREIGN_TYPES = (FG_CLIP2, FIXED_SIGLIP, SIGLIP2)
+
+LONG_TABLE = "text_model.embeddings.long_position_embedding.weight"
+FIRST_ROWS = "text_model.embeddings.position_embedding_ori.weight"
+OTHER_ROWS = "text_model.embeddings.position_embedding_res.weight"
+PATCH_EMBEDDING = "vision_model.embeddings.patch_embedding.weight"
+# The beginning of their names on the left, of ours on the right; all others are SigLIP 2's in both.
+FG_CLIP2_NAMES = {
+    "longtext_head.": "long_text_head.",
+    "boxtext_head.": "box_text_head.",
+    "dense_feature_head.": "patch_head.",
+    # They spell it so.
+    "logit_scale_finegraind": "region_logit_scale",
+    "logit_scale_hardneg": "hard_negative_logit_scale",
+}
+# What training adds to a released checkpoint.
+REGION_SCALES = ("logit_scale_finegraind", "logit_scale_hardneg")
+# State of a training run, for which FG-CLIP 2 has no place.
+TRAINING_STATE = ("rank_threshold",)
+# Old versions of transformers stored these tensors, which today's models make themselves.
+_BUFFERS = ("position_ids",)
+
+
+def from_fg_clip2(state_dict: Mapping[str, Tensor], kept_positions: int = KEPT_TEXT_POSITIONS) -> dict[str, Tensor]:
+    r"""
+    Returns FG-CLIP 2's tensors under our names, with the two long tables merged into the one that their model reads.
+
+    Args:
+        state_dict: all tensors of an FG-CLIP 2 checkpoint.
+        kept_positions: The rows that are read from the first table, `keep_len` of their configuration.
+
+    Raises:
+        ValueError: if a table is missing.
+
+    Source: the release of FG-CLIP 2, `FG_CLIP2_Model`.
+    """
+    missing = {FIRST_ROWS, OTHER_ROWS} - state_dict.keys()
+    if missing:
+        raise ValueError(f"an FG-CLIP 2 checkpoint must hold {sorted(missing)}, but does not")
+    ours = {}
+    for name, tensor in state_dict.items():
+        if name not in (FIRST_ROWS, OTHER_ROWS) and not _is_buffer(name):
+            ours[_renamed(name, FG_CLIP2_NAMES)] = tensor
+    ours[LONG_TABLE] = torch.cat([state_dict[FIRST_ROWS][:kept_positions], state_dict[OTHER_ROWS][kept_positions:]])
+    return ours
+
+
+def to_fg_clip2(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    r"""
+    Returns our tensors under FG-CLIP 2's names: the inverse of [`from_fg_clip2`].
+
+    Both of their long tables become the merged one.
+    """
+    their_names = {ours: theirs for theirs, ours in FG_CLIP2_NAMES.items()}
+    theirs = {}
+    for name, tensor in state_dict.items():
+        if name != LONG_TABLE and name not in TRAINING_STATE:
+            theirs[_renamed(name, their_names)] = tensor
+    for table in (FIRST_ROWS, OTHER_ROWS):
+        # Copies: safetensors refuses tensors that share their memory.
+        theirs[table] = state_dict[LONG_TABLE].clone()
+    return theirs
+
+
+def from_siglip(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    r"""
+    Returns the tensors of a SigLIP of a fixed resolution as those of SigLIP 2, whose names are the same.
+
+    The convolution over patches, `(D, 3, rows, columns)`, becomes the linear layer on the pixels of a patch,
+    `(D, rows · columns · 3)`: the same numbers in the order row, column, channel.
+    """
+    ours = {name: tensor for name, tensor in state_dict.items() if not _is_buffer(name)}
+    if PATCH_EMBEDDING in ours:
+        ours[PATCH_EMBEDDING] = ours[PATCH_EMBEDDING].permute(0, 2, 3, 1).flatten(1).contiguous()
+    return ours
+
+
+def config_of(stored: Mapping[str, Any], names: set[str], changes: dict[str, Any]) -> BetaSiglip2Config:
+    """
+    Makes our configuration from that of FG-CLIP 2, SigLIP 2 or SigLIP.
+
+    Args:
+        stored: The content of its config.json.
+        names: The names of its tensors: a checkpoint of FG-CLIP 2 has the scales of regions, or lacks them.
+        changes: The arguments of `from_pretrained`. Those that are fields of the configuration are taken out.
+    """
+    values = dict(stored)
+    # It may name code that the checkpoint brings along, and a class that is not ours.
+    for name in ("auto_map", "architectures", "model_type"):
+        values.pop(name, None)
+    text = _tower(stored, "text_config")
+    vision = _tower(stored, "vision_config")
+    if stored["model_type"] == FG_CLIP2:
+        text.pop("keep_len", None)
+        values["long_text_max_position_embeddings"] = text.pop("longtext_len", LONG_SIGLIP_TEXT_POSITIONS)
+        values["use_regions"] = names.issuperset(REGION_SCALES)
+    elif stored["model_type"] == FIXED_SIGLIP:
+        # The defaults of SigLIP: 224 pixels in patches of 16.
+        side = vision.pop("image_size", 224) // vision.get("patch_size", 16)
+        vision["num_patches"] = side**2
+    values.update(text_config=text, vision_config=vision)
+    # A long path is never shorter than the short one.
+    positions = text.get("max_position_embeddings", 0)
+    values.setdefault("long_text_max_position_embeddings", max(LONG_SIGLIP_TEXT_POSITIONS, positions))
+    # "dtype" is an argument of `from_pretrained` as well, and is left for it.
+    for name in (BetaSiglip2Config.__dataclass_fields__.keys() - {"dtype"}) & changes.keys():
+        values[name] = changes.pop(name)
+    return BetaSiglip2Config(**values)
+
+
+def _tower(stored: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Returns the configuration of a tower without the name of its class."""
+    tower = dict(stored.get(name) or {})
+    tower.pop("model_type", None)
+    return tower
+
+
+def _renamed(name: str, prefixes: Mapping[str, str]) -> str:
+    """Replaces the beginning of a name by its counterpart, if it has one."""
+    for before, after in prefixes.items():
+        if name.startswith(before):
+            return after + name.removeprefix(before)
+    return name
+
+
+def _is_buffer(name: str) -> bool:
+    return name.split(".")[-1] in _BUFFERS
+
+
+__all__ = ["FG_CLIP2", "FIXED_SIGLIP", "FOREIGN_TYPES", "config_of", "from_fg_clip2", "from_siglip", "to_fg_clip2"]
