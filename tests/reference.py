@@ -177,3 +177,60 @@ def region_loss(regions: Tensor, texts: Tensor, scale: float, text_ids: list[int
         total -= log_softmax_at([logits[i][i], *(logits[i][j] for j in others)], 0)
         total -= log_softmax_at([logits[i][i], *(logits[j][i] for j in others)], 0)
     return total / (2 * n)
+
+
+def sigmoid_loss(images: Tensor, texts: Tensor, scale: float, bias: float) -> float:
+    """Of every pair, whether it belongs together, one by one (method-fg-clip2.md 4)."""
+    total = 0.0
+    for i, row in enumerate(all_logits(images, texts, scale)):
+        for j, logit in enumerate(row):
+            answer = (logit + bias) * (1 if i == j else -1)
+            total += math.log1p(math.exp(-abs(answer))) + max(0.0, -answer)
+    return total / len(images)
+
+
+def intra_text_loss(texts: Tensor, leave_out: bool = False) -> float:
+    """Of each text the ten most similar others; similar ones count as 0, or are left out."""
+    losses = []
+    for i, row in enumerate(all_logits(texts, texts, 1.0)):
+        similarities = []
+        for j, similarity in enumerate(row):
+            is_same = i == j or similarity > 0.95
+            if not (is_same and leave_out):
+                similarities.append(0.0 if is_same else similarity)
+        largest = sorted(similarities, reverse=True)[:10]
+        if largest:
+            losses.append(math.log(sum(math.exp(value) for value in largest)))
+    return sum(losses) / len(losses)
+
+
+def hard_lists(index: Tensor) -> list[tuple[int, list[int]]]:
+    """The region of each list, and the places of its texts, the true one first."""
+    lists: dict[int, list[int]] = {}
+    for place, region in enumerate(index.tolist()):
+        lists.setdefault(region, []).append(place)
+    return list(lists.items())
+
+
+def hard_contrast_loss(regions: Tensor, texts: Tensor, index: Tensor, scale: float) -> float:
+    """Each flagged region among all hard texts, and each true text among the flagged regions."""
+    lists = hard_lists(index)
+    logits = all_logits(regions, texts, scale)
+    total = 0.0
+    for number, (region, places) in enumerate(lists):
+        total -= log_softmax_at(logits[region], places[0])
+        total -= log_softmax_at([logits[other][places[0]] for other, _ in lists], number)
+    return total / (2 * len(lists))
+
+
+def rank_loss(regions: Tensor, texts: Tensor, index: Tensor, scale: float, threshold: float) -> tuple[float, float]:
+    """The hinge of each negative, and the next threshold."""
+    logits = all_logits(regions, texts, scale)
+    hinges, positives, negatives = [], [], []
+    for region, (true, *others) in hard_lists(index):
+        positives.append(logits[region][true])
+        for other in others:
+            negatives.append(logits[region][other])
+            hinges.append(max(0.0, threshold + logits[region][other] - logits[region][true]))
+    gap = sum(positives) / len(positives) - sum(negatives) / len(negatives)
+    return sum(hinges) / len(hinges), min(max(gap, 0.0), 10.0)

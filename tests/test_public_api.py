@@ -18,6 +18,12 @@ FUNCTIONS = {
     ),
     "build_text_hierarchy": "caption, *, sentences=None, phrases=None, short_caption=None, extractor=None",
     "clip_loss": "image_embeds_BD, text_embeds_BD, *, logit_scale, gather=None",
+    "hard_contrast_loss": ("region_embeds_RD, hard_text_embeds_ND, hard_region_index_N, *, logit_scale, gather=None"),
+    "intra_text_loss": "text_embeds_RD, *, leave_out_similar=False, gather=None",
+    "rank_loss": (
+        "region_embeds_RD, hard_text_embeds_ND, hard_region_index_N, *, logit_scale, threshold=0.0, gather=None"
+    ),
+    "sigmoid_loss": "image_embeds_BD, text_embeds_BD, *, logit_scale, logit_bias, gather=None",
     "hard_negative_loss": "region_embeds_RD, hard_text_embeds_ND, hard_region_index_N, *, logit_scale",
     "region_loss": "region_embeds_RD, region_text_embeds_RD, *, logit_scale, text_id_R=None, gather=None",
     "split_sentences": "text",
@@ -37,6 +43,7 @@ CLASSES = [
     "Granularity",
     "PatchMap",
     "PhraseExtractor",
+    "RankLoss",
     "SceneDataset",
     "TextConditionedPooler",
     "TextHierarchy",

@@ -23,6 +23,7 @@ from .model.loss_beta_clip import (
     text_conditioned_loss,
     text_negative_loss,
 )
+from .model.loss_beta_siglip2 import RankLoss, hard_contrast_loss, intra_text_loss, rank_loss, sigmoid_loss
 from .model.modeling_beta_clip import BetaCLIPModel, BetaCLIPOutput
 from .model.modeling_beta_siglip2 import BetaSiglip2Model
 from .model.patch_map_beta_clip import PatchMap
@@ -125,15 +126,20 @@ __all__ = [
     "Granularity",
     "PatchMap",
     "PhraseExtractor",
+    "RankLoss",
     "SceneDataset",
     "TextConditionedPooler",
     "TextHierarchy",
     "beta_cal_loss",
     "build_text_hierarchy",
     "clip_loss",
+    "hard_contrast_loss",
     "hard_negative_loss",
+    "intra_text_loss",
+    "rank_loss",
     "region_loss",
     "scenes",
+    "sigmoid_loss",
     "split_sentences",
     "text_conditioned_loss",
     "text_negative_loss",

@@ -255,7 +255,7 @@ def test_other_kinds_are_refused(tiny_clip_dir, siglip2_dir, tmp_path):
 
 def test_bad_batches_are_refused(siglip2_dir, batch):
     model = BetaSiglip2Model.from_pretrained(siglip2_dir)
-    with pytest.raises(ValueError, match="spatial_shapes must come with patches .*, but is missing"):
+    with pytest.raises(ValueError, match=r"spatial_shapes must come with patches .*, but is missing"):
         model(pixel_values=batch["pixel_values"])
     with pytest.raises(ValueError, match="at least one of input_ids and pixel_values"):
         model()

@@ -38,7 +38,7 @@ FG_CLIP2_NAMES = {
 # What training adds to a released checkpoint.
 REGION_SCALES = ("logit_scale_finegraind", "logit_scale_hardneg")
 # State of a training run, for which FG-CLIP 2 has no place.
-TRAINING_STATE = ("rank_threshold",)
+TRAINING_STATE = ("rank_loss.threshold",)
 # Old versions of transformers stored these tensors, which today's models make themselves.
 _BUFFERS = ("position_ids",)
 

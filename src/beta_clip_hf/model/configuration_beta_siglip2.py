@@ -23,7 +23,7 @@ class BetaSiglip2Config(Siglip2Config):
             Whether the model learns from boxes: it then has logit scales for regions and for hard negatives, and the
             threshold of the rank loss. Region features need none of these.
         region_logit_scale_init_value (`float | int`, defaults to 4.6052):
-            First value, ln 100, of both of these logit scales.
+            First value, ln 100 as FG-CLIP 2 rounds it, of both of these logit scales.
 
     Raises:
         ValueError: If the vision tower has no pooling head, the towers differ in width, or the long text path has fewer
@@ -44,7 +44,7 @@ class BetaSiglip2Config(Siglip2Config):
 
     long_text_max_position_embeddings: int = LONG_SIGLIP_TEXT_POSITIONS
     use_regions: bool = False
-    region_logit_scale_init_value: int | float = 4.605170185988092
+    region_logit_scale_init_value: int | float = 4.6052
 
     def __post_init__(self, **kwargs: Any) -> None:
         # A configuration that was made of that of another model keeps the type of this one.

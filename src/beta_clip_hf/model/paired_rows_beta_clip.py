@@ -124,8 +124,47 @@ class BetaCalContrast:
         return total / len(right_ED)
 
 
+@dataclass
+class SigmoidContrast:
+    """The contrast of `sigmoid_loss`: each pair is a decision, with a bias beside the scale."""
+
+    logit_scale: Tensor | float
+    logit_bias: Tensor | float
+
+    def dense(self, left_ED: Tensor, right_ED: Tensor) -> Tensor:
+        """Returns the sum over pairs, divided by the number of rows."""
+        logits_EE = _scaled_products(left_ED, right_ED, self.logit_scale) + at_least_float32(self.logit_bias)
+        # The logit of the right answer.
+        is_pair_EE = torch.eye(len(logits_EE), dtype=torch.bool, device=logits_EE.device)
+        return -F.logsigmoid(torch.where(is_pair_EE, logits_EE, -logits_EE)).sum() / len(logits_EE)
+
+    def tiled_sum(
+        self,
+        left_MD: Tensor,
+        right_ED: Tensor,
+        *,
+        first_row: int,
+        logsumexp: Callable[[Tensor], Tensor],
+    ) -> Tensor:
+        """Returns the sum over the left rows, which are a part of all rows from `first_row` on."""
+        # s · l·r + b is the product of one more dimension: s · (l, b / s)·(r, 1).
+        left_MD, right_ED = at_least_float32(left_MD), at_least_float32(right_ED)
+        shift = at_least_float32(self.logit_bias) / at_least_float32(self.logit_scale)
+        ones_E1 = right_ED.new_ones(len(right_ED), 1)
+        shift_M1 = shift * left_MD.new_ones(len(left_MD), 1)
+        return tiled_sigmoid(
+            torch.cat([left_MD, shift_M1], dim=1),
+            torch.cat([right_ED, ones_E1], dim=1),
+            # Each row is an image of its own.
+            torch.arange(len(right_ED), device=right_ED.device),
+            logit_scale=self.logit_scale,
+            beta=1.0,
+            first_row=first_row,
+        )
+
+
 def loss_over_all_rows(
-    loss: PairedContrast | BetaCalContrast,
+    loss: PairedContrast | BetaCalContrast | SigmoidContrast,
     left_MD: Tensor,
     right_MD: Tensor,
     *ids_M: Tensor | None,
@@ -156,7 +195,8 @@ def loss_over_all_rows(
         return processes.sum(share / num_rows)
     left_ED = processes(left_MD)
     if num_rows == 0:
-        return differentiable_zero(left_ED, right_ED, loss.logit_scale)
+        zero = differentiable_zero(left_ED, right_ED, loss.logit_scale)
+        return zero + at_least_float32(getattr(loss, "logit_bias", 0.0)) * 0.0
     return loss.dense(left_ED, right_ED, *ids_E)
 
 
@@ -179,4 +219,4 @@ def differentiable_zero(left: Tensor, right: Tensor, logit_scale: Tensor | float
     return at_least_float32(logit_scale) * (at_least_float32(left).sum() + at_least_float32(right).sum()) * 0.0
 
 
-__all__ = ["BetaCalContrast", "PairedContrast", "differentiable_zero", "loss_over_all_rows"]
+__all__ = ["BetaCalContrast", "PairedContrast", "SigmoidContrast", "differentiable_zero", "loss_over_all_rows"]

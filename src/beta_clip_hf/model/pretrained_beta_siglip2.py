@@ -21,6 +21,7 @@ from .checkpoints_beta_siglip2 import (
 from .configuration_beta_clip import HUB_ARGUMENTS
 from .configuration_beta_siglip2 import SIGLIP_TEXT_POSITIONS, BetaSiglip2Config
 from .loading_checks_beta_clip import check_loaded, check_model_type
+from .loss_beta_siglip2 import RankLoss
 from .patch_head_beta_siglip2 import PatchHead
 from .positions_beta_clip import KEPT_TEXT_POSITIONS, stretch_table
 from .two_path_embeddings_beta_clip import LongPositions
@@ -32,8 +33,9 @@ ACCEPTED = (
 )
 # The parts that SigLIP 2 and SigLIP lack, each as a whole: the beginnings of the names of their tensors.
 PATH_PARTS = ("text_model.embeddings.long_position_embedding.", "long_text_head.", "box_text_head.", "patch_head.")
-# What a model with `use_regions` has beside.
+# What a model with `use_regions` has beside. The threshold is a run's own: no checkpoint of others has it.
 REGION_PARAMETERS = ("region_logit_scale", "hard_negative_logit_scale")
+THRESHOLD_PART = "rank_loss."
 
 
 class Siglip2TwoPathTextEmbeddings(LongPositions, Siglip2TextEmbeddings):
@@ -50,7 +52,7 @@ class BetaSiglip2PreTrainedModel(Siglip2Model):
     # over pairs already.
     accepts_loss_kwargs = False
     # exp(logit_scale) of bfloat16 is off by half a percent, and steps of a small learning rate are lost in it.
-    _keep_in_fp32_modules_strict: Any = ("logit_scale", "logit_bias", *REGION_PARAMETERS)
+    _keep_in_fp32_modules_strict: Any = ("logit_scale", "logit_bias", "threshold", *REGION_PARAMETERS)
     _no_split_modules: Any = (
         *(Siglip2Model._no_split_modules or ()),
         Siglip2TwoPathTextEmbeddings.__name__,
@@ -67,6 +69,7 @@ class BetaSiglip2PreTrainedModel(Siglip2Model):
         if config.use_regions:
             for name in REGION_PARAMETERS:
                 self.register_parameter(name, nn.Parameter(torch.tensor(config.region_logit_scale_init_value)))
+            self.rank_loss = RankLoss()
         self.post_init()
         # accelerate refuses the name of a class of which the model has no module.
         present = {type(module).__name__ for module in self.modules()}
@@ -153,8 +156,10 @@ class BetaSiglip2PreTrainedModel(Siglip2Model):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if module is self and self.config.use_regions:
-            # transformers' own function: it leaves alone what a checkpoint has filled already.
+        # transformers' own functions: they leave alone what a checkpoint has filled already.
+        if isinstance(module, RankLoss):
+            init.zeros_(module.threshold)
+        elif module is self and self.config.use_regions:
             for name in REGION_PARAMETERS:
                 init.constant_(self.get_parameter(name), self.config.region_logit_scale_init_value)
 
@@ -171,8 +176,10 @@ def _converted_weights(stored: dict[str, Any], source: Any, hub_arguments: dict[
 def _new_parts(stored: dict[str, Any]) -> tuple[str, ...]:
     """Returns the parts that a checkpoint may lack, by the beginnings of the names of their tensors."""
     if not stored or stored["model_type"] not in (FG_CLIP2, BetaSiglip2Config.model_type):
-        return (*PATH_PARTS, *REGION_PARAMETERS)
-    return () if stored.get("use_regions") else REGION_PARAMETERS
+        return (*PATH_PARTS, *REGION_PARAMETERS, THRESHOLD_PART)
+    if stored.get("use_regions"):
+        return ()
+    return (*REGION_PARAMETERS, THRESHOLD_PART)
 
 
 __all__ = ["BetaSiglip2PreTrainedModel"]
