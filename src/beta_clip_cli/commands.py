@@ -62,6 +62,11 @@ COMMANDS = (
         "beta-clip convert fg-clip qihoo360/fg-clip-base converted",
     ),
     Command(
+        ("convert", "fg-clip2"),
+        "Turn a checkpoint of FG-CLIP 2 into a model directory, or one back.",
+        "beta-clip convert fg-clip2 qihoo360/fg-clip2-base converted",
+    ),
+    Command(
         ("export", "clip"),
         "Write a model as a plain CLIPModel, for programs without this package.",
         "beta-clip export clip runs/photos exported",

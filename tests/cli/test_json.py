@@ -99,6 +99,7 @@ def test_graphs(desk, capsys):
 
 def test_layout_of_fg_clip(desk, capsys, golden_dir):
     check(capsys, "convert fg-clip", "convert", "fg-clip", str(golden_dir / "fg_clip_grid4"), "ours")
+    check(capsys, "convert fg-clip2", "convert", "fg-clip2", str(golden_dir / "fg_clip2_patch4"), "ours2")
 
 
 def test_search(desk, capsys):

@@ -1,0 +1,155 @@
+"""Converts FG-CLIP 2's own layout to a directory of this package, and a model of this package back to that layout."""
+
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from transformers.utils.hub import cached_file
+
+from ..files import replacing, write_bytes, write_json
+from ..model.checkpoints_beta_clip import read_weights
+from ..model.checkpoints_beta_siglip2 import FG_CLIP2, from_fg_clip2, to_fg_clip2
+from ..model.configuration_beta_siglip2 import LONG_SIGLIP_TEXT_POSITIONS, SIGLIP_TEXT_POSITIONS, BetaSiglip2Config
+from ..model.modeling_beta_siglip2 import BetaSiglip2Model
+from ..model.positions_beta_clip import KEPT_TEXT_POSITIONS
+from .directories import check_output
+
+
+# The class of a released checkpoint, and that of training, which adds two scales.
+THEIR_CLASS = "Fgclip2Model"
+THEIR_TRAINING_CLASS = "FG_CLIP2_Model"
+# Files of the tokenizer and the image processor, which are those of SigLIP 2 on both sides.
+PROCESSOR_FILES = (
+    "preprocessor_config.json",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+)
+# Fields of their configuration that ours has under the same name.
+SHARED_FIELDS = (
+    "attention_dropout",
+    "hidden_act",
+    "hidden_size",
+    "intermediate_size",
+    "layer_norm_eps",
+    "num_attention_heads",
+    "num_hidden_layers",
+)
+TEXT_FIELDS = (
+    *SHARED_FIELDS,
+    "bos_token_id",
+    "eos_token_id",
+    "max_position_embeddings",
+    "pad_token_id",
+    "projection_size",
+    "vocab_size",
+)
+VISION_FIELDS = (*SHARED_FIELDS, "num_channels", "num_patches", "patch_size")
+
+
+def convert_fg_clip2(source: str | Path, output_dir: str | Path) -> BetaSiglip2Model:
+    r"""
+    Converts a checkpoint of FG-CLIP 2 and saves it with its configuration, its tokenizer and its image processor.
+
+    The files of the tokenizer and the image processor are copied as they are, as far as there are any.
+
+    Args:
+        source: Directory or Hub id with FG-CLIP 2's `config.json` and weights. In a directory the only safetensors file
+            may have any name.
+        output_dir: Directory to write.
+
+    Returns:
+        The converted model in the dtype of the checkpoint (scales in float32), in evaluation mode.
+
+    Raises:
+        ValueError: if the source is no FG-CLIP 2 checkpoint; if a tensor is missing, unknown or has another shape than
+            the configuration says (it is named); or if the output is the source itself.
+
+    Source: the release of FG-CLIP 2, `FG_CLIP2_Model` and `Fgclip2Model`.
+    """
+    check_output(output_dir, source)
+    model_type = BetaSiglip2Config.get_config_dict(source)[0].get("model_type")
+    if model_type != FG_CLIP2:
+        raise ValueError(f"source must be an FG-CLIP 2 checkpoint ({FG_CLIP2!r}), but {source} is {model_type!r}")
+    # Reading also refuses a tensor that is missing or has another shape.
+    model = BetaSiglip2Model.from_pretrained(source)
+    unknown = sorted(from_fg_clip2(read_weights(source)).keys() - model.state_dict().keys())
+    if unknown:
+        raise ValueError(f"every tensor of the checkpoint must be known, but these are not: {unknown}")
+    model.save_pretrained(output_dir)
+    _copy_processor(source, output_dir)
+    return model.eval()
+
+
+def convert_fg_clip2_back(source: str | Path, output_dir: str | Path) -> BetaSiglip2Model:
+    r"""
+    Writes a model in FG-CLIP 2's layout: with their names of tensors and their configuration.
+
+    FG-CLIP 2 stores two long position tables and reads 20 rows of one and the others of the other. Both are filled from
+    the one table of the model. The threshold of the rank loss is left out: their training starts it at 0.
+
+    Args:
+        source: Directory or Hub id of a [`BetaSiglip2Model`], or of a checkpoint that one can be made of.
+        output_dir: Directory to write.
+
+    Returns:
+        The model that was read.
+
+    Raises:
+        ValueError: if the model has other numbers of text positions than FG-CLIP 2, or the output is the source itself.
+    """
+    check_output(output_dir, source)
+    model = BetaSiglip2Model.from_pretrained(source)
+    _check_positions(model.config)
+    folder = Path(output_dir)
+    tensors = {name: tensor.contiguous() for name, tensor in to_fg_clip2(model.state_dict()).items()}
+    # transformers refuses a safetensors file that does not name its format.
+    with replacing(folder / "model.safetensors") as unfinished:
+        save_file(tensors, unfinished, {"format": "pt"})
+    write_json(_their_config(model), folder / "config.json", sort_keys=True)
+    _copy_processor(source, folder)
+    return model
+
+
+def _check_positions(config: Any) -> None:
+    positions = {
+        "short": config.text_config.max_position_embeddings,
+        "long": config.long_text_max_position_embeddings,
+    }
+    expected = {"short": SIGLIP_TEXT_POSITIONS, "long": LONG_SIGLIP_TEXT_POSITIONS}
+    if positions != expected:
+        raise ValueError(f"positions must be {expected} to be written as FG-CLIP 2, but are {positions}")
+
+
+def _their_config(model: BetaSiglip2Model) -> dict[str, Any]:
+    config = model.config
+    text = {name: getattr(config.text_config, name) for name in TEXT_FIELDS}
+    text.update(
+        keep_len=KEPT_TEXT_POSITIONS,
+        longtext_len=config.long_text_max_position_embeddings,
+        model_type=f"{FG_CLIP2}_text_model",
+    )
+    vision = {name: getattr(config.vision_config, name) for name in VISION_FIELDS}
+    vision["model_type"] = f"{FG_CLIP2}_vision_model"
+    return {
+        "architectures": [THEIR_TRAINING_CLASS if config.use_regions else THEIR_CLASS],
+        "initializer_factor": config.initializer_factor,
+        "model_type": FG_CLIP2,
+        "text_config": text,
+        "torch_dtype": str(model.dtype).removeprefix("torch."),
+        "vision_config": vision,
+    }
+
+
+def _copy_processor(source: str | Path, output_dir: str | Path) -> None:
+    """Copies the files of the tokenizer and the image processor that a source has."""
+    # Without these two, `cached_file` raises an error for a file that is not there.
+    quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_gated_repo": False}
+    for name in PROCESSOR_FILES:
+        found = cached_file(source, name, **quiet)
+        if found is not None:
+            write_bytes(Path(output_dir) / name, Path(found).read_bytes())
+
+
+__all__ = ["convert_fg_clip2", "convert_fg_clip2_back"]
