@@ -158,7 +158,7 @@ def test_core_can_be_saved_to_the_hub() -> None:
 
 def test_files_that_travel_with_a_checkpoint_name_their_licence() -> None:
     """The file LICENSE stays behind when `save_pretrained` copies them."""
-    travelling = [path for module, path in MODULES.items() if module.endswith("_beta_clip.py")]
+    travelling = [path for module, path in MODULES.items() if module.endswith(("_beta_clip.py", "_beta_siglip2.py"))]
     assert len(travelling) >= 30
     for path in travelling:
         assert "# SPDX-License-Identifier: Apache-2.0\n" in path.read_text(encoding="utf-8").partition('"""')[0], path

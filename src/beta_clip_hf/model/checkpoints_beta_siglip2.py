@@ -1,3 +1,5 @@
+# Copyright 2026 The beta-clip-hf authors
+# SPDX-License-Identifier: Apache-2.0
 """
 Checkpoints of FG-CLIP 2, SigLIP 2 and SigLIP: their tensors and configurations turned into ours, and FG-CLIP 2's back.
 

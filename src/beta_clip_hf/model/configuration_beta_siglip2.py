@@ -1,3 +1,5 @@
+# Copyright 2026 The beta-clip-hf authors
+# SPDX-License-Identifier: Apache-2.0
 """Configuration of FG-CLIP 2 and SigLIP 2: that of SigLIP 2, plus a long text path and regions."""
 
 from typing import Any

@@ -1,3 +1,5 @@
+# Copyright 2026 The beta-clip-hf authors
+# SPDX-License-Identifier: Apache-2.0
 """The losses that FG-CLIP 2 adds: pure functions of flat, L2-normalised embeddings, and a module with a threshold.
 
 What holds for `loss_beta_clip.py` holds here: at least float32, `logit_scale` is the multiplier s itself, and `gather`
@@ -109,15 +111,15 @@ def intra_text_loss(
     first_row = sum(counts[: processes.rank])
     # What the excluded similarities are set to.
     excluded = -torch.inf if leave_out_similar else 0.0
-    nearest_Rk, counts_Rk = _neighbours(text_RD.detach(), all_ED.detach(), first_row, excluded)
+    nearest_RK, counts_RK = _neighbours(text_RD.detach(), all_ED.detach(), first_row, excluded)
     # Autocast would run this product in half precision.
     with torch.autocast(text_RD.device.type, enabled=False):
-        similarity_Rk = (all_ED[nearest_Rk] @ text_RD[:, :, None])[:, :, 0]
-    similarity_Rk = similarity_Rk.masked_fill(~counts_Rk, excluded)
-    has_other_R = counts_Rk.any(dim=1) if leave_out_similar else torch.ones_like(counts_Rk[:, 0])
+        similarity_RK = (all_ED[nearest_RK] @ text_RD[:, :, None])[:, :, 0]
+    similarity_RK = similarity_RK.masked_fill(~counts_RK, excluded)
+    has_other_R = counts_RK.any(dim=1) if leave_out_similar else torch.ones_like(counts_RK[:, 0])
     # A row of −∞ alone would have a gradient that is not a number.
-    similarity_Rk = similarity_Rk.masked_fill(~has_other_R[:, None], 0.0)
-    losses_R = similarity_Rk.logsumexp(dim=1).masked_fill(~has_other_R, 0.0)
+    similarity_RK = similarity_RK.masked_fill(~has_other_R[:, None], 0.0)
+    losses_R = similarity_RK.logsumexp(dim=1).masked_fill(~has_other_R, 0.0)
     total, count = processes.sum(torch.stack([losses_R.sum(), has_other_R.sum().to(losses_R)]))
     return total / count.clamp(min=1)
 
@@ -134,21 +136,21 @@ def _neighbours(text_RD: Tensor, all_ED: Tensor, first_row: int, excluded: float
         excluded: The similarity that a text and those that are too similar to it stand in line with.
 
     Returns:
-        The places of the neighbours, `(R, 10)`, fewer where there are fewer texts; and for each whether it counts: it
+        The places of the neighbours, `(R, K)` of 10, fewer where there are fewer texts; and for each whether it counts: it
         is another text, and not too similar.
     """
     num_neighbours = min(NUM_NEIGHBOURS, len(all_ED))
     places = [torch.zeros(0, num_neighbours, dtype=torch.long, device=text_RD.device)]
     kept = [torch.zeros(0, num_neighbours, dtype=torch.bool, device=text_RD.device)]
     for start in range(0, len(text_RD), _BLOCK):
-        block_bD = text_RD[start : start + _BLOCK]
+        block_mD = text_RD[start : start + _BLOCK]
         with torch.autocast(text_RD.device.type, enabled=False):
-            similarity_bE = block_bD @ all_ED.T
-        counts_bE = similarity_bE <= SIMILAR
-        counts_bE.diagonal(first_row + start).fill_(False)
-        nearest_bk = similarity_bE.masked_fill(~counts_bE, excluded).topk(num_neighbours, dim=1).indices
-        places.append(nearest_bk)
-        kept.append(counts_bE.gather(1, nearest_bk))
+            similarity_mE = block_mD @ all_ED.T
+        counts_mE = similarity_mE <= SIMILAR
+        counts_mE.diagonal(first_row + start).fill_(False)
+        nearest_mK = similarity_mE.masked_fill(~counts_mE, excluded).topk(num_neighbours, dim=1).indices
+        places.append(nearest_mK)
+        kept.append(counts_mE.gather(1, nearest_mK))
     return torch.cat(places), torch.cat(kept)
 
 
@@ -233,7 +235,7 @@ def hard_contrast_loss(
     gather_true = processes.sized([num_true for num_true, _ in sizes])
     all_text_ED = gather_true(true_text_MD)
     all_region_ED = gather_true(true_region_MD)
-    all_negative_eD = processes.sized([num_negatives for _, num_negatives in sizes])(negative_nD)
+    all_negative_ED = processes.sized([num_negatives for _, num_negatives in sizes])(negative_nD)
     if len(all_text_ED) == 0:
         return differentiable_zero(region_embeds_RD, hard_text_embeds_ND, logit_scale)
 
@@ -242,7 +244,7 @@ def hard_contrast_loss(
     target_M = first_row + torch.arange(len(true_text_MD), device=true_text_MD.device)
     # Autocast would run these products in half precision: logits up to 100 need more digits than that.
     with torch.autocast(true_text_MD.device.type, enabled=False):
-        logits_over_texts = scale * true_region_MD @ torch.cat([all_text_ED, all_negative_eD]).T
+        logits_over_texts = scale * true_region_MD @ torch.cat([all_text_ED, all_negative_ED]).T
         logits_over_regions = scale * true_text_MD @ all_region_ED.T
     total = F.cross_entropy(logits_over_texts, target_M, reduction="sum")
     total = total + F.cross_entropy(logits_over_regions, target_M, reduction="sum")

@@ -1,3 +1,5 @@
+# Copyright 2026 The beta-clip-hf authors
+# SPDX-License-Identifier: Apache-2.0
 """FG-CLIP 2 and SigLIP 2 on Hugging Face's SigLIP 2: three text paths, patch features of any grid, regions.
 
 Only what differs from `Siglip2Model` is written here.

@@ -1,3 +1,5 @@
+# Copyright 2026 The beta-clip-hf authors
+# SPDX-License-Identifier: Apache-2.0
 """The head that turns the tokens of the SigLIP 2 vision tower into patch features."""
 
 from typing import Any

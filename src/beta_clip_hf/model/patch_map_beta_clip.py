@@ -1,3 +1,5 @@
+# Copyright 2026 The beta-clip-hf authors
+# SPDX-License-Identifier: Apache-2.0
 """The patch features of images whose grids differ."""
 
 from typing import NamedTuple

@@ -1,3 +1,5 @@
+# Copyright 2026 The beta-clip-hf authors
+# SPDX-License-Identifier: Apache-2.0
 """How a model on SigLIP 2 towers is made and loaded: from sizes, FG-CLIP 2, SigLIP 2, SigLIP, or our own checkpoint."""
 
 from typing import Any

@@ -1,3 +1,5 @@
+# Copyright 2026 The beta-clip-hf authors
+# SPDX-License-Identifier: Apache-2.0
 """A second table of text positions beside the one of the tower, for the long text path. CLIP and SigLIP 2 share it."""
 
 from typing import Any
