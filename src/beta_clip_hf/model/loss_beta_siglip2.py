@@ -136,8 +136,8 @@ def _neighbours(text_RD: Tensor, all_ED: Tensor, first_row: int, excluded: float
         excluded: The similarity that a text and those that are too similar to it stand in line with.
 
     Returns:
-        The places of the neighbours, `(R, K)` of 10, fewer where there are fewer texts; and for each whether it counts: it
-        is another text, and not too similar.
+        The places of the neighbours, `(R, K)`, 10 or as many as there are; and for each whether it counts: it is
+        another text, and not too similar.
     """
     num_neighbours = min(NUM_NEIGHBOURS, len(all_ED))
     places = [torch.zeros(0, num_neighbours, dtype=torch.long, device=text_RD.device)]
