@@ -4,6 +4,7 @@ import os
 
 import pytest
 import torch
+from accelerate import FullyShardedDataParallelPlugin
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
@@ -13,7 +14,8 @@ from ddp_helpers import run_processes
 from training.tiny_runs import TensorCollator, TensorRows, new_model, new_trainer
 
 
-pytestmark = pytest.mark.slow
+has_fsdp2 = "fsdp_version" in FullyShardedDataParallelPlugin.__dataclass_fields__
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not has_fsdp2, reason="accelerate is too old for FSDP2")]
 
 STEPS = 4
 RUN = {"rows": 16, "max_steps": STEPS, "max_grad_norm": 1.0, "train_sampling_strategy": "sequential"}

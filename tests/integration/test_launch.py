@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from accelerate import FullyShardedDataParallelPlugin
 from safetensors.torch import load_file
 
 
-pytestmark = pytest.mark.stress
+has_fsdp2 = "fsdp_version" in FullyShardedDataParallelPlugin.__dataclass_fields__
+pytestmark = [pytest.mark.stress, pytest.mark.skipif(not has_fsdp2, reason="accelerate is too old for FSDP2")]
 
 TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 CONFIG = {

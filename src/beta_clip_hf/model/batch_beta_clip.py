@@ -12,6 +12,9 @@ from .batch_plan_beta_clip import BatchPlan
 from .configuration_beta_clip import Granularity
 
 
+# Here and wherever a graph passes, sizes are read as `shape[0]`: `len` would make a fixed number of a size that varies.
+
+
 @dataclass
 class TextNegatives:
     r"""
@@ -31,7 +34,7 @@ class TextNegatives:
     def __post_init__(self) -> None:
         if self.input_ids is None or self.text_index is None:
             raise ValueError("negative_input_ids and negative_text_index must be given together, but one is missing")
-        _check_rows(self.text_index, len(self.input_ids), "negative_text_index")
+        _check_rows(self.text_index, self.input_ids.shape[0], "negative_text_index")
 
 
 @dataclass
@@ -54,7 +57,7 @@ class BatchTexts:
     @property
     def counts(self) -> list[int]:
         """How many texts there are of images, of regions, hard ones, and negatives of the texts of images."""
-        return [0 if ids is None else len(ids) for ids in self._all_ids()]
+        return [0 if ids is None else ids.shape[0] for ids in self._all_ids()]
 
     def joined(self) -> Tensor:
         """Returns all texts, one below the other: those of images, those of regions, the hard ones, the negatives."""
@@ -72,7 +75,7 @@ class BatchTexts:
         # The plain number: `torch.compile` takes a comparison with an enumeration for one of identities.
         is_caption_T = granularity_T == Granularity.CAPTION.value
         num_texts, num_region_texts, num_hard_texts, _ = self.counts
-        assert len(is_caption_T) == num_texts
+        assert is_caption_T.shape[0] == num_texts
         # Texts of regions and hard texts take the short path, as in FG-CLIP.
         parts = [is_caption_T, is_caption_T.new_zeros(num_region_texts + num_hard_texts)]
         if self.negatives is not None:
@@ -111,7 +114,7 @@ class RegionBatch:
 
     def __post_init__(self) -> None:
         # Shapes only, which the CPU knows. To look at an index would make every step wait for the GPU.
-        num_regions = len(self.boxes)
+        num_regions = self.boxes.shape[0]
         _check_rows(self.image_index, num_regions, "region_image_index")
         # One column stands for the texts, whose width is free.
         if self.input_ids is not None:
@@ -119,7 +122,7 @@ class RegionBatch:
         if (self.hard_input_ids is None) != (self.hard_region_index is None):
             raise ValueError("hard_input_ids and hard_region_index must be given together, but one is missing")
         if self.hard_input_ids is not None:
-            _check_rows(self.hard_region_index, len(self.hard_input_ids), "hard_region_index")
+            _check_rows(self.hard_region_index, self.hard_input_ids.shape[0], "hard_region_index")
 
 
 @dataclass
@@ -150,7 +153,7 @@ class FlatBatch:
 
     def __post_init__(self) -> None:
         # Shapes only, as for regions. Whether each image has its caption is checked where the batch is planned.
-        num_texts = len(self.texts.input_ids)
+        num_texts = self.texts.input_ids.shape[0]
         if self.image_index.shape != (num_texts,):
             raise ValueError(f"image_index must have shape ({num_texts},), but is {tuple(self.image_index.shape)}")
         if self.has_loss and (self.granularity is None or self.granularity.shape != (num_texts,)):

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from .configuration_beta_clip import Granularity
 from .packing_beta_clip import TextPacking
-from .ragged_beta_clip import ImageSlots, Planned, slots_by_image
+from .ragged_beta_clip import ImageSlots, Planned, exportable, slots_by_image
 
 
-@dataclass(frozen=True, eq=False)
+@exportable
+@dataclass(eq=False)
 class BatchPlan(Planned):
     r"""
     Holds where the rows of a flat batch belong. [`plan_batch`] makes it for one batch, and the model trusts it.
@@ -23,7 +24,7 @@ class BatchPlan(Planned):
     Args:
         packing (`TextPacking`):
             Of all texts: those of the images, then those of regions, the hard ones, and the negatives of the first.
-        text_slots (`ImageSlots`): Of the texts of the images.
+        text_slots (`ImageSlots`, *optional*): Of the texts of the images; missing in a graph that has no plan.
         region_slots (`ImageSlots`, *optional*): Of the regions, if the batch has tensors of them.
         negative_slots (`ImageSlots`, *optional*): Of the texts of the images and, after them, the negatives of these.
         caption_B (`Tensor` of shape `(B,)`, int64, *optional*): Which text is the caption of each image.
@@ -32,7 +33,7 @@ class BatchPlan(Planned):
     """
 
     packing: TextPacking
-    text_slots: ImageSlots
+    text_slots: ImageSlots | None = None
     region_slots: ImageSlots | None = None
     negative_slots: ImageSlots | None = None
     caption_B: Tensor | None = None

@@ -5,6 +5,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from inspect import signature
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +20,12 @@ from .pooler_beta_clip import normalize
 from .pretrained_beta_clip import BetaCLIPPreTrainedModel
 from .ragged_beta_clip import ImageSlots
 from .regions_beta_clip import grid_boxes, roi_align
+
+
+_NEEDS_PLAN = "a loss in one graph needs the plan that BetaCLIPDataCollator adds to a batch"
+# torch before 2.8 shows no reason.
+_takes_reason = "reason" in signature(torch.compiler.disable).parameters
+_outside_of_graphs: Any = partial(torch.compiler.disable, **({"reason": _NEEDS_PLAN} if _takes_reason else {}))
 
 
 class FlatBatchModel(BetaCLIPPreTrainedModel):
@@ -57,13 +65,15 @@ class FlatBatchModel(BetaCLIPPreTrainedModel):
         if self.long_text_projection is not None and batch.granularity is not None:
             is_long = batch.texts.is_long(batch.granularity)
         plan = batch.plan
-        if plan is None:
+        if plan is None and torch.compiler.is_compiling() and not batch.has_loss:
+            plan = BatchPlan(self.packing_of_graph(input_ids))
+        elif plan is None:
             plan = self._plan_batch(batch, input_ids, is_long)
         # A copy from pinned memory runs beside what the GPU computes.
         plan = plan.to(input_ids.device, non_blocking=True)
         # The collator's plan covers the texts of regions too. Without a loss these are not encoded, and the model packs
         # the others itself.
-        packing = plan.packing if len(plan.packing.last_T) == len(input_ids) else None
+        packing = plan.packing if plan.packing.last_T.shape == input_ids.shape[:1] else None
         all_text_embeds = normalize(self.encode_texts(input_ids, is_long, packing))
         text_TD, region_text_RD, hard_text_ND, negative_nD = all_text_embeds.split(batch.texts.counts)
         embeds = FlatEmbeds(
@@ -118,11 +128,10 @@ class FlatBatchModel(BetaCLIPPreTrainedModel):
             torch.cat([embeds.image_index_T, image_index_n]),
             slots=plan.negative_slots,
         )
-        counts = [len(text_TD), len(embeds.negative_nD)]
+        counts = [text_TD.shape[0], embeds.negative_nD.shape[0]]
         embeds.contextualized_TD, embeds.contextualized_negative_nD = normalize(pooled).split(counts)
 
-    # A graph cannot hold what depends on the values of a batch.
-    @torch.compiler.disable
+    @_outside_of_graphs
     def _plan_batch(self, batch: FlatBatch, input_ids: Tensor, is_long: Tensor | None) -> BatchPlan:
         """Plans a batch that has no plan. This waits for the GPU; nothing else in a training step does."""
         granularity_T = None

@@ -15,17 +15,13 @@ from transformers.utils.generic import can_return_tuple
 
 from .batch_beta_clip import BatchTexts, FlatBatch, RegionBatch, TextNegatives
 from .flat_model_beta_clip import FlatBatchModel
+from .forward_checks_beta_clip import check_arguments_of_flat_batch, check_unset
 from .loss_inputs_beta_clip import FlatEmbeds
 from .objective_beta_clip import multiplier
 from .outputs_beta_clip import BetaCLIPOutput, output_of_images, output_of_texts
 from .pooler_beta_clip import TextConditionedPooler, normalize
 from .ragged_beta_clip import index_or_pairs
 from .sharding_beta_clip import gathers_weights
-
-
-# What wrappers and transformers hand to any model, None or False where nobody asked for it: PEFT the first three,
-# generic code of training and generation the last two. The decorator of `forward` takes `return_dict`.
-_UNSET_ARGUMENTS = ("inputs_embeds", "output_attentions", "output_hidden_states", "num_items_in_batch", "use_cache")
 
 
 class BetaCLIPModel(FlatBatchModel):
@@ -102,7 +98,7 @@ class BetaCLIPModel(FlatBatchModel):
         # Internal: the `BatchPlan` of this very batch, which the collator adds, and which the model trusts. Without it
         # the model works the plan out, checks it, and waits for the GPU. `CLIPModel` does not know it.
         plan = kwargs.pop("plan", None)
-        if pixel_values is not None and len(pixel_values) == 0:
+        if pixel_values is not None and pixel_values.shape[0] == 0:
             raise ValueError("pixel_values must hold at least one image, but holds none")
         region_arguments = {
             "region_image_index": region_image_index,
@@ -113,17 +109,17 @@ class BetaCLIPModel(FlatBatchModel):
         negative_arguments = {"negative_input_ids": negative_input_ids, "negative_text_index": negative_text_index}
         if image_index is None:
             flat_arguments = {"granularity": granularity, "boxes": boxes, **region_arguments, **negative_arguments}
-            _check_unset(flat_arguments, "image_index")
+            check_unset(flat_arguments, "image_index")
             kwargs.update(attention_mask=attention_mask, position_ids=position_ids)
             kwargs.update(return_loss=return_loss, interpolate_pos_encoding=interpolate_pos_encoding)
             return self._plain_forward(input_ids, pixel_values, **kwargs)
 
         if input_ids is None or pixel_values is None:
             raise ValueError("image_index needs input_ids and pixel_values beside it, but one of them is missing")
-        _check_arguments_of_flat_batch(kwargs)
+        check_arguments_of_flat_batch(kwargs, self.config)
         regions = None
         if boxes is None:
-            _check_unset(region_arguments, "boxes")
+            check_unset(region_arguments, "boxes")
         else:
             regions = RegionBatch(
                 boxes,
@@ -273,7 +269,7 @@ class BetaCLIPModel(FlatBatchModel):
         """
         # Each image is encoded once, however many boxes it has.
         patch_features = self.get_patch_features(pixel_values, interpolate_pos_encoding)
-        index = index_or_pairs(region_image_index, len(pixel_values), len(boxes), "boxes", pixel_values.device)
+        index = index_or_pairs(region_image_index, pixel_values.shape[0], boxes.shape[0], "boxes", pixel_values.device)
         return self.pool_boxes(pixel_values, patch_features, RegionBatch(boxes, index), box_format)
 
     @gathers_weights
@@ -322,7 +318,7 @@ class BetaCLIPModel(FlatBatchModel):
             text_embeds = self.encode_texts(input_ids, is_long)
         elif input_ids is not None or text_embeds is None:
             raise ValueError("exactly one of input_ids and text_embeds must be given")
-        index = index_or_pairs(image_index, len(patch_features), len(text_embeds), "texts", text_embeds.device)
+        index = index_or_pairs(image_index, patch_features.shape[0], text_embeds.shape[0], "texts", text_embeds.device)
         pooled_TD, attentions_THP = pooler(text_embeds, patch_features, index, output_attentions)
         # In at least float32: cosines of half-precision vectors would tie where models differ little.
         pooled_TD = normalize(pooled_TD)
@@ -357,31 +353,6 @@ class BetaCLIPModel(FlatBatchModel):
         if self.pooler is None:
             raise ValueError("use_pooler must be True for text-conditioned features, but is False")
         return self.pooler
-
-
-def _check_unset(arguments: dict[str, Tensor | None], missing: str) -> None:
-    """Raises `ValueError` if one of the arguments is given, which mean nothing without the missing one."""
-    for name, value in arguments.items():
-        if value is not None:
-            raise ValueError(f"{name} needs {missing} beside it, but {missing} is missing")
-
-
-def _check_arguments_of_flat_batch(kwargs: dict[str, Any]) -> None:
-    """
-    Checks the arguments of a batch with `image_index` that are not in the signature. None of them has an effect.
-
-    Raises:
-        TypeError: If one is not known.
-        ValueError: If one is known, but asks for what a flat batch does not offer.
-    """
-    for name, value in kwargs.items():
-        if name in ("gather", "objective"):
-            raise TypeError(f"{name} is an argument of `BetaCLIPModel.loss_context`, and not of forward")
-        if name not in _UNSET_ARGUMENTS:
-            raise TypeError(f"forward got an unexpected keyword argument {name!r} for a batch with image_index")
-        # Not `in`: a tensor has no single truth value to compare.
-        if value is not None and value is not False:
-            raise ValueError(f"{name} is not offered for a batch with image_index yet and must be left unset")
 
 
 __all__ = ["BetaCLIPModel", "BetaCLIPOutput"]

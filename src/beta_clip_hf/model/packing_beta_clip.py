@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .ragged_beta_clip import Planned
+from .ragged_beta_clip import Planned, exportable
 
 
 # Columns come in multiples of this: the attention kernels copy masks of other widths, in every layer.
@@ -24,7 +24,8 @@ _WIDTHS = 16
 _NEARLY_FULL = 1.02
 
 
-@dataclass(frozen=True, eq=False)
+@exportable
+@dataclass(eq=False)
 class TextPacking(Planned):
     r"""
     Where each token of a flat batch stands in rows of several texts. Equal texts stand there once.
@@ -175,6 +176,26 @@ def plan_texts(
     return _packed_plan(text_U, copy_T, length_U, columns, row_multiple)
 
 
+def unplanned_packing(num_texts: int, num_columns: int, lengths_T: Tensor) -> TextPacking:
+    """
+    Returns a packing that depends on the values of nothing but lengths, so that a graph can hold it.
+
+    Each text has a row of its own, of which it fills what it fills; equal texts are encoded as often as they come.
+
+    Args:
+        num_texts: T.
+        num_columns: Columns of a row, at least the length of the longest text.
+        lengths_T (`Tensor` of shape `(T,)`, int64): From [`text_lengths`], on the device of the graph.
+    """
+    text_T = torch.arange(num_texts, device=lengths_T.device)
+    return TextPacking(
+        text_FC=text_T[:, None],
+        position_FC=torch.arange(num_columns, device=lengths_T.device)[None],
+        last_T=text_T * num_columns + lengths_T - 1,
+        start_V=text_T[:0],
+    )
+
+
 def _packed_plan(text_U: Tensor, copy_T: Tensor, length_U: Tensor, columns: int, row_multiple: int) -> TextPacking:
     """Plans rows of several texts; the arguments are those of [`_without_repetitions`] and [`plan_texts`]."""
     packed = pack_texts(length_U.tolist(), columns)
@@ -253,4 +274,4 @@ def _aligned(columns: int) -> int:
     return -(-columns // _ALIGNMENT) * _ALIGNMENT
 
 
-__all__ = ["PackedRows", "TextPacking", "pack_texts", "plan_texts", "text_lengths"]
+__all__ = ["PackedRows", "TextPacking", "pack_texts", "plan_texts", "text_lengths", "unplanned_packing"]

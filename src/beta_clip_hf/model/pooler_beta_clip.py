@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from transformers.activations import ACT2FN
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from .attention_beta_clip import eager_attention
 from .configuration_beta_clip import BetaCLIPConfig
 from .ragged_beta_clip import ImageSlots, slots_by_image
 from .sharding_beta_clip import gathers_weights
@@ -19,6 +21,9 @@ from .sharding_beta_clip import gathers_weights
 # Pairs at a time: on a CPU as many as its caches hold, elsewhere as many as keep a GPU busy.
 _PAIRS_ON_CPU = 1024
 _PAIRS_ELSEWHERE = 32768
+
+
+_is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)  # torch 2.6 has but one
 
 
 def normalize(embeds: Tensor) -> Tensor:
@@ -87,6 +92,8 @@ class TextConditionedPooler(nn.Module):
             The un-normalised contextualised embeddings `(T, D)`, and the attention `(T, H, P)` (or `None`) whose rows
             sum to 1, less what a null token took.
         """
+        if slots is None and torch.compiler.is_compiling():
+            return self._pool_copies(text_embeds_TD, patch_features_BPD, image_index_T, output_attentions)
         num_images = len(patch_features_BPD)
         if slots is None:
             slots = slots_by_image(image_index_T, num_images)
@@ -101,6 +108,25 @@ class TextConditionedPooler(nn.Module):
         if weights_BHSP is None:
             return pooled_TD, None
         return pooled_TD, slots.rows(weights_BHSP.transpose(1, 2))
+
+    def _pool_copies(
+        self, text_embeds_TD: Tensor, patch_features_BPD: Tensor, image_index_T: Tensor, output_attentions: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """
+        Does what [`forward`] does with a copy of an image's keys and values for each of its texts.
+
+        A graph cannot hold a block of texts per image, whose size is read from the data.
+        """
+        queries_T1D = self.project_texts(text_embeds_TD)[:, None]
+        keys_BHPd, values_BHPd = self.project_patches(patch_features_BPD)
+        attended_T1D, weights_TH1P = self.attend(
+            self.split_heads(queries_T1D),
+            keys_BHPd[image_index_T],
+            values_BHPd[image_index_T],
+            output_attentions=output_attentions,
+        )
+        pooled_TD = self.transform(attended_T1D[:, 0])
+        return pooled_TD, None if weights_TH1P is None else weights_TH1P[:, :, 0]
 
     def project_texts(self, text_embeds: Tensor) -> Tensor:
         """Returns the queries `(…, D)` of text embeddings `(…, D)`, normalised or not. Heads are not split."""
@@ -147,20 +173,14 @@ class TextConditionedPooler(nn.Module):
             The attended values `(B, rows, D)`, heads joined, and the weights `(B, H, rows, P)` without that of a null
             token, or `None`.
         """
-        weights = None
-        # The fused kernels keep no weights.
-        if output_attentions or self.config._attn_implementation == "eager":
-            logits = queries @ keys.transpose(-1, -2) * queries.shape[-1] ** -0.5
-            # As the fused kernels do: the softmax in at least float32, the product with the values in theirs.
-            float_weights = logits.softmax(dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
-            weights = float_weights.to(values.dtype)
-            attended = weights @ values
-            if self.use_null_token:
-                weights = weights[..., :-1]
-        else:
-            attended = F.scaled_dot_product_attention(queries, keys, values)
-        attended = attended.transpose(1, 2).flatten(-2)
-        return attended, weights if output_attentions else None
+        # The fused kernels keep no weights. A pooler that no model has given an implementation takes SDPA.
+        name = "eager" if output_attentions else self.config._attn_implementation or "sdpa"
+        attention = ALL_ATTENTION_FUNCTIONS.get_interface(name, eager_attention)
+        scaling = queries.shape[-1] ** -0.5
+        attended, weights = attention(self, queries, keys, values, None, scaling=scaling, is_causal=False)
+        if not output_attentions:
+            return attended.flatten(-2), None
+        return attended.flatten(-2), weights[..., :-1] if self.use_null_token else weights
 
     def transform(self, attended: Tensor) -> Tensor:
         """Returns the un-normalised contextualised embeddings `(…, D)` of attended values `(…, D)`."""
@@ -199,6 +219,10 @@ class TextConditionedPooler(nn.Module):
         """
         self._check_features(patch_features_BPD, text_embeds_TD)
         chunk_size = _pairs_at_a_time(chunk_size, text_embeds_TD)
+        if _is_exporting():
+            # In one piece: a loop would fix the numbers of images and texts.
+            unit_TD = normalize(text_embeds_TD)
+            return self._block_scores(patch_features_BPD, self.split_heads(self.project_texts(unit_TD)[None]), unit_TD)
         num_images, num_patches = patch_features_BPD.shape[:2]
         num_texts = len(text_embeds_TD)
         scores_BT = _empty_scores((num_images, num_texts), text_embeds_TD)
@@ -221,7 +245,7 @@ class TextConditionedPooler(nn.Module):
     def _block_scores(self, patch_features_BPD: Tensor, queries_1HTd: Tensor, unit_TD: Tensor) -> Tensor:
         """Returns the scores `(B, T)` of some images with some texts, from the texts' queries and unit vectors."""
         keys_BHPd, values_BHPd = self.project_patches(patch_features_BPD)
-        queries_BHTd = queries_1HTd.expand(len(keys_BHPd), -1, -1, -1)
+        queries_BHTd = queries_1HTd.expand(keys_BHPd.shape[0], -1, -1, -1)
         attended_BTD, _ = self.attend(queries_BHTd, keys_BHPd, values_BHPd)
         return (normalize(self.transform(attended_BTD)) * unit_TD).sum(dim=-1)
 
@@ -259,7 +283,12 @@ class TextConditionedPooler(nn.Module):
         """
         self._check_features(patch_features_BPD, text_embeds_TD)
         chunk_size = _pairs_at_a_time(chunk_size, text_embeds_TD)
-        image_M, text_M, shape = _checked_pairs(image_index, text_index, len(patch_features_BPD), len(text_embeds_TD))
+        if not torch.compiler.is_compiling():
+            _check_index("image_index", image_index, len(patch_features_BPD))
+            _check_index("text_index", text_index, len(text_embeds_TD))
+        image_M, text_M, shape = _joined_pairs(image_index, text_index)
+        if torch.compiler.is_compiling():
+            return self._score_pooled(text_embeds_TD[text_M], patch_features_BPD, image_M).view(shape)
         scores_M = _empty_scores((len(image_M),), text_embeds_TD)
         num_patches = patch_features_BPD.shape[1]
         for chunk in _chunks_of_pairs(image_M, chunk_size, num_patches):
@@ -269,9 +298,13 @@ class TextConditionedPooler(nn.Module):
                 pairs = chunk.pairs[part : part + chunk_size]
                 local_image_M = chunk.local_images[part : part + chunk_size]
                 texts_MD = text_embeds_TD[text_M[pairs]]
-                pooled_MD, _ = self(texts_MD, patches_UPD, local_image_M)
-                scores_M[pairs] = (normalize(pooled_MD) * normalize(texts_MD)).sum(dim=-1)
+                scores_M[pairs] = self._score_pooled(texts_MD, patches_UPD, local_image_M)
         return scores_M.view(shape)
+
+    def _score_pooled(self, texts_MD: Tensor, patches_BPD: Tensor, image_index_M: Tensor) -> Tensor:
+        """Returns the score `(M,)` of each text with its image."""
+        pooled_MD, _ = self(texts_MD, patches_BPD, image_index_M)
+        return (normalize(pooled_MD) * normalize(texts_MD)).sum(dim=-1)
 
     def _check_features(self, patch_features: Tensor, text_embeds: Tensor) -> None:
         """Raises `ValueError` if the features have other shapes than `(B, P, D)` and `(T, D)`."""
@@ -347,19 +380,15 @@ def _slices(total: int, size: int) -> list[slice]:
     return [slice(first, first + size) for first in range(0, total, size)]
 
 
-def _checked_pairs(
-    image_index: Tensor, text_index: Tensor, num_images: int, num_texts: int
-) -> tuple[Tensor, Tensor, torch.Size]:
-    """
-    Checks the indices of M pairs.
+def _check_index(name: str, index: Tensor, count: int) -> None:
+    """Raises `ValueError` if an index names none of so many rows."""
+    wrong = index[(index < 0) | (index >= count)]
+    if len(wrong):
+        raise ValueError(f"{name} must be in 0..{count - 1}, but is {int(wrong[0])}")
 
-    Returns:
-        Image and text of each pair, both `(M,)`, and the common shape that the indices came in.
-    """
-    for name, index, count in (("image_index", image_index, num_images), ("text_index", text_index, num_texts)):
-        wrong = index[(index < 0) | (index >= count)]
-        if len(wrong):
-            raise ValueError(f"{name} must be in 0..{count - 1}, but is {int(wrong[0])}")
+
+def _joined_pairs(image_index: Tensor, text_index: Tensor) -> tuple[Tensor, Tensor, torch.Size]:
+    """Returns image and text of each of M pairs, both `(M,)`, and the common shape that the indices came in."""
     try:
         shape = torch.broadcast_shapes(image_index.shape, text_index.shape)
     except RuntimeError as error:

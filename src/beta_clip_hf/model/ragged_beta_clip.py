@@ -3,7 +3,7 @@
 """Flat rows that belong to images, laid out by image where a kernel wants one block per image."""
 
 from dataclasses import dataclass, fields
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,7 +14,8 @@ class Planned:
     Base of dataclasses that hold what the CPU works out from the sizes and indices of a batch.
 
     The fields are tensors, numbers, and other such dataclasses. A worker of the data loader can make one; the loader
-    pins and moves it like the rest of the batch.
+    pins and moves it like the rest of the batch. With [`exportable`] it is also an input of exported programs. It is
+    not frozen, because transformers' exporters replace the tensors of inputs.
     """
 
     def to(self, device: Any, non_blocking: bool = False) -> Self:
@@ -36,7 +37,20 @@ class Planned:
         return type(self)(*values)
 
 
-@dataclass(frozen=True, eq=False)
+PlannedClass = TypeVar("PlannedClass", bound=type[Planned])
+
+
+def exportable(cls: PlannedClass) -> PlannedClass:
+    """Lets a dataclass of planned things be an input of programs that `torch.export` makes."""
+    # torch before 2.7 warns of its own function here, and transformers' exporters need a newer one.
+    if hasattr(torch.compiler, "is_exporting"):
+        # By its full name: code that came with a model has classes of the same names.
+        torch.export.register_dataclass(cls, serialized_type_name=f"{cls.__module__}.{cls.__qualname__}")
+    return cls
+
+
+@exportable
+@dataclass(eq=False)
 class ImageSlots(Planned):
     """
     The slots of M flat rows in a block that has one row per image. Made by [`slots_by_image`].
@@ -61,8 +75,6 @@ class ImageSlots(Planned):
         return block_BS.flatten(0, 1).index_select(0, self.slot_M)
 
 
-# The number of slots is read from the data, which ends a graph in any case.
-@torch.compiler.disable
 def slots_by_image(image_index_M: Tensor, num_images: int) -> ImageSlots:
     """
     Finds a slot for each of M flat rows. If the index is on a GPU, this waits for it.
@@ -109,4 +121,4 @@ def index_or_pairs(
     return torch.arange(num_rows, device=device) % num_images
 
 
-__all__ = ["ImageSlots", "Planned", "index_or_pairs", "slots_by_image"]
+__all__ = ["ImageSlots", "Planned", "exportable", "index_or_pairs", "slots_by_image"]

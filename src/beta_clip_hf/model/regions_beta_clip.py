@@ -69,14 +69,15 @@ def roi_align(
         boxes_R4 (`Tensor` of shape `(R, 4)`): x1 y1 x2 y2 in grid units: (0, 0, columns, rows) is the whole map.
         image_index_R (`Tensor` of shape `(R,)`, int64): the image of each box, in any order.
         grid (`tuple[int, int]`): rows and columns of the patch grid.
-        slots (*optional*): what [`slots_by_image`] makes of `image_index`. Without it, this waits for a GPU.
+        slots (*optional*): what [`slots_by_image`] makes of `image_index`. Without it, this waits for a GPU; a compiled
+            graph copies the patches of each box's image.
 
     Returns:
         `(R, D)`, of the features' dtype. No boxes give no rows.
 
     Source: He et al. 2017 (RoIAlign), with the settings of FG-CLIP (arXiv 2505.05071).
     """
-    if len(boxes_R4) == 0:
+    if boxes_R4.shape[0] == 0:
         return patch_features_BPD.new_zeros(0, patch_features_BPD.shape[-1])
     # Samples of half precision would miss their cells.
     boxes_R4 = boxes_R4.to(torch.promote_types(patch_features_BPD.dtype, torch.float32))
@@ -88,6 +89,9 @@ def roi_align(
     row_weights = _axis_weights(boxes_R4[:, 1], boxes_R4[:, 3], rows)
     weights_RP = (row_weights[:, :, None] * column_weights[:, None, :]).flatten(1).to(patch_features_BPD.dtype)
     num_images = len(patch_features_BPD)
+    if slots is None and torch.compiler.is_compiling():
+        # A graph cannot hold a block whose size is read from the data, so each box gets a copy of its image's patches.
+        return (weights_RP[:, None] @ patch_features_BPD[image_index_R])[:, 0]
     if slots is None:
         slots = slots_by_image(image_index_R, num_images)
     # All boxes of an image are one product with its patches, which are not copied for each box.

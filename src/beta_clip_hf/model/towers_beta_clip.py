@@ -9,11 +9,12 @@ from torch import Tensor, nn
 from transformers import CLIPModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, create_causal_mask
 from transformers.models.clip.modeling_clip import CLIPTextEmbeddings
-from transformers.utils.generic import can_return_tuple, is_flash_attention_requested
+from transformers.utils.generic import can_return_tuple
 
+from .attention_beta_clip import check_attention, takes_starts
 from .configuration_beta_clip import TEXT_PATHS
 from .last_blocks_beta_clip import set_last_blocks
-from .packing_beta_clip import TextPacking, plan_texts, text_lengths
+from .packing_beta_clip import TextPacking, plan_texts, text_lengths, unplanned_packing
 from .sharding_beta_clip import gathers_weights
 from .two_path_embeddings_beta_clip import LongPositions
 
@@ -67,6 +68,7 @@ class CLIPTowers(CLIPModel):
             ValueError: if the images have another size than the model's and are not interpolated.
         """
         vision = self.vision_model
+        check_attention(vision.config, pixel_values.device)
         hidden_states = vision.embeddings(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding)
         # "pre_layrnorm" is how transformers and all checkpoints spell it.
         hidden_states = vision.pre_layrnorm(hidden_states)
@@ -154,11 +156,11 @@ class CLIPTowers(CLIPModel):
         if self.long_text_projection is None:
             is_long_T = None
         elif is_long_T is None:
-            is_long_T = input_ids_TL.new_zeros(len(input_ids_TL), dtype=torch.bool)
-        if packing is not None and len(packing.last_T) != len(input_ids_TL):
+            is_long_T = input_ids_TL.new_zeros(input_ids_TL.shape[0], dtype=torch.bool)
+        if packing is not None and packing.last_T.shape != input_ids_TL.shape[:1]:
             raise ValueError(f"packing must be of {len(input_ids_TL)} texts, but is of {len(packing.last_T)}")
 
-        if len(input_ids_TL) > 0:
+        if input_ids_TL.shape[0] > 0:
             pooled_TW = self._pooled_texts(input_ids_TL, is_long_T, packing)
         else:
             # No texts still give features that have a gradient. The norm's weight has the dtype of what is computed,
@@ -174,7 +176,10 @@ class CLIPTowers(CLIPModel):
     def _pooled_texts(self, input_ids_TL: Tensor, is_long_T: Tensor | None, packing: TextPacking | None) -> Tensor:
         """Returns the text model's hidden states `(T, W)` at the last token of each text, after the last layer norm."""
         model = self.text_model
-        if packing is None or not (self._can_pack() or packing.has_one_text_per_row):
+        check_attention(model.config, input_ids_TL.device)
+        if packing is None and torch.compiler.is_compiling():
+            packing = self.packing_of_graph(input_ids_TL)
+        elif packing is None or not (self._can_pack() or packing.has_one_text_per_row):
             packing = self.plan_texts(input_ids_TL, is_long_T)
         packing = packing.to(input_ids_TL.device, non_blocking=True)
 
@@ -204,7 +209,7 @@ class CLIPTowers(CLIPModel):
         if packing.has_one_text_per_row:
             # No mask of padding and no cache. By position: transformers 5.24 has renamed the second of them.
             inputs["attention_mask"] = create_causal_mask(config, embeds_FCW, None, None)
-        elif is_flash_attention_requested(config):
+        elif takes_starts(config):
             # transformers wants a single row of all places, and where its stretches begin. No stretch is longer than a
             # row was; the exact maximum would wait for the GPU.
             starts = packing.start_V.int()
@@ -229,7 +234,7 @@ class CLIPTowers(CLIPModel):
     def _can_pack(self) -> bool:
         """Tells whether the implementation of attention can keep the texts of a row apart."""
         config = self.text_model.config
-        return is_flash_attention_requested(config) or config._attn_implementation in ALL_MASK_ATTENTION_FUNCTIONS
+        return takes_starts(config) or config._attn_implementation in ALL_MASK_ATTENTION_FUNCTIONS
 
     # A plan is made of Python numbers and bytes, which cannot be traced.
     @torch.compiler.disable
@@ -249,6 +254,24 @@ class CLIPTowers(CLIPModel):
         is_long = [False] * len(ids_TL) if is_long_T is None else is_long_T.tolist()
         self._check_lengths(lengths_T.tolist(), is_long)
         return plan_texts(ids_TL, lengths_T, is_long_T, one_text_per_row=not self._can_pack())
+
+    def packing_of_graph(self, input_ids_TL: Tensor) -> TextPacking:
+        """
+        Returns the packing of texts that are compiled or exported without a plan, one text in each row.
+
+        Raises:
+            ValueError: if the texts have more columns than the model has positions. A graph cannot tell which of the
+                columns hold padding only.
+        """
+        positions = self._path_positions()
+        limit = positions.short if self.long_text_projection is None else positions.long
+        num_texts, num_columns = input_ids_TL.shape
+        if num_columns > limit:
+            raise ValueError(
+                f"input_ids must have at most {limit} columns in a compiled or exported model, but have {num_columns}; "
+                "cut off columns of padding"
+            )
+        return unplanned_packing(num_texts, num_columns, self.text_lengths(input_ids_TL))
 
     def _path_positions(self) -> PathPositions:
         return PathPositions(

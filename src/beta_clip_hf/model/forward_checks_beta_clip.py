@@ -1,0 +1,59 @@
+# Copyright 2026 The beta-clip-hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""Checks of the arguments of `BetaCLIPModel.forward` that mean something for one kind of batch alone."""
+
+from typing import Any
+
+from torch import Tensor
+
+
+# What wrappers and transformers hand to any model, None or False where nobody asked for it: PEFT the first three,
+# generic code of training and generation the last two. The decorator of `forward` takes `return_dict`.
+_UNSET_ARGUMENTS = ("inputs_embeds", "output_attentions", "output_hidden_states", "num_items_in_batch", "use_cache")
+
+
+def check_unset(arguments: dict[str, Tensor | None], missing: str) -> None:
+    """Raises `ValueError` if one of the arguments is given, which mean nothing without the missing one."""
+    for name, value in arguments.items():
+        if value is not None:
+            raise ValueError(f"{name} needs {missing} beside it, but {missing} is missing")
+
+
+def check_arguments_of_flat_batch(kwargs: dict[str, Any], config: Any) -> None:
+    """
+    Checks the arguments of a batch with `image_index` that are not in the signature. None of them has an effect.
+
+    Raises:
+        TypeError: If one is not known.
+        ValueError: If one is known, but asks for what a flat batch does not offer.
+    """
+    for name in ("output_attentions", "output_hidden_states"):
+        # The configuration may ask for them, too.
+        if kwargs.get(name) is None and getattr(config, name, False):
+            raise ValueError(_refusal(name, True))
+    for name, value in kwargs.items():
+        if name in ("gather", "objective"):
+            raise TypeError(f"{name} is an argument of `BetaCLIPModel.loss_context`, and not of forward")
+        if name not in _UNSET_ARGUMENTS:
+            raise TypeError(f"forward got an unexpected keyword argument {name!r} for a batch with image_index")
+        # Not `in`: a tensor has no single truth value to compare.
+        if value is not None and value is not False:
+            raise ValueError(_refusal(name, value))
+
+
+def _refusal(name: str, value: Any) -> str:
+    """Returns the sentence for an argument that a batch with `image_index` has no use for."""
+    if name == "output_attentions":
+        return (
+            "output_attentions must be False for a batch with image_index, whose texts share rows: use "
+            "get_text_conditioned_image_features for the attention of the pooler, or a batch without image_index"
+        )
+    if name == "output_hidden_states":
+        return (
+            "output_hidden_states must be False for a batch with image_index, whose texts share rows: use "
+            "get_patch_features for those of images, or a batch without image_index"
+        )
+    return f"{name} must be left unset for a batch with image_index, but is {value!r}"
+
+
+__all__ = ["check_arguments_of_flat_batch", "check_unset"]
