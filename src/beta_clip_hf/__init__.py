@@ -64,12 +64,12 @@ AutoModel.register(BetaSiglip2Config, BetaSiglip2Model)
 AutoModelForZeroShotImageClassification.register(BetaSiglip2Config, BetaSiglip2Model)
 
 
-def _write_card(folder: Path, repo_id: str, tags: Any) -> None:
+def _write_card(folder: Path, repo_id: str, tags: Any, revision: str | None) -> None:
     """Writes the card of the model in a folder."""
     # Imported here, because a card is written when a model is pushed, and its code takes a while to import.
     from .release.model_card import render_card
 
-    card = render_card(folder, repo_id, tags=tags)
+    card = render_card(folder, repo_id, revision=revision, tags=tags)
     with replacing(folder / "README.md") as unfinished:
         card.save(unfinished)
 

@@ -30,6 +30,12 @@ region = {"box": [0, 10, 20, 40], "text": "a red part", "hard_texts": ["a red pa
 regions = {"regions": [[region], []]} if model.config.use_regions else {}
 batch = processor(images=images, hierarchies=["a red wall", "a blue wall"], **regions)
 outputs = model(**batch, return_loss=True)
+try:
+    model.encode(texts="a red wall", processor=processor)
+except ImportError as error:
+    assert "encode must be called on a model of the package beta-clip-hf" in str(error), error
+else:
+    raise SystemExit("encode needs the package")
 torch.save([type(model).__name__, type(processor).__name__, outputs.loss, outputs.contextualized_embeds], sys.argv[2])
 """
 
@@ -48,6 +54,12 @@ processor = AutoProcessor.from_pretrained(sys.argv[1], trust_remote_code=True)
 region = {"box": [0, 10, 20, 40], "text": "a red part", "hard_texts": ["a red part", "a green part"]}
 image = Image.new("RGB", (40, 50), "red")
 batch = processor(images=[image], hierarchies=["a red wall"], regions=[[region]])
+import warnings
+sys.modules["ftfy"] = None  # as if it were not installed
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    processor(text=["a caf\\u00e9", "a red wall"], padding=True)
+assert ["pip install ftfy" in str(warning.message) for warning in caught] == [True], caught
 torch.save([type(processor).__name__, dict(batch)], sys.argv[2])
 """
 

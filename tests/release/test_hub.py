@@ -16,7 +16,7 @@ from beta_clip_hf.data.readers import load_rows
 from beta_clip_hf.inference.identity import environment
 from beta_clip_hf.release import hub
 from beta_clip_hf.release.hub import build_repository
-from beta_clip_hf.release.model_card import render_card
+from beta_clip_hf.release.model_card import REQUIREMENTS, render_card
 from beta_clip_hf.training.build import build_trainer
 from beta_clip_hf.training.run import train_and_report
 from release.hub_server import HubServer
@@ -171,6 +171,31 @@ def test_the_code_of_a_card_reads_long_texts_whole(both_systems_config, tiny_pro
     assert names["texts"]["input_ids"].shape[1] == len(long_text.replace(" ", "")) + 2 > 77
 
 
+@pytest.mark.parametrize("revision", [None, "0" * 40])
+def test_the_code_of_a_card_names_a_commit_and_runs(run_folder, tmp_path, monkeypatch, revision):
+    card = render_card(run_folder, "me/model", revision=revision)
+    (code,) = re.findall(r"```python\n(.*?)```", card.text, flags=re.DOTALL)
+    assert code.count("revision=revision, trust_remote_code=True") == 2
+    if revision:
+        assert f'revision = "{revision}"' in code and "This is the commit" in code
+    else:
+        assert 'revision = "main"' in code and "put the hash of the commit that you have read here" in code
+    Image.new("RGB", (32, 32)).save(tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(code.replace('"me/model"', '"run"'), names)
+    assert names["image_embeds"].shape == (1, 32) and names["text_embeds"].shape == (2, 32)
+
+
+def test_a_card_names_what_its_code_needs(run_folder, project_dir):
+    """At the versions that the package itself needs."""
+    card = render_card(run_folder, "me/model").text
+    needed = (project_dir / "setup.cfg").read_text(encoding="utf-8")
+    assert f"It needs `{REQUIREMENTS}`." in card and "ftfy" in card
+    for requirement in REQUIREMENTS.split():
+        assert f"\n    {requirement}\n" in needed, requirement
+
+
 def test_a_card_of_bare_weights_claims_nothing(tiny_model, tiny_processor, tmp_path):
     tiny_model.save_pretrained(tmp_path)
     text = str(render_card(tmp_path, "me/model"))
@@ -208,7 +233,14 @@ def test_what_was_pushed_loads_where_the_package_is_not(
 def test_a_name_alone_is_one_of_ones_own_and_the_card_says_whose(run_folder, server):
     url = hub.push(run_folder, "model")
     assert url.startswith(f"{server.endpoint}/me/model/commit/")
-    assert 'from_pretrained("me/model"' in server.repositories["me/model"]["README.md"].decode()
+    card = server.repositories["me/model"]["README.md"].decode()
+    assert 'from_pretrained("me/model"' in card
+    # The example loads the code of the commit that brought it, and the second commit brings nothing but the card.
+    commit = url.rpartition("/")[2]
+    assert re.fullmatch("[0-9a-f]{40}", commit) and f'revision = "{commit}"' in card
+    server.repositories["me/model"]["README.md"] = str(render_card(run_folder, "me/model")).encode()
+    assert server.commit_of("me/model") == commit
+    assert server.messages == ["Model of run", "The card names the commit of the code"]
 
 
 def test_model_and_processor_push_themselves_with_their_code(server, tiny_model, tiny_processor):
@@ -227,6 +259,7 @@ def test_the_first_model_in_a_repository_brings_the_card(server, tiny_model, tin
     card = ModelCard(server.repositories["me/parts"]["README.md"].decode())
     assert "photos" in card.data.tags and "beta-clip" in card.data.tags and card.data.license == "unknown"
     assert 'from_pretrained("me/parts"' in card.text and "[More Information Needed]" not in card.text
+    assert re.search('revision = "[0-9a-f]{40}"', card.text) and server.messages[-2] == "Upload model"
     server.repositories["me/parts"]["README.md"] = b"---\nlicense: mit\n---\nWritten by hand."
     tiny_model.push_to_hub("me/parts")
     tiny_processor.push_to_hub("me/parts")

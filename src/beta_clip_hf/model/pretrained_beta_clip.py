@@ -18,7 +18,7 @@ from .loading_checks_beta_clip import check_loaded, check_model_type, new_parts
 from .objective_beta_clip import added_logit_scales
 from .pooler_beta_clip import TextConditionedPooler
 from .positions_beta_clip import stretch_table, stretch_text_positions
-from .remote_code_beta_clip import auto_map_of_model, carrying_code, render_first_card
+from .remote_code_beta_clip import auto_map_of_model, carrying_code, pin_first_card, render_first_card
 from .towers_beta_clip import CLIPTowers, TwoPathTextEmbeddings
 
 
@@ -68,8 +68,13 @@ class BetaCLIPPreTrainedModel(EncodingModel, CLIPTowers):
 
     def _upload_modified_files(self, working_dir: Any, repo_id: str, *args: Any, **kwargs: Any) -> Any:
         # transformers calls this inside of `push_to_hub`, once the folder holds all files.
-        render_first_card(working_dir, repo_id, kwargs.get("token"))
-        return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
+        token = kwargs.get("token")
+        has_our_card = render_first_card(working_dir, repo_id, token)
+        commit = super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
+        # A pull request is one commit, which is another once it is merged.
+        if has_our_card and not kwargs.get("create_pr"):
+            pin_first_card(working_dir, repo_id, commit.oid, token=token, branch=kwargs.get("revision"))
+        return commit
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         """

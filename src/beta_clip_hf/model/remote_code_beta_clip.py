@@ -10,10 +10,14 @@ from typing import Any
 from huggingface_hub import HfApi, ModelCard
 
 
-# Writes README.md, the card of the model in a folder: `write_card(folder, repo_id, tags)`. The package sets it when it
-# is imported. The code that a checkpoint brings along has nothing that could write a card, and leaves it at `None`.
-write_card: Callable[[Path, str, Any], None] | None = None
+# Writes README.md, the card of the model in a folder: `write_card(folder, repo_id, tags, commit)`, where the commit is
+# that of the code, or `None`. The package sets it when it is imported. The code that a checkpoint brings along has
+# nothing that could write a card, and leaves it at `None`.
+write_card: Callable[[Path, str, Any, str | None], None] | None = None
 
+
+# The message of the commit that brings the hash of the commit before into the card.
+PINNED = "The card names the commit of the code"
 
 # The Auto classes that find a model. A pipeline asks the one of its task, and tries no other.
 MODEL_AUTO_CLASSES = ("AutoModel", "AutoModelForZeroShotImageClassification")
@@ -51,7 +55,7 @@ def auto_map_of_model(model: Any, auto_map: Mapping[str, str] | None) -> dict[st
     return {**(auto_map or {}), **dict.fromkeys(MODEL_AUTO_CLASSES, reference)}
 
 
-def render_first_card(folder: Any, repo_id: str, token: Any = None) -> None:
+def render_first_card(folder: Any, repo_id: str, token: Any = None) -> bool:
     """
     Replaces the blank card that transformers is about to upload by the card of the model in the folder.
 
@@ -62,16 +66,40 @@ def render_first_card(folder: Any, repo_id: str, token: Any = None) -> None:
         folder: What is about to be uploaded, with transformers' blank README.md.
         repo_id: The repository on the Hub.
         token: For the Hub.
+
+    Returns:
+        Whether the card is the one of this package, see [`pin_first_card`].
     """
     folder = Path(folder)
     readme = folder / "README.md"
     if HfApi(token=token).file_exists(repo_id, readme.name):
-        return
+        return False
     if not (folder / "config.json").exists():
         readme.unlink()
-        return
-    if write_card is not None:
-        write_card(folder, repo_id, ModelCard.load(readme).data.tags)
+        return False
+    if write_card is None:
+        return False
+    write_card(folder, repo_id, ModelCard.load(readme).data.tags, None)
+    return True
 
 
-__all__ = ["MODEL_AUTO_CLASSES", "auto_map_of_model", "carrying_code", "render_first_card"]
+def pin_first_card(folder: Any, repo_id: str, commit: str, *, token: Any = None, branch: str | None = None) -> None:
+    """
+    Uploads the card of [`render_first_card`] once more: its example then names the commit with the code.
+
+    Args:
+        folder: What was uploaded.
+        repo_id: The repository on the Hub.
+        commit: The hash of the commit.
+        token: For the Hub.
+        branch: The branch of the commit; by default main.
+    """
+    assert write_card is not None
+    readme = Path(folder) / "README.md"
+    write_card(Path(folder), repo_id, ModelCard.load(readme).data.tags, commit)
+    HfApi(token=token).upload_file(
+        path_or_fileobj=readme, path_in_repo=readme.name, repo_id=repo_id, revision=branch, commit_message=PINNED
+    )
+
+
+__all__ = ["MODEL_AUTO_CLASSES", "PINNED", "auto_map_of_model", "carrying_code", "pin_first_card", "render_first_card"]

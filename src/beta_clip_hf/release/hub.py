@@ -19,7 +19,7 @@ from ..model.adapters_beta_clip import is_adapter
 from ..model.configuration_beta_clip import BetaCLIPConfig
 from ..model.modeling_beta_clip import BetaCLIPModel
 from ..model.processing_beta_clip import BetaCLIPProcessor
-from ..model.remote_code_beta_clip import carrying_code
+from ..model.remote_code_beta_clip import PINNED, carrying_code
 from .model_card import render_card
 from .run_files import RunFiles
 
@@ -40,10 +40,13 @@ def push(
     revision: str | None = None,
     token: str | None = None,
     commit_message: str | None = None,
+    names_commit: bool = True,
     **fields: Any,
 ) -> str:
     """
     Uploads a model directory in one commit. [`build_repository`] says what is uploaded.
+
+    A second commit brings the hash of the first into the card, whose example then loads the code of that commit.
 
     Args:
         folder: Directory of the model. It is only read.
@@ -53,10 +56,11 @@ def push(
         revision: Branch to push to. `None` takes main.
         token: Token of the Hub. `None` takes the one of `hf auth login`.
         commit_message: Message of the commit. `None` names the folder.
+        names_commit: Whether there is a second commit. Without it the card asks its reader to name a commit.
         fields: Fields of the card, see [`CardFields`]: `license`, `data_license`, `language`, `tags`, ….
 
     Returns:
-        The address of the commit.
+        The address of the first commit.
 
     Raises:
         ValueError: if the folder is no model directory, or the id is not valid.
@@ -79,6 +83,16 @@ def push(
                 revision=revision,
                 commit_message=commit_message or f"Model of {Path(folder).name}",
             )
+            # The example of an adapter runs no code of the repository.
+            if names_commit and not is_adapter(folder):
+                card = render_card(Path(folder), full_id, revision=commit.oid, **fields)
+                api.upload_file(
+                    path_or_fileobj=str(card).encode(),
+                    path_in_repo="README.md",
+                    repo_id=full_id,
+                    revision=revision,
+                    commit_message=PINNED,
+                )
     return str(commit.commit_url)
 
 

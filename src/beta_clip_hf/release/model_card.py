@@ -17,6 +17,8 @@ from .training_lines import training_lines
 
 TEMPLATE = Path(__file__).parent / "model_card_template.md"
 UNKNOWN_LICENCE = "unknown"
+# What the code that a repository carries needs, at the versions that this package needs.
+REQUIREMENTS = "transformers>=5.17,<6 torch>=2.6 pillow>=10"
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class CardFields:
     dataset_tags: str | list[str] | None = None
 
 
-def render_card(folder: Path, repo_id: str, **fields: Any) -> ModelCard:
+def render_card(folder: Path, repo_id: str, *, revision: str | None = None, **fields: Any) -> ModelCard:
     """
     Renders the card of a model directory.
 
@@ -55,6 +57,8 @@ def render_card(folder: Path, repo_id: str, **fields: Any) -> ModelCard:
     Args:
         folder: Directory of the model.
         repo_id: Id of the repository, which the code in the card names.
+        revision: Hash of the commit with the code and the weights, which the code in the card names. It is known only
+            once they are uploaded; without it the card asks its reader to name one.
         fields: Fields of [`CardFields`].
 
     Raises:
@@ -80,6 +84,8 @@ def render_card(folder: Path, repo_id: str, **fields: Any) -> ModelCard:
         summary=_summary(run.config),
         repo_id=repo_id,
         is_adapter=is_adapter(folder),
+        revision=revision,
+        requirements=REQUIREMENTS,
         long_path=long_path,
         has_pooler=_has_pooler(run.config),
         model_lines=list(_model_lines(run.config)),
@@ -208,4 +214,4 @@ def _licence_lines(run: RunFiles, card_fields: CardFields) -> Iterator[str]:
     yield "The code: Apache-2.0."
 
 
-__all__ = ["UNKNOWN_LICENCE", "CardFields", "render_card"]
+__all__ = ["REQUIREMENTS", "UNKNOWN_LICENCE", "CardFields", "render_card"]

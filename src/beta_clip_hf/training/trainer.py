@@ -296,6 +296,8 @@ class BetaCLIPTrainer(ResumableTrainer, RetrievalEvaluation):
             revision=revision or self.args.hub_revision,
             token=token or self.args.hub_token,
             commit_message=commit_message,
+            # A run may be pushed many times, and one commit for each time is enough.
+            names_commit=False,
             **kwargs,
         )
 
