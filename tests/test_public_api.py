@@ -40,6 +40,7 @@ CLASSES = [
     "BetaCLIPTrainingArguments",
     "BetaSiglip2Config",
     "BetaSiglip2Model",
+    "BetaSiglip2Processor",
     "Granularity",
     "PatchMap",
     "PhraseExtractor",
@@ -129,6 +130,7 @@ def test_auto_classes_know_the_model() -> None:
         "assert type(config) is b.BetaSiglip2Config;"
         "assert [m._model_mapping[b.BetaSiglip2Config] for m in mappings] == [b.BetaSiglip2Model] * 2;"
         "from transformers.models.auto.processing_auto import PROCESSOR_MAPPING;"
-        "assert PROCESSOR_MAPPING[b.BetaCLIPConfig] is b.BetaCLIPProcessor"
+        "assert PROCESSOR_MAPPING[b.BetaCLIPConfig] is b.BetaCLIPProcessor;"
+        "assert PROCESSOR_MAPPING[b.BetaSiglip2Config] is b.BetaSiglip2Processor"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

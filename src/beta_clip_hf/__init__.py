@@ -29,6 +29,7 @@ from .model.modeling_beta_siglip2 import BetaSiglip2Model
 from .model.patch_map_beta_clip import PatchMap
 from .model.pooler_beta_clip import TextConditionedPooler
 from .model.processing_beta_clip import BetaCLIPProcessor
+from .model.processing_beta_siglip2 import BetaSiglip2Processor
 from .version import __version__ as __version__
 
 
@@ -62,6 +63,7 @@ AutoProcessor.register(BetaCLIPConfig, BetaCLIPProcessor)
 AutoConfig.register(BetaSiglip2Config.model_type, BetaSiglip2Config)
 AutoModel.register(BetaSiglip2Config, BetaSiglip2Model)
 AutoModelForZeroShotImageClassification.register(BetaSiglip2Config, BetaSiglip2Model)
+AutoProcessor.register(BetaSiglip2Config, BetaSiglip2Processor)
 
 
 def _write_card(folder: Path, repo_id: str, tags: Any, revision: str | None) -> None:
@@ -123,6 +125,7 @@ __all__ = [
     "BetaCLIPTrainingArguments",
     "BetaSiglip2Config",
     "BetaSiglip2Model",
+    "BetaSiglip2Processor",
     "Granularity",
     "PatchMap",
     "PhraseExtractor",

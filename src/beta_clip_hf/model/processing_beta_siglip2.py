@@ -1,0 +1,249 @@
+# Copyright 2026 The beta-clip-hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""The processor of FG-CLIP 2 and SigLIP 2: images of any grid, and texts padded to all positions of their path."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer, BatchFeature, Siglip2Processor
+from transformers.utils import is_torchvision_available
+from transformers.utils.hub import cached_file
+
+from .checkpoints_beta_siglip2 import FG_CLIP2
+from .configuration_beta_clip import HUB_ARGUMENTS
+from .configuration_beta_siglip2 import (
+    LONG_SIGLIP_TEXT_POSITIONS,
+    SIGLIP_TEXT_PATHS,
+    SIGLIP_TEXT_POSITIONS,
+    BetaSiglip2Config,
+)
+from .image_loading_beta_clip import load_images
+
+
+# The budgets of patches that FG-CLIP 2 chooses from. An image takes the smallest that its raw pixels would fill; images
+# of more patches take the largest.
+PATCH_BUDGETS = (128, 256, 576, 784, 1024)
+# Their image processor's own options, which are those of SigLIP 2 but for the name of the class.
+_IMAGE_OPTIONS = (
+    "do_convert_rgb",
+    "do_normalize",
+    "do_rescale",
+    "do_resize",
+    "image_mean",
+    "image_std",
+    "max_num_patches",
+    "patch_size",
+    "resample",
+    "rescale_factor",
+)
+
+
+class BetaSiglip2Processor(Siglip2Processor):
+    r"""
+    SigLIP 2's image processor and tokenizer, with the text paths and the budgets of patches of FG-CLIP 2.
+
+    Args:
+        image_processor: SigLIP 2's image processor (either backend), or SigLIP's of a fixed resolution.
+        tokenizer: The tokenizer of the checkpoint. It is set to pad on the right, and to return no attention mask.
+        max_length (`int`, defaults to 64): Positions of the short and the box path.
+        long_max_length (`int`, defaults to 196): Positions of the long path.
+        dynamic_max_patches (`bool`, defaults to `False`):
+            Whether a batch takes as many patches as its largest image needs, see [`patch_budget`], as FG-CLIP 2 does.
+            SigLIP 2 takes 256 for all images.
+
+    Example: `processor(images=[image], text=["a dog"])` gives `pixel_values` (B, P, 3 · patch²), `pixel_attention_mask`
+    (B, P), `spatial_shapes` (B, 2) and `input_ids` (T, 64).
+    """
+
+    def __init__(
+        self,
+        image_processor: Any = None,
+        tokenizer: Any = None,
+        max_length: int = SIGLIP_TEXT_POSITIONS,
+        long_max_length: int = LONG_SIGLIP_TEXT_POSITIONS,
+        dynamic_max_patches: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(image_processor, tokenizer, **kwargs)
+        self.max_length = max_length
+        self.long_max_length = long_max_length
+        self.dynamic_max_patches = dynamic_max_patches
+        # Whoever uses the tokenizer alone, as pipelines do, gets the same: padding is attended to.
+        tokenizer.padding_side = "right"
+        tokenizer.model_input_names = ["input_ids"]
+        tokenizer.init_kwargs.update(padding_side="right", model_input_names=["input_ids"])
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> "BetaSiglip2Processor":
+        """
+        Loads a processor from a directory or a Hub id, as [`~transformers.ProcessorMixin.from_pretrained`] does.
+
+        A checkpoint in FG-CLIP 2's own layout names image processor code of its own. Its options are taken for SigLIP
+        2's image processor, which makes the same pixels, and budgets are dynamic. Lengths of texts are those of the
+        model beside the processor, unless they are given here or stored.
+        """
+        hub_arguments = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
+        source = pretrained_model_name_or_path
+        config = _read_json(source, "config.json", hub_arguments)
+        if config.get("model_type") == FG_CLIP2:
+            options = _read_json(source, "preprocessor_config.json", hub_arguments)
+            kept = {name: options[name] for name in _IMAGE_OPTIONS if name in options}
+            kept.setdefault("patch_size", (config.get("vision_config") or {}).get("patch_size", 16))
+            settings = {name: kwargs[name] for name in ("max_length", "long_max_length") if name in kwargs}
+            tokenizer = AutoTokenizer.from_pretrained(source, **hub_arguments)
+            dynamic = kwargs.get("dynamic_max_patches", True)
+            return cls(_image_processor(kept), tokenizer, dynamic_max_patches=dynamic, **settings)
+        processor = super().from_pretrained(source, **kwargs)
+        # That of a stock SigLIP 2 does not say how many positions the model has.
+        positions = (config.get("text_config") or {}).get("max_position_embeddings")
+        if positions and config.get("model_type") != BetaSiglip2Config.model_type and "max_length" not in kwargs:
+            processor.max_length = positions
+        return processor
+
+    def __call__(
+        self,
+        images: Any = None,
+        text: str | Sequence[str] | None = None,
+        *,
+        path: str = "short",
+        max_num_patches: int | None = None,
+        return_tensors: str = "pt",
+        **kwargs: Any,
+    ) -> BatchFeature:
+        r"""
+        Makes the inputs of a [`BetaSiglip2Model`].
+
+        Args:
+            images: An image or a list of B images: PIL images, paths, bytes of image files, arrays or tensors.
+            text: A text or a list of T texts that take the same path. They become lower case.
+            path (`"short" | "long" | "box"`): The path of the texts.
+            max_num_patches (`int`, *optional*):
+                The patches that an image may have. By default the batch's budget with `dynamic_max_patches`, otherwise
+                the image processor's own.
+            return_tensors (`str`): "pt", the only kind.
+            kwargs: Options of the image processor. `padding` and `truncation` are not used: every text fills its path.
+
+        Returns:
+            `input_ids` (T, L), L being all positions of the path; `pixel_values`, `pixel_attention_mask` and
+            `spatial_shapes`, or `pixel_values` (B, 3, height, width) of a fixed resolution.
+
+        Raises:
+            ValueError: If there are neither images nor texts, the path is unknown, a text is no string, or an image
+                cannot be read.
+        """
+        if images is None and text is None:
+            raise ValueError("at least one of images and text must be given, but neither is")
+        if return_tensors != "pt":
+            raise ValueError(f'return_tensors must be "pt", but is {return_tensors!r}')
+        for name in ("padding", "truncation"):
+            kwargs.pop(name, None)
+        batch: dict[str, Any] = {}
+        if text is not None:
+            batch["input_ids"] = self.tokenize([text] if isinstance(text, str) else text, path)
+        if images is not None:
+            loaded = load_images(images)
+            if max_num_patches is None and self.dynamic_max_patches:
+                max_num_patches = self.patch_budget(loaded)
+            if max_num_patches is not None:
+                kwargs["max_num_patches"] = max_num_patches
+            batch.update(self.image_processor(loaded, return_tensors="pt", **kwargs))
+        return BatchFeature(batch)
+
+    def tokenize(self, texts: Sequence[str], path: str = "short") -> Tensor:
+        """
+        Turns texts into ids: lower-case words, the end token, and padding on the right to all positions of the path.
+
+        Args:
+            texts: T texts. One that is too long is cut, and keeps its end token.
+            path (`"short" | "long" | "box"`): The path of the texts.
+
+        Returns:
+            `(T, L)` int64.
+
+        Raises:
+            ValueError: If the path is unknown, or a text is no string.
+        """
+        if path not in SIGLIP_TEXT_PATHS:
+            raise ValueError(f"path must be one of {SIGLIP_TEXT_PATHS}, but is {path!r}")
+        for number, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise ValueError(f"text[{number}] must be a string, but is {text!r}")
+        length = self.long_max_length if path == "long" else self.max_length
+        ids_TL = torch.full((len(texts), length), self.tokenizer.pad_token_id)
+        if len(texts) == 0:
+            return ids_TL
+        lowered = [text.lower() for text in texts]
+        # Without special tokens: tokenizer files differ in which they add.
+        words = self.tokenizer(lowered, add_special_tokens=False, padding=False, truncation=False)["input_ids"]
+        for row, word_ids in zip(ids_TL, words, strict=True):
+            kept = [*word_ids[: length - 1], self.tokenizer.eos_token_id]
+            row[: len(kept)] = torch.tensor(kept)
+        return ids_TL
+
+    def patch_budget(self, images: Sequence[Any]) -> int:
+        """
+        Returns the number of patches that a batch takes: the largest budget of its images, see [`patch_budget`].
+
+        Args:
+            images: PIL images, or arrays or tensors of one image each.
+        """
+        patch_size = self.image_processor.patch_size
+        return max(patch_budget(*_height_and_width(image), patch_size) for image in images)
+
+
+def patch_budget(height: int, width: int, patch_size: int = 16) -> int:
+    """
+    Returns the budget of patches of an image: the smallest that holds its whole patches, at most the largest.
+
+    Args:
+        height, width: The sides of the raw image in pixels.
+        patch_size: The side of a patch.
+
+    Source: the release of FG-CLIP 2 (`dynamic_max_patches`).
+
+    >>> patch_budget(100, 100), patch_budget(500, 333), patch_budget(1365, 2048)
+    (128, 784, 1024)
+    """
+    num_patches = (height // patch_size) * (width // patch_size)
+    for budget in PATCH_BUDGETS:
+        if num_patches <= budget:
+            return budget
+    return PATCH_BUDGETS[-1]
+
+
+def _height_and_width(image: Any) -> tuple[int, int]:
+    """Returns the sides of a PIL image, or of an array with its channels first or last."""
+    if not hasattr(image, "shape"):
+        width, height = image.size
+        return height, width
+    shape = tuple(image.shape)
+    if len(shape) == 3 and shape[0] in (1, 3):
+        return shape[1], shape[2]
+    return shape[0], shape[1]
+
+
+def _image_processor(options: dict[str, Any]) -> Any:
+    """Makes SigLIP 2's image processor."""
+    # transformers advises to install torchvision as soon as the name of the class that needs it is imported.
+    if is_torchvision_available():
+        from transformers import Siglip2ImageProcessor as ImageProcessor
+    else:
+        from transformers import Siglip2ImageProcessorPil as ImageProcessor
+    return ImageProcessor(**options)
+
+
+def _read_json(source: Any, name: str, hub_arguments: dict[str, Any]) -> dict[str, Any]:
+    """Reads a JSON file of a directory or repository; one that is not there is empty."""
+    # Without these two, `cached_file` raises an error for a file that is not there.
+    quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_gated_repo": False}
+    found = cached_file(source, name, **hub_arguments, **quiet)
+    if found is None:
+        return {}
+    with open(found, encoding="utf-8") as file:
+        return dict(json.load(file))
+
+
+__all__ = ["PATCH_BUDGETS", "BetaSiglip2Processor", "patch_budget"]

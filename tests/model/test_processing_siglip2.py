@@ -1,0 +1,152 @@
+"""The processor of FG-CLIP 2 and SigLIP 2: the authors' pixels and budgets, and texts that fill their path."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    AutoProcessor,
+    PreTrainedTokenizerFast,
+    Siglip2ImageProcessorPil,
+    SiglipConfig,
+    SiglipImageProcessorPil,
+)
+
+from beta_clip_hf import BetaSiglip2Model, BetaSiglip2Processor
+from beta_clip_hf.model.processing_beta_siglip2 import patch_budget
+from model.fg_clip2_cases import CASES, IMAGES
+
+
+WORDS = ["a", "red", "dog", "on", "the", "beach"]
+
+
+@pytest.fixture
+def tokenizer():
+    """Words of a list, as ids from 4 on. It pads on the left and returns a mask, as transformers' own does."""
+    special = {"<pad>": 0, "<eos>": 1, "<bos>": 2, "<unk>": 3}
+    vocab = {**special, **{word: 4 + number for number, word in enumerate(WORDS)}}
+    backend = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    names = {"pad_token": "<pad>", "eos_token": "<eos>", "bos_token": "<bos>", "unk_token": "<unk>"}
+    return PreTrainedTokenizerFast(tokenizer_object=backend, padding_side="left", **names)
+
+
+@pytest.fixture
+def processor(tokenizer):
+    return BetaSiglip2Processor(Siglip2ImageProcessorPil(patch_size=4), tokenizer, dynamic_max_patches=True)
+
+
+def test_texts_are_words_their_end_and_padding_on_the_right(processor):
+    ids = processor(text=["A RED dog", "beach"])["input_ids"]
+    assert ids.shape == (2, 64) and ids.dtype == torch.int64
+    assert ids[0].tolist() == [4, 5, 6, 1] + [0] * 60
+    assert ids[1].tolist() == [9, 1] + [0] * 62
+    assert torch.equal(processor(text="beach", path="box")["input_ids"], ids[1:])
+    long = processor(text=["dog " * 300, "dog"], path="long")["input_ids"]
+    assert long[0].tolist() == [6] * 195 + [1] and long[1].tolist() == [6, 1] + [0] * 194
+    assert processor(text="red", padding="max_length", truncation=True).keys() == {"input_ids"}
+    assert processor.tokenize([]).shape == (0, 64)
+
+
+def test_the_tokenizer_alone_does_the_same(processor, tmp_path):
+    processor.save_pretrained(tmp_path)
+    again = BetaSiglip2Processor.from_pretrained(tmp_path)
+    for tokenizer in (processor.tokenizer, again.tokenizer):
+        batch = tokenizer(["a red dog"], padding="max_length", max_length=64, return_tensors="pt")
+        assert batch.keys() >= {"input_ids"} and "attention_mask" not in batch
+        assert batch["input_ids"][0].tolist() == [4, 5, 6] + [0] * 61
+    assert again.dynamic_max_patches and (again.max_length, again.long_max_length) == (64, 196)
+    assert torch.equal(again(text="a dog")["input_ids"], processor(text="a dog")["input_ids"])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_pixels_are_the_authors_bit_for_bit(case, golden_dir, tokenizer):
+    tensors = load_file(golden_dir / case / "tensors.safetensors")
+    expected = json.loads((golden_dir / case / "expected.json").read_text())
+    patch_size = expected["arch"]["patch_size"]
+    processor = BetaSiglip2Processor(
+        Siglip2ImageProcessorPil(patch_size=patch_size), tokenizer, dynamic_max_patches=True
+    )
+    arrays = [tensors[f"image_{number}"].numpy() for number in range(len(tensors["image_sizes"]))]
+    for images in (arrays, [Image.fromarray(array) for array in arrays]):
+        batch = processor(images=images)
+        assert batch.keys() == set(IMAGES)
+        for name in IMAGES:
+            assert torch.equal(batch[name].to(tensors[name].dtype), tensors[name]), name
+    alone = processor(images=arrays[0], max_num_patches=60)
+    for name in IMAGES:
+        assert torch.equal(alone[name].to(tensors[name].dtype), tensors[f"image_0_60_patches.{name}"]), name
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_budgets_are_the_authors(case, golden_dir, processor):
+    entries = json.loads((golden_dir / case / "expected.json").read_text())["grids"]
+    assert len(entries) > 20
+    for entry in entries:
+        height, width = entry["height"], entry["width"]
+        assert patch_budget(height, width, entry["patch_size"]) == entry["dynamic_max_num_patches"], entry
+    small, large = Image.new("RGB", (40, 44)), np.zeros((3, 100, 96), dtype=np.float32)
+    assert processor.patch_budget([small]) == 128
+    assert processor.patch_budget([small, large]) == 784
+
+
+def test_a_siglip2_processor_has_one_budget(processor):
+    processor.dynamic_max_patches = False
+    batch = processor(images=[Image.new("RGB", (400, 40))], text="a dog")
+    assert batch["pixel_values"].shape == (1, 256, 48)
+    assert batch.keys() == {*IMAGES, "input_ids"}
+
+
+def test_directories_of_fg_clip2_are_read(processor, tmp_path):
+    processor.tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "fgclip2", "vision_config": {"patch_size": 4}}))
+    options = {"image_processor_type": "TheirImageProcessor", "auto_map": {"AutoImageProcessor": "theirs.Theirs"}}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({**options, "image_mean": [0.5, 0.5, 0.5]}))
+    theirs = BetaSiglip2Processor.from_pretrained(tmp_path)
+    image = Image.effect_noise((90, 60), 80).convert("RGB")
+    expected, found = processor(images=image, text="a dog"), theirs(images=image, text="a dog")
+    assert theirs.dynamic_max_patches
+    for name, tensor in expected.items():
+        assert torch.equal(found[name], tensor), name
+
+
+def test_a_fixed_resolution_stays_one(tokenizer, tmp_path):
+    tower = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
+    vision = {**tower, "patch_size": 4, "image_size": 24}
+    text = {**tower, "vocab_size": 10, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 1}
+    config = SiglipConfig(text_config={**text, "max_position_embeddings": 16}, vision_config=vision)
+    from transformers import SiglipModel
+
+    SiglipModel(config).save_pretrained(tmp_path)
+    image_processor = SiglipImageProcessorPil(size={"height": 24, "width": 24})
+    BetaSiglip2Processor(image_processor, tokenizer).save_pretrained(tmp_path)
+    processor = BetaSiglip2Processor.from_pretrained(tmp_path)
+    model = BetaSiglip2Model.from_pretrained(tmp_path)
+    batch = processor(images=[Image.new("RGB", (50, 30), "red")], text="a dog")
+    assert batch["pixel_values"].shape == (1, 3, 24, 24) and batch["input_ids"].shape == (1, 16)
+    assert model(**batch).logits_per_image.shape == (1, 1)
+    assert model.get_text_features(batch["input_ids"]).pooler_output.shape == (1, 32)
+
+
+def test_the_auto_class_loads_what_was_saved(processor, golden_dir, tmp_path):
+    BetaSiglip2Model.from_pretrained(golden_dir / CASES[0]).save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    again = AutoProcessor.from_pretrained(tmp_path)
+    assert type(again) is BetaSiglip2Processor and again.dynamic_max_patches
+    image = Image.new("RGB", (30, 50), "blue")
+    assert torch.equal(again(images=image)["pixel_values"], processor(images=image)["pixel_values"])
+
+
+def test_mistakes_are_named(processor):
+    with pytest.raises(ValueError, match="at least one of images and text"):
+        processor()
+    with pytest.raises(ValueError, match=r"path must be one of .*, but is 'medium'"):
+        processor(text="a", path="medium")
+    with pytest.raises(ValueError, match=r"text\[1\] must be a string, but is 7"):
+        processor(text=["a", 7])
+    with pytest.raises(ValueError, match="return_tensors must be \"pt\", but is 'np'"):
+        processor(text="a", return_tensors="np")
