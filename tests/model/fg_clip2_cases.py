@@ -5,12 +5,15 @@ import shutil
 from pathlib import Path
 
 from safetensors.torch import load_file
+from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 
 from beta_clip_hf import BetaSiglip2Model
 
 
 CASES = ["fg_clip2_patch4", "fg_clip2_patch8"]
+WORDS = ["a", "red", "dog", "on", "the", "beach"]
 IMAGES = ("pixel_values", "pixel_attention_mask", "spatial_shapes")
 
 
@@ -34,3 +37,13 @@ class Case:
 def largest_difference(found: Tensor, expected: Tensor) -> float:
     """Returns the largest difference relative to the largest value."""
     return ((found - expected).abs().max() / expected.abs().max()).item()
+
+
+def word_tokenizer() -> PreTrainedTokenizerFast:
+    """Makes a tokenizer of a few words, ids from 4 on. It pads on the left and returns a mask, as that of SigLIP 2."""
+    special = {"<pad>": 0, "<eos>": 1, "<bos>": 2, "<unk>": 3}
+    vocab = {**special, **{word: 4 + number for number, word in enumerate(WORDS)}}
+    backend = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    names = {"pad_token": "<pad>", "eos_token": "<eos>", "bos_token": "<bos>", "unk_token": "<unk>"}
+    return PreTrainedTokenizerFast(tokenizer_object=backend, padding_side="left", **names)

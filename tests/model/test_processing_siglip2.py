@@ -7,32 +7,22 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     AutoProcessor,
-    PreTrainedTokenizerFast,
     Siglip2ImageProcessorPil,
     SiglipConfig,
     SiglipImageProcessorPil,
+    SiglipModel,
 )
 
 from beta_clip_hf import BetaSiglip2Model, BetaSiglip2Processor
 from beta_clip_hf.model.processing_beta_siglip2 import patch_budget
-from model.fg_clip2_cases import CASES, IMAGES
-
-
-WORDS = ["a", "red", "dog", "on", "the", "beach"]
+from model.fg_clip2_cases import CASES, IMAGES, word_tokenizer
 
 
 @pytest.fixture
 def tokenizer():
-    """Words of a list, as ids from 4 on. It pads on the left and returns a mask, as transformers' own does."""
-    special = {"<pad>": 0, "<eos>": 1, "<bos>": 2, "<unk>": 3}
-    vocab = {**special, **{word: 4 + number for number, word in enumerate(WORDS)}}
-    backend = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
-    backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    names = {"pad_token": "<pad>", "eos_token": "<eos>", "bos_token": "<bos>", "unk_token": "<unk>"}
-    return PreTrainedTokenizerFast(tokenizer_object=backend, padding_side="left", **names)
+    return word_tokenizer()
 
 
 @pytest.fixture
@@ -119,8 +109,6 @@ def test_a_fixed_resolution_stays_one(tokenizer, tmp_path):
     vision = {**tower, "patch_size": 4, "image_size": 24}
     text = {**tower, "vocab_size": 10, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 1}
     config = SiglipConfig(text_config={**text, "max_position_embeddings": 16}, vision_config=vision)
-    from transformers import SiglipModel
-
     SiglipModel(config).save_pretrained(tmp_path)
     image_processor = SiglipImageProcessorPil(size={"height": 24, "width": 24})
     BetaSiglip2Processor(image_processor, tokenizer).save_pretrained(tmp_path)

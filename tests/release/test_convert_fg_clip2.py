@@ -5,12 +5,14 @@ import shutil
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
 from beta_clip_cli.main import main
-from beta_clip_hf import BetaSiglip2Model
+from beta_clip_hf import BetaSiglip2Model, BetaSiglip2Processor
 from beta_clip_hf.release.convert_fg_clip2 import convert_fg_clip2, convert_fg_clip2_back
+from model.fg_clip2_cases import word_tokenizer
 
 
 CASES = ("fg_clip2_patch4", "fg_clip2_patch8")
@@ -73,15 +75,21 @@ def test_the_converted_model_is_the_one_that_is_read_from_their_files(case):
     assert type(AutoModel.from_pretrained(ours)) is BetaSiglip2Model
 
 
-def test_files_of_the_processor_are_copied(golden_dir, tmp_path):
+def test_the_processor_comes_along(golden_dir, tmp_path):
     theirs = their_directory(golden_dir / CASES[0], tmp_path / "theirs", lambda tensors: None)
-    (theirs / "tokenizer.json").write_text('{"a": 1}')
-    (theirs / "preprocessor_config.json").write_text('{"patch_size": 4}')
+    options = {"image_processor_type": "TheirImageProcessor", "auto_map": {"AutoImageProcessor": "theirs.Theirs"}}
+    (theirs / "preprocessor_config.json").write_text(json.dumps({**options, "patch_size": 4}))
+    word_tokenizer().save_pretrained(theirs)
     convert_fg_clip2(theirs, tmp_path / "ours")
     convert_fg_clip2_back(tmp_path / "ours", tmp_path / "back")
-    for name in ("tokenizer.json", "preprocessor_config.json"):
-        assert (tmp_path / "back" / name).read_bytes() == (theirs / name).read_bytes()
-    assert not (tmp_path / "ours/tokenizer.model").exists()
+    image = Image.new("RGB", (90, 60), "red")
+    expected = BetaSiglip2Processor.from_pretrained(theirs)(images=image, text="a dog", path="long")
+    for folder in ("ours", "back"):
+        processor = BetaSiglip2Processor.from_pretrained(tmp_path / folder)
+        assert processor.dynamic_max_patches
+        found = processor(images=image, text="a dog", path="long")
+        for name, tensor in expected.items():
+            assert torch.equal(found[name], tensor), name
 
 
 def test_tensors_that_do_not_fit_are_named(golden_dir, tmp_path):

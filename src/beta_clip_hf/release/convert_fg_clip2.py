@@ -4,28 +4,20 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
-from transformers.utils.hub import cached_file
 
-from ..files import replacing, write_bytes, write_json
+from ..files import replacing, write_json
 from ..model.checkpoints_beta_clip import read_weights
 from ..model.checkpoints_beta_siglip2 import FG_CLIP2, from_fg_clip2, to_fg_clip2
 from ..model.configuration_beta_siglip2 import LONG_SIGLIP_TEXT_POSITIONS, SIGLIP_TEXT_POSITIONS, BetaSiglip2Config
 from ..model.modeling_beta_siglip2 import BetaSiglip2Model
 from ..model.positions_beta_clip import KEPT_TEXT_POSITIONS
-from .directories import check_output
+from ..model.processing_beta_siglip2 import BetaSiglip2Processor
+from .directories import check_output, read_processor
 
 
 # The class of a released checkpoint, and that of training, which adds two scales.
 THEIR_CLASS = "Fgclip2Model"
 THEIR_TRAINING_CLASS = "FG_CLIP2_Model"
-# Files of the tokenizer and the image processor, which are those of SigLIP 2 on both sides.
-PROCESSOR_FILES = (
-    "preprocessor_config.json",
-    "special_tokens_map.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-)
 # Fields of their configuration that ours has under the same name.
 SHARED_FIELDS = (
     "attention_dropout",
@@ -50,9 +42,9 @@ VISION_FIELDS = (*SHARED_FIELDS, "num_channels", "num_patches", "patch_size")
 
 def convert_fg_clip2(source: str | Path, output_dir: str | Path) -> BetaSiglip2Model:
     r"""
-    Converts a checkpoint of FG-CLIP 2 and saves it with its configuration, its tokenizer and its image processor.
+    Converts a checkpoint of FG-CLIP 2 and saves it with its configuration and processor.
 
-    The files of the tokenizer and the image processor are copied as they are, as far as there are any.
+    If the source has no tokenizer that can be read, no processor is saved, and a warning says so.
 
     Args:
         source: Directory or Hub id with FG-CLIP 2's `config.json` and weights. In a directory the only safetensors file
@@ -77,8 +69,10 @@ def convert_fg_clip2(source: str | Path, output_dir: str | Path) -> BetaSiglip2M
     unknown = sorted(from_fg_clip2(read_weights(source)).keys() - model.state_dict().keys())
     if unknown:
         raise ValueError(f"every tensor of the checkpoint must be known, but these are not: {unknown}")
+    processor = read_processor(source, BetaSiglip2Processor)
     model.save_pretrained(output_dir)
-    _copy_processor(source, output_dir)
+    if processor is not None:
+        processor.save_pretrained(output_dir)
     return model.eval()
 
 
@@ -102,13 +96,17 @@ def convert_fg_clip2_back(source: str | Path, output_dir: str | Path) -> BetaSig
     check_output(output_dir, source)
     model = BetaSiglip2Model.from_pretrained(source)
     _check_positions(model.config)
+    processor = read_processor(source, BetaSiglip2Processor)
     folder = Path(output_dir)
     tensors = {name: tensor.contiguous() for name, tensor in to_fg_clip2(model.state_dict()).items()}
     # transformers refuses a safetensors file that does not name its format.
     with replacing(folder / "model.safetensors") as unfinished:
         save_file(tensors, unfinished, {"format": "pt"})
     write_json(_their_config(model), folder / "config.json", sort_keys=True)
-    _copy_processor(source, folder)
+    if processor is not None:
+        # Their directories hold both as parts of a stock SigLIP 2.
+        processor.tokenizer.save_pretrained(folder)
+        processor.image_processor.save_pretrained(folder)
     return model
 
 
@@ -140,16 +138,6 @@ def _their_config(model: BetaSiglip2Model) -> dict[str, Any]:
         "torch_dtype": str(model.dtype).removeprefix("torch."),
         "vision_config": vision,
     }
-
-
-def _copy_processor(source: str | Path, output_dir: str | Path) -> None:
-    """Copies the files of the tokenizer and the image processor that a source has."""
-    # Without these two, `cached_file` raises an error for a file that is not there.
-    quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_gated_repo": False}
-    for name in PROCESSOR_FILES:
-        found = cached_file(source, name, **quiet)
-        if found is not None:
-            write_bytes(Path(output_dir) / name, Path(found).read_bytes())
 
 
 __all__ = ["convert_fg_clip2", "convert_fg_clip2_back"]

@@ -51,10 +51,10 @@ def read_model(source: str | Path, **changes: Any) -> BetaCLIPModel:
     return BetaCLIPModel.from_pretrained(source, **changes)
 
 
-def read_processor(source: str | Path) -> BetaCLIPProcessor | None:
+def read_processor(source: str | Path, processor_class: Any = BetaCLIPProcessor) -> Any:
     """Loads the processor beside a model. If it cannot be read, logs a warning and returns `None`."""
     try:
-        return BetaCLIPProcessor.from_pretrained(source)
+        return processor_class.from_pretrained(source)
     except (OSError, ValueError) as error:
         first_sentence = " ".join(str(error).split()).split(". ")[0]
         logger.warning("No processor is saved, because that of %s cannot be read: %s", source, first_sentence)
