@@ -1,10 +1,17 @@
 """Arguments that several commands have."""
 
+import argparse
+from collections.abc import Sequence
 from typing import Any
 
 
 SHIPPED_MODEL = "the small β-CLIP of generated scenes that ships with the package"
 """What the help calls the model that a command takes if none is named."""
+# Names that help needs. The library has the same ones, but importing it takes seconds.
+FORMATS = (
+    *("rows", "jsonl", "json", "csv", "hf", "imagefolder", "sidecar", "webdataset"),
+    *("finehard", "coco", "dci"),
+)
 
 
 def add_device_argument(parser: Any) -> None:
@@ -18,3 +25,83 @@ def add_device_argument(parser: Any) -> None:
     parser.add_argument(
         "--device", metavar="DEVICE", help="where to run, for example cpu, cuda or cuda:1 (default: cuda if available)"
     )
+
+
+def add_reading_arguments(parser: Any, *, split: str | None = "train", with_range: bool = True) -> None:
+    """
+    Adds the arguments that say how rows are read, see [`reading_settings`].
+
+    Args:
+        parser: A parser or a group of its arguments.
+        split: The split that is read if none is named, for the help; `None` adds no `--split`.
+        with_range: Whether to add `--skip` and `--take`.
+    """
+    parser.add_argument("--format", choices=FORMATS, help="format of the data, if it cannot be guessed")
+    parser.add_argument(
+        "--columns",
+        nargs="+",
+        metavar="THEIRS=OURS",
+        help="columns to rename, for example text=caption",
+    )
+    parser.add_argument(
+        "--image-root",
+        metavar="DIR",
+        help="directory that relative image paths start from (default: that of the file, or the folder of the images "
+        "in it or beside it)",
+    )
+    if split is not None:
+        parser.add_argument(
+            "--split",
+            metavar="NAME",
+            help=f"which split to read of a directory, a Hub dataset, or a file with several (default: {split})",
+        )
+    if with_range:
+        parser.add_argument(
+            "--skip", metavar="N", type=int, help="number of records at the start of the data that are held out"
+        )
+        parser.add_argument("--take", metavar="N", type=int, help="largest number of records of the data that are used")
+    parser.add_argument(
+        "--no-group",
+        action="store_true",
+        help="keep rows that name the same image apart, instead of making one photo with several captions of them",
+    )
+    parser.add_argument(
+        "--delimiter", metavar="TEXT", help="what separates the cells of a CSV file (default: its header tells)"
+    )
+    parser.add_argument(
+        "--encoding", metavar="NAME", help="encoding of a CSV file, for example cp1252 (default: utf-8)"
+    )
+
+
+def reading_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """Returns the arguments of `load_rows` that [`add_reading_arguments`] has added, without those not given.
+
+    Raises:
+        ValueError: for a column that is not `THEIRS=OURS`.
+    """
+    settings: dict[str, Any] = {}
+    for name in ("format", "image_root", "split", "skip", "take", "delimiter", "encoding"):
+        value = getattr(args, name, None)
+        if value is not None:
+            settings[name] = value
+    if args.columns:
+        settings["columns"] = _parse_columns(args.columns)
+    if args.no_group:
+        settings["group"] = False
+    if settings.get("delimiter") in ("\\t", "tab"):
+        # A shell passes the two characters on.
+        settings["delimiter"] = "\t"
+    return settings
+
+
+def single_or_list(places: Sequence[str]) -> Any:
+    """Returns several places of data as a list. A single place may also be a folder or a data set."""
+    return places[0] if len(places) == 1 else list(places)
+
+
+def _parse_columns(words: Sequence[str]) -> dict[str, str]:
+    """Reads `THEIRS=OURS` as new names of columns."""
+    columns = dict(word.rsplit("=", 1) for word in words if "=" in word)
+    if len(columns) < len(words):
+        raise ValueError(f"--columns must be THEIRS=OURS, each once, but is {list(words)}")
+    return columns

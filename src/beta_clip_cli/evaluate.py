@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from .arguments import add_device_argument
+from .arguments import add_device_argument, add_reading_arguments, reading_settings
 from .reports import Report, add_json_argument, reporting
 
 
@@ -63,6 +63,7 @@ def add_evaluation_arguments(parser: Any) -> None:
         "--batch-size", metavar="N", type=int, default=32, help="number of images, and of texts, to encode at a time"
     )
     parser.add_argument("--num-workers", metavar="N", type=int, default=0, help="number of processes that read images")
+    add_reading_arguments(parser, split="test")
     add_device_argument(parser)
     parser.add_argument(
         "--dtype", default="float32", choices=["float32", "bfloat16", "float16"], help="precision of the model"
@@ -128,4 +129,14 @@ def evaluation_settings(args: argparse.Namespace) -> dict[str, Any]:
         "pictures": not args.no_pictures,
         "conditioned": not args.no_conditioned,
         "hierarchical": not args.no_hierarchical,
+        "reading": _photo_settings(args),
     }
+
+
+def _photo_settings(args: argparse.Namespace) -> dict[str, Any] | None:
+    """Returns how the task `photos` is read. Published benchmarks are read as they are published."""
+    settings = reading_settings(args)
+    if settings and "photos" not in task_names(args.tasks or ""):
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in settings)
+        raise ValueError(f"{names} must come with the task photos, but the tasks are {args.tasks}")
+    return settings or None

@@ -1,13 +1,12 @@
 """`beta-clip hierarchy`: builds the sentences and phrases of all captions of a source once."""
 
 import argparse
-from collections.abc import Sequence
 
+from .arguments import add_reading_arguments, reading_settings, single_or_list
 from .reports import Report, add_json_argument, reporting
 
 
 # Names that help needs. The library has the same ones, but importing it takes seconds.
-FORMATS = ("rows", "jsonl", "json", "csv", "hf", "imagefolder", "webdataset", "finehard", "coco")
 TAGGERS = ("rules", "nltk", "textblob")
 KINDS = ("noun", "verb", "relation")
 
@@ -18,32 +17,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "data",
         metavar="DATA",
         nargs="+",
-        help="rows whose images are files: a file, glob, directory or Hub dataset",
+        help="rows with images: a file, glob, directory or Hub dataset",
     )
     parser.add_argument(
         "--output", metavar="DIR", required=True, help="directory to write SPLIT-00000-of-00001.jsonl into"
     )
     parser.add_argument("--shard", default="0/1", metavar="I/N", help="part to build: 0/N, 1/N … N-1/N")
     parser.add_argument("--num-proc", metavar="N", type=int, help="number of processes (default: one per core)")
-    parser.add_argument("--format", choices=FORMATS, help="format of the source, if it cannot be guessed")
-    parser.add_argument(
-        "--split",
-        metavar="NAME",
-        default="train",
-        help="which split to read, for example train (directory or Hub dataset)",
-    )
-    parser.add_argument(
-        "--image-root",
-        metavar="DIR",
-        help="directory that relative image paths start from (default: the directory of the file)",
-    )
-    parser.add_argument(
-        "--columns",
-        nargs="+",
-        default=[],
-        metavar="THEIRS=OURS",
-        help="columns to rename, for example text=caption",
-    )
+    add_reading_arguments(parser)
     parser.add_argument("--tagger", default="rules", choices=TAGGERS, help="part-of-speech tagger")
     parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS, help="kinds of phrases to find")
     parser.add_argument("--strict", action="store_true", help="stop at the first row that cannot be used")
@@ -55,26 +36,19 @@ def run(args: argparse.Namespace) -> Report:
     """Builds one shard, unless it is there already. The report says what it holds."""
     # Wrong arguments are reported before torch is imported, which takes seconds.
     shard = _parse_shard(args.shard)
-    columns = _parse_columns(args.columns)
+    reading = reading_settings(args)
 
     from beta_clip_hf.data.hierarchies import build_hierarchies
     from beta_clip_hf.text.phrases import PhraseExtractor
 
-    # A list stands for several files. A single place may also be a folder or a data set.
-    source = args.data
-    if len(source) == 1:
-        source = source[0]
     built = build_hierarchies(
-        source,
+        single_or_list(args.data),
         args.output,
         shard=shard,
         num_proc=args.num_proc,
         extractor=PhraseExtractor(args.tagger, kinds=args.kinds),
         strict=args.strict,
-        format=args.format,
-        image_root=args.image_root,
-        columns=columns,
-        split=args.split,
+        **reading,
     )
     if built.skipped and not built.rows:
         raise ValueError(f"{args.data[0]} must have a row that can be used, but all {built.skipped} were skipped")
@@ -82,6 +56,7 @@ def run(args: argparse.Namespace) -> Report:
         {
             "output": str(built.path),
             "rows": built.rows,
+            "read": built.read,
             "skipped": built.skipped,
             "bytes": built.bytes,
             "settings": built.settings,
@@ -95,11 +70,3 @@ def _parse_shard(word: str) -> tuple[int, int]:
     if not (part.isdecimal() and parts.isdecimal()):
         raise ValueError(f"--shard must be I/N, as in 0/4, but is {word!r}")
     return int(part), int(parts)
-
-
-def _parse_columns(words: Sequence[str]) -> dict[str, str]:
-    """Reads `THEIRS=OURS` as new names of columns."""
-    columns = dict(word.split("=", 1) for word in words if "=" in word)
-    if len(columns) < len(words):
-        raise ValueError(f"--columns must be THEIRS=OURS, each once, but is {list(words)}")
-    return columns

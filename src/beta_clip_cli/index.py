@@ -5,12 +5,17 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from .arguments import SHIPPED_MODEL, add_device_argument
+from .arguments import (
+    SHIPPED_MODEL,
+    add_device_argument,
+    add_reading_arguments,
+    reading_settings,
+    single_or_list,
+)
 from .reports import Report, add_json_argument, reporting
 
 
 # These repeat names of the library, which the help needs without importing torch.
-FORMATS = ("rows", "jsonl", "json", "csv", "hf", "imagefolder", "webdataset", "finehard", "coco")
 DTYPES = ("float32", "bfloat16", "float16")
 PRECISIONS = ("float32", "int8", "binary")
 
@@ -18,7 +23,7 @@ PRECISIONS = ("float32", "int8", "binary")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `beta-clip index`."""
     parser.add_argument(
-        "photos", metavar="DATA", help="folder of photos, JSONL file, or another source of rows with images"
+        "photos", metavar="DATA", nargs="+", help="folder of photos, JSONL file, or another source of rows with images"
     )
     parser.add_argument(
         "--out", metavar="DIR", required=True, help="index to make or update: a directory, or a URI of object storage"
@@ -43,13 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         help="keep the first N numbers of each embedding (default: as the index, all for a new one)",
     )
-    parser.add_argument("--format", choices=FORMATS, help="format of the data set, if it cannot be guessed")
-    parser.add_argument("--split", metavar="NAME", default="train", help="which split of a data set to read")
-    parser.add_argument(
-        "--image-root",
-        metavar="DIR",
-        help="directory of relative image paths (default: beside their file)",
-    )
+    add_reading_arguments(parser)
     parser.add_argument("--batch-size", metavar="N", type=int, default=32, help="number of images to encode at a time")
     parser.add_argument("--num-workers", metavar="N", type=int, default=0, help="number of processes that read images")
     add_device_argument(parser)
@@ -62,6 +61,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 @reporting
 def run(args: argparse.Namespace) -> Report:
     """Makes or updates the index. The report counts what has changed; unreadable images are listed, and no error."""
+    # Wrong arguments are reported before torch is imported, which takes seconds.
+    reading = reading_settings(args)
+
     import torch
 
     from beta_clip_hf.search.build import IndexSettings, build_index
@@ -75,15 +77,13 @@ def run(args: argparse.Namespace) -> Report:
         store_patches=args.store_patches,
         precision=args.precision,
         truncate_dim=args.truncate_dim,
-        format=args.format,
-        split=args.split,
-        image_root=args.image_root,
+        reading=reading,
         device=args.device,
         dtype=args.dtype,
         batch_size=args.batch_size,
         num_workers=args.num_workers,
     )
-    built = build_index(args.photos, args.out, settings)
+    built = build_index(single_or_list(args.photos), args.out, settings)
     if built is None:
         # Of several processes only the first one reports.
         return Report(None)

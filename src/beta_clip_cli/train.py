@@ -7,8 +7,15 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from .arguments import add_reading_arguments, reading_settings, single_or_list
 from .errors import masked
 from .reports import Report, add_json_argument, reporting
+
+
+# Keys of the two sets of rows.
+ROW_SETS = ("data.train", "data.eval")
+# How rows are read that are no part of the training ones. Which of them are read, `--skip` and `--take`, is not shared.
+_EVAL_READING = ("format", "columns", "image_root", "delimiter", "encoding", "group")
 
 
 class Flag(NamedTuple):
@@ -110,8 +117,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output", "--output-dir", metavar="DIR", help="directory to write the model to (training.output_dir)"
     )
     for flag in FLAGS:
+        # Several files are a list.
+        nargs = "+" if flag.key in ROW_SETS else None
         help_text = f"{flag.help_text} ({flag.key})"
-        parser.add_argument(flag.name, type=flag.value_type, metavar=flag.metavar, help=help_text)
+        parser.add_argument(flag.name, type=flag.value_type, metavar=flag.metavar, nargs=nargs, help=help_text)
+    add_reading_arguments(parser, with_range=False)
+    parser.add_argument(
+        "--eval-split", metavar="NAME", help="which split of the evaluation data to read (default: train)"
+    )
     parser.add_argument("--strict", action="store_true", help="stop at a row that cannot be used, do not skip it")
     parser.add_argument(
         "--resume",
@@ -208,29 +221,50 @@ def configuration(args: argparse.Namespace) -> dict[str, Any]:
         value = getattr(args, name)
         if value is not None and value < 0:
             raise ValueError(f"--{name} must be at least 0, but is {value}")
-    overrides = [_parse_setting(word) for word in args.set]
+
+    from beta_clip_hf.training.config import parse_value, read_config
+
+    settings = [_parse_setting(word) for word in args.set]
+    values: dict[str, Any] = {}
     if args.epochs is not None:
         # Steps of the file would win over epochs. -1 stands for none.
-        overrides.append(("training.max_steps", -1))
+        values["training.max_steps"] = -1
     for flag in FLAGS:
         value = getattr(args, flag.name.removeprefix("--").replace("-", "_"))
         if value is not None:
-            overrides.append((flag.key, value))
+            values[flag.key] = single_or_list(value) if flag.key in ROW_SETS else value
+    # A source replaces another one with all its settings, so it comes before what `--set` says of it.
+    overrides: list[tuple[str, Any]] = [(key, values[key]) for key in ROW_SETS if key in values]
+    overrides += [(key, parse_value(text)) for key, text in settings]
+    for key in ROW_SETS:
+        if key in values and any(name == key or name.startswith(f"{key}.") for name, _ in settings):
+            overrides.append((f"{key}.source", values[key]))
+    overrides += [(key, value) for key, value in values.items() if key not in ROW_SETS]
+    overrides += _reading_overrides(args)
     if args.output is not None:
         overrides.append(("training.output_dir", args.output))
     if args.strict:
         overrides.append(("data.strict", True))
 
-    from beta_clip_hf.training.config import read_config
-
-    config = read_config(args.config, overrides)
+    config = read_config(args.config, overrides, is_parsed=True)
     # A file that describes a model from scratch can also be run from a checkpoint.
     if args.model is not None:
         config["model"].pop("from_scratch", None)
     return config
 
 
-def _parse_setting(word: str) -> tuple[str, Any]:
+def _reading_overrides(args: argparse.Namespace) -> list[tuple[str, Any]]:
+    """Returns how the rows are read: the training rows, and those of `--eval-data` in the same way."""
+    reading = reading_settings(args)
+    overrides = [(f"data.train.{name}", value) for name, value in reading.items()]
+    if args.eval_data is not None:
+        overrides += [(f"data.eval.{name}", value) for name, value in reading.items() if name in _EVAL_READING]
+    if args.eval_split is not None:
+        overrides.append(("data.eval.split", args.eval_split))
+    return overrides
+
+
+def _parse_setting(word: str) -> tuple[str, str]:
     """Splits KEY=VALUE."""
     key, equals, value = word.partition("=")
     if not equals:

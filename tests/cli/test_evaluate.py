@@ -29,3 +29,13 @@ def test_the_defaults_are_those_of_the_library():
 )
 def test_tasks_are_separated_by_commas(words, names):
     assert task_names(words) == names
+
+
+def test_how_photos_are_read():
+    parser = argparse.ArgumentParser()
+    add_evaluation_arguments(parser)
+    words = ["--tasks", "photos", "--columns", "text=caption", "--split", "val", "--skip", "3", "--no-group"]
+    reading = evaluation_settings(parser.parse_args(words))["reading"]
+    assert reading == {"columns": {"text": "caption"}, "split": "val", "skip": 3, "group": False}
+    with pytest.raises(ValueError, match=r"--split must come with the task photos, but the tasks are scenes"):
+        evaluation_settings(parser.parse_args(["--tasks", "scenes", "--split", "val"]))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from beta_clip_cli import hierarchy
+from beta_clip_cli import arguments, hierarchy
 from beta_clip_cli.main import main
 from beta_clip_hf.data.readers import FORMATS, load_rows
 from beta_clip_hf.text.phrases import KINDS, PhraseExtractor
@@ -28,7 +28,7 @@ def words(tmp_path) -> list[str]:
 
 
 def test_names_are_those_of_the_library() -> None:
-    assert hierarchy.FORMATS == FORMATS
+    assert arguments.FORMATS == FORMATS
     assert hierarchy.KINDS == KINDS
     with pytest.raises(ValueError, match=r"tagger must be one of \['nltk', 'rules', 'textblob'\]"):
         PhraseExtractor("absent")

@@ -1,9 +1,9 @@
 """The words of `beta-clip index`."""
 
-from beta_clip_cli import index
+from beta_clip_cli import arguments, index
 from beta_clip_hf.data.readers import FORMATS
 from beta_clip_hf.search.index import DTYPES
 
 
 def test_the_choices_are_those_of_the_library():
-    assert (index.FORMATS, index.DTYPES) == (FORMATS, DTYPES)
+    assert (arguments.FORMATS, index.DTYPES) == (FORMATS, DTYPES)

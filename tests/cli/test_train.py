@@ -106,3 +106,50 @@ def test_a_resumed_run_without_a_directory_begins(tmp_path):
     settings = training_run.RunSettings({}, resume=True)
     assert settings.find_checkpoint(str(tmp_path / "nothing")) is None
     assert settings.find_checkpoint(str(tmp_path)) is None
+
+
+def test_how_rows_are_read_is_said_for_both_sets():
+    reading = (
+        "--columns",
+        "text=caption",
+        "a=b=image",
+        "--image-root",
+        "~/100% photos",
+        "--delimiter",
+        "tab",
+        "--no-group",
+    )
+    data = configured(
+        "--train-data", "a.csv", "--eval-data", "b.csv", "--split", "dev", "--eval-split", "val", *reading
+    )["data"]
+    shared = {
+        "columns": {"text": "caption", "a=b": "image"},
+        "image_root": "~/100% photos",
+        "delimiter": "\t",
+        "group": False,
+    }
+    assert data["train"] == {"source": "a.csv", "split": "dev", **shared}
+    assert data["eval"] == {"source": "b.csv", "split": "val", **shared}
+    assert "eval" not in configured("--train-data", "a.csv", *reading)["data"]
+
+
+def test_settings_of_a_source_stay_beside_a_source(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("data: {train: {source: old.jsonl, skip: 5}}\n")
+    words = ("--config", str(path), "--set", "data.train.columns={text: caption}", "--train-data", "new.jsonl")
+    assert configured(*words)["data"]["train"] == {"source": "new.jsonl", "columns": {"text": "caption"}}
+    words = ("--train-data", "new.jsonl", "--set", "data.train=old.jsonl")
+    assert configured(*words)["data"]["train"] == {"source": "new.jsonl"}
+
+
+@pytest.mark.parametrize(
+    "name", ["photos #1.jsonl", "[2020] a.jsonl", "100%.csv", "~/a: b.csv", "%20.csv", "yes", "1e5"]
+)
+def test_names_of_files_are_meant_as_they_are(name):
+    assert configured("--train-data", name)["data"]["train"] == name
+    assert configured("--train-data", name, "other")["data"]["train"] == [name, "other"]
+
+
+def test_wrong_columns_are_one_sentence(capsys):
+    assert main(["train", *NEEDED, "--columns", "text"]) == 1
+    assert "--columns must be THEIRS=OURS, each once, but is ['text']" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """Hierarchies of a source: the same rows with their texts, in shards that are whole, built once."""
 
+import io
 import json
 import logging
 import multiprocessing
@@ -13,7 +14,8 @@ from PIL import Image
 
 from beta_clip_hf import BetaCLIPDataCollator, PhraseExtractor
 from beta_clip_hf.data import hierarchies
-from beta_clip_hf.data.hierarchies import build_hierarchies
+from beta_clip_hf.data.hierarchies import BuiltShard, build_hierarchies
+from beta_clip_hf.data.images import load_image
 from beta_clip_hf.data.readers import load_rows
 from beta_clip_hf.data.regions import regions_of
 from beta_clip_hf.data.row_texts import hierarchy_of
@@ -71,7 +73,11 @@ def write(path: Path, records: list[dict]) -> None:
 
 
 def build(source, output, **options) -> Path:
-    return build_hierarchies(source, output, **{"num_proc": 1, **options}).path
+    return build_shard(source, output, **options).path
+
+
+def build_shard(source, output, **options) -> BuiltShard:
+    return build_hierarchies(source, output, **{"num_proc": 1, **options})
 
 
 def test_the_rows_stay_what_they_are_and_bring_their_texts(source, tmp_path) -> None:
@@ -235,11 +241,48 @@ def test_a_data_set_on_the_disk(source, tmp_path) -> None:
     build(tmp_path / "saved", tmp_path / "built", image_root=source.parent)
     rows = load_rows(tmp_path / "built", strict=True)
     assert [row["phrases"] for row in rows] == [["A dog"], ["A cat", "A cat on a sofa", "a sofa"]]
-    inside = [{"bytes": (source.parent / "0.png").read_bytes(), "path": None}] * 2
-    table = datasets.Dataset.from_dict({**columns, "image": inside})
-    with pytest.raises(ValueError, match="image must be the path of a file, but is inside of the source"):
-        build(table, tmp_path / "other")
-    assert not (tmp_path / "other").exists()
+
+
+def test_images_inside_of_a_source_are_written_to_files(source, tmp_path) -> None:
+    black, red = (Image.new("RGB", (8, 8), (level, 0, 0)) for level in (0, 250))
+    content = io.BytesIO()
+    red.save(content, "JPEG")
+    records = [
+        {"image": black, "caption": "A dog runs."},
+        {"image": content.getvalue(), "caption": "A cat on a sofa."},
+        {"image": {"bytes": content.getvalue(), "path": None}, "caption": "A sofa."},
+        {"image": 7, "caption": "No image."},
+        {"image": b"broken", "caption": "Not decoded here."},
+    ]
+    built = build_shard(records, tmp_path / "built")
+    assert (built.rows, built.read, built.skipped) == (3, 4, 1)
+    rows = load_rows(tmp_path / "built", strict=True)
+    assert [row["caption"] for row in rows] == ["A dog runs.", "A cat on a sofa. A sofa.", "Not decoded here."]
+    assert load_image(rows[0]["image"]).getpixel((0, 0)) == (0, 0, 0)
+    assert Path(rows[1]["image"]).read_bytes() == content.getvalue()
+    assert {path.suffix for path in (tmp_path / "built" / "images").iterdir()} == {".png", ".jpeg", ".img"}
+    # What is there already is known by its content, and not built again.
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "built").rglob("*")}
+    assert build_shard(records, tmp_path / "built") == built
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "built").rglob("*")} == written
+
+
+def test_rows_of_a_photo_and_what_belongs_to_no_row(source, tmp_path) -> None:
+    coco = {
+        "images": [{"id": 1, "file_name": "0.png"}, {"id": 2, "file_name": "0.png"}],
+        "annotations": [
+            {"image_id": 1, "caption": "A dog runs."},
+            {"image_id": 2, "caption": "A dog."},
+            {"image_id": 9, "caption": "Of no image."},
+        ],
+    }
+    (source.parent / "coco.json").write_text(json.dumps(coco))
+    built = [build_shard(source.parent / "coco.json", tmp_path / "built", shard=(part, 2)) for part in range(2)]
+    assert [(shard.rows, shard.read, shard.skipped) for shard in built] == [(0, 0, 0), (1, 2, 1)]
+    [row] = load_rows(tmp_path / "built")
+    assert row["captions"] == ["A dog runs.", "A dog."]
+    apart = build_shard(source.parent / "coco.json", tmp_path / "apart", group=False)
+    assert (apart.rows, apart.read, apart.skipped) == (2, 2, 1)
 
 
 def test_image_paths_lead_from_the_output_through_a_link(source, tmp_path, monkeypatch) -> None:

@@ -109,7 +109,7 @@ def test_a_bad_row_is_skipped_logged_and_counted(folder, caplog, kind):
     assert reason in why
     assert [entry.getMessage() for entry in caplog.records] == [
         f"train.jsonl:2 is skipped: {why}",
-        "train.jsonl: 2 rows, 1 skipped",
+        "train.jsonl: 2 rows read + 1 skipped = 3 in the source",
     ]
 
 
@@ -141,7 +141,7 @@ def test_wrong_columns_are_one_error(folder, caplog):
     assert "['img', 'text']" in str(error.value)
     assert 'columns={"img": "image", "text": "caption"}' in str(error.value)
     assert not caplog.records
-    assert len(load_rows(path, columns={"img": "image", "text": "caption"})) == 200
+    assert len(load_rows(path, columns={"img": "image", "text": "caption"}, group=False)) == 200
     with pytest.raises(ValueError, match=r"columns must rename what is there, but \['title'\] is not in"):
         load_rows(path, columns={"title": "caption"})
 
@@ -248,7 +248,7 @@ def test_list_of_dicts():
         ("absent-*.tar", {}, "source must name existing tar files"),
         (7, {}, "source must be a path, a list"),
         ([], {}, "must have a row"),
-        (["a.json", "b.jsonl"], {}, r"format must be one of \('finehard', 'coco'\) for a list of JSON files"),
+        (["a.json", "b.jsonl"], {}, r"source must name existing JSON files, but is 'a\.json'"),
         (["a.jsonl"], {"format": "jsonl"}, r"source must name existing JSON files, but is 'a\.jsonl'"),
         (__file__, {}, r"source must end in \.jsonl, .* or have its format given, but is '.*test_readers\.py'"),
         ("a.jsonl", {"format": "xml"}, r"format must be one of \('rows', .*\), but is 'xml'"),
@@ -283,7 +283,7 @@ def test_rows_stay_on_the_disk(folder):
     count = 2000
     path = write_lines(folder / "a.jsonl", *[record(1, caption="A square. " * 100)] * count)
     tracemalloc.start()
-    rows = load_rows(path)
+    rows = load_rows(path, group=False)
     used, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(rows) == count
@@ -388,5 +388,5 @@ def test_a_directory_that_datasets_cannot_open(datasets, tmp_path):
 def test_without_datasets_the_message_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
     (tmp_path / "a.parquet").touch()
-    with pytest.raises(ImportError, match=r'pip install "beta-clip-hf\[train\]"'):
+    with pytest.raises(ImportError, match=r"pip install datasets"):
         load_rows(tmp_path / "a.parquet")

@@ -200,7 +200,7 @@ def test_bad_records_keep_their_numbers_and_all_are_counted(folder, caplog):
     assert numbers(rows) == [3, 5, 6]
     assert [location for location, _ in rows.skipped] == ["bad.jsonl:5"]
     assert len(rows) + len(rows.skipped) + rows.held_out == len(lines)
-    assert caplog.messages[-1] == "bad.jsonl: 3 rows, 1 skipped, 3 held out"
+    assert caplog.messages[-1] == "bad.jsonl: 3 rows read + 1 skipped + 3 held out = 7 in the source"
     # Rows that are held out are not checked, so that they are no errors either.
     assert numbers(load_rows(path, skip=2, take=2, strict=True)) == [2, 3]
     # A line that cannot be read has no id: it is reported whichever ids are selected.
@@ -212,7 +212,7 @@ def test_a_stream_counts_what_it_passes_over(folder, caplog):
     rows = load_rows(folder / "tars", skip=7)
     with caplog.at_level(logging.INFO):
         assert numbers(rows) == [7, 8, 9, 10, 11]
-    assert caplog.messages[-1] == "train-0.tar … train-3.tar: 5 rows, 0 skipped, 7 held out"
+    assert caplog.messages[-1] == "train-0.tar … train-3.tar: 5 rows read + 0 skipped + 7 held out = 12 in the source"
     assert numbers(rows) == [7, 8, 9, 10, 11]
     assert rows.held_out == 2 * 7
 

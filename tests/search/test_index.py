@@ -15,6 +15,8 @@ from beta_clip_hf.search import index as index_module
 from beta_clip_hf.search import sources
 from beta_clip_hf.search.index import PhotoIndex, load_embedder
 from beta_clip_hf.search.query import Query
+from beta_clip_hf.search.sources import open_photos
+from data.source_files import write_tar
 from ddp_helpers import run_processes
 
 
@@ -128,15 +130,16 @@ def test_rows_bring_columns_that_change_without_encoding(path, embedder, photos,
     ]
     file = write_rows(photos.parent / "rows.jsonl", rows)
     index = PhotoIndex.create(path, embedder)
-    assert counts(index.add(file)) == (3, 0, 0, 0, 0, 2)
+    assert counts(index.add(file)) == (3, 0, 0, 0, 0, 1)
     assert index.table.columns["year"] == "int64" and index.table.columns["stars"] == "double"
     assert "phrases" not in index.table.columns
     found = {os.path.basename(hit.image): hit.columns for hit in index.search("a wall")}
-    assert found["1.png"]["caption"] == "Green. A lawn." and "caption" not in found["2.png"]
+    assert found["1.png"]["caption"] == "Green. A lawn."
+    assert found["2.png"]["caption"] == "The same image again."
     decoded = counting(monkeypatch)
     rows[0] |= {"caption": "A wall.", "place": "Rome"}
     del rows[0]["year"]
-    assert counts(index.add(write_rows(file, rows))) == (0, 0, 1, 0, 2, 2)
+    assert counts(index.add(write_rows(file, rows))) == (0, 0, 1, 0, 2, 1)
     assert decoded == [str(photos.parent / "photos/none.png").rpartition("/")[2]]
     found = {os.path.basename(hit.image): hit.columns for hit in index.search("a wall")}
     assert found["0.png"]["caption"] == "A wall." and found["0.png"]["place"] == "Rome"
@@ -144,6 +147,35 @@ def test_rows_bring_columns_that_change_without_encoding(path, embedder, photos,
     with pytest.raises(ValueError, match="column 'year' must be int64, as in the index, but is string"):
         index.add(write_rows(file, [{**rows[1], "year": "MMXX"}]))
     assert len(index) == 3
+
+
+def test_rows_of_a_photo_have_all_captions_or_those_of_the_first(photos):
+    rows = [
+        {"image": "photos/0.png", "caption": "A red wall."},
+        {"image": "photos/1.png"},
+        {"image": "photos/0.png", "caption": "A wall."},
+        {"image": "photos/1.png"},
+    ]
+    file = write_rows(photos.parent / "rows.jsonl", rows)
+    together, apart = open_photos(file), open_photos(file, group=False)
+    key = str(photos / "0.png")
+    assert list(together.keys()) == list(apart.keys()) == [key, str(photos / "1.png")]
+    assert together.row(key)["caption"] == "A red wall. A wall."
+    assert apart.row(key)["caption"] == "A red wall."
+    assert together.row_digest(key) != apart.row_digest(key)
+    assert (len(together.skipped), len(apart.skipped)) == (0, 2)
+    assert "caption" not in together.row(str(photos / "1.png"))
+
+
+def test_tars_are_read_by_index(path, embedder, photos):
+    members = [(f"{number}.png", (photos / f"{number}.png").read_bytes()) for number in range(3)]
+    members.insert(1, ("0.txt", b"A dark wall."))
+    tar = write_tar(photos.parent / "train.tar", members)
+    index = PhotoIndex.create(path, embedder)
+    assert counts(index.add(tar)) == (3, 0, 0, 0, 0, 0)
+    captions = {hit.image.rpartition("#")[2]: hit.columns.get("caption") for hit in index.search("a wall")}
+    assert captions == {"0": "A dark wall.", "1": None, "2": None}
+    assert counts(index.add(tar)) == (0, 0, 0, 0, 3, 0)
 
 
 def test_a_folder_leaves_alone_what_rows_have_brought(path, embedder, photos):

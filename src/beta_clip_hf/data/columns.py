@@ -1,17 +1,20 @@
 """Names of columns: renames those of a source and says which ones are missing."""
 
+import shlex
 from collections.abc import Collection, Mapping
 from typing import Any
 
 
-CAPTION_COLUMNS = ("caption", "captions", "conversations")
-IMAGE_COLUMNS = ("image", "file_name")
+CAPTION_COLUMNS = ("caption", "captions", "conversations", "messages")
+IMAGE_COLUMNS = ("image", "images", "file_name")
 
 # Columns of well-known data sets. They make the hint of an error concrete. Nothing is renamed without being asked.
 _USUAL_NAMES = {
     "image": ("filename", "image_path", "img", "path", "jpg", "filepath"),
-    "caption": ("text", "long_caption", "description", "sentence", "title", "label"),
+    "caption": ("text", "long_caption", "description", "sentence", "title"),
 }
+# Names by which a line of column names is known.
+COLUMN_NAMES = frozenset((*CAPTION_COLUMNS, *IMAGE_COLUMNS, *_USUAL_NAMES["image"], *_USUAL_NAMES["caption"]))
 
 
 def rename_columns(record: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
@@ -49,10 +52,12 @@ def check_columns(columns: Collection[str], source: str) -> None:
     if not any(name in columns for name in CAPTION_COLUMNS):
         missing.append("caption")
     if missing:
-        hint = ", ".join(f'"{_likely_column(name, columns)}": "{name}"' for name in missing)
+        likely = {name: _likely_column(name, columns) for name in missing}
+        hint = ", ".join(f'"{likely[name]}": "{name}"' for name in missing)
+        words = " ".join(shlex.quote(f"{likely[name]}={name}") for name in missing)
         raise ValueError(
             f'{source} must have the columns "image" and "caption" (or "captions"), but its columns are '
-            f"{sorted(columns)}; rename with columns={{{hint}}}"
+            f"{sorted(columns)}; rename with columns={{{hint}}} (--columns {words})"
         )
 
 

@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import islice
@@ -19,6 +19,9 @@ from ..files import replacing, write_json
 from ..text.map import rules_digest
 from ..text.phrases import PhraseExtractor
 from .formats.split_files import Shard, find_shards
+from .grouping import join_rows
+from .inner_images import IMAGE_FOLDER, image_file, name_of_inner_image, store_inner_image
+from .photo_table import PhotoTable, photos_of_table
 from .readers import open_table
 from .records import Table
 from .row_counts import RowCounts
@@ -41,7 +44,9 @@ class BuiltShard:
 
     path: Path
     rows: int
-    """Number of rows in it."""
+    """Number of rows in it: a photo with several captions is one."""
+    read: int
+    """Number of rows of the source that are in it."""
     skipped: int
     """Number of records that could not be used."""
     bytes: int
@@ -58,24 +63,22 @@ def build_hierarchies(
     num_proc: int | None = None,
     extractor: PhraseExtractor | None = None,
     strict: bool = False,
-    format: str | None = None,
-    image_root: str | Path | None = None,
-    columns: Mapping[str, str] | None = None,
     split: str = "train",
+    group: bool = True,
+    **reading: Any,
 ) -> BuiltShard:
     """Writes the rows of a source with `sentences`, `phrases`, `phrase_sentences` and `phrase_kinds` as JSON Lines.
 
     `load_rows(output)` reads them, and training takes them as they are. Rows keep their order, columns and ids, so
     training draws the same texts of them as of the source. Sentences and phrases that a row brings along are kept.
-    Image paths become relative to `output`.
+    Image paths become relative to `output`. Images that lie inside of the source are copied to `output/images`.
 
     What a shard was built from is written beside it, last of all (`SHARD.info.json`). If that names the same rows and
     settings, nothing is built. An unfinished shard has a name of its own that nothing reads; an interrupted one is
     built from its start.
 
     Args:
-        source: What [`load_rows`] takes, together with `format`, `image_root`, `columns` and `split`. Its rows can be
-            read by index, and their images are files, which are not looked at.
+        source: What [`load_rows`] takes, except streams and compressed tars. Images that are files are not looked at.
         output: Directory of the shards.
         shard: Pair `(i, n)` for the i-th of n parts, counted from 0. Parts are consecutive records; together they are
             all of them.
@@ -83,13 +86,16 @@ def build_hierarchies(
         extractor: Finds the phrases; `PhraseExtractor()` by default. If its tagger is a function of your own, a later
             process cannot tell that it is the same one, and builds everything again.
         strict: Whether a row that cannot be used is an error. By default it is skipped, logged and counted.
+        split, group: See `load_rows`.
+        reading: More arguments of `load_rows`: `format`, `image_root`, `columns`, `skip`, `take`, `delimiter` and
+            `encoding`.
 
     Returns:
         The shard, built now or before.
 
     Raises:
-        ValueError: as `load_rows`; if the shard is out of range, if images are not files, or if `output` has rows of
-            that split that do not belong to these shards.
+        ValueError: as `load_rows`; if the shard is out of range, or if `output` has rows of that split that do not
+            belong to these shards.
     """
     place = Shard(*shard)
     if not 0 <= place.part < place.parts:
@@ -99,10 +105,10 @@ def build_hierarchies(
     output = Path(output)
     extractor = extractor or PhraseExtractor()
     _check_neighbours(output, split, place.parts)
-    table, reader = open_table(source, format=format, image_root=image_root, columns=columns, split=split)
+    table, reader = open_table(source, split=split, **reading)
     reader.check_columns((record for _, record in islice(table.scan(), RECORDS_WITH_ALL_COLUMNS)), table.name)
-    blocks = _Blocks(table, reader, _records_of(place, len(table)), output, extractor)
-    blocks.check_image()
+    photos = photos_of_table(table, reader, group=group)
+    blocks = _Blocks(table, reader, photos, _photos_of(place, len(photos)), output, extractor)
     path = output / place.file_name(split)
     processes = num_proc or os.cpu_count() or 1
     settings = {"rules": rules_digest(), "tagger": str(extractor.tagger), "kinds": list(extractor.kinds)}
@@ -113,10 +119,6 @@ def build_hierarchies(
     return _write(path, settings, blocks, processes, strict)
 
 
-class _NotAFileError(ValueError):
-    """Says that an image is not a file of its own."""
-
-
 class _Block(NamedTuple):
     """Holds the results of a worker for a block of records."""
 
@@ -124,46 +126,63 @@ class _Block(NamedTuple):
     """Digest of the rows."""
     lines: bytes = b""
     rows: int = 0
+    read: int = 0
+    """Number of records that the rows were made of."""
     skipped: tuple[tuple[str, str], ...] = ()
     """Where each skipped record is, and why it was skipped."""
 
 
 class _Blocks(Dataset[_Block]):
-    """Reads the records of a shard block by block. Without an extractor it computes only their digests."""
+    """Reads the photos of a shard block by block. Without an extractor it computes only their digests."""
 
     def __init__(
-        self, table: Table, reader: RowReader, records: range, output: Path, extractor: PhraseExtractor | None
+        self,
+        table: Table,
+        reader: RowReader,
+        photos: PhotoTable,
+        numbers: range,
+        output: Path,
+        extractor: PhraseExtractor | None,
     ) -> None:
         self.table = table
-        self.records = records
+        self.numbers = numbers
+        self._photos = photos
         self._reader = reader
-        self._output = str(output)
+        self._output = output
         self._extractor = extractor
+
+    @property
+    def lost(self) -> Sequence[tuple[str, str]]:
+        """What belongs to no record of the source, and why. It is told with the last photos."""
+        return self._photos.lost if self.numbers.stop == len(self._photos) else ()
 
     def __len__(self) -> int:
         # Rounded up.
-        return -(-len(self.records) // BLOCK_ROWS)
+        return -(-len(self.numbers) // BLOCK_ROWS)
 
     def __getitem__(self, number: int) -> _Block:
         content = hashlib.sha256()
         lines: list[bytes] = []
         skipped: list[tuple[str, str]] = []
-        for index in self.records[number * BLOCK_ROWS : (number + 1) * BLOCK_ROWS]:
-            location = self.table.location(index)
+        read = 0
+        for photo in self.numbers[number * BLOCK_ROWS : (number + 1) * BLOCK_ROWS]:
+            records = self._photos[photo]
             try:
-                row = self._row(index, location)
+                row = self._row(records)
                 content.update(_line(row))
                 if self._extractor is not None:
                     lines.append(_line(_with_hierarchy(row, self._extractor)))
+                    read += len(records)
             except ValueError as error:
-                skipped.append((location, str(error)))
-                content.update(repr(skipped[-1]).encode())
-        return _Block(content.digest(), b"".join(lines), len(lines), tuple(skipped))
+                for index in records:
+                    skipped.append((self.table.location(index), str(error)))
+                    content.update(repr(skipped[-1]).encode())
+        return _Block(content.digest(), b"".join(lines), len(lines), read, tuple(skipped))
 
     def digest(self, processes: int) -> str:
         """Digests all rows of the shard, and what is wrong with those that cannot be used."""
-        without_extractor = _Blocks(self.table, self._reader, self.records, Path(self._output), None)
-        if len(self.records) <= _ROWS_FOR_ONE_PROCESS:
+        without_extractor = _Blocks(self.table, self._reader, self._photos, self.numbers, self._output, None)
+        if len(self.numbers) <= _ROWS_FOR_ONE_PROCESS:
             processes = 1
         return _joined_digest(block.content for block in without_extractor.read(processes))
 
@@ -174,40 +193,21 @@ class _Blocks(Dataset[_Block]):
             workers = min(processes, len(self))
         yield from DataLoader(self, batch_size=None, num_workers=workers, collate_fn=_unchanged)
 
-    def check_image(self) -> None:
-        """Looks at the first image: if it lies inside of the source, all do.
-
-        Raises:
-            ValueError: if it does.
-        """
-        if len(self.records) == 0:
-            return
-        first = self.records[0]
-        try:
-            self._row(first, self.table.location(first))
-        except _NotAFileError:
-            raise
-        # Any other error is one of that row alone, which will be skipped.
-        except ValueError:
-            pass
-
-    def _row(self, index: int, location: str) -> Row:
-        row = self._reader(self.table[index], location)
-        image = row["image"]
-        # `datasets` gives an image as a dict. Without bytes it is a file.
-        if isinstance(image, Mapping) and not image.get("bytes"):
-            image = image.get("path")
-        if not isinstance(image, (str, Path)):
-            raise _NotAFileError(
-                "image must be the path of a file, but is inside of the source: `map_text_hierarchy` adds the columns "
-                "to a `datasets.Dataset`"
-            )
-        folder, name = os.path.split(image)
-        return {**row, "image": os.path.normpath(os.path.join(_relative_path(self._output, folder), name))}
+    def _row(self, records: Sequence[int]) -> Row:
+        rows = [self._reader(self.table[index], self.table.location(index)) for index in records]
+        row = join_rows(rows, as_list=self._photos.as_list)
+        name = name_of_inner_image(row["image"])
+        if name is None:
+            folder, file = os.path.split(image_file(row["image"]))
+            return {**row, "image": os.path.normpath(os.path.join(_relative_path(str(self._output), folder), file))}
+        # For a digest the name is enough: it is a hash of the content.
+        if self._extractor is not None:
+            store_inner_image(row["image"], self._output / IMAGE_FOLDER / name)
+        return {**row, "image": f"{IMAGE_FOLDER}/{name}"}
 
 
-def _records_of(shard: Shard, count: int) -> range:
-    """Returns the indices of a shard's records among `count` records."""
+def _photos_of(shard: Shard, count: int) -> range:
+    """Returns the numbers of a shard's photos among `count` photos."""
     return range(shard.part * count // shard.parts, (shard.part + 1) * count // shard.parts)
 
 
@@ -244,24 +244,28 @@ def _write(path: Path, settings: dict[str, Any], blocks: _Blocks, processes: int
     start = time.perf_counter()
     counts = RowCounts(blocks.table.name, strict=strict)
     digests: list[bytes] = []
+    rows = 0
     with (
         replacing(path) as unfinished,
         open(unfinished, "wb") as file,
-        transformers_logging.tqdm(total=len(blocks.records), desc=path.name, unit=" rows") as progress,
+        transformers_logging.tqdm(total=len(blocks.numbers), desc=path.name, unit=" rows") as progress,
     ):
         for block in blocks.read(processes):
             for location, reason in block.skipped:
                 counts.skip(location, ValueError(reason))
-            counts.add(block.rows)
+            counts.add(block.read)
+            rows += block.rows
             digests.append(block.content)
             file.write(block.lines)
             progress.update(block.rows + len(block.skipped))
-    built = BuiltShard(path, counts.used, counts.skipped, path.stat().st_size, settings)
+        for location, reason in blocks.lost:
+            counts.skip(location, ValueError(reason))
+    built = BuiltShard(path, rows, counts.used, counts.skipped, path.stat().st_size, settings)
     info = {name: value for name, value in asdict(built).items() if name != "path"}
     write_json({**info, "content": _joined_digest(digests)}, _info_path(path))
     for leftover in interrupted:
         leftover.unlink(missing_ok=True)
-    counts.report()
+    counts.report(rows if rows < counts.used else None)
     logger.info("%s is built: %.1f s", path, time.perf_counter() - start)
     return built
 

@@ -15,6 +15,8 @@ from typing import Any, Protocol
 Record = Mapping[str, Any]
 # Pairs of a location for messages, as in "train.jsonl:17", and the record there.
 Scan = Iterator[tuple[str, Record | ValueError]]
+# Begins the packed text of an error.
+_ERROR_MARK = b"\0"
 # Is told how many records a scan passes over because they are not selected.
 HoldOut = Callable[[int], None]
 
@@ -96,6 +98,10 @@ class PackedTable(ScannedByIndex):
 
     A million dicts would be copied by forked workers, because reading a Python object changes its reference count. One
     block of bytes stays shared.
+
+    Args:
+        name: Name of the source in messages.
+        records: The records. A `ValueError` is one that cannot be read: asking for it raises its message again.
     """
 
     def __init__(self, name: str, records: Iterable[Any]) -> None:
@@ -103,15 +109,22 @@ class PackedTable(ScannedByIndex):
         self._data = bytearray()
         self._ends = array("Q", [0])
         for record in records:
-            # Half of a surrogate pair is legal in JSON, but has no UTF-8.
-            self._data += json.dumps(record, ensure_ascii=False).encode("utf-8", "surrogatepass")
+            if isinstance(record, ValueError):
+                # No JSON text begins with this byte.
+                self._data += _ERROR_MARK + str(record).encode("utf-8", "surrogatepass")
+            else:
+                # Half of a surrogate pair is legal in JSON, but has no UTF-8.
+                self._data += json.dumps(record, ensure_ascii=False).encode("utf-8", "surrogatepass")
             self._ends.append(len(self._data))
 
     def __len__(self) -> int:
         return len(self._ends) - 1
 
     def __getitem__(self, index: int) -> Record:
-        return parse_record(bytes(self._data[self._ends[index] : self._ends[index + 1]]))
+        packed = bytes(self._data[self._ends[index] : self._ends[index + 1]])
+        if packed.startswith(_ERROR_MARK):
+            raise ValueError(packed.removeprefix(_ERROR_MARK).decode("utf-8", "surrogatepass"))
+        return parse_record(packed)
 
     def location(self, index: int) -> str:
         """Counts the records from 1: "train.json:17"."""

@@ -1,4 +1,4 @@
-"""Counts the rows of a source: those that are used, skipped and held out are all of them."""
+"""Counts the rows of a source: those that are read, skipped and held out are all of them."""
 
 import logging
 
@@ -17,6 +17,7 @@ class RowCounts:
         used: Number of rows that can be used.
         skipped: Number of rows that cannot.
         held_out: Number of records that are not selected.
+        first_reason: Where the first skipped row is, and why it is skipped.
     """
 
     def __init__(self, source: str, *, strict: bool = False) -> None:
@@ -25,6 +26,12 @@ class RowCounts:
         self.used = 0
         self.skipped = 0
         self.held_out = 0
+        self.first_reason = ""
+
+    @property
+    def total(self) -> int:
+        """Number of all rows of the source."""
+        return self.used + self.skipped + self.held_out
 
     def add(self, rows: int = 1) -> None:
         """Counts rows that can be used."""
@@ -33,19 +40,32 @@ class RowCounts:
     def skip(self, location: str, error: ValueError) -> None:
         """Counts and logs a row that is skipped; if `strict`, raises its error instead."""
         self.skipped += 1
+        self.first_reason = self.first_reason or f"{location}: {error}"
         report_skip(location, error, self.strict)
 
     def hold_out(self, records: int = 1) -> None:
         """Counts records that are not selected."""
         self.held_out += records
 
-    def report(self) -> None:
-        """Logs the counts: as a warning if rows were skipped."""
+    def report(self, photos: int | None = None) -> None:
+        """Logs the counts: as a warning if rows were skipped.
+
+        Args:
+            photos: Number of photos, if several rows show the same one.
+        """
         level = logging.WARNING if self.skipped else logging.INFO
-        counts = f"{self.used} rows, {self.skipped} skipped"
+        counts = f"{self.used:,} rows read + {self.skipped:,} skipped"
         if self.held_out:
-            counts += f", {self.held_out} held out"
-        logger.log(level, "%s: %s", self.source, counts)
+            counts += f" + {self.held_out:,} held out"
+        logger.log(level, "%s: %s = %s in the source", self.source, counts, f"{self.total:,}")
+        if photos is not None:
+            logger.info(
+                "%s: %s rows are %s photos: rows that name the same image are one photo with several captions "
+                "(group=False or --no-group keeps them apart)",
+                self.source,
+                f"{self.used:,}",
+                f"{photos:,}",
+            )
 
 
 def report_skip(location: str, error: ValueError, strict: bool) -> None:

@@ -1,17 +1,27 @@
 """Data sets of rows: one is read by index, one is streamed. Rows that cannot be used are skipped and counted."""
 
+import logging
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from torch.utils.data import Dataset, IterableDataset
 
 from .fingerprint import RowsFingerprint
+from .grouping import PhotoGroups, PhotoKeys, image_key, join_rows
+from .images import MISSING_FILE
 from .records import RecordStream, Table
 from .row_counts import RowCounts
 from .row_reader import RowReader
 from .rows import Row
 from .selection import SelectedTable
 from .workers import SharedCount, SharedEpoch
+
+
+logger = logging.getLogger(__name__)
+
+# So much of the beginning and of the end of a file tells it from others, nearly always.
+_QUICK_BYTES = 4096
 
 
 class RowDataset(Dataset[Row]):
@@ -24,10 +34,12 @@ class RowDataset(Dataset[Row]):
         table: The records.
         reader: Makes rows of records.
         strict: Whether a row that cannot be used is an error.
+        group: Whether rows that name the same image are one row with several captions, see [`join_rows`].
 
     Attributes:
+        num_read (`int`): Number of rows of the source that can be used. It is the length, unless some were grouped.
         skipped (`list[tuple[str, str]]`): Where each skipped row is, and why it was skipped.
-        held_out (`int`): Number of records of the source that are not selected. With the rows and the skipped ones
+        held_out (`int`): Number of records of the source that are not selected. With those that are read and skipped
             they are all of it.
         fingerprint (`str`): A hash of the ids and sizes of the rows, by which a resumed run knows them again.
 
@@ -35,7 +47,9 @@ class RowDataset(Dataset[Row]):
         ValueError: if columns are missing, if no row can be used, or, if `strict`, if one row cannot be used.
     """
 
-    def __init__(self, table: Table, reader: RowReader | None = None, *, strict: bool = False) -> None:
+    def __init__(
+        self, table: Table, reader: RowReader | None = None, *, strict: bool = False, group: bool = False
+    ) -> None:
         self._table = table
         self._reader = reader or RowReader()
         # Indices of the usable records, in 8 bytes each.
@@ -47,6 +61,7 @@ class RowDataset(Dataset[Row]):
         if isinstance(table, SelectedTable):
             self.held_out = table.held_out
             counts.hold_out(table.held_out)
+        keys = PhotoKeys()
         for index, (location, row) in enumerate(self._reader.checked(table.scan(), table.name)):
             if isinstance(row, ValueError):
                 counts.skip(location, row)
@@ -55,17 +70,40 @@ class RowDataset(Dataset[Row]):
                 counts.add()
                 fingerprint.add(row)
                 self._usable.append(index)
+                if group:
+                    keys.add(image_key(row["image"]))
         if not self._usable:
-            raise ValueError(f"{table.name} must have a row that can be used, but all {counts.skipped} were skipped")
+            raise ValueError(_no_row(table.name, counts))
+        self.num_read = len(self._usable)
+        self._photos: PhotoGroups | None = None
+        if group:
+            self._photos = keys.groups(self._usable)
+        self._as_list = self._photos is not None and self._photos.have_several
         self.fingerprint = fingerprint.hexdigest()
-        counts.report()
+        if self._photos is not None:
+            # Grouped rows are other rows than the same ones apart.
+            self.fingerprint += f"-{len(self._photos)}"
+        counts.report(None if self._photos is None else len(self._photos))
 
     def __len__(self) -> int:
-        return len(self._usable)
+        return len(self._usable) if self._photos is None else len(self._photos)
 
     def __getitem__(self, index: int) -> Row:
-        place = self._usable[index]
+        if self._photos is None:
+            return self._read(self._usable[index])
+        return join_rows([self._read(place) for place in self._photos[index]], as_list=self._as_list)
+
+    def _read(self, place: int) -> Row:
         return self._reader.read_again(self._table[place], self._table.location(place))
+
+
+def _no_row(source: str, counts: RowCounts) -> str:
+    message = f"{source} must have a row that can be used, but all {counts.skipped} were skipped"
+    if counts.first_reason:
+        message += f", the first one because {counts.first_reason}"
+    if MISSING_FILE in counts.first_reason:
+        message += "; if the images lie elsewhere, say where with image_root (--image-root)"
+    return message
 
 
 class RowStream(IterableDataset[Row]):
@@ -114,6 +152,7 @@ class RowStream(IterableDataset[Row]):
             counts.hold_out(records)
             self._held_out.add(records)
 
+        repeats = _Repeats()
         scan = self._stream(self._epoch.get(), hold_out)
         for location, row in self._reader.checked(scan, self._stream.name):
             if isinstance(row, ValueError):
@@ -121,5 +160,42 @@ class RowStream(IterableDataset[Row]):
                 counts.skip(location, row)
             else:
                 counts.add()
+                repeats.note(row["image"], self._stream.name)
                 yield row
         counts.report()
+
+
+def _quick_key(image: Any) -> bytes:
+    """Returns a key of an image that costs little also for a large file: a warning need not be certain."""
+    if isinstance(image, Mapping) and image.get("bytes"):
+        image = image["bytes"]
+    if isinstance(image, bytes) and len(image) > 2 * _QUICK_BYTES:
+        image = b"%d " % len(image) + image[:_QUICK_BYTES] + image[-_QUICK_BYTES:]
+    return image_key(image)
+
+
+class _Repeats:
+    """Warns once if a stream shows an image that it has shown shortly before, because streams do not group rows."""
+
+    # A window of shuffled rows is about as long.
+    _REMEMBERED = 1000
+
+    def __init__(self) -> None:
+        self._recent: dict[bytes, None] = {}
+        self._has_warned = False
+
+    def note(self, image: Any, source: str) -> None:
+        """Looks at the image of the next row."""
+        if self._has_warned:
+            return
+        key = _quick_key(image)
+        if key in self._recent:
+            self._has_warned = True
+            logger.warning(
+                "%s: several rows name the same image, which a stream does not group: a photo may be its own negative. "
+                "Read the source without streaming, or write the captions of a photo into one row (captions)",
+                source,
+            )
+        self._recent[key] = None
+        if len(self._recent) > self._REMEMBERED:
+            del self._recent[next(iter(self._recent))]

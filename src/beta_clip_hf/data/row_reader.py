@@ -1,6 +1,5 @@
 """Turns raw records into rows: renames columns, checks fields, and finds where images lie."""
 
-import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -8,6 +7,7 @@ from pathlib import Path
 
 from .columns import check_columns, rename_columns
 from .images import check_image_file
+from .paths import find_path
 from .records import Record, Scan
 from .rows import Row, check_row, row_checked_before, with_image
 
@@ -79,6 +79,15 @@ class RowReader:
         row = row_checked_before(self._format.to_row(renamed))
         return self._placed(row, location)
 
+    def image_name(self, record: Record) -> str | None:
+        """Returns the path of an image as the record has it; `None` if it has none. Nothing is checked."""
+        try:
+            image = row_checked_before(self._format.to_row(rename_columns(record, self.columns)))["image"]
+        # The record may be anything.
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return None
+        return str(image) if isinstance(image, (str, Path)) else None
+
     def checked(self, scan: Scan, source: str) -> Iterator[tuple[str, Row | ValueError]]:
         """Yields the rows of a scan with their locations.
 
@@ -124,6 +133,6 @@ class RowReader:
         """Adds what the source knows of the row: an id, and where a relative image path starts."""
         image = row["image"]
         if isinstance(image, (str, Path)):
-            row = with_image(row, os.path.join(self._root, image))
+            row = with_image(row, find_path(str(image), self._root))
         row["id"] = str(row.get("id", location))
         return row

@@ -19,6 +19,9 @@ from .regions import ROW_BOX_FORMATS, check_boxes_in_stated_size
 
 Row = dict[str, Any]
 
+# What conversations call the model that answers.
+_MODEL_SPEAKERS = ("gpt", "assistant")
+
 
 class CheckedRow(dict[str, Any]):
     """A row that has passed [`check_row`], with its caption in `caption` and without `None`.
@@ -47,7 +50,7 @@ def check_row(record: Mapping[str, Any]) -> CheckedRow:
 
     All fields are checked, `None` counts as absent, and image and caption are found. The image may be called
     `file_name`, as in the metadata of an image folder; it is not looked at. `captions` are joined by a space. Of
-    ShareGPT4V's `conversations` the first turn of "gpt" is the caption.
+    ShareGPT4V's `conversations`, or of `messages`, the first turn of "gpt" or "assistant" is the caption.
 
     A box of `regions` must lie in the image: within 0 and 1 if `box_format` is "xyxy_normalized", else within `width`
     and `height` where the row has both. It may reach over by 1 % of the side, as rounded annotations do.
@@ -121,6 +124,9 @@ def _present_fields(record: Mapping[str, Any]) -> Row:
     row = {name: value for name, value in record.items() if value is not None}
     if "image" not in row and "file_name" in row:
         row["image"] = row.pop("file_name")
+    # Conversations may be about several images. A row is about one.
+    if "image" not in row and isinstance(row.get("images"), (list, tuple)) and len(row["images"]) == 1:
+        row["image"] = row.pop("images")[0]
     return row
 
 
@@ -130,18 +136,32 @@ def _with_caption(row: Row) -> Row:
         return row
     if "captions" in row:
         return {**row, "caption": " ".join(row["captions"])}
-    if "conversations" in row:
-        rest = {name: value for name, value in row.items() if name != "conversations"}
-        return {**rest, "caption": _first_answer(row["conversations"])}
+    for name in ("conversations", "messages"):
+        if name in row:
+            rest = {column: value for column, value in row.items() if column != name}
+            return {**rest, "caption": _first_answer(row[name], name)}
     return row
 
 
-def _first_answer(conversations: Any) -> Any:
+def _first_answer(conversations: Any, field: str) -> Any:
+    """Returns the first turn of the model, named `from` and `value` or `role` and `content`."""
     if isinstance(conversations, (list, tuple)):
         for turn in conversations:
-            if isinstance(turn, Mapping) and turn.get("from") == "gpt":
+            if not isinstance(turn, Mapping):
+                continue
+            if turn.get("from") in _MODEL_SPEAKERS:
                 return turn.get("value")
-    raise ValueError(f'conversations must have a turn from "gpt", but is {shown(conversations)}')
+            if turn.get("role") in _MODEL_SPEAKERS:
+                return _text_of_content(turn.get("content"))
+    raise ValueError(f'{field} must have a turn from "gpt" or "assistant", but is {shown(conversations)}')
+
+
+def _text_of_content(content: Any) -> Any:
+    """Joins the texts of a content that is a list of typed parts, as `[{"type": "text", "text": …}]`."""
+    if not isinstance(content, (list, tuple)):
+        return content
+    texts = [part.get("text") for part in content if isinstance(part, Mapping) and part.get("type") == "text"]
+    return " ".join(text for text in texts if isinstance(text, str))
 
 
 def _check_has_image(row: Mapping[str, Any]) -> None:

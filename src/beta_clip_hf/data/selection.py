@@ -161,6 +161,9 @@ class SelectedTable:
         self._table = table
         self._numbers = _selected_numbers(table, selection)
         self.held_out = len(table) - len(self._numbers)
+        if isinstance(table, SelectedTable):
+            # A split of a file, which is cut again.
+            self.held_out += table.held_out
         """Number of records that are held out."""
 
     def __len__(self) -> int:

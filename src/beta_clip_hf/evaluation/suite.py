@@ -67,6 +67,7 @@ class EvaluationSettings:
         pictures: Whether to draw recall curves and pages of the texts that miss their images.
         conditioned: Whether to measure the text-conditioned pooler, if the model has a trained one.
         hierarchical: Whether to measure retrieval by sentences and phrases too.
+        reading: How [`load_rows`] is to read the task `photos`: its arguments, such as `columns` and `split`.
     """
 
     model: str
@@ -83,6 +84,7 @@ class EvaluationSettings:
     pictures: bool = True
     conditioned: bool = True
     hierarchical: bool = True
+    reading: Mapping[str, Any] | None = None
 
 
 def evaluate_tasks(settings: EvaluationSettings, on_result: TaskListener | None = None) -> dict[str, Any] | None:
@@ -152,7 +154,7 @@ def _read_tasks(settings: EvaluationSettings) -> dict[str, Reading | None]:
         if BENCHMARKS[name].read is None:
             readings[name] = None
         else:
-            readings[name] = load_benchmark(name, data, allow_subset=settings.allow_subset)
+            readings[name] = load_benchmark(name, data, allow_subset=settings.allow_subset, reading=settings.reading)
     for name in _short_tasks_beside(settings.tasks, data):
         try:
             readings[name] = load_benchmark(name, data, allow_subset=settings.allow_subset)

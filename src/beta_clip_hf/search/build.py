@@ -1,8 +1,8 @@
 """Making an index of photos, or bringing one up to date, in one process or several."""
 
 import os
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from transformers.utils import logging as transformers_logging
@@ -28,7 +28,7 @@ class IndexSettings:
         store_patches: Whether a new index keeps patch features, for re-ranking without opening images again.
         precision, truncate_dim: See [`PhotoIndex.create`]; by default those of the index, for a new one "float32" and
             all numbers.
-        format, split, image_root: See [`load_rows`].
+        reading: How the photos are read: arguments of [`open_photos`], such as `format`, `split` and `columns`.
         device: See [`load_embedder`].
         dtype: The dtype of the model; by default that of the index, and float32 for a new one.
         batch_size, num_workers: See [`Embedder`].
@@ -39,9 +39,7 @@ class IndexSettings:
     store_patches: bool = False
     precision: str | None = None
     truncate_dim: int | None = None
-    format: str | None = None
-    split: str = "train"
-    image_root: str | Path | None = None
+    reading: Mapping[str, Any] = field(default_factory=dict)
     device: str | None = None
     dtype: str | None = None
     batch_size: int = 32
@@ -95,7 +93,7 @@ def build_index(photos: Any, path: str | os.PathLike[str], settings: IndexSettin
             settings = replace(settings, model=default_model())
         if is_new and not settings.model:
             raise ValueError("model must be given for a new index, but is not: see beta-clip index --help")
-        source = open_photos(photos, format=settings.format, split=settings.split, image_root=settings.image_root)
+        source = open_photos(photos, **settings.reading)
         # This raises where there is no photo, before an empty index is made.
         source.keys()
         open_index = _open

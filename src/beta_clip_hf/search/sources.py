@@ -10,11 +10,15 @@ from typing import Any, NamedTuple, Protocol
 
 from PIL import Image
 
+from ..data.grouping import image_key, join_rows
 from ..data.images import load_image
-from ..data.readers import is_saved_dataset, open_table
+from ..data.paths import usual_place
+from ..data.readers import holds_rows, is_saved_dataset, open_table
 from ..data.records import Table
+from ..data.row_counts import RowCounts
 from ..data.row_reader import RowReader
 from ..data.rows import Row
+from ..data.selection import SelectedTable
 from ..inference.identity import image_digest
 from .schema import OWN_COLUMNS
 
@@ -83,6 +87,14 @@ class PhotoFolder:
             raise ValueError(f"source must be a folder with photos below it, but {self.name!r} has none")
         return photos
 
+    @property
+    def has_photos(self) -> bool:
+        """Whether there is a photo."""
+        try:
+            return bool(self.keys())
+        except ValueError:
+            return False
+
     def row_digest(self, key: str) -> str:
         """Returns "", because a folder has no rows."""
         return ""
@@ -98,7 +110,7 @@ class PhotoFolder:
 
 class PhotoRows:
     """
-    Rows as for training, whose captions may be missing. The first of several rows with the same image counts.
+    Rows as for training, whose captions may be missing. Rows with the same image are one photo.
 
     The texts of all rows are read and checked once, to find what has changed. A row is read again, but not checked
     again, when it is asked for.
@@ -107,16 +119,20 @@ class PhotoRows:
         table: The raw records, as from [`open_table`].
         reader: The reader that makes rows of them.
         name: The name of the source, which tells its images from those of other sources.
+        group: Whether a photo has the captions of all of its rows; if not, the first row counts, and the others are
+            skipped.
 
     Raises:
         ValueError: if no record is a row.
     """
 
-    def __init__(self, table: Table, reader: RowReader, name: str) -> None:
+    def __init__(self, table: Table, reader: RowReader, name: str, *, group: bool = True) -> None:
         self.name = name
         self.skipped: list[tuple[str, str]] = []
         self._table, self._reader = table, reader
-        self._row_indices: dict[str, int] = {}
+        self._row_indices: dict[str, list[int]] = {}
+        # The key of an image inside of the source, by the hash of its content.
+        self._key_of_content: dict[bytes, str] = {}
         self._without_caption: set[int] = set()
         self._digests: dict[str, str] = {}
         # A column may hold values of several types.
@@ -130,17 +146,42 @@ class PhotoRows:
                 self.skipped.append((location, str(error)))
                 continue
             key = self._key(row)
-            if key in self._row_indices:
+            if group and file_of(row["image"]) is None:
+                key = self._key_of_content.setdefault(image_key(row["image"]), key)
+            if key in self._row_indices and not group:
                 self.skipped.append((location, f"its image is that of an earlier row: {key}"))
                 continue
-            columns = _plain_columns(row)
-            self._row_indices[key] = row_index
-            self._digests[key] = hashlib.sha256(json.dumps(columns, sort_keys=True).encode()).hexdigest()
-            for column, value in columns.items():
-                self._value_types.setdefault(column, set()).add(_ARROW_TYPES[type(value)])
+            self._row_indices.setdefault(key, []).append(row_index)
+            if len(self._row_indices[key]) == 1:
+                self._note_columns(key, row)
         if not self._row_indices:
             reasons = "; ".join(f"{location}: {reason}" for location, reason in self.skipped[:1])
             raise ValueError(f"{name} must have a row that can be used, but has none. {reasons}")
+        for key, row_indices in self._row_indices.items():
+            if len(row_indices) > 1:
+                self._note_columns(key, self._joined_row(key))
+        self._count()
+
+    def _count(self) -> None:
+        """Logs how many rows were read and skipped."""
+        counts = RowCounts(self.name)
+        counts.skipped = len(self.skipped)
+        counts.add(self.num_read)
+        if isinstance(self._table, SelectedTable):
+            counts.hold_out(self._table.held_out)
+        photos = len(self._row_indices)
+        counts.report(photos if photos < counts.used else None)
+
+    @property
+    def num_read(self) -> int:
+        """Number of rows of all photos."""
+        return sum(map(len, self._row_indices.values()))
+
+    def _note_columns(self, key: str, row: Row) -> None:
+        columns = _plain_columns(row)
+        self._digests[key] = hashlib.sha256(json.dumps(columns, sort_keys=True).encode()).hexdigest()
+        for column, value in columns.items():
+            self._value_types.setdefault(column, set()).add(_ARROW_TYPES[type(value)])
 
     def keys(self) -> Sequence[str]:
         """Returns the keys of all images, in the order of their rows."""
@@ -152,8 +193,7 @@ class PhotoRows:
 
     def row(self, key: str) -> Row:
         """Returns the `image` and the columns of its row, as the types of the columns hold them."""
-        row_index = self._row_indices[key]
-        row = self._row_again(row_index)
+        row = self._joined_row(key)
         types = self.types()
         columns = {}
         for name, value in _plain_columns(row).items():
@@ -173,6 +213,12 @@ class PhotoRows:
             del row["caption"]
             self._without_caption.add(row_index)
             return row
+
+    def _joined_row(self, key: str) -> Row:
+        """Reads the rows of an image again, and joins those that have a caption."""
+        rows = [self._row_again(row_index) for row_index in self._row_indices[key]]
+        captioned_rows = [row for row in rows if "caption" in row]
+        return join_rows(captioned_rows or rows[:1])
 
     def _row_again(self, row_index: int) -> Row:
         record = self._table[row_index]
@@ -197,26 +243,36 @@ def open_photos(
     image_root: str | Path | None = None,
     columns: Mapping[str, str] | None = None,
     split: str = "train",
+    group: bool = True,
+    **reading: Any,
 ) -> PhotoFolder | PhotoRows:
     """
     Opens a source of photos.
 
     Args:
-        source: A folder, or anything that [`load_rows`] takes except tars and streams. Without a `format`, a folder is
-            one of photos unless `datasets` has written it. A source that is open already is returned as it is.
+        source: A folder, or anything that [`load_rows`] takes except streams and compressed tars. Without a `format`, a
+            folder is one of photos unless `datasets` has written it, or it holds rows and no photo. A source that is
+            open already is returned as it is.
         format, image_root, columns, split: See [`load_rows`].
+        group: Whether a photo has the captions of all rows that name it, instead of those of the first one.
+        reading: More arguments of [`load_rows`]: `skip`, `take`, `delimiter`, `encoding`.
 
     Raises:
         ValueError, ImportError: see [`load_rows`].
     """
     if isinstance(source, PhotoFolder | PhotoRows):
         return source
+    source = usual_place(source)
     is_path = isinstance(source, str | Path)
     if is_path and format is None and Path(source).is_dir():
-        if not is_saved_dataset(source):
-            return PhotoFolder(source)
-        format = "hf"
-    table, reader = open_table(source, format=format, image_root=image_root, columns=columns, split=split)
+        if is_saved_dataset(source):
+            format = "hf"
+        else:
+            folder = PhotoFolder(source)
+            if folder.has_photos or not holds_rows(Path(source), split):
+                return folder
+    settings: dict[str, Any] = {"image_root": image_root, "columns": columns, "split": split, **reading}
+    table, reader = open_table(source, format=format, **settings)
     if not is_path:
         name = table.name
     elif Path(source).exists():
@@ -224,7 +280,7 @@ def open_photos(
     else:
         # The name of a data set on the Hub.
         name = str(source)
-    return PhotoRows(table, reader, name)
+    return PhotoRows(table, reader, name, group=group)
 
 
 class ReadablePhotos(Sequence[Row]):

@@ -42,7 +42,9 @@ TOWER_KEYS = {
 }
 
 
-def read_config(path: str | Path | None, overrides: Iterable[tuple[str, Any]] = ()) -> dict[str, Any]:
+def read_config(
+    path: str | Path | None, overrides: Iterable[tuple[str, Any]] = (), *, is_parsed: bool = False
+) -> dict[str, Any]:
     """
     Reads the three sections of a configuration file and overrides single values.
 
@@ -52,6 +54,7 @@ def read_config(path: str | Path | None, overrides: Iterable[tuple[str, Any]] = 
             an earlier one. A string is parsed as YAML. The name of a source for `data.train` or `data.eval` replaces
             another source with all its settings, but joins settings that have no source: with `skip: 1000` in the file,
             the first 1,000 records are held out of whichever source is named.
+        is_parsed: Whether the strings among the values are meant as they are, as the name of a file is.
 
     Returns:
         `{"model": {…}, "data": {…}, "training": {…}}`. No defaults are filled in.
@@ -72,7 +75,7 @@ def read_config(path: str | Path | None, overrides: Iterable[tuple[str, Any]] = 
         for section, values in stored.items():
             config[section] = dict(values or {})
     for key, value in overrides:
-        if isinstance(value, str):
+        if isinstance(value, str) and not is_parsed:
             value = parse_value(value)
         _override(config, key, value)
     check_config(config)

@@ -99,7 +99,7 @@ def test_captions_and_instances_are_brought_together(folder, files, caplog):
     assert [check_row(row) for row in rows] == list(rows)
     assert [entry.getMessage() for entry in caplog.records] == [
         "instances_val.json: 1 annotations with iscrowd 1 are left out",
-        "captions_val.json + instances_val.json: 3 rows, 0 skipped",
+        "captions_val.json + instances_val.json: 3 rows read + 0 skipped = 3 in the source",
     ]
 
 
@@ -220,7 +220,7 @@ def test_a_bad_annotation_is_an_error_of_its_image(folder, caplog, kind):
     assert location == "c.json, image 102"
     assert why.startswith(reason)
     assert caplog.records[0].getMessage() == f"c.json, image 102 is skipped: {why}"
-    assert caplog.records[1].getMessage() == "c.json: 2 rows, 1 skipped"
+    assert caplog.records[1].getMessage() == "c.json: 2 rows read + 1 skipped = 3 in the source"
     with pytest.raises(ValueError) as error:
         load_rows(path, format="coco", strict=True)
     assert str(error.value) == f"c.json, image 102: {why}"

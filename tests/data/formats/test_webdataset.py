@@ -11,7 +11,8 @@ from torch.utils.data import DataLoader
 
 from beta_clip_hf.data.formats.webdataset import expand_shards
 from beta_clip_hf.data.images import load_image
-from beta_clip_hf.data.readers import RowStream, load_rows
+from beta_clip_hf.data.readers import RowStream, load_rows, open_table
+from data.source_files import write_tar as write_members
 
 
 # More workers than this machine has cores are what some tests are about.
@@ -107,7 +108,7 @@ def test_bad_rows_are_skipped_logged_and_counted(tmp_path, caplog):
         assert ids(rows) == [0, 5]
     assert rows.skipped == 4
     messages = [entry.getMessage() for entry in caplog.records]
-    assert messages[-1] == "a.tar: 2 rows, 4 skipped"
+    assert messages[-1] == "a.tar: 2 rows read + 4 skipped = 6 in the source"
     for message, (key, reason) in zip(
         messages[:-1],
         [("1", "caption must be"), ("2", "image must be"), ("3", "3.json must be JSON"), ("4", "caption must be")],
@@ -203,3 +204,116 @@ def test_real_photos(shared_dir):
     assert first["phrases"] == ["The brown and white dog", "its hind legs", "the path"]
     assert load_image(first["image"]).size == (144, 144)
     assert len(list(rows)) == 887
+
+
+def members_of(*names):
+    """Files of a tar: images by their last suffix, a caption that is the name of its file in all others."""
+    return [(name, image_bytes(0) if name.endswith("png") else name.encode()) for name in names]
+
+
+# What the library webdataset makes of these names: its samples, or where it refuses to go on.
+NAMES = {
+    "dots in some keys": (
+        ["0.png", "0.txt", "IMG_1.5.png", "IMG_1.5.txt"],
+        {"0": "0.txt", "IMG_1": "IMG_1.5.txt"},
+        0,
+    ),
+    "suffixes of two parts": (["0.input.png", "0.outputs.txt"], {"0": "0.outputs.txt"}, 0),
+    "more images than one": (["0.depth.png", "0.png", "0.seg.png", "0.txt"], {"0": "0.txt"}, 0),
+    "folders with dots": (["./a.v1/0.png", "./a.v1/0.txt"], {"./a.v1/0": "./a.v1/0.txt"}, 0),
+    "capital letters": (["A.png", "A.TXT"], {"A": "A.TXT"}, 0),
+    "hidden files and notes": (["._0.png", "__meta__.x__", "README", "0.png", "0.txt"], {"0": "0.txt"}, 0),
+    "a file that is no row": (["LICENSE.md", "0.png", "0.txt"], {"0": "0.txt"}, 1),
+    "the same key later again": (["0.png", "0.txt", "1.png", "1.txt"], {"0": "0.txt", "1": "1.txt"}, 0),
+    "images, then texts": (["0.png", "1.png", "0.txt", "1.txt"], {}, 4),
+    # For the library these are one sample without a png: both photos would be lost.
+    "two photos of a key with a dot": (
+        ["v1.a.png", "v1.a.txt", "v1.b.png", "v1.b.txt"],
+        {"v1.a": "v1.a.txt", "v1.b": "v1.b.txt"},
+        0,
+    ),
+    "texts that cannot be told apart": (["0.png", "0.a.txt", "0.b.txt"], {}, 1),
+}
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_names_are_read_as_the_library_webdataset_reads_them(tmp_path, kind):
+    names, wanted, skipped = NAMES[kind]
+    path = write_members(tmp_path / "a.tar", members_of(*names))
+    stream = load_rows(path)
+    assert {row["id"]: row["caption"] for row in stream} == wanted
+    assert stream.skipped == skipped
+    # By index it is the same.
+    table, reader = open_table(path)
+    rows = [row for _, row in reader.checked(table.scan(), table.name)]
+    good = [row for row in rows if not isinstance(row, ValueError)]
+    assert {row["id"]: row["caption"] for row in good} == wanted
+    assert len(rows) - len(good) == skipped
+
+
+def test_a_file_that_comes_twice_is_a_counted_skip(tmp_path, caplog):
+    members = [("0.png", image_bytes(1)), ("0.txt", b"First."), ("0.png", image_bytes(2)), ("0.txt", b"Second.")]
+    stream = load_rows(write_members(tmp_path / "a.tar", members))
+    assert [row["caption"] for row in stream] == ["First."]
+    assert stream.skipped == 1
+    assert "a.tar:0 is skipped: a file must be in the tar once, but 0.png comes again" in caplog.messages
+
+
+@pytest.mark.parametrize(
+    ("text", "columns"),
+    [
+        (b"A dog runs.", {"caption": "A dog runs."}),
+        (b"a dog runs\na brown dog\n\r\n two dogs \n", {"captions": ["a dog runs", "a brown dog", "two dogs"]}),
+        (b"\xef\xbb\xbfA dog.\n", {"caption": "A dog."}),
+        ("café".encode("latin-1"), None),
+        (b" \n", None),
+    ],
+)
+def test_captions_are_one_per_line(tmp_path, text, columns):
+    members = [("0.png", image_bytes(1)), ("0.txt", text), ("1.png", image_bytes(2)), ("1.txt", b"Kept.")]
+    stream = load_rows(write_members(tmp_path / "a.tar", members))
+    rows = {row["id"]: row for row in stream}
+    assert "1" in rows
+    assert stream.skipped == (columns is None)
+    if columns is not None:
+        assert {name: rows["0"].get(name) for name in columns} == columns
+        assert ("captions" in rows["0"]) == ("captions" in columns)
+
+
+def test_the_tars_of_img2dataset(tmp_path):
+    """They are numbered, and all of one split; a table and counts lie beside them."""
+    for number in range(2):
+        row = {
+            "caption": f"Photo {number}.",
+            "url": "https://example.org",
+            "key": f"00000000{number}",
+            "status": "success",
+        }
+        members = [(f"00000000{number}.png", image_bytes(number)), (f"00000000{number}.txt", row["caption"].encode())]
+        members.append((f"00000000{number}.json", json.dumps(row).encode()))
+        write_members(tmp_path / f"0000{number}.tar", members)
+        (tmp_path / f"0000{number}_stats.json").write_text('{"count": 1}')
+        (tmp_path / f"0000{number}.parquet").write_bytes(b"not read")
+    assert [row["caption"] for row in load_rows(tmp_path)] == ["Photo 0.", "Photo 1."]
+    assert len(list(load_rows(tmp_path, split="test"))) == 2
+
+
+@pytest.mark.parametrize("length", [512 * 13 + 100, 512 * 12, 512 * 12 + 30], ids=["content", "boundary", "header"])
+def test_a_shard_that_was_cut_is_told_by_index_too(shards, length):
+    path = shards / "train-1.tar"
+    path.write_bytes(path.read_bytes()[:length])
+    table, _ = open_table(str(shards / "train-*.tar"))
+    entries = list(table.scan())
+    assert len(table) == 18
+    assert len(entries) == 19
+    location, error = entries[-1]
+    assert location == "train-1.tar"
+    assert "cannot be read after 0007" in str(error)
+
+
+def test_compressed_tars_are_not_read_by_index(tmp_path):
+    path = write_members(tmp_path / "a.tar.gz", members_of("0.png", "0.txt"))
+    with pytest.raises(
+        ValueError, match=r"tars must not be compressed where rows are read by index, but a\.tar\.gz is"
+    ):
+        open_table(path)

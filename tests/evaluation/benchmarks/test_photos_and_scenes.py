@@ -91,14 +91,46 @@ def test_tars_of_another_split_are_given_as_a_glob_or_a_range(tmp_path):
     with pytest.raises(ValueError, match=r"val-00000\.tar.*or give the tars themselves, as a glob"):
         load_benchmark("photos", tmp_path)
     for pattern in ("val-*.tar", "val-{00000..00001}.tar"):
-        (part,) = load_benchmark("photos", f"{tmp_path}/{pattern}").parts
+        (part,) = load_benchmark("photos", f"{tmp_path}/{pattern}", reading={"group": False}).parts
         assert len(part.rows) == 2
+
+
+def test_rows_of_another_split_are_read_if_asked(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "1.png")
+    (tmp_path / "train.jsonl").write_text('{"image": "1.png", "caption": "A cat."}\n')
+    with pytest.raises(ValueError, match=r"split must be 'train', as .* has no other, but is 'test'"):
+        load_benchmark("photos", tmp_path)
+    (part,) = load_benchmark("photos", tmp_path, reading={"split": "train"}).parts
+    assert [row["caption"] for row in part.rows] == ["A cat."]
+
+
+def test_how_rows_are_read_is_passed_on(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "1.png")
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "2.png")
+    lines = ["name;text", "1.png;A cat.", "1.png;It sleeps.", "2.png;A dog."]
+    (tmp_path / "test.csv").write_text("\n".join(lines))
+    reading = {"columns": {"name": "image", "text": "caption"}}
+    (part,) = load_benchmark("photos", tmp_path / "test.csv", reading=reading).parts
+    assert [row["caption"] for row in part.rows] == ["A cat. It sleeps.", "A dog."]
+    assert part.counts == {"images": 2, "captions": 3}
+    (part,) = load_benchmark("photos", tmp_path / "test.csv", reading={**reading, "group": False, "skip": 1}).parts
+    assert [row["caption"] for row in part.rows] == ["It sleeps.", "A dog."]
+
+
+def test_rows_of_a_photo_in_plain_json_lines(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "1.png")
+    rows = [{"image": "1.png", "caption": f"Caption {number}."} for number in range(5)]
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (part,) = load_benchmark("photos", tmp_path).parts
+    assert part.counts == {"images": 1, "captions": 5}
+    (part,) = load_benchmark("photos", tmp_path, reading={"group": False}).parts
+    assert part.counts == {"images": 5, "captions": 5}
 
 
 @pytest.mark.parametrize(
     "names",
     [
-        ["train.jsonl", "eval/fgovd.jsonl", "eval/valse.jsonl"],  # eval is of photos that test.jsonl names
+        ["eval/fgovd.jsonl", "eval/valse.jsonl"],  # eval is of photos that test.jsonl names
         ["1.jpg", "2.jpg"],
         ["docci/docci_descriptions.jsonlines", "docci/images/1.jpg"],
         ["photos/images/1.jpg"],

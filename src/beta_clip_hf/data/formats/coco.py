@@ -9,7 +9,8 @@ from ...model.boxes_beta_clip import corner_box
 from ..fields import check_text, is_box, is_inside, is_text, items, outside, shown
 from ..records import PackedTable, Record, Scan, ScannedByIndex, joined_name
 from ..row_reader import RecordFormat
-from .json_files import common_folder, json_files, names_in_messages, read_json
+from .json_files import json_files, read_json
+from .named_files import common_folder, names_in_messages
 from .source import OpenedSource, Source, SourceFormat
 
 

@@ -9,7 +9,8 @@ from typing import Any
 from ..fields import check_text, is_box, is_inside, is_list, is_text, items, outside, shown
 from ..row_reader import RecordFormat
 from ..rows import Row
-from .json_files import common_folder, json_files, json_tables
+from .json_files import json_files, json_tables
+from .named_files import common_folder
 from .source import OpenedSource, Source, SourceFormat
 
 

@@ -1,12 +1,19 @@
-"""Format "hf": what the library `datasets` opens, that is Parquet files and data sets on the disk or on the Hub."""
+"""Format "hf": what the library `datasets` opens: Parquet and Arrow files, data sets on the disk or on the Hub."""
 
+import glob
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..records import HoldOut, Record, RecordStream, Scan, hold_out_silently
+import numpy as np
+
+from ..grouping import UnreadImage
+from ..records import HoldOut, Record, RecordStream, Scan, hold_out_silently, joined_name
 from ..rows import row_id
 from ..sharded_stream import ShardedStream
 from ..workers import process_place
+from .named_files import common_folder, named_files
 from .source import OpenedSource, Source, SourceFormat
 
 
@@ -14,6 +21,9 @@ if TYPE_CHECKING:
     import datasets
 
 
+PARQUET_SUFFIXES = (".parquet", ".pq")
+ARROW_SUFFIXES = (".arrow", ".feather")
+_RECORDS_AT_A_TIME = 1000
 # Stands in a scan for an image that stays on the disk.
 UNREAD_IMAGE = {"bytes": None, "path": None}
 
@@ -38,14 +48,35 @@ class HubTable:
     def scan(self) -> Scan:
         """Reads all records without the columns that hold whole files."""
         features = self._dataset.features
-        unread = {name: UNREAD_IMAGE for name, feature in features.items() if _holds_files(feature)}
+        unread = [name for name, feature in features.items() if _holds_files(feature)]
         if len(unread) < len(features):
-            records = self._dataset.remove_columns(list(unread))
+            records = self._dataset.remove_columns(unread)
         else:
             # Without any column, `datasets` has no rows either.
             records = ({} for _ in range(len(self)))
+        presence = {name: self._presence(name) for name in unread}
         for index, record in enumerate(records):
-            yield self.location(index), {**record, **unread}
+            images: dict[str, UnreadImage | None] = {}
+            for name in unread:
+                images[name] = None
+                if next(presence[name]):
+                    images[name] = UnreadImage(partial(self._read_file, index, name))
+            yield self.location(index), {**record, **images}
+
+    def _presence(self, name: str) -> Iterator[bool]:
+        """Tells of each record whether a column holds something, without reading what it holds."""
+        column = self._dataset.select_columns([name]).with_format("arrow")
+        for batch in column.iter(batch_size=_RECORDS_AT_A_TIME):
+            for chunk in batch[name].chunks:
+                present = chunk.is_valid().to_numpy(zero_copy_only=False)
+                if hasattr(chunk, "field"):
+                    # An image of `datasets` has bytes, a path, or both.
+                    parts = [chunk.field(number).is_valid() for number in range(chunk.type.num_fields)]
+                    present &= np.any([part.to_numpy(zero_copy_only=False) for part in parts], axis=0)
+                yield from present.tolist()
+
+    def _read_file(self, index: int, name: str) -> Any:
+        return self._dataset.select_columns([name])[index][name]
 
 
 class HubStream(RecordStream):
@@ -108,8 +139,10 @@ def open_hub(source: Source) -> OpenedSource:
     if source.path is not None:
         name = source.path.name
     folder = None
-    if source.path is not None and source.path.is_file():
-        folder = source.path.parent
+    files = _files(source)
+    if files:
+        folder = common_folder(files)
+        name = joined_name([file.name for file in files])
     if hasattr(dataset, "__len__"):
         return OpenedSource(HubTable(dataset, name), folder)
     return OpenedSource(_stream(dataset, name, source), folder)
@@ -133,33 +166,70 @@ def _stream(dataset: "datasets.IterableDataset", name: str, source: Source) -> R
 
 def _recognises(source: Source) -> bool:
     if source.path is None:
-        return hasattr(source.place, "column_names")
+        return hasattr(source.place, "column_names") or _has_table_suffix(source)
     # The id of a data set on the Hub is two words, as in "user/photos".
     is_hub_id = not source.path.exists() and str(source.place).count("/") == 1
-    return source.path.is_dir() or source.has_suffix(".parquet") or is_hub_id
+    return source.path.is_dir() or _has_table_suffix(source) or is_hub_id
+
+
+def _has_table_suffix(source: Source) -> bool:
+    return source.has_suffix(*PARQUET_SUFFIXES) or source.has_suffix(*ARROW_SUFFIXES)
+
+
+def _files(source: Source) -> list[Path]:
+    """Returns the Parquet or Arrow files that a source names; none if it is something else."""
+    if source.paths is None and (source.path is None or source.path.is_dir()):
+        return []
+    if not _has_table_suffix(source) and not (source.path is not None and source.path.is_file()):
+        return []
+    return named_files(source.place, (*PARQUET_SUFFIXES, *ARROW_SUFFIXES), "Parquet or Arrow")
 
 
 def _dataset(source: Source) -> Any:
     try:
         import datasets
     except ImportError as error:
-        raise ImportError('Parquet and Hub data sets need `datasets`: pip install "beta-clip-hf[train]"') from error
-    if source.path is None:
+        raise ImportError("Parquet, Arrow and Hub data sets need `datasets`: pip install datasets") from error
+    files = _files(source)
+    if source.path is None and not files:
         return source.place
     try:
-        return _load(source.path, source)
+        if files:
+            return _load_files(files, source.streaming)
+        return _load(Path(source.place), source)
+    # The errors of Arrow for a broken file are `ValueError`s.
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise ValueError(
             f"source must be a data set that `datasets` can open, but is {str(source.place)!r}: {error}"
         ) from error
 
 
+def _load_files(files: Sequence[Path], streaming: bool) -> Any:
+    import datasets
+
+    if files[0].suffix.lower() in ARROW_SUFFIXES:
+        tables = datasets.concatenate_datasets([_arrow_table(file) for file in files])
+        return tables.to_iterable_dataset() if streaming else tables
+    # `datasets` takes brackets and stars for a glob, and calls the only split of plain files "train".
+    names = [glob.escape(str(file)) for file in files]
+    return datasets.load_dataset("parquet", data_files=names, split="train", streaming=streaming)
+
+
+def _arrow_table(file: Path) -> Any:
+    """Opens an Arrow file: a stream, as `datasets` writes, or a file with an index at its end."""
+    import datasets
+    import pyarrow
+
+    try:
+        return datasets.Dataset.from_file(str(file))
+    except pyarrow.ArrowInvalid:
+        with pyarrow.memory_map(str(file)) as mapped:
+            return datasets.Dataset(pyarrow.ipc.open_file(mapped).read_all())
+
+
 def _load(path: Path, source: Source) -> Any:
     import datasets
 
-    if path.is_file():
-        # `datasets` calls the only split of a plain file "train".
-        return datasets.load_dataset("parquet", data_files=str(path), split="train", streaming=source.streaming)
     if is_saved_dataset(path):
         saved = datasets.load_from_disk(str(path))
         is_table = isinstance(saved, datasets.Dataset)

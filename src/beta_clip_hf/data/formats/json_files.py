@@ -1,27 +1,29 @@
 """JSON files: which ones a source names, and whether a file is a list or JSON Lines."""
 
+import codecs
 import json
 import mmap
-import os
 from array import array
 from collections.abc import Callable, Sequence
-from glob import glob
 from pathlib import Path
 from typing import Any
 
-from ..fields import is_list, shown
-from ..records import JoinedTables, PackedTable, Record, ScannedByIndex, Table, parse_record
+from ..records import JoinedTables, PackedTable, Record, Scan, ScannedByIndex, Table, parse_record
+from .compression import is_compressed, read_content
+from .named_files import named_files, names_in_messages
 
 
-JSON_SUFFIXES = (".json", ".jsonl")
+LINES_SUFFIXES = (".jsonl", ".ndjson", ".jsonlines")
+JSON_SUFFIXES = (".json", *LINES_SUFFIXES)
 
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 class JsonLines(ScannedByIndex):
     """Reads the records of a JSON Lines file.
 
-    The file is mapped into memory. A row costs 16 bytes, and its text is parsed when it is asked for.
+    The file is mapped into memory. A row costs 16 bytes, and its text is parsed when it is asked for. A compressed
+    file, or one in UTF-16, is held in memory as text.
 
     Args:
         path: Path of the file.
@@ -31,11 +33,8 @@ class JsonLines(ScannedByIndex):
     def __init__(self, path: str | Path, name: str | None = None) -> None:
         self.path = Path(path)
         self.name = name or self.path.name
-        # An empty file cannot be mapped.
-        self._content: bytes | mmap.mmap = b""
-        if self.path.stat().st_size:
-            with open(self.path, "rb") as file:
-                self._content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._content: bytes | mmap.mmap
+        self._content, self._damage = _mapped_content(self.path)
         self._starts = array("Q")
         self._line_numbers = array("Q")
         start, line_number = 0, 1
@@ -62,49 +61,45 @@ class JsonLines(ScannedByIndex):
         """Gives the number of the line, counted from 1: "train.jsonl:17"."""
         return f"{self.name}:{self._line_numbers[index]}"
 
+    def scan(self) -> Scan:
+        """Reads all lines in order, and then says whether the end of a compressed file is missing."""
+        yield from super().scan()
+        if self._damage is not None:
+            yield self.name, self._damage
+
     def _end_of_line(self, start: int) -> int:
         end = self._content.find(b"\n", start)
         return len(self._content) if end < 0 else end
 
 
+def _mapped_content(path: Path) -> tuple[bytes | mmap.mmap, ValueError | None]:
+    """Returns the text of a file in UTF-8, and what is wrong with its end."""
+    if is_compressed(path):
+        data, damage = read_content(path)
+        return _in_utf8(data, path.name), damage
+    # An empty file cannot be mapped.
+    if path.stat().st_size == 0:
+        return b"", None
+    with open(path, "rb") as file:
+        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    if content[:2] in _UTF16_MARKS:
+        return _in_utf8(content[:], path.name), None
+    return content, None
+
+
+def _in_utf8(data: bytes, name: str) -> bytes:
+    """Encodes UTF-16 with a byte order mark as UTF-8. Other text stays: a line that is not UTF-8 is a bad row."""
+    if data[:2] not in _UTF16_MARKS:
+        return data
+    try:
+        return data.decode("utf-16").encode()
+    except UnicodeError as error:
+        raise ValueError(f"{name} must be text in utf-8 or utf-16, but is not: {error}") from error
+
+
 def json_files(place: Any) -> list[Path]:
-    """Returns the files that a place names, those of a glob and of a directory sorted by name.
-
-    Args:
-        place: A file, a glob, a directory (for its `*.json` and `*.jsonl`), or a list of such.
-
-    Raises:
-        ValueError: if there is no such file.
-    """
-    places = list(place) if is_list(place) else [place]
-    if not places or not all(isinstance(path, (str, Path)) for path in places):
-        raise ValueError(f"source must be a path of JSON files, a glob or a list of those, but is {shown(place)}")
-    files: list[Path] = []
-    for path in map(Path, places):
-        named_files = _files_named_by(path)
-        if not named_files:
-            raise ValueError(f"source must name existing JSON files, but is {str(path)!r}")
-        files += named_files
-    return files
-
-
-def _files_named_by(path: Path) -> list[Path]:
-    if path.is_dir():
-        return sorted(file for file in path.iterdir() if file.suffix in JSON_SUFFIXES and file.is_file())
-    if path.is_file():
-        return [path]
-    return sorted(map(Path, glob(str(path))))
-
-
-def common_folder(files: Sequence[Path]) -> Path:
-    """Returns the deepest directory that holds all the files."""
-    return Path(os.path.commonpath([file.absolute().parent for file in files]))
-
-
-def names_in_messages(files: Sequence[Path]) -> list[str]:
-    """Names files by their paths within their common directory, so that no two have the same name."""
-    folder = common_folder(files)
-    return [file.absolute().relative_to(folder).as_posix() for file in files]
+    """Returns the files that a place names, see [`named_files`]; of a directory, its JSON files."""
+    return named_files(place, JSON_SUFFIXES, "JSON")
 
 
 def json_tables(files: Sequence[Path]) -> Table:
@@ -117,10 +112,10 @@ def json_tables(files: Sequence[Path]) -> Table:
     """
     tables: list[Table] = []
     for file, name in zip(files, names_in_messages(files), strict=True):
-        table: Table = JsonLines(file, name)
         if is_json_list(file):
-            table = json_list(file, name)
-        tables.append(table)
+            tables.append(json_list(file, name))
+        else:
+            tables.append(JsonLines(file, name))
     if len(tables) == 1:
         return tables[0]
     return JoinedTables(tables)
@@ -150,14 +145,18 @@ def read_json(path: Path, name: str | None = None, object_hook: Callable[[dict[s
     Raises:
         ValueError: if the file is not JSON.
     """
+    data, damage = read_content(path)
     try:
-        return json.loads(path.read_bytes(), object_hook=object_hook)
+        if damage is not None:
+            raise damage
+        return json.loads(data, object_hook=object_hook)
     except ValueError as error:
         raise ValueError(f"{name or path.name} must be JSON, but is not: {error}") from error
 
 
 def is_json_list(path: Path) -> bool:
     """Tells whether a file begins like a JSON list."""
-    with open(path, "rb") as file:
-        start = file.read(1024)
-    return start.removeprefix(_BYTE_ORDER_MARK).lstrip().startswith(b"[")
+    start = read_content(path, limit=1024).data[:1024]
+    if start[:2] in _UTF16_MARKS:
+        start = start.decode("utf-16", "ignore").encode()
+    return start.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[")

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from glob import glob
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..records import RecordStream, Table
 from ..row_reader import RecordFormat
 from ..selection import Selection
+from .compression import row_suffix
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,9 @@ class Source:
         seed: Seed of that shuffling.
         selection: Records that a stream reads; all of them by default. A table is cut to them after it is opened.
         is_format_given: Whether the user has named the format. If not, a reader may look into the file.
+        delimiter: What separates the cells of a CSV file, if the file should not tell.
+        by_index: Whether the records must be readable by index, which those of tars are only where it is asked for.
+        encoding: Encoding of a CSV file, if it is neither UTF-8 nor named by a byte order mark.
     """
 
     place: Any
@@ -31,6 +36,9 @@ class Source:
     seed: int = 0
     selection: Selection | None = None
     is_format_given: bool = False
+    delimiter: str | None = None
+    encoding: str | None = None
+    by_index: bool = False
 
     @property
     def path(self) -> Path | None:
@@ -50,18 +58,19 @@ class Source:
         return None
 
     def has_suffix(self, *suffixes: str) -> bool:
-        """Tells whether the place is the path of a file, or a glob of files, with one of the suffixes."""
-        return self.path is not None and not self.path.is_dir() and self.path.suffix in suffixes
+        """Tells whether the place is the path of a file, a glob, or a list of those, with one of the suffixes.
 
-    def existing_file(self) -> Path:
-        """Returns the place as the path of a file.
-
-        Raises:
-            ValueError: if there is no such file.
+        The suffix of a compressed file is the one before that of the compression.
         """
-        if self.path is None or not self.path.is_file():
-            raise ValueError(f"source must be an existing file, but is {str(self.place)!r}")
-        return self.path
+        if self.paths is not None:
+            return all(row_suffix(path) in suffixes for path in self.paths)
+        if self.path is None or self.path.is_dir():
+            return False
+        if not self.path.exists() and "*" in self.path.suffix:
+            # `*.jsonl*` names files whose suffixes only the disk knows.
+            files = glob(str(self.path))
+            return bool(files) and all(row_suffix(file) in suffixes for file in files)
+        return row_suffix(self.path) in suffixes
 
 
 class OpenedSource(NamedTuple):

@@ -1,8 +1,12 @@
 """Names of the JSON Lines files of a split in a directory: `SPLIT.jsonl`, or several of `SPLIT-*.jsonl`."""
 
 import re
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
+
+from .compression import COMPRESSIONS
+from .json_files import LINES_SUFFIXES
 
 
 # A part of a split among all its parts, counted from 0: `train-00002-of-00008.jsonl`.
@@ -42,9 +46,10 @@ def files_of_split(directory: Path, split: str) -> list[Path]:
     Raises:
         ValueError: if some are shards (see [`Shard`]), and not all shards of one number are there.
     """
-    whole = directory / f"{split}.jsonl"
-    if whole.is_file():
-        return [whole]
+    for suffix, compression in product(LINES_SUFFIXES, ("", *COMPRESSIONS)):
+        whole = directory / f"{split}{suffix}{compression}"
+        if whole.is_file():
+            return [whole]
     shards = find_shards(directory, split)
     number = max((shard.parts for shard in shards), default=0)
     wanted = {Shard(part, number) for part in range(number)}

@@ -1,50 +1,37 @@
-"""Format "webdataset": tar files of `KEY.jpg` with `KEY.json` and/or `KEY.txt`, read as a stream."""
+"""Format "webdataset": tar files of `KEY.jpg` with `KEY.json` and/or `KEY.txt`, read as a stream or by index."""
 
-import glob
-import json
-import re
 import tarfile
-from collections.abc import Iterable, Iterator
-from itertools import chain, groupby
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from ..records import Record, Scan
+from ..grouping import UnreadImage
+from ..records import PackedTable, Record, Scan, joined_name
 from ..sharded_stream import ShardedStream
-from .json_files import JSON_SUFFIXES
+from .named_files import named_files
 from .source import OpenedSource, Source, SourceFormat
+from .tar_samples import Member, Sample, join_members, record_of_sample, split_member_name
 
 
-IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
-TAR_SUFFIXES = (".tar", ".tgz", ".gz")
+TAR_SUFFIXES = (".tar", ".tgz")
 
 # A tar file ends with two blocks of zeros, each of 512 bytes.
 _END_MARK_BYTES = 1024
-
-
-class _Member(NamedTuple):
-    """One file of a tar."""
-
-    key: str
-    """Its name up to the first dot, with its folder: the same for all files of a record."""
-    suffix: str
-    content: bytes
+# Where the content of a file begins in its tar, and how long it is.
+_Extent = tuple[int, int]
 
 
 def read_shard(path: Path) -> Scan:
     """Yields the records of one shard, in order. One that is cut or broken ends with a `ValueError` that says so."""
-    last_key = "the start"
+    last_id = "the start"
     try:
         with tarfile.open(path, "r|*") as tar:
-            for key, members in groupby(_members(tar), key=lambda member: member.key):
-                yield f"{path.name}:{key}", _record(key, {member.suffix: member.content for member in members})
-                last_key = key
-        # `tarfile` takes a file that was cut between two members for a whole one.
-        if path.suffix == ".tar" and not _has_end_mark(path):
-            raise tarfile.ReadError("no end-of-archive mark, so it was cut")
+            for sample in join_members(_members(tar)):
+                yield f"{path.name}:{sample.id}", record_of_sample(sample)
+                last_id = sample.id
+        _check_end(path)
     except (tarfile.TarError, OSError, EOFError) as error:
-        reason = f"a shard must be a whole tar file, but cannot be read after {last_key}: {error}"
-        yield path.name, ValueError(reason)
+        yield path.name, _broken_shard(last_id, error)
 
 
 def expand_shards(place: str | Path | Iterable[str | Path]) -> list[Path]:
@@ -56,68 +43,109 @@ def expand_shards(place: str | Path | Iterable[str | Path]) -> list[Path]:
     Raises:
         ValueError: if there is no such file.
     """
-    if isinstance(place, (str, Path)):
-        place = [place]
-    shards: list[Path] = []
-    for pattern in chain.from_iterable(_expand_range(str(path)) for path in place):
-        names = sorted(glob.glob(pattern))
-        # A file may have the letters of a glob in its name.
-        if Path(pattern).is_file():
-            names = [pattern]
-        if not names:
-            raise ValueError(f"source must name existing tar files, but is {pattern!r}")
-        shards += map(Path, names)
-    return shards
+    if not isinstance(place, (str, Path)):
+        place = list(place)
+    return named_files(place, TAR_SUFFIXES, "tar")
 
 
-def _members(tar: tarfile.TarFile) -> Iterator[_Member]:
-    """Yields the files of a tar that may belong to a record.
+class TarTable:
+    """The rows of tars, read by index. Tars that are not compressed stay on the disk.
 
-    By the webdataset convention the suffix begins at the first dot of the file's name.
+    Args:
+        shards: Paths of the tars. All are looked through once, without their content.
     """
-    for member in tar:
-        folder, slash, name = member.name.rpartition("/")
-        stem, _, suffix = name.partition(".")
-        suffix = suffix.lower()
-        if member.isfile() and stem and suffix in (*IMAGE_SUFFIXES, "json", "txt"):
-            content = tar.extractfile(member)
+
+    def __init__(self, shards: Sequence[Path]) -> None:
+        self.name = joined_name([path.name for path in shards])
+        self._shards = list(shards)
+        # Shards that cannot be read to their end, and why.
+        self._broken: list[tuple[str, str]] = []
+        self._packed = PackedTable(self.name, self._find_samples())
+
+    def __len__(self) -> int:
+        return len(self._packed)
+
+    def __getitem__(self, index: int) -> Record:
+        record = record_of_sample(self._sample(index, ("image", "text", "metadata")))
+        if isinstance(record, ValueError):
+            raise record
+        return record
+
+    def location(self, index: int) -> str:
+        """Names the shard and the key: "train-0.tar:000017"."""
+        packed = self._packed[index]
+        return f"{self._shards[packed['shard']].name}:{packed['id']}"
+
+    def scan(self) -> Scan:
+        """Reads all records without their images, and then says which shards are broken."""
+        for index in range(len(self)):
+            record = record_of_sample(self._sample(index, ("text", "metadata")))
+            if not isinstance(record, ValueError) and self._packed[index]["image"] is not None:
+                record = {**record, "image": self._unread_image(index)}
+            yield self.location(index), record
+        for location, reason in self._broken:
+            yield location, ValueError(reason)
+
+    def _unread_image(self, index: int) -> UnreadImage:
+        return UnreadImage(lambda: self._sample(index, ("image",)).image)
+
+    def _sample(self, index: int, parts: Sequence[str]) -> Sample[bytes]:
+        """Reads some of the files of a sample."""
+        packed = self._packed[index]
+        files: dict[str, bytes | None] = {}
+        with open(self._shards[packed["shard"]], "rb") as shard:
+            for part in parts:
+                extent = packed[part]
+                files[part] = None
+                if extent is not None:
+                    shard.seek(extent[0])
+                    files[part] = shard.read(extent[1])
+        return Sample(packed["id"], **files, error=packed["error"])
+
+    def _find_samples(self) -> Iterator[dict[str, Any]]:
+        for number, path in enumerate(self._shards):
+            last_id = "the start"
+            try:
+                # Only a tar that is not compressed can be read at any place.
+                with tarfile.open(path, "r:") as tar:
+                    for sample in join_members(_extents(tar)):
+                        yield {"shard": number, **sample._asdict()}
+                        last_id = sample.id
+                _check_end(path)
+            except (tarfile.TarError, OSError, EOFError) as error:
+                self._broken.append((path.name, str(_broken_shard(last_id, error))))
+
+
+def _broken_shard(last_id: str, error: Exception) -> ValueError:
+    return ValueError(f"a shard must be a whole tar file, but cannot be read after {last_id}: {error}")
+
+
+def _members(tar: tarfile.TarFile) -> Iterator[Member[bytes]]:
+    """Yields the files of a tar with their content."""
+    for info in tar:
+        name = split_member_name(info.name)
+        if info.isfile() and name is not None:
+            content = tar.extractfile(info)
             assert content is not None  # only for members that are not files
-            yield _Member(folder + slash + stem, suffix, content.read())
+            yield Member(*name, content.read())
 
 
-def _record(key: str, files: dict[str, bytes]) -> Record | ValueError:
-    """Joins the files of a key, by their suffixes, into a record."""
-    record: dict[str, Any] = {}
-    if "json" in files:
-        try:
-            record = json.loads(files["json"])
-        except ValueError as error:
-            return ValueError(f"{key}.json must be JSON, but is not: {error}")
-        if not isinstance(record, dict):
-            return ValueError(f"{key}.json must be a JSON object, but is a {type(record).__name__}")
-    if "txt" in files and record.get("caption") is None:
-        record["caption"] = files["txt"].decode("utf-8", "replace").strip()
-    image = next((files[suffix] for suffix in IMAGE_SUFFIXES if suffix in files), None)
-    return {**record, "id": key, "image": image}
+def _extents(tar: tarfile.TarFile) -> Iterator[Member[_Extent]]:
+    """Yields the files of a tar with the place of their content."""
+    for info in tar:
+        name = split_member_name(info.name)
+        if info.isfile() and name is not None:
+            yield Member(*name, (info.offset_data, info.size))
 
 
-def _has_end_mark(path: Path) -> bool:
+def _check_end(path: Path) -> None:
+    """Raises `ReadError` if a tar that is not compressed was cut between two files: `tarfile` does not notice."""
+    if path.suffix.lower() != ".tar":
+        return
     with open(path, "rb") as file:
         file.seek(max(0, path.stat().st_size - _END_MARK_BYTES))
-        return not any(file.read())
-
-
-def _expand_range(pattern: str) -> Iterator[str]:
-    """Yields a pattern with every number of its ranges: `{00..02}` gives 00, 01 and 02."""
-    match = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
-    if match is None:
-        yield pattern
-        return
-    first, last = match.groups()
-    before, after = pattern[: match.start()], pattern[match.end() :]
-    for number in range(int(first), int(last) + 1):
-        padded = f"{number:0{len(first)}d}"
-        yield from _expand_range(before + padded + after)
+        if any(file.read()):
+            raise tarfile.ReadError("no end-of-archive mark, so it was cut")
 
 
 def _open(source: Source) -> OpenedSource:
@@ -125,6 +153,13 @@ def _open(source: Source) -> OpenedSource:
     folder = None
     if source.path is not None and source.path.is_file():
         folder = source.path.parent
+    if source.by_index:
+        compressed = [path.name for path in shards if path.suffix.lower() != ".tar"]
+        if compressed:
+            raise ValueError(
+                f"tars must not be compressed where rows are read by index, but {compressed[0]} is: unpack it (gunzip)"
+            )
+        return OpenedSource(TarTable(shards), folder)
     name = f"{shards[0].name} … {shards[-1].name}"
     if len(shards) == 1:
         name = shards[0].name
@@ -142,8 +177,11 @@ def _open(source: Source) -> OpenedSource:
 def _shards(source: Source) -> list[Path]:
     if source.path is None or not source.path.is_dir():
         return expand_shards(source.place)
-    tars = sorted(source.path.glob("*.tar"))
+    tars = sorted(path for path in source.path.iterdir() if path.name.endswith(_TAR_ENDINGS))
     shards = [path for path in tars if path.name.startswith(source.split)]
+    if not shards and all(path.name.partition(".")[0].isdecimal() for path in tars):
+        # img2dataset numbers its tars, which are all of one split.
+        return tars
     if not shards:
         names = [path.name for path in tars[:5]]
         raise ValueError(
@@ -154,11 +192,10 @@ def _shards(source: Source) -> list[Path]:
 
 
 def _recognises(source: Source) -> bool:
-    if source.paths is not None:
-        return source.paths[0].suffix not in JSON_SUFFIXES
     if source.path is not None and source.path.is_dir():
-        return any(source.path.glob("*.tar"))
+        return any(path.name.endswith(_TAR_ENDINGS) for path in source.path.iterdir())
     return source.has_suffix(*TAR_SUFFIXES)
 
 
+_TAR_ENDINGS = (".tar", ".tar.gz", ".tgz")
 WEBDATASET = SourceFormat("webdataset", _open, _recognises, can_stream=True)

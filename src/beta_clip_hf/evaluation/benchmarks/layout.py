@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from ...data.fields import check_box, check_text, check_texts, is_box, shown
+from ...data.paths import find_path
 from ...data.rows import Row
 from ...model.boxes_beta_clip import corner_box
 
@@ -63,6 +64,8 @@ class Place:
     folder: Path
     data: Path
     """The path that the user gave: the folder itself, or the one that holds it."""
+    reading: Mapping[str, Any] = field(default_factory=dict)
+    """How `load_rows` is to read your own photos: its arguments, `columns` and so on."""
 
     def find(self, *names: str, beside: Sequence[str] = ()) -> Path | None:
         """
@@ -126,7 +129,7 @@ def in_folder(folder: Path) -> Callable[[str], Path]:
     """Returns the function that locates an image by its path in a folder."""
 
     def locate(image: str) -> Path:
-        return folder / image
+        return Path(find_path(image, str(folder)))
 
     return locate
 

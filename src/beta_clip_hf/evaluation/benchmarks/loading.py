@@ -79,7 +79,12 @@ class Reading:
 
 
 def load_benchmark(
-    name: str, data: str | Path | None = None, *, allow_subset: bool = False, image_size: int = 224
+    name: str,
+    data: str | Path | None = None,
+    *,
+    allow_subset: bool = False,
+    image_size: int = 224,
+    reading: Mapping[str, Any] | None = None,
 ) -> Reading:
     """
     Reads the annotations of a benchmark, checks that all its images exist, and compares its counts with the published
@@ -90,6 +95,8 @@ def load_benchmark(
         data: The folder of the benchmark, or one that holds a folder of that id; see [`find_benchmark`].
         allow_subset: Whether to accept an incomplete benchmark, which is then marked as a subset.
         image_size: The size of the images of `scenes`, in pixels.
+        reading: How [`load_rows`] is to read your own `photos`: its arguments, such as `columns` and `split`. Other
+            benchmarks are read as they are published.
 
     Raises:
         ValueError: if something is missing, or there is more than the benchmark has; the message says what to do. With
@@ -110,7 +117,7 @@ def load_benchmark(
             f"{benchmark.layout}"
         )
     try:
-        all_annotations = benchmark.read(Place(folder, Path(data)))
+        all_annotations = benchmark.read(Place(folder, Path(data), reading or {}))
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise ValueError(
             f"the files of {name} in {folder} must be as published, but a record is not: {type(error).__name__} {error}"

@@ -1,10 +1,11 @@
 """Tasks that need no download of a benchmark: your own captioned photos, and generated scenes."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ...data.grouping import group_rows
 from ...data.rows import Row, check_row, with_image
 from .layout import (
     Annotations,
@@ -39,9 +40,13 @@ _EVAL_FILES = {"fg_ovd": "fgovd.jsonl", "sugarcrepe": "sugarcrepe.jsonl", "valse
 def holds_photos(source: Path) -> bool:
     """Tells whether there are rows: a file, files by a glob or a range as of tars, or a folder that holds some."""
     from ...data.formats.webdataset import expand_shards
+    from ...data.readers import holds_rows
 
     if source.is_dir():
-        return any(any(source.glob(mark)) for mark in _PHOTOS_MARKS)
+        return any(any(source.glob(mark)) for mark in _PHOTOS_MARKS) or holds_rows(source)
+    if not source.parent.exists():
+        # A path of two words that lead nowhere is the id of a data set on the Hub.
+        return len(source.parts) == 2
     try:
         return bool(expand_shards(source))
     except ValueError:
@@ -59,11 +64,15 @@ def read_photos(place: Place) -> list[Annotations]:
     file = source
     if not source.is_file():
         file = source / "test.jsonl"
-    if file.suffix != ".jsonl" or not file.is_file():
+    reading = dict(place.reading)
+    group = reading.pop("group", True)
+    if reading or file.suffix != ".jsonl" or not file.is_file():
         root = source if source.is_dir() else source.parent
-        return [Annotations("retrieval", list(_read_any_source(source, root)), in_folder(root))]
+        return [Annotations("retrieval", _read_any_source(source, root, reading, group), in_folder(root))]
     root = file.parent
     rows: list[Row] = list(convert_records(file, read_lines(file), check_row))
+    if group:
+        rows = group_rows(rows)
     parts = [Annotations("retrieval", rows, in_folder(root))]
     for name, eval_name in _EVAL_FILES.items():
         eval_file = root / "eval" / eval_name
@@ -108,18 +117,23 @@ def _choice(record: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     return require_text(record["image"], "image"), choice
 
 
-def _read_any_source(source: Path, root: Path) -> Iterator[Row]:
-    """Yields the rows of tars, CSV files and anything else that training reads. A row that cannot be used raises."""
+def _read_any_source(source: Path, root: Path, reading: Mapping[str, Any], group: bool) -> list[Row]:
+    """Reads the rows of tars, CSV files and anything else that training reads. A row that cannot be used raises."""
     from ...data.readers import load_rows
 
-    dataset: Any = load_rows(source, split="test", strict=True)
-    rows: Iterable[Row] = dataset
+    dataset: Any = load_rows(source, **{"split": "test", **reading}, group=group, strict=True)
     if hasattr(dataset, "__len__"):
         # A data set that is read by index need not end an iteration.
-        rows = (dataset[index] for index in range(len(dataset)))
+        rows = [dataset[index] for index in range(len(dataset))]
+    else:
+        rows = list(dataset)
+        # Here the whole stream is known, so its rows can be grouped.
+        if group:
+            rows = group_rows(rows)
+    named_rows = []
     for row in rows:
         if isinstance(row["image"], str | Path):
             # Names of images must not depend on where the files are: they are hashed.
-            yield with_image(row, os.path.relpath(row["image"], root))
-        else:
-            yield row
+            row = with_image(row, os.path.relpath(row["image"], root))
+        named_rows.append(row)
+    return named_rows
