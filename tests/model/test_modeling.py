@@ -5,6 +5,7 @@ from transformers import AutoModel, CLIPModel
 import reference
 from beta_clip_hf import BetaCLIPConfig, BetaCLIPModel, beta_cal_loss, clip_loss
 from beta_clip_hf.model.positions_beta_clip import stretch_text_positions
+from model.checkpointing import enable_checkpointing
 
 
 POSITIONS = "text_model.embeddings.position_embedding.weight"
@@ -227,8 +228,7 @@ def test_gradient_checkpointing_changes_nothing(tiny_model, batch):
 
     tiny_model.train()
     expected = gradients()
-    tiny_model.gradient_checkpointing_enable({"use_reentrant": False})
-    assert tiny_model.is_gradient_checkpointing
+    enable_checkpointing(tiny_model, {"use_reentrant": False})
     for name, gradient in gradients().items():
         torch.testing.assert_close(gradient, expected[name], msg=name)
 

@@ -11,6 +11,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from beta_clip_hf import BetaCLIPConfig, BetaCLIPModel
 from beta_clip_hf.model import towers_beta_clip
 from beta_clip_hf.model.packing_beta_clip import pack_texts, plan_texts, text_lengths
+from model.checkpointing import enable_checkpointing
 
 
 END = 513
@@ -245,7 +246,7 @@ def test_gradient_checkpointing_changes_nothing(model):
     last = model.text_model.encoder.layers[-1]
     last.mlp.register_forward_pre_hook(lambda mlp, inputs: rows.append(inputs[0].shape[:-1].numel()))
     for reentrant in (False, True):
-        model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+        enable_checkpointing(model, {"use_reentrant": reentrant})
         found = gradients(model, model.encode_texts(ids, IS_LONG))
         assert all(torch.equal(found[name], gradient) for name, gradient in expected.items())
     assert rows == [len(LENGTHS)] * 4  # the last block as well, of which only the ends of the texts go on
