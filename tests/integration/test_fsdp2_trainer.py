@@ -84,13 +84,15 @@ def in_process(rank, config, folder):
 
 
 def refusals(config, folder):
+    # As the runs that have saved the checkpoints: another setting would be refused first.
+    frozen = {"freeze_text_positions": True}
     cases = {
         "fsdp1": lambda: train(config, folder, fsdp=True, fsdp_config={"version": 1}),
         "ram": lambda: train(config, folder, fsdp=True, fsdp_config={"cpu_ram_efficient_loading": True}),
         "activations": lambda: train(config, folder, fsdp=True, fsdp_config={"activation_checkpointing": True}),
         "compile": lambda: train(config, folder, fsdp=True, torch_compile=True),
-        "ddp to fsdp": lambda: train(config, folder, f"{folder}/ddp/checkpoint-2", **FSDP),
-        "fsdp to ddp": lambda: train(config, folder, f"{folder}/fsdp/checkpoint-2"),
+        "ddp to fsdp": lambda: train(config, folder, f"{folder}/ddp/checkpoint-2", **frozen, **FSDP),
+        "fsdp to ddp": lambda: train(config, folder, f"{folder}/fsdp/checkpoint-2", **frozen),
     }
     messages = {}
     for name, case in cases.items():

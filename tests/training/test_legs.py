@@ -8,6 +8,8 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
+from beta_clip_hf.release.run_files import RunFiles
+from beta_clip_hf.release.training_lines import training_lines
 from beta_clip_hf.training.progress import RunProgress
 from beta_clip_hf.training.run import train_and_report
 from beta_clip_hf.training.run_identity import check_allowed_keys
@@ -154,6 +156,17 @@ def test_an_allowed_change_acts_and_is_recorded(tiny_config, tmp_path):
     rates = {record["step"]: record["learning_rate"] for record in records(tmp_path) if "learning_rate" in record}
     # Half of the way from 5e-3 to 1e-4.
     assert rates[4] > 2.5e-3 and rates[8] < 1e-3
+
+
+def test_a_card_says_where_a_run_was_resumed():
+    legs = [{"first_step": 0}, {"first_step": 3, "changes": [{"key": "training.max_steps"}]}, {"first_step": 5}]
+    record = {"steps": 8, "images_per_step": 4, "legs": legs}
+    lines = list(training_lines(RunFiles(config={}, training={}, trained={"run": record}, results={})))
+    place = lines.index("8 steps of 4 images.")
+    assert lines[place + 1 : place + 3] == [
+        "Resumed after step 3 with another training.max_steps.",
+        "Resumed after step 5.",
+    ]
 
 
 @pytest.mark.parametrize("key", ["seed", "max_steps", "trainning.seed", ""])

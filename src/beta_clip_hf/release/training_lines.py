@@ -102,6 +102,17 @@ def _steps_lines(run: RunFiles) -> Iterator[str]:
     if "epoch" in metrics:
         line = f"{line}, {metrics['epoch']:,.3g} epochs"
     yield f"{line}."
+    yield from _leg_lines(run.record.get("legs") or [])
+
+
+def _leg_lines(legs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Says where a run was stopped and resumed, and what was changed there."""
+    for leg in legs[1:]:
+        line = f"Resumed after step {leg.get('first_step')}"
+        changes = [str(change.get("key")) for change in leg.get("changes") or ()]
+        if changes:
+            line = f"{line} with another {', '.join(changes)}"
+        yield f"{line}."
 
 
 def _hardware_line(environment: Mapping[str, Any] | None) -> str:

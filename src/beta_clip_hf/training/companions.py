@@ -54,7 +54,8 @@ class Companions:
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="companions", daemon=True)
         # Only a process that a launcher has started ends with its parent: others may outlive the shell.
-        self._launcher = os.getppid() if launched_place().world_size > 1 else None
+        is_launched = launched_place().world_size > 1 or "TORCHELASTIC_RUN_ID" in os.environ
+        self._launcher = os.getppid() if is_launched else None
         if self._rank == 0:
             self._forget_notes()
         # On one machine a process can be asked for by its id.
