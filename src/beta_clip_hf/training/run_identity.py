@@ -27,7 +27,8 @@ _WITHOUT_EFFECT = (
     "ddp_", "accelerator_config", "dataloader_pin_memory", "dataloader_num_workers", "dataloader_prefetch_factor",
     "dataloader_persistent_workers", "project", "trackio", "skip_memory_metrics", "enable_jit_checkpoint",
     "per_device_eval_batch_size", "eval_", "do_", "use_cpu", "local_rank", "deepspeed", "fsdp",
-    "restore_callback_states", "gather_", "ignore_data_skip", "resume_from_checkpoint", "overwrite_output_dir", "torch_empty_cache_steps",
+    "restore_callback_states", "gather_", "ignore_data_skip", "resume_from_checkpoint", "overwrite_output_dir",
+    "torch_empty_cache_steps",
 )  # fmt: skip
 _SOURCE_KEYS = ("source", "image_root")
 _CONFIG_WITHOUT_EFFECT = ("_name_or_path", "transformers_version", "architectures", "auto_map", "torch_dtype", "dtype")
