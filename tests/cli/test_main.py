@@ -23,7 +23,7 @@ COMMAND = [sys.executable, "-c", "import sys; from beta_clip_cli.main import mai
 SECTIONS = {"positional arguments", "options", "sweep options", "commands", "kinds", "example"}
 METAVARS = {
     "MODEL", "BASE", "TUNED", "DATA", "DIR", "FILE", "INDEX", "A", "B", "N", "X", "NAME", "NAMES", "TEXT", "SQL",
-    "KEY=VALUE", "THEIRS=OURS", "I/N", "X,Y,W,H", "C,S,P", "DEVICE", "HEAD", "REPO_ID", "ADDRESS", "MIB", "MILLIONS",
+    "KEY", "KEY=VALUE", "THEIRS=OURS", "I/N", "X,Y,W,H", "C,S,P", "DEVICE", "HEAD", "REPO_ID", "ADDRESS", "MIB", "MILLIONS",
     "COMMAND", "KIND",
 }  # fmt: skip
 # Without a buffer argparse writes by itself, and keeps what goes wrong to itself.
@@ -298,7 +298,7 @@ def test_the_package_is_whole_after_a_light_command() -> None:
 def test_the_exit_codes_are_documented(project_dir) -> None:
     page = (project_dir / "docs" / "command_line.md").read_text(encoding="utf-8")
     codes = set(map(int, re.findall(r"^\| (\d+) \|", page, flags=re.MULTILINE)))
-    assert codes == {0, 2, cli.ERROR, cli.FAULT, cli.INTERRUPTED, cli.OUTPUT_CLOSED}
+    assert codes == {0, 2, cli.ERROR, cli.FAULT, cli.INTERRUPTED, cli.OUTPUT_CLOSED, os.EX_TEMPFAIL}
     assert os.EX_SOFTWARE == cli.FAULT
 
 

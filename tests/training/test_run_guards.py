@@ -146,6 +146,10 @@ def test_a_worker_leaves_signals_of_the_terminal_to_its_parent():
         assert caught.received is None
 
 
+def test_the_code_of_a_stop_means_try_again():
+    assert os.EX_TEMPFAIL == signals.STOPPED
+
+
 def test_what_nohup_ignores_stays_ignored():
     previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
