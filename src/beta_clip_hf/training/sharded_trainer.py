@@ -70,6 +70,11 @@ class ShardedTrainer(Trainer):
                 "activation_checkpointing of FSDP must be false, but is true; use vision_checkpointing and "
                 "text_checkpointing of the training arguments"
             )
+        if hasattr(self.model, "peft_config"):
+            raise ValueError(
+                "lora must be left out under FSDP2, but the model has adapters of PEFT, which cannot be saved from "
+                "shards; use DDP, because adapters and their optimiser are small"
+            )
         if self.args.torch_compile:
             raise ValueError("torch_compile must be False under FSDP2, but is True; use DDP to train a compiled model")
         # FSDP2 would cast logit scales and the coordinates of boxes too. bfloat16 has three digits: too few for both.
@@ -96,7 +101,7 @@ class ShardedTrainer(Trainer):
             super().save_model(output_dir, _internal_call)
             return
         # Of sharded weights only the first process gets the tensors, and all have to ask for them.
-        state_dict = self.accelerator.get_state_dict(self.model) if self.shards_weights else self.model.state_dict()
+        state_dict = self.accelerator.get_state_dict(self.model) if self.shards_weights else None
         self._save(output_dir, state_dict=state_dict)
         if self.args.push_to_hub and not _internal_call:
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
