@@ -221,6 +221,18 @@ def test_the_auto_class_loads_what_was_saved(siglip2_dir, tmp_path, batch):
         assert torch.equal(again(**batch).logits_per_image, model(**batch).logits_per_image)
 
 
+def test_a_new_model_has_first_values_of_its_own():
+    vision = {**TOWER, "patch_size": 4, "num_patches": 16}
+    model = BetaSiglip2Model(BetaSiglip2Config(text_config=TEXT, vision_config=vision, use_regions=True))
+    for name in ("region_logit_scale", "hard_negative_logit_scale"):
+        assert model.get_parameter(name).item() == pytest.approx(4.6052), name
+    assert model.rank_loss.threshold.item() == 0
+    for name in ("long_text_head.weight", "box_text_head.weight", "patch_head.attention.in_proj_weight"):
+        assert model.get_parameter(name).std() > 0.05, name
+    table = model.text_model.embeddings.long_position_embedding.weight
+    assert table.shape == (196, 32) and table.std() > 0.01
+
+
 def test_a_missing_tensor_is_named(siglip2_dir, tmp_path):
     weights = load_file(siglip2_dir / "model.safetensors")
     del weights["text_model.head.weight"]

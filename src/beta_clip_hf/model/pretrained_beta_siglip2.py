@@ -161,8 +161,9 @@ class BetaSiglip2PreTrainedModel(Siglip2Model):
         # transformers' own functions: they leave alone what a checkpoint has filled already.
         if isinstance(module, RankLoss):
             init.zeros_(module.threshold)
-        elif module is self and self.config.use_regions:
-            for name in REGION_PARAMETERS:
+        elif module is self:
+            # The stock model's `__init__` comes here before ours has made the scales.
+            for name in self._parameters.keys() & REGION_PARAMETERS:
                 init.constant_(self.get_parameter(name), self.config.region_logit_scale_init_value)
 
 
