@@ -23,8 +23,8 @@ COMMAND = [sys.executable, "-c", "import sys; from beta_clip_cli.main import mai
 SECTIONS = {"positional arguments", "options", "sweep options", "commands", "kinds", "example"}
 METAVARS = {
     "MODEL", "BASE", "TUNED", "DATA", "DIR", "FILE", "INDEX", "A", "B", "N", "X", "NAME", "NAMES", "TEXT", "SQL",
-    "KEY", "KEY=VALUE", "THEIRS=OURS", "I/N", "X,Y,W,H", "C,S,P", "DEVICE", "HEAD", "REPO_ID", "ADDRESS", "MIB", "MILLIONS",
-    "COMMAND", "KIND",
+    "KEY", "KEY=VALUE", "THEIRS=OURS", "I/N", "X,Y,W,H", "C,S,P", "DEVICE", "HEAD", "REPO_ID", "ADDRESS", "MIB",
+    "MILLIONS", "COMMAND", "KIND",
 }  # fmt: skip
 # Without a buffer argparse writes by itself, and keeps what goes wrong to itself.
 BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
