@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "command_line.md"
-ROWS = re.findall(r"^\| `([a-z -]+)` \| (.*) \|$", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)
+ROWS = re.findall(r"^\| `([a-z0-9 -]+)` \| (.*) \|$", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)
 # The keys of a document are in backticks; after a colon come those of what is in it.
 KEYS = {
     name: set(re.findall(r"`(\w+)`", re.sub(r"`models`: .*|`tasks`: .*", lambda found: found[0].split(":")[0], text)))

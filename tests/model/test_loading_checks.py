@@ -189,7 +189,9 @@ def test_other_models_are_named(save, tmp_path, tiny_clip_dir):
         ("text_only", r"CLIPTextModel \(model_type 'clip_text_model'\)"),
         ("empty", "no model_type"),
     ]:
-        with pytest.raises(ValueError, match=rf"must be loaded from a checkpoint of β-CLIP .* is {words}"):
+        with pytest.raises(
+            ValueError, match=rf"a BetaCLIPModel must be loaded from a checkpoint of β-CLIP .* is {words}"
+        ):
             BetaCLIPModel.from_pretrained(tmp_path / folder)
     # Evaluation and search take SigLIP.
     with pytest.raises(ValueError, match="must have features of images and of texts, but is CLIPTextModel: name"):

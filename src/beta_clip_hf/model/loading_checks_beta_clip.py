@@ -20,17 +20,18 @@ SWITCHES_OF_PARTS = {
     "region_logit_scale": "use_regions",
     "hard_negative_logit_scale": "use_regions",
 }
-# The beginning of the message on a checkpoint of another kind.
-ACCEPTED_BY_BETA_CLIP = (
-    "a BetaCLIPModel must be loaded from a checkpoint of β-CLIP ('beta_clip'), or of CLIP, Long-CLIP or FG-CLIP 1 with "
-    "both towers ('clip')"
-)
+# What a BetaCLIPModel is loaded from, as the message on a checkpoint of another kind says it.
+ACCEPTED_BY_BETA_CLIP = "β-CLIP ('beta_clip'), or of CLIP, Long-CLIP or FG-CLIP 1 with both towers ('clip')"
 # Error messages name this many tensors.
 _NAMED = 3
 
 
 def check_model_type(
-    stored: Mapping[str, Any], source: Any, known_types: Collection[str], accepted: str = ACCEPTED_BY_BETA_CLIP
+    stored: Mapping[str, Any],
+    source: Any,
+    known_types: Collection[str],
+    model_name: str = "BetaCLIPModel",
+    accepted: str = ACCEPTED_BY_BETA_CLIP,
 ) -> None:
     """
     Checks that a checkpoint is of a kind that a model can be made of.
@@ -39,7 +40,7 @@ def check_model_type(
         stored: The content of its config.json.
         source: The name of its directory or repository.
         known_types: The values of `model_type` that are known.
-        accepted: Which model must be loaded from which checkpoints, for the message.
+        model_name, accepted: The class of the model and the kinds of checkpoints it takes, for the message.
 
     Raises:
         ValueError: if it is of another kind; the message names it, and what is accepted.
@@ -51,7 +52,9 @@ def check_model_type(
     architectures = stored.get("architectures")
     if architectures:
         kind = f"{architectures[0]} ({kind})"
-    raise ValueError(f"{accepted}, but {source} is {kind}: name another base")
+    raise ValueError(
+        f"a {model_name} must be loaded from a checkpoint of {accepted}, but {source} is {kind}: name another base"
+    )
 
 
 def new_parts(stored: Mapping[str, Any]) -> list[str]:

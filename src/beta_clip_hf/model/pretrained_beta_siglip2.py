@@ -29,9 +29,9 @@ from .positions_beta_clip import KEPT_TEXT_POSITIONS, stretch_table
 from .two_path_embeddings_beta_clip import LongPositions
 
 
+# What a model is loaded from, as the message on a checkpoint of another kind says it.
 ACCEPTED = (
-    "a BetaSiglip2Model must be loaded from a checkpoint of ours ('beta_siglip2'), or of FG-CLIP 2 ('fgclip2'), SigLIP "
-    "2 ('siglip2') or SigLIP ('siglip') with both towers"
+    "ours ('beta_siglip2'), or of FG-CLIP 2 ('fgclip2'), SigLIP 2 ('siglip2') or SigLIP ('siglip') with both towers"
 )
 # The parts that SigLIP 2 and SigLIP lack, each as a whole: the beginnings of the names of their tensors.
 PATH_PARTS = ("text_model.embeddings.long_position_embedding.", "long_text_head.", "box_text_head.", "patch_head.")
@@ -107,7 +107,9 @@ class BetaSiglip2PreTrainedModel(Siglip2Model):
         stored = {} if source is None else cls.config_class.get_config_dict(source, **hub_arguments)[0]
         model_type = stored.get("model_type")
         if source is not None:
-            check_model_type(stored, source, (cls.config_class.model_type, *FOREIGN_TYPES), ACCEPTED)
+            check_model_type(
+                stored, source, (cls.config_class.model_type, *FOREIGN_TYPES), "BetaSiglip2Model", ACCEPTED
+            )
         if model_type in FOREIGN_TYPES and config is None:
             config = config_of(stored, weight_names(source, **hub_arguments), kwargs)
             config.name_or_path = str(source)
