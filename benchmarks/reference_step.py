@@ -35,7 +35,13 @@ def self_attention(layer: Any, hidden: Tensor, mask: Tensor | None) -> Tensor:
 def block(layer: Any, hidden: Tensor, mask: Tensor | None) -> Tensor:
     """Returns the hidden states after a block of a tower."""
     hidden = hidden + self_attention(layer, layer.layer_norm1(hidden), mask)
-    return hidden + layer.mlp(layer.layer_norm2(hidden))
+    return hidden + mlp(layer.mlp, layer.layer_norm2(hidden))
+
+
+def mlp(module: Any, hidden: Tensor) -> Tensor:
+    """Returns two linear layers with QuickGELU between them: the `fc1` and `fc2` of a module."""
+    inner = module.fc1(hidden)
+    return module.fc2(inner * torch.sigmoid(1.702 * inner))
 
 
 def encode_texts(model: Any, ids_TL: Tensor) -> Tensor:
@@ -69,14 +75,14 @@ def last_vision_block(layer: Any, hidden: Tensor) -> Tensor:
     values = layer.self_attn.out_proj(layer.self_attn.v_proj(normed))
     attended = self_attention(layer, normed, None)
     mixed = hidden + torch.cat([attended[:, :1], values[:, 1:]], dim=1)
-    return mixed + layer.mlp(layer.layer_norm2(mixed))
+    return mixed + mlp(layer.mlp, layer.layer_norm2(mixed))
 
 
 def pool(pooler: Any, queries_BSD: Tensor, patches_BPD: Tensor) -> Tensor:
     """Returns the image as each of its texts sees it, (B, S, D)."""
     query, key, value = pooler.q_proj(queries_BSD), pooler.k_proj(patches_BPD), pooler.v_proj(patches_BPD)
     attended = pooler.out_proj(attend(query, key, value, pooler.num_heads))
-    return attended + pooler.fc2(pooler.activation(pooler.fc1(pooler.layer_norm(attended))))
+    return attended + mlp(pooler, pooler.layer_norm(attended))
 
 
 def beta_cal(v_TD: Tensor, u_TD: Tensor, image_index_T: Tensor, scale: Tensor, beta: float) -> Tensor:

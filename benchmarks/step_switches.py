@@ -1,4 +1,4 @@
-"""Measures a whole training step with one switch changed: mixed precision, `torch_compile`, and which AdamW.
+"""Measures a whole training step with one switch changed: half blocks, mixed precision, `torch_compile`, which AdamW.
 
     python benchmarks/step_switches.py --preset quick                     # a small model
     python benchmarks/step_switches.py --preset full --also compiled      # ViT-B/16, with minutes of compilation
@@ -38,6 +38,7 @@ class Way(NamedTuple):
     model: Any
     dtype: torch.dtype
     optimizer: torch.optim.Optimizer
+    half_blocks: bool = True
 
 
 def make_steps(model: BetaCLIPModel, batch: dict[str, Any], device: str, also: Sequence[str]) -> dict[str, Step]:
@@ -51,6 +52,7 @@ def make_steps(model: BetaCLIPModel, batch: dict[str, Any], device: str, also: S
     else:
         dtype, other_dtype, other_name = torch.float32, torch.bfloat16, "autocast in bfloat16"
     ways = {name: Way(model, dtype, optimizer) for name, optimizer in optimizers.items()}
+    ways["half blocks off"] = Way(model, dtype, optimizers[PLAIN], half_blocks=False)
     if "autocast" in also:
         ways[other_name] = Way(model, other_dtype, optimizers[PLAIN])
     if "compiled" in also:
@@ -59,6 +61,7 @@ def make_steps(model: BetaCLIPModel, batch: dict[str, Any], device: str, also: S
     def make_step(way: Way) -> Step:
         def step(mark: Mark) -> Tensor:
             way.optimizer.zero_grad()
+            model.half_blocks = way.half_blocks
             with torch.autocast(device, torch.bfloat16, enabled=way.dtype == torch.bfloat16):
                 loss = way.model(**batch).loss
             loss.backward()

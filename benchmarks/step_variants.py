@@ -35,15 +35,25 @@ RECOMPUTED: dict[str, dict[str, dict[str, Any]]] = {
     "text full, vision selective": {"text_model": {}, "vision_model": SELECTIVE},
     "both full": {"text_model": {}, "vision_model": {}},
 }
+OWN_MODULES = "half blocks off"
 REFERENCE = "reference"
 
 
-def settings(model: BetaCLIPModel, batch: Batch) -> dict[str, Step]:
-    """Returns the steps of the package by what the backward pass computes again, and the reference."""
+def settings(model: BetaCLIPModel, batch: Batch, is_half: bool | None = None) -> dict[str, Step]:
+    """
+    Returns the steps of the package by what the backward pass computes again, and the reference.
+
+    Args:
+        model, batch: The model and its batch.
+        is_half: Whether they run under autocast to bfloat16; by default on a GPU.
+    """
     steps: dict[str, Step] = {}
+    loss = _package_loss(model, batch.package)
     for name, towers in RECOMPUTED.items():
-        steps[name] = partial(_step, model, _package_loss(model, batch.package), recomputed(model, towers))
-    steps[REFERENCE] = partial(_step, model, lambda: reference_loss(model, **batch.reference), nullcontext)
+        steps[name] = partial(_step, model, loss, recomputed(model, towers), is_half=is_half)
+    steps[OWN_MODULES] = partial(_step, model, loss, partial(_without_half_blocks, model), is_half=is_half)
+    reference = partial(reference_loss, model, **batch.reference)
+    steps[REFERENCE] = partial(_step, model, reference, nullcontext, is_half=is_half)
     return steps
 
 
@@ -123,18 +133,33 @@ def _package_loss(model: BetaCLIPModel, inputs: dict[str, Any]) -> Callable[[], 
     return lambda: model(**inputs).loss
 
 
-def _step(model: BetaCLIPModel, compute_loss: Callable[[], Tensor], context: Context, mark: Mark) -> Tensor:
+def _step(
+    model: BetaCLIPModel,
+    compute_loss: Callable[[], Tensor],
+    context: Context,
+    mark: Mark,
+    is_half: bool | None = None,
+) -> Tensor:
     model.zero_grad()
     with context():
-        with _autocast(model):
+        with _autocast(model, is_half):
             loss = compute_loss()
         mark()
         loss.backward()
     return loss.detach()
 
 
-def _autocast(model: BetaCLIPModel) -> torch.autocast:
-    return torch.autocast(model.device.type, torch.bfloat16, enabled=model.device.type == "cuda")
+def _autocast(model: BetaCLIPModel, is_half: bool | None = None) -> torch.autocast:
+    if is_half is None:
+        is_half = model.device.type == "cuda"
+    return torch.autocast(model.device.type, torch.bfloat16, enabled=is_half)
+
+
+@contextmanager
+def _without_half_blocks(model: BetaCLIPModel) -> Iterator[None]:
+    model.half_blocks = False
+    yield
+    model.half_blocks = True
 
 
 def _padded_groups(model: BetaCLIPModel, inputs: dict[str, Any]) -> Any:

@@ -12,8 +12,10 @@ from torch.utils.checkpoint import checkpoint
 from transformers.activations import ACT2FN
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from .activations_beta_clip import fuse_in_training
 from .attention_beta_clip import eager_attention
 from .configuration_beta_clip import BetaCLIPConfig
+from .half_blocks_beta_clip import HalfBlocks
 from .ragged_beta_clip import ImageSlots, slots_by_image
 from .sharding_beta_clip import gathers_weights
 
@@ -28,7 +30,7 @@ _is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compil
 
 def normalize(embeds: Tensor) -> Tensor:
     """L2-normalises the last axis in at least float32 (half precision comes back as float32, float64 stays)."""
-    return F.normalize(_at_least_float32(embeds), dim=-1)
+    return F.normalize(embeds.to(torch.promote_types(embeds.dtype, torch.float32)), dim=-1)
 
 
 class TextConditionedPooler(nn.Module):
@@ -62,7 +64,9 @@ class TextConditionedPooler(nn.Module):
         hidden = int(width * config.pooler_mlp_ratio)
         self.fc1 = nn.Linear(width, hidden)
         self.fc2 = nn.Linear(hidden, width)
-        self.activation = ACT2FN[config.pooler_hidden_act]
+        self.activation = fuse_in_training(ACT2FN[config.pooler_hidden_act])
+        # A pooler of a model gets the model's own.
+        self.block_runner = HalfBlocks()
         self.use_null_token = config.pooler_null_token
         norm = nn.LayerNorm if config.pooler_qkv_layer_norm else nn.Identity
         self.q_norm = norm(width)
@@ -185,7 +189,7 @@ class TextConditionedPooler(nn.Module):
     def transform(self, attended: Tensor) -> Tensor:
         """Returns the un-normalised contextualised embeddings `(…, D)` of attended values `(…, D)`."""
         attended = self.out_proj(attended)
-        return attended + self.fc2(self.activation(self.fc1(self.layer_norm(attended))))
+        return self.block_runner.run_mlp(self, attended)
 
     @gathers_weights
     def read_logit_scale(self) -> Tensor:
@@ -363,10 +367,6 @@ def _pairs_at_a_time(chunk_size: int | None, embeds: Tensor) -> int:
     if chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1 pair, but is {chunk_size}")
     return chunk_size
-
-
-def _at_least_float32(tensor: Tensor) -> Tensor:
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def _empty_scores(shape: tuple[int, ...], text_embeds: Tensor) -> Tensor:

@@ -42,6 +42,8 @@ class BetaCLIPPreTrainedModel(EncodingModel, CLIPTowers):
     def __init__(self, config: BetaCLIPConfig) -> None:
         super().__init__(config)
         self.pooler = TextConditionedPooler(config) if config.use_pooler else None
+        if self.pooler is not None:
+            self.pooler.block_runner = self.block_runner
         for name in added_logit_scales(config):
             self.register_parameter(name, nn.Parameter(torch.tensor(config.logit_scale_init_value)))
         self.post_init()

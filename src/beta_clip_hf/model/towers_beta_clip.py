@@ -11,8 +11,11 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, create_caus
 from transformers.models.clip.modeling_clip import CLIPTextEmbeddings
 from transformers.utils.generic import can_return_tuple
 
+from .activations_beta_clip import fuse_in_training
 from .attention_beta_clip import check_attention, takes_starts
 from .configuration_beta_clip import TEXT_PATHS
+from .half_block_functions_beta_clip import precision_of
+from .half_blocks_beta_clip import HalfBlocks
 from .last_blocks_beta_clip import set_last_blocks
 from .packing_beta_clip import TextPacking, plan_texts, text_lengths, unplanned_packing
 from .sharding_beta_clip import gathers_weights
@@ -45,12 +48,29 @@ class CLIPTowers(CLIPModel):
     def __init__(self, config: Any) -> None:
         super().__init__(config)
         set_last_blocks(self.text_model.encoder, self.vision_model.encoder)
+        for layer in (*self.text_model.encoder.layers, *self.vision_model.encoder.layers):
+            fuse_in_training(layer.mlp.activation_fn)
+        # An object, and not only its switch: the pooler shares it.
+        self.block_runner = HalfBlocks()
         self.long_text_projection = None
         if config.use_long_text_path:
             self.text_model.embeddings = TwoPathTextEmbeddings(
                 config.text_config, config.long_text_max_position_embeddings
             )
             self.long_text_projection = nn.Linear(config.text_config.hidden_size, config.projection_dim, bias=False)
+
+    @property
+    def half_blocks(self) -> bool:
+        """
+        Whether the blocks of flat batches keep half of the memory in training, see [`HalfBlocks`]. It can be set.
+
+        The numbers are the same up to rounding, and a step takes as long.
+        """
+        return self.block_runner.enabled
+
+    @half_blocks.setter
+    def half_blocks(self, enabled: bool) -> None:
+        self.block_runner.enabled = enabled
 
     @gathers_weights
     def encode_images(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False) -> tuple[Tensor, Tensor]:
@@ -73,9 +93,10 @@ class CLIPTowers(CLIPModel):
         # "pre_layrnorm" is how transformers and all checkpoints spell it.
         hidden_states = vision.pre_layrnorm(hidden_states)
         *layers, last_layer = vision.encoder.layers
+        run_layer = self.block_runner.run_layer
         for layer in layers:
-            hidden_states = layer(hidden_states, None)
-        hidden_states = last_layer(hidden_states, None, value_only=True)
+            hidden_states = run_layer(layer, hidden_states, None)
+        hidden_states = run_layer(last_layer, hidden_states, None, value_only=True)
         # CLIP normalises and projects CLS alone; patches take the same way into the common space.
         features = self.visual_projection(vision.post_layernorm(hidden_states))
         return features[:, 0], features[:, 1:]
@@ -193,9 +214,10 @@ class CLIPTowers(CLIPModel):
         embeds = model.embeddings(ids_FC.reshape(-1, 1), position_FC.expand_as(ids_FC).reshape(-1, 1))
         hidden_states, inputs = self._encoder_inputs(embeds.view(*ids_FC.shape, -1), packing)
         *layers, last_layer = model.encoder.layers
+        run_layer = self.block_runner.run_layer
         for layer in layers:
-            hidden_states = layer(hidden_states, **inputs)
-        ends_TW = last_layer(hidden_states, last_T=packing.last_T, **inputs)
+            hidden_states = run_layer(layer, hidden_states, **inputs)
+        ends_TW = run_layer(last_layer, hidden_states, last_T=packing.last_T, **inputs)
         return model.final_layer_norm(ends_TW)
 
     def _encoder_inputs(self, embeds_FCW: Tensor, packing: TextPacking) -> tuple[Tensor, dict[str, Any]]:
@@ -221,8 +243,10 @@ class CLIPTowers(CLIPModel):
         elif config._attn_implementation in ("sdpa", "eager"):
             # A mask of numbers that are added to the logits. From a boolean mask every block would make this one again,
             # and keep it for the backward pass.
-            least = torch.finfo(embeds_FCW.dtype).min
-            inputs["attention_mask"] = torch.where(packing.mask(), embeds_FCW.new_zeros(()), least)
+            # Autocast, too, would make a copy in its dtype for every block.
+            dtype = precision_of(embeds_FCW).product
+            zero = embeds_FCW.new_zeros((), dtype=dtype)
+            inputs["attention_mask"] = torch.where(packing.mask(), zero, torch.finfo(dtype).min)
         else:
             # Other implementations (flex attention) get transformers' own mask. It tells the texts of a row apart by
             # their positions, and waits for the GPU.

@@ -49,6 +49,8 @@ class BetaCLIPTrainingArguments(TrainingArguments):
       instead of keeping them. "none" keeps all of them, "selective" keeps the outputs of linear layers (see
       [`keep_linear_outputs`]), "full" keeps the inputs of blocks only. The `gradient_checkpointing` of
       `TrainingArguments` means "full" for both towers.
+    - `half_blocks`: whether blocks keep half of the memory that their modules would, see [`HalfBlocks`]. False sets
+      `half_blocks` of the model.
     - `freeze`: names of parts that are not trained, such as "vision" or ["text_embeddings", "vision_but_last_2"]. See
       [`freeze_parts`] for all names.
     - `layer_decay`: the learning rate of each block of a tower is that of the next block times this number, see
@@ -98,6 +100,7 @@ class BetaCLIPTrainingArguments(TrainingArguments):
     text_checkpointing: str = _option(
         "none", "What the backward pass recomputes in the text tower: 'none', 'selective' or 'full'."
     )
+    half_blocks: bool = _option(True, "Let blocks keep their inputs, and compute norms and activations again.")
 
     freeze: str | list[str] | None = field(
         default=None, metadata={"help": "Names of parts that are not trained, such as 'vision'."}

@@ -12,6 +12,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from ..model.positions_beta_clip import KEPT_TEXT_POSITIONS
+from ..model.towers_beta_clip import CLIPTowers
 from .arguments import BetaCLIPTrainingArguments
 from .distributed import local_part
 from .parameter_names import used_parameters
@@ -124,7 +125,7 @@ def _register_hook(table: nn.Parameter, is_frozen: Tensor) -> Any:
 
 
 class CheckpointedTowers(TrainerCallback):
-    """Switches gradient checkpointing on before the first step, in the towers whose arguments ask for it."""
+    """Sets what the towers keep for the backward pass before the first step: gradient checkpointing, half blocks."""
 
     def on_train_begin(
         self,
@@ -134,7 +135,14 @@ class CheckpointedTowers(TrainerCallback):
         model: nn.Module,
         **kwargs: Any,
     ) -> None:
-        """Switches the checkpointing of both towers."""
+        """Switches the checkpointing of both towers on, and half blocks off, where the arguments ask for it."""
+        if not args.half_blocks:
+            # The model may be inside of an adapter.
+            for module in model.modules():
+                if isinstance(module, CLIPTowers):
+                    module.half_blocks = False
+        elif args.torch_compile:
+            logger.info("half blocks are not used in a compiled model, which saves memory in its own ways")
         _checkpoint_tower(model.get_submodule("vision_model"), args.vision_checkpointing)
         _checkpoint_tower(model.get_submodule("text_model"), args.text_checkpointing)
 
