@@ -54,6 +54,9 @@ def read_adapter(source: Any, model_class: Any, *, config: Any = None, **kwargs:
     hub = {name: kwargs.pop(name) for name in HUB_ARGUMENTS if name in kwargs}
     if config is None:
         config, kwargs = model_class.config_class.from_pretrained(source, return_unused_kwargs=True, **hub, **kwargs)
+    # An adapter of a quantised base brings its settings along, but nothing can be merged into quantised weights.
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
     base_name = base_of_adapter(source, **hub)
     token = {name: hub[name] for name in ("token", "cache_dir", "local_files_only") if name in hub}
     with _quiet_loading():

@@ -17,6 +17,8 @@ from .lora import LoraSettings
 
 logger = logging.getLogger(__name__)
 
+AVERAGE_DIR = "ema"
+"""The directory beside a saved model that holds the averaged one."""
 BEST_METRIC = RecallKey("", "t2i", 1).name
 CHECKPOINTING = ("none", "selective", "full")
 LEARNING_RATES = ("learning_rate", "learning_rate_end", "pooler_learning_rate", "pooler_learning_rate_end")
@@ -57,6 +59,11 @@ class BetaCLIPTrainingArguments(TrainingArguments):
       [`parameter_groups`]. 1 gives all blocks the same rate.
     - `lora`: trains low-rank adapters instead of the towers: a rank, or the settings of [`LoraSettings`]. It needs
       peft.
+    - `ema_decay`: keeps an exponential moving average of the weights with this decay, see [`WeightAverage`]. It is
+      saved in the directory `ema` beside the model. 0 keeps none.
+    - `evaluate_ema`: whether each evaluation measures the averaged weights too, as `eval_ema_t2i_r1`, ….
+    - `attention_gallery`: the number of evaluation images of which each evaluation draws where their phrases look, see
+      [`AttentionGallery`].
     - `gather_across_processes`: whether the losses see the texts of all processes, with the exact gradient of the one
       large batch, or only the texts of their own process.
 
@@ -111,6 +118,11 @@ class BetaCLIPTrainingArguments(TrainingArguments):
         default=None, metadata={"help": "Train low-rank adapters of this rank, or with these settings (JSON)."}
     )
 
+    ema_decay: float = _option(0.0, "Decay of the exponential moving average of the weights; 0: no average.")
+    evaluate_ema: bool = _option(False, "Evaluate the averaged weights too.")
+
+    attention_gallery: int = _option(0, "Number of evaluation images to draw the attention of at each evaluation.")
+
     lr_scheduler_type: str = _option("cosine", "Always the cosine; equal initial and end rates make it a constant.")
     warmup_steps: float = _option(0.001, "Warm-up of the towers: a number of steps or, below 1, a share of all steps.")
     weight_decay: float = _option(0.01, "Weight decay of matrices; biases, norms and scalars have none.")
@@ -135,6 +147,8 @@ class BetaCLIPTrainingArguments(TrainingArguments):
         self._check_columns()
         self._check_contrast()
         self._check_checkpointing()
+        self._check_average()
+        self._check_gallery()
         parts_to_freeze(self.freeze)
         LoraSettings.from_value(self.lora)
         self._choose_device()
@@ -169,6 +183,22 @@ class BetaCLIPTrainingArguments(TrainingArguments):
             raise ValueError(f"layer_decay must be above 0 and at most 1, but is {self.layer_decay}")
         if self.logit_scale_max != 0 and self.logit_scale_max < 1:
             raise ValueError(f"logit_scale_max must be at least 1, or 0 for no limit, but is {self.logit_scale_max}")
+
+    def _check_gallery(self) -> None:
+        count: Any = self.attention_gallery
+        # A bool is an int to Python, but not a number of images.
+        if type(count) is not int or count < 0:
+            raise ValueError(f"attention_gallery must be an integer of at least 0, but is {count!r}")
+
+    def _check_average(self) -> None:
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay must be at least 0 (no average) and below 1, but is {self.ema_decay}")
+        if self.evaluate_ema and not self.ema_decay:
+            raise ValueError("ema_decay must be above 0 for evaluate_ema, but is 0")
+        best = self.metric_for_best_model or ""
+        is_of_average = best.removeprefix("eval_").startswith(f"{AVERAGE_DIR}_")
+        if is_of_average and not self.evaluate_ema:
+            raise ValueError(f"evaluate_ema must be true for metric_for_best_model={best!r}, but is false")
 
     def _check_schedule(self) -> None:
         # transformers also takes a member of its enumeration, whose value is the name.

@@ -18,6 +18,7 @@ from ..model.modeling_beta_clip import BetaCLIPModel
 from ..model.processing_beta_clip import BetaCLIPProcessor
 from .arguments import BetaCLIPTrainingArguments
 from .config import COLLATOR_KEYS
+from .loading import LOADING_KEYS, loading_arguments
 from .output_dir import check_no_checkpoints
 from .run_record import describe_origin, write_config
 from .trainer import BetaCLIPTrainer
@@ -142,13 +143,19 @@ def build_model(settings: Mapping[str, Any], train_rows: Any) -> tuple[BetaCLIPM
         train_rows: Rows with captions. They are read if a tokenizer is trained.
 
     Raises:
-        ValueError: if a model from scratch has no tokenizer, or if the tokenizer has more ids than the model.
+        ValueError: if a model from scratch has no tokenizer, if the tokenizer has more ids than the model, or if the
+            weights cannot be loaded as the section says.
     """
     tokenizer = build_tokenizer(settings.get("tokenizer"), train_rows)
     changes = dict(settings.get("config") or {})
     if settings.get("from_pretrained"):
-        model, processor = _pretrained_model(settings["from_pretrained"], tokenizer, changes)
+        model, processor = _pretrained_model(
+            settings["from_pretrained"], tokenizer, {**changes, **loading_arguments(settings)}
+        )
     else:
+        loading = sorted(name for name in LOADING_KEYS if settings.get(name) is not None)
+        if loading:
+            raise ValueError(f"model.{loading[0]} must be left out for a model from scratch, but is given")
         model, processor = _new_model(settings["from_scratch"], tokenizer, changes)
     _fit_to_model(processor, model.config)
     if settings.get("squash_images"):

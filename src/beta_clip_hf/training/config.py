@@ -17,10 +17,11 @@ from ..data.readers import load_rows
 from ..data.scenes import SceneDataset
 from ..model.configuration_beta_clip import BetaCLIPConfig
 from .arguments import BetaCLIPTrainingArguments
+from .loading import LOADING_KEYS
 
 
 SECTIONS = ("model", "data", "training")
-MODEL_KEYS = ("from_pretrained", "from_scratch", "tokenizer", "config", "squash_images")
+MODEL_KEYS = ("from_pretrained", "from_scratch", "tokenizer", "config", "squash_images", *LOADING_KEYS)
 
 
 def _parameters(function: Any, *left_out: str) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 import functools
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -102,17 +102,18 @@ class LoraSettings:
                 raise ValueError(f"lora.{name} must be true or false, but is {getattr(self, name)!r}")
 
 
-def add_lora(model: Any, settings: LoraSettings, seed: int) -> Any:
+def add_lora(model: Any, settings: LoraSettings, seed: int, frozen: Collection[nn.Module] = ()) -> Any:
     """
     Wraps a model into PEFT's, with adapters in the blocks of its towers.
 
     The pooler, the projections, the positions of texts and the logit scales are trained whole and saved with the
-    adapters. What is frozen already gets no adapter.
+    adapters, unless they are frozen already.
 
     Args:
         model: A model that was loaded by `from_pretrained`. It is changed in place.
         settings: The adapters.
         seed: Of the first values of the adapters. They do not change the model's output.
+        frozen: Modules whose layers get no adapter.
 
     Returns:
         The `PeftModel`. Its `save_pretrained` writes the adapter, the configuration and the scales.
@@ -134,7 +135,7 @@ def add_lora(model: Any, settings: LoraSettings, seed: int) -> Any:
         r=settings.rank,
         lora_alpha=2 * settings.rank if settings.alpha is None else settings.alpha,
         lora_dropout=settings.dropout,
-        target_modules=_targets(model, settings.targets),
+        target_modules=_targets(model, settings.targets, frozen),
         modules_to_save=_whole_modules(model),
         use_rslora=settings.rslora,
         use_dora=settings.dora,
@@ -149,15 +150,14 @@ def add_lora(model: Any, settings: LoraSettings, seed: int) -> Any:
     return adapted
 
 
-def _targets(model: nn.Module, targets: tuple[str, ...] | str | None) -> list[str]:
+def _targets(model: nn.Module, targets: tuple[str, ...] | str | None, frozen: Collection[nn.Module]) -> list[str]:
     """Returns the names of the layers that get an adapter."""
+    left_out: set[nn.Module] = set()
+    for part in frozen:
+        left_out.update(part.modules())
     names = []
     for name, module in model.named_modules():
-        weight = getattr(module, "weight", None)
-        # Quantised layers have no gradient, but can be adapted.
-        is_trained = weight is not None and (weight.requires_grad or not weight.is_floating_point())
-        is_linear = isinstance(module, nn.Linear) and is_trained
-        if is_linear and _is_target(name, targets):
+        if isinstance(module, nn.Linear) and module not in left_out and _is_target(name, targets):
             names.append(name)
     if not names:
         raise ValueError(
@@ -224,4 +224,4 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-__all__ = ["LoraSettings", "add_lora"]
+__all__ = ["WHOLE_MODULES", "LoraSettings", "add_lora"]

@@ -17,6 +17,7 @@ from .callbacks import CheckpointedTowers, NonFiniteGuard, ParameterBounds, Samp
 from .counted_rows import CountedRows
 from .distributed import ProcessGather
 from .freezing import frozen_modules, parts_to_freeze
+from .gallery import AttentionGallery
 from .loss_log import LossLog
 from .parameter_groups import POOLER, TOWERS, decayed_names, last_rates, parameter_groups
 from .resumable_trainer import ResumableTrainer
@@ -25,9 +26,10 @@ from .run_record import RunOrigin, record_run
 from .schedule import cosine_schedule
 from .streams import EndlessBatches
 from .tuning import check_tuning, tuned_model
+from .weight_average import Averaging, AveragingTrainer
 
 
-class BetaCLIPTrainer(ResumableTrainer, RetrievalEvaluation):
+class BetaCLIPTrainer(AveragingTrainer, ResumableTrainer, RetrievalEvaluation):
     r"""
     Trains a [`BetaCLIPModel`] like [`~transformers.Trainer`], with these differences:
 
@@ -112,6 +114,11 @@ class BetaCLIPTrainer(ResumableTrainer, RetrievalEvaluation):
         self._frozen = frozen_modules(self.model, parts_to_freeze(args.freeze))
         for callback in (ParameterBounds(), CheckpointedTowers(), SamplingEpoch(data_collator), self._guard):
             self.add_callback(callback)
+        if args.ema_decay:
+            # After the bounds on parameters, so that averages are within them.
+            self.add_callback(Averaging(self))
+        if args.attention_gallery:
+            self.add_callback(AttentionGallery(self))
 
     # How parameters move
 

@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from .arguments import BetaCLIPTrainingArguments
-from .freezing import check_something_trains, freeze_parts, parts_to_freeze
+from .freezing import check_something_trains, freeze_parts, frozen_modules, parts_to_freeze
 from .lora import LoraSettings, add_lora
 
 
@@ -16,7 +16,8 @@ def tuned_model(model: nn.Module, args: BetaCLIPTrainingArguments) -> nn.Module:
 
     Raises:
         ImportError: if `lora` is given, but peft is not installed.
-        ValueError: if the model has no such part, nothing is left to train, or `lora` cannot be added.
+        ValueError: if the model has no such part, nothing is left to train, `lora` cannot be added, or weights are
+            quantised but there is no `lora`.
     """
     parts = parts_to_freeze(args.freeze)
     if parts:
@@ -24,7 +25,9 @@ def tuned_model(model: nn.Module, args: BetaCLIPTrainingArguments) -> nn.Module:
         check_something_trains(model, parts)
     settings = LoraSettings.from_value(args.lora)
     if settings is not None:
-        model = add_lora(model, settings, args.seed)
+        return add_lora(model, settings, args.seed, frozen_modules(model, parts))
+    if getattr(model, "is_quantized", False) and not hasattr(model, "peft_config"):
+        raise ValueError("quantised weights must be trained with lora (training.lora: 16), but lora is not given")
     return model
 
 
