@@ -88,5 +88,7 @@ def test_torchrun_shards_as_the_arguments_say_and_resumes(launch, tmp_path):
     output = launch("sharded", *torchrun, more=sharding)
     finished = (output / "checkpoint-3").rename(tmp_path / "checkpoint-3")
     assert (finished / "optimizer.bin").exists()
+    # By these a run is finished.
+    (output / "train_results.json").unlink()
     launch("sharded", *torchrun, more=[*sharding, "--resume"])
     assert_equal_models(output / "checkpoint-3", finished)
