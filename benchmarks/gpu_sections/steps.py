@@ -79,7 +79,7 @@ def _measure_size(bench: Bench, size: int) -> dict[str, Any]:
     measured = bench.measured(step)
     tflops = flops / measured["median"] / 1e9
     measured |= {
-        "images_per_second": round(1e3 * size / measured["median"], 1),
+        "images_per_second": round(1e3 * size / measured["median"], 3),
         "gflop": round(flops / 1e9, 1),
         "tflops": round(tflops, 3),
         "share_of_matmul_rate": round(tflops / bench.results["machine"]["matmul_bfloat16_tflops"], 3),
