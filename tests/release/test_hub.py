@@ -13,6 +13,7 @@ from safetensors.torch import load
 from beta_clip_cli.main import main
 from beta_clip_hf import BetaCLIPModel, BetaCLIPTrainer, BetaCLIPTrainingArguments, SceneDataset
 from beta_clip_hf.data.readers import load_rows
+from beta_clip_hf.data.scenes.pretrained import PRETRAINED, pretrained
 from beta_clip_hf.inference.identity import environment
 from beta_clip_hf.release import hub
 from beta_clip_hf.release.hub import build_repository
@@ -204,6 +205,14 @@ def test_a_card_of_bare_weights_claims_nothing(tiny_model, tiny_processor, tmp_p
     assert not any(word in text for word in ("model-index", "trained with", "β-CAL", "Losses", "Started"))
     with pytest.raises(ValueError, match=r"config\.json"):
         render_card(tmp_path / "nothing", "me/model")
+
+
+@pytest.mark.parametrize("name", PRETRAINED)
+def test_a_model_that_ships_has_a_card(name, caplog):
+    """The results.json beside it is not one of `evaluate`: it is passed over, and the log says so."""
+    card = str(render_card(Path(pretrained(name)), "me/model"))
+    assert "no results.json of `beta-clip evaluate`" in caplog.text
+    assert "| photos |" not in card
 
 
 def test_what_was_pushed_loads_where_the_package_is_not(

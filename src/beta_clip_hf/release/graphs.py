@@ -21,14 +21,14 @@ SAMPLE_BOXES = [[0, 0, 1, 1], [0.1, 0.2, 0.45, 0.9], [0.5, 0.5, 0.55, 0.52], [-0
 class ImageGraph(nn.Module):
     """Turns pixels `(B, 3, height, width)` into CLS features `(B, D)` and patch features `(B, P, D)`, un-normalised."""
 
-    # The model's own function. It needs no more of a model than the two modules of this one, so that the text tower is
-    # not exported along.
+    # The model's own function. It needs no more of a model than this one has: the text tower is not exported along.
     encode_images = CLIPTowers.encode_images
 
     def __init__(self, model: BetaCLIPModel) -> None:
         super().__init__()
         self.vision_model = model.vision_model
         self.visual_projection = model.visual_projection
+        self.block_runner = model.block_runner
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
         """Computes the features of a batch of images."""

@@ -1,11 +1,15 @@
 """The records that training and evaluation leave beside a model, as far as they are there."""
 
 import json
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class RunFiles:
             config=_read_json(folder / "config.json"),
             training=_read_json(folder / "train_config.json"),
             trained=_read_json(folder / "train_results.json"),
-            results=_read_json(results),
+            results=_read_results(results),
         )
 
     @property
@@ -104,6 +108,15 @@ class RunFiles:
         # Names of protocols ("photos/v1") and ids of the Hub have a slash, too.
         protocols = {task["protocol"] for task in self.results.get("tasks", {}).values()}
         return text not in protocols and not self.hub_ids(text)
+
+
+def _read_results(path: Path) -> dict[str, Any]:
+    """Reads what `evaluate` has measured. A file of this name that another program wrote is passed over."""
+    results = _read_json(path)
+    if results and not (isinstance(results, dict) and isinstance(results.get("tasks"), dict)):
+        logger.warning("%s is left out of the card: it is no results.json of `beta-clip evaluate`", path)
+        return {}
+    return results
 
 
 def _read_json(path: Path) -> dict[str, Any]:
