@@ -31,14 +31,16 @@ def photo() -> Image.Image:
 
 
 @pytest.fixture
-def folder(tmp_path, photo, tiny_model, tiny_processor, monkeypatch):
+def folder(tmp_path, photo, tiny_config, tiny_processor, monkeypatch):
     """A working directory with a photo and a model whose heads look at one patch or another."""
-    tiny_model.config.use_regions = True
+    tiny_config.use_regions = True
+    torch.manual_seed(0)
+    model = BetaCLIPModel(tiny_config).eval()
     with torch.no_grad():
-        for parameter in tiny_model.pooler.parameters():
+        for parameter in model.pooler.parameters():
             if parameter.ndim > 1:
                 parameter.normal_()
-    tiny_model.save_pretrained(tmp_path / "model")
+    model.save_pretrained(tmp_path / "model")
     tiny_processor.save_pretrained(tmp_path / "model")
     photo.save(tmp_path / "photo.png")
     monkeypatch.chdir(tmp_path)

@@ -93,6 +93,16 @@ def test_a_lock_that_another_run_has_taken_over_meanwhile_stays_its(tmp_path):
 # Signals
 
 
+@pytest.fixture
+def signals_are_not_ignored():
+    """The tests may run in the background or under `nohup`, where some are ignored, and then stay so."""
+    previous = {number: signal.signal(number, signal.SIG_DFL) for number in signals.SIGNALS}
+    yield
+    for number, handler in previous.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("signals_are_not_ignored")
 @pytest.mark.parametrize("number", signals.SIGNALS)
 def test_outside_of_the_steps_a_signal_ends_the_run(number):
     previous = signal.getsignal(number)
@@ -104,6 +114,7 @@ def test_outside_of_the_steps_a_signal_ends_the_run(number):
     assert signal.getsignal(number) is previous
 
 
+@pytest.mark.usefixtures("signals_are_not_ignored")
 @pytest.mark.parametrize("number", signals.SIGNALS)
 def test_within_the_steps_a_signal_waits(number):
     with StopSignals() as caught:

@@ -95,7 +95,7 @@ def load_rows(
     >>> rows = load_rows([{"image": b"...", "text": "A red square."}], columns={"text": "caption"})
     >>> rows[0]["id"], rows[0]["caption"]
     ('rows[0]', 'A red square.')
-    >>> rows = load_rows([{"image": b"...", "caption": f"Picture {number}."} for number in range(5)], skip=2)
+    >>> rows = load_rows([{"image": b"%d" % number, "caption": f"Picture {number}."} for number in range(5)], skip=2)
     >>> rows[0]["caption"], len(rows), rows.held_out
     ('Picture 2.', 3, 2)
     """

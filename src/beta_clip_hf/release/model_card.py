@@ -18,7 +18,7 @@ from .training_lines import training_lines
 TEMPLATE = Path(__file__).parent / "model_card_template.md"
 UNKNOWN_LICENCE = "unknown"
 # What the code that a repository carries needs, at the versions that this package needs.
-REQUIREMENTS = "transformers>=5.17,<6 torch>=2.6 pillow>=10"
+REQUIREMENTS = "transformers>=5.17,<6 torch>=2.6 pillow>=10.1"
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ LEFT_OUT = {
 }
 # What is left out for a batch with `image_index`.
 FLAT_LEFT_OUT = {
+    "test_batching_equivalence": "it asks for hidden states, which a flat batch refuses in a sentence",
     "test_capture_outputs_decorator": "a flat batch refuses output_hidden_states in a sentence",
     "test_can_capture_specific_layers_hidden_states": "a flat batch refuses output_hidden_states in a sentence",
 }
