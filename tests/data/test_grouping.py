@@ -118,6 +118,42 @@ def test_regions_negatives_and_phrases_are_joined(folder):
     assert "phrase_sentences" not in row
 
 
+def test_rows_of_a_caption_bring_their_boxes_negatives_and_phrases(folder):
+    """A row for each box is a common layout."""
+    ball = {"box": [0, 0, 1, 1], "text": "a ball"}
+    mat = {"box": [1, 1, 2, 2], "text": "a mat"}
+    common = {"image": "a.png", "caption": "A ball on a mat."}
+    first = {**common, "regions": [ball], "hard_negatives": ["A cat."], "phrases": ["a ball"], "phrase_kinds": ["noun"]}
+    second = {**common, "regions": [mat], "hard_negatives": ["A dog."], "phrases": ["a ball", "a mat"]}
+    second["phrase_kinds"] = ["noun", "noun"]
+    [row] = load_rows(write_lines(folder / "a.jsonl", first, second))
+    assert row["captions"] == [row["caption"]] == [common["caption"]]
+    assert row["regions"] == [ball, mat]
+    assert row["hard_negatives"] == ["A cat.", "A dog."]
+    assert row["phrases"] == ["a ball", "a mat"] and row["phrase_kinds"] == ["noun", "noun"]
+    # The first row has nothing of its own.
+    [row] = load_rows(write_lines(folder / "a.jsonl", common, second))
+    assert row["regions"] == [mat] and row["hard_negatives"] == ["A dog."] and row["phrases"] == second["phrases"]
+
+
+def test_a_row_has_boxes_of_one_format(folder, caplog):
+    pixels = {"box": [0, 0, 1, 1], "text": "a ball"}
+    shares = {"box": [0.5, 0.5, 1, 1], "text": "a mat"}
+    first = {"image": "a.png", "caption": "A ball.", "regions": [pixels]}
+    second = {"image": "a.png", "caption": "A mat.", "box_format": "xyxy_normalized"}
+    [row] = load_rows(write_lines(folder / "a.jsonl", first, second))
+    assert row["regions"] == [pixels] and "box_format" not in row and "left out" not in caplog.text
+    [row] = load_rows(write_lines(folder / "a.jsonl", first, {**second, "regions": [shares]}))
+    assert row["regions"] == [pixels] and "box_format" not in row
+    assert "regions of 1 of its rows are left out, because their box_format is not xyxy_pixels" in caplog.text
+    [row] = load_rows(write_lines(folder / "a.jsonl", {**second, "regions": [shares]}, first))
+    assert row["regions"] == [shares] and row["box_format"] == "xyxy_normalized"
+    # The default, named or not, is one format.
+    third = {"image": "a.png", "caption": "A dog.", "box_format": "xyxy_pixels", "regions": [{**pixels, "text": "dog"}]}
+    [row] = load_rows(write_lines(folder / "a.jsonl", first, third))
+    assert [region["text"] for region in row["regions"]] == ["a ball", "dog"]
+
+
 def test_single_captions_are_lists_among_photos_with_several(folder):
     several = [{"image": "a.png", "caption": "One."}, {"image": "a.png", "caption": "Two."}]
     long = {"image": "b.png", "caption": "A dog sleeps on a mat. It dreams."}

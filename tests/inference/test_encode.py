@@ -87,6 +87,16 @@ def test_a_single_image_or_text_has_one_embedding(tiny_model, tiny_processor, ph
     assert tiny_model.encode(images=iter(forms), processor=tiny_processor).shape == (5, 32)
 
 
+@pytest.mark.parametrize("form", [np.asarray, torch.from_numpy], ids=["array", "tensor"])
+def test_floats_may_be_shares_of_white(tiny_model, tiny_processor, form):
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    floats = pixels.astype(np.float32)
+    images = [Image.fromarray(pixels), form(floats), form(floats / 255)]
+    by_integers, by_floats, by_shares = tiny_model.encode(images=images, processor=tiny_processor)
+    torch.testing.assert_close(by_floats, by_integers, rtol=0, atol=1e-5)
+    torch.testing.assert_close(by_shares, by_integers, rtol=0, atol=1e-5)
+
+
 def test_nothing_to_encode_gives_no_rows(tiny_model, tiny_processor):
     for options in ({"texts": []}, {"images": []}):
         assert tiny_model.encode(**options, processor=tiny_processor, truncate_dim=7).shape == (0, 7)
@@ -141,6 +151,14 @@ def test_wrong_values_are_named(tiny_model, tiny_processor):
         ({"texts": ["a"], "truncate_dim": 33}, "truncate_dim must be .* but is 33"),
         ({"texts": ["a"], "truncate_dim": 1.5}, "truncate_dim must be .* but is 1.5"),
         ({"texts": ["a"], "batch_size": 0}, "batch_size must be at least 1, but is 0"),
+        ({"texts": ["a"], "batch_size": 1.5}, "batch_size must be a whole number, but is 1.5"),
+        ({"texts": ["a"], "normalize": "no"}, "normalize must be True or False, but is 'no'"),
+        (
+            {"texts": ["a", "b"], "precision": "int8", "calibration_embeds": torch.full((3, 32), torch.nan)},
+            "calibration_embeds must be finite numbers",
+        ),
+        ({"images": [np.full((9, 9, 3), np.nan, np.float32)]}, r"images\[0\] must hold floats from 0 to 1 or .* nan"),
+        ({"images": [np.full((9, 9, 3), -0.5, np.float32)]}, r"images\[0\] must hold floats from 0 to 1 or .* -0.5"),
         ({"texts": ["a", None]}, r"texts\[1\] must be a string, but is None"),
         ({"images": ["no/such.jpg"]}, r"images\[0\]: image must be readable, but is 'no/such.jpg'"),
         ({"images": [Image.new("L", (9, 9)), 3]}, r"images\[1\]: image must be a path, bytes or a PIL image, but is 3"),
@@ -149,6 +167,8 @@ def test_wrong_values_are_named(tiny_model, tiny_processor):
     ]:
         with pytest.raises(ValueError, match=message):
             tiny_model.encode(**options, processor=tiny_processor)
+    with pytest.raises(ValueError, match="processor must be a BetaCLIPProcessor, but is a str"):
+        tiny_model.encode(texts=["a"], processor="a/directory")
     with pytest.raises(ValueError, match="processor must be given for a model that was not loaded from a directory"):
         tiny_model.encode(texts=["a"])
 

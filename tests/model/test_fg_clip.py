@@ -180,6 +180,16 @@ def test_their_layout_and_ours_are_turned_into_each_other(case):
         from_fg_clip(theirs)
 
 
+@pytest.mark.parametrize("lost", [name for name in OUR_NAMES if name != "logit_scale_hardneg"])
+def test_a_checkpoint_that_lacks_a_tensor_is_not_taken_for_a_plain_clip(one_case, tmp_path, lost):
+    shutil.copy(one_case.folder / "config.json", tmp_path / "config.json")
+    tensors = load_file(one_case.folder / "model.safetensors")
+    del tensors[lost]
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=f"must hold .*{lost}"):
+        BetaCLIPModel.from_pretrained(tmp_path, pooler_num_attention_heads=4)
+
+
 def test_a_pooler_is_added_when_it_is_asked_for(one_case):
     model, info = BetaCLIPModel.from_pretrained(
         one_case.folder, use_pooler=True, pooler_num_attention_heads=4, output_loading_info=True

@@ -293,3 +293,9 @@ def test_files_of_a_manifest_stay_inside(tmp_path):
     digest = checkpoints.hash_value(manifest)
     (checkpoint / MANIFEST_FILE).write_text(json.dumps({**manifest, "sha256": digest}))
     assert "../outside" in find_problem(checkpoint) and "outside of the checkpoint" in find_problem(checkpoint)
+
+
+@pytest.mark.parametrize("content", ["[]", "5", "null", '"text"', "{}", ""])
+def test_a_manifest_that_is_none_is_damage(tmp_path, content):
+    (tmp_path / MANIFEST_FILE).write_text(content)
+    assert read_manifest(tmp_path) is None

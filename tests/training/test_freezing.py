@@ -145,3 +145,9 @@ def test_a_model_that_the_trainer_makes_is_frozen_too(tiny_config, tmp_path):
     )
     assert not any(parameter.requires_grad for parameter in trainer.model.vision_model.parameters())
     assert all(parameter.requires_grad for parameter in trainer.model.text_model.parameters())
+
+
+@pytest.mark.parametrize("wrong", [True, 5, {"vision": 1}, ["nose"], [True]])
+def test_freeze_names_parts(wrong):
+    with pytest.raises(ValueError, match="freeze must name parts of the model"):
+        parts_to_freeze(wrong)

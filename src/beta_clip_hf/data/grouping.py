@@ -1,6 +1,7 @@
 """Rows that name the same image are one photo with several captions."""
 
 import hashlib
+import logging
 import os
 from array import array
 from collections.abc import Callable, Mapping, Sequence
@@ -10,13 +11,18 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from .regions import DEFAULT_BOX_FORMAT
 from .row_texts import sentences_of
 from .rows import CheckedRow, Row, check_row
 
 
+logger = logging.getLogger(__name__)
+
 _KEY_BYTES = 16
 # Lists that belong to the caption of a row. Those of all rows of a photo are joined.
-_JOINED_LISTS = ("hard_negatives", "regions", "choices")
+_JOINED_LISTS = ("hard_negatives", "choices")
+# Lists beside `phrases`, one item for each phrase.
+_LISTS_OF_PHRASES = ("phrase_sentences", "phrase_kinds")
 
 
 class UnreadImage(dict[str, Any]):
@@ -160,8 +166,9 @@ def group_rows(rows: Sequence[Row]) -> list[Row]:
 def join_rows(rows: Sequence[Row], *, as_list: bool = False) -> Row:
     """Makes one row of checked rows of the same photo.
 
-    `captions` are those of all rows, each once. Regions and hard negatives are those of all rows; so are sentences and
-    phrases, if every row brings some. Of any other column the first value counts.
+    `captions`, regions and hard negatives are those of all rows, each once. So are sentences and phrases, if every row
+    brings some or all rows have the same caption. Of any other column the first value counts. Regions with another
+    `box_format` than the first ones are left out, and a warning says so.
 
     Args:
         rows: The rows.
@@ -178,16 +185,15 @@ def join_rows(rows: Sequence[Row], *, as_list: bool = False) -> Row:
     for row in rows:
         captions += row.get("captions") or [row["caption"]]
     captions = list(dict.fromkeys(captions))
+    for name in _JOINED_LISTS:
+        _join_lists(joined, rows, name)
+    _join_regions(joined, rows)
     if len(captions) == 1:
-        # The same row several times.
-        return _with_captions(rows[0]) if as_list else rows[0]
+        # A row for each box or phrase, or the same row several times.
+        _join_phrases_of_a_caption(joined, rows)
+        return _with_captions(CheckedRow(joined)) if as_list else CheckedRow(joined)
     joined["captions"] = captions
     joined["caption"] = " ".join(captions)
-    box_formats = {row.get("box_format") for row in rows}
-    for name in _JOINED_LISTS:
-        # Boxes of two formats cannot be in one row: those of the first row stay.
-        if name != "regions" or len(box_formats) == 1:
-            _join_lists(joined, rows, name)
     _join_hierarchies(joined, rows)
     return CheckedRow(joined)
 
@@ -213,9 +219,47 @@ def _join_lists(joined: Row, rows: Sequence[Row], name: str) -> None:
     joined[name] = items
 
 
+def _join_regions(joined: Row, rows: Sequence[Row]) -> None:
+    """Joins regions. A row has one format of boxes: that of the first regions, whichever row brings them."""
+    joined.pop("box_format", None)
+    with_regions = [row for row in rows if row.get("regions")]
+    if not with_regions:
+        return
+    first = with_regions[0]
+    if "box_format" in first:
+        joined["box_format"] = first["box_format"]
+    box_format = first.get("box_format", DEFAULT_BOX_FORMAT)
+    fitting = [row for row in with_regions if row.get("box_format", DEFAULT_BOX_FORMAT) == box_format]
+    if len(fitting) < len(with_regions):
+        logger.warning(
+            "%s: regions of %d of its rows are left out, because their box_format is not %s as that of the first ones",
+            joined.get("id", "a photo"),
+            len(with_regions) - len(fitting),
+            box_format,
+        )
+    _join_lists(joined, fitting, "regions")
+
+
+def _join_phrases_of_a_caption(joined: Row, rows: Sequence[Row]) -> None:
+    """Joins the phrases of rows with the same caption. Those of a row with other sentences than the first are not."""
+    sentences = sentences_of(joined)
+    with_phrases = [row for row in rows if "phrases" in row and sentences_of(row) == sentences]
+    names = ["phrases"]
+    for name in _LISTS_OF_PHRASES:
+        joined.pop(name, None)
+        if all(name in row for row in with_phrases):
+            names.append(name)
+    phrases: list[tuple[Any, ...]] = []
+    for row in with_phrases:
+        columns = [row[name] for name in names]
+        phrases += [phrase for phrase in zip(*columns, strict=True) if phrase not in phrases]
+    if with_phrases:
+        joined.update({name: [phrase[place] for phrase in phrases] for place, name in enumerate(names)})
+
+
 def _join_hierarchies(joined: Row, rows: Sequence[Row]) -> None:
     """Joins sentences and phrases. Phrases name their sentences by number, so these are counted on."""
-    for name in ("sentences", "phrases", "phrase_sentences", "phrase_kinds"):
+    for name in ("sentences", "phrases", *_LISTS_OF_PHRASES):
         joined.pop(name, None)
     sentences: list[str] = []
     starts: list[int] = []
@@ -224,7 +268,7 @@ def _join_hierarchies(joined: Row, rows: Sequence[Row]) -> None:
         sentences += sentences_of(row)
     if sentences != joined["captions"]:
         joined["sentences"] = sentences
-    for name in ("phrases", "phrase_sentences", "phrase_kinds"):
+    for name in ("phrases", *_LISTS_OF_PHRASES):
         if not all(name in row for row in rows):
             continue
         values: list[Any] = []

@@ -45,6 +45,12 @@ def encode(model: Any, images: Any, texts: Any, settings: EncodingSettings) -> T
         raise ValueError(f"path must be left out for images, but is {settings.path!r}")
     is_long = model.is_long_path(settings.path)
     processor = settings.processor or _processor_of(model)
+    if not hasattr(processor, "image_processor"):
+        raise ValueError(f"processor must be a BetaCLIPProcessor, but is a {type(processor).__name__}")
+    if type(settings.batch_size) is not int:
+        raise ValueError(f"batch_size must be a whole number, but is {settings.batch_size!r}")
+    if type(settings.normalize) is not bool:
+        raise ValueError(f"normalize must be True or False, but is {settings.normalize!r}")
     embedder = Embedder(model, processor, batch_size=settings.batch_size, normalize=settings.normalize)
     with _progress_bars(settings.show_progress_bar):
         if texts is None:
@@ -121,7 +127,25 @@ def _load(image: Any, number: int) -> Any:
         raise ValueError(f"images[{number}]: {error}") from error
     if len(loaded) != 1:
         raise ValueError(f"images[{number}] must be a single image, but holds {len(loaded)}")
+    if isinstance(loaded[0], (np.ndarray, torch.Tensor)):
+        return _numbers_of_pixels(loaded[0], number)
     return loaded[0]
+
+
+def _numbers_of_pixels(image: np.ndarray | Tensor, number: int) -> np.ndarray | Tensor:
+    """Returns an image of floats with numbers from 0 to 255. Where none is above 1, they are shares of white.
+
+    Raises:
+        ValueError: if a number is negative, above 255 or NaN.
+    """
+    lowest, highest = float(image.min()), float(image.max())
+    # Written so that NaN, which compares as false, is refused as well.
+    is_in_range = lowest >= 0 and highest <= 255
+    if not is_in_range:
+        raise ValueError(
+            f"images[{number}] must hold floats from 0 to 1 or from 0 to 255, but holds {lowest:g} to {highest:g}"
+        )
+    return image * 255 if highest <= 1 else image
 
 
 @contextmanager

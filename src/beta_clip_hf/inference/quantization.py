@@ -120,4 +120,6 @@ def _ranges(embeds_MD: Tensor, calibration_embeds_MD: Tensor | None) -> tuple[Te
     if calibration.shape[1] != width:
         raise ValueError(f"calibration_embeds must be {width} numbers wide, but is {calibration.shape[1]}")
     calibration = calibration.detach().float().cpu()
+    if not calibration.isfinite().all():
+        raise ValueError("calibration_embeds must be finite numbers, but some are NaN or infinite")
     return calibration.amin(dim=0), calibration.amax(dim=0)

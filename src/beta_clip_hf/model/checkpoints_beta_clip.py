@@ -44,7 +44,8 @@ _BUFFERS = ("position_ids",)
 
 def is_fg_clip(names: Iterable[str]) -> bool:
     """Tells whether a checkpoint with tensors of these names is one of FG-CLIP (v1)."""
-    return FG_CLIP_PROJECTION in names
+    # Any of them tells, so that a checkpoint that lacks another one is not taken for a plain CLIP.
+    return not FG_CLIP_NAMES.keys().isdisjoint(names)
 
 
 def from_fg_clip(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:

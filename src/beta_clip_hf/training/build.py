@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 # Rows of the window in which a stream is shuffled, unless its source says another number.
 SHUFFLE_BUFFER = 1000
+# Training arguments that count something there must be one of.
+_COUNTS = ("gradient_accumulation_steps", "per_device_train_batch_size", "per_device_eval_batch_size")
 
 
 def build_trainer(config: Mapping[str, Any], *, resume: bool = False) -> BetaCLIPTrainer:
@@ -95,6 +97,9 @@ def build_arguments(training: Mapping[str, Any]) -> BetaCLIPTrainingArguments:
         is_number = isinstance(default, int | float) and not isinstance(default, bool)
         if is_number and isinstance(value, str):
             raise ValueError(f"training.{name} must be a number, but is {value!r}")
+    for name in _COUNTS:
+        if name in training and (type(training[name]) is not int or training[name] < 1):
+            raise ValueError(f"training.{name} must be a whole number of at least 1, but is {training[name]!r}")
     return BetaCLIPTrainingArguments(**training)
 
 

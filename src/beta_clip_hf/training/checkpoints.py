@@ -143,7 +143,7 @@ def read_manifest(checkpoint: str | Path) -> dict[str, Any] | None:
         text = (Path(checkpoint) / MANIFEST_FILE).read_text(encoding="utf-8")
         manifest = json.loads(text)
         digest = manifest.pop("sha256")
-    except (OSError, ValueError, AttributeError, KeyError, RecursionError):
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError):
         return None
     is_intact = digest == hash_value(manifest) and manifest.get("format") == _FORMAT
     return manifest if is_intact else None

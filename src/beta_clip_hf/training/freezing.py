@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from torch import nn
 
@@ -27,7 +28,11 @@ def parts_to_freeze(freeze: str | Sequence[str] | None) -> tuple[str, ...]:
     >>> parts_to_freeze(["vision", "text_but_last_2"])
     ('vision', 'text_but_last_2')
     """
-    names = (freeze,) if isinstance(freeze, str) else tuple(freeze or ())
+    if freeze is None:
+        return ()
+    names: tuple[Any, ...] = (freeze,)
+    if isinstance(freeze, Sequence) and not isinstance(freeze, str):
+        names = tuple(freeze)
     for name in names:
         if name not in PARTS and not PATTERN.fullmatch(str(name)):
             raise ValueError(f"freeze must name parts of the model ({_EXPECTED}), but has {name!r}")

@@ -202,3 +202,15 @@ def test_lists_in_cells(folder):
     [row] = read(folder, text)
     assert row["captions"] == ["One.", "Two."]
     assert row["phrases"] == ["one", "two"]
+
+
+@pytest.mark.parametrize("encoding", ["hex", "rot13", "no-such"])
+def test_an_encoding_must_be_one_of_text(folder, encoding):
+    with pytest.raises(ValueError, match=f"encoding must be the name of one, .* but is '{encoding}'"):
+        read(folder, b"image,caption\n0.png,A cat\n", encoding=encoding)
+
+
+def test_utf_16_without_a_mark_names_the_file(folder):
+    content = "image,caption\n0.png,ein Café\n".encode("utf-16-le")
+    with pytest.raises(ValueError, match=r"must be text in utf-8.*is not utf-16 .*--encoding utf-16-le"):
+        read(folder, content, encoding="utf-16")

@@ -64,7 +64,7 @@ def csv_table(
         with io.TextIOWrapper(content, encoding=encoding, newline="") as text:
             try:
                 return PackedTable(name, chain(_records(text, name, delimiter), damage))
-            except UnicodeDecodeError as error:
+            except UnicodeError as error:
                 raise _wrong_encoding(name, encoding, error) from error
 
 
@@ -94,7 +94,8 @@ def _encoding(content: io.BytesIO | io.BufferedReader, name: str, encoding: str 
     content.seek(0)
     if encoding is not None:
         try:
-            codecs.lookup(encoding)
+            # Unlike a look-up, this refuses codecs that are not of text, such as "hex".
+            "".encode(encoding)
         except LookupError as error:
             raise ValueError(
                 f'encoding must be the name of one, for example "utf-16" or "cp1252", but is {encoding!r}'
@@ -110,7 +111,9 @@ def _encoding(content: io.BytesIO | io.BufferedReader, name: str, encoding: str 
     return "utf-8"
 
 
-def _wrong_encoding(name: str, encoding: str, error: UnicodeDecodeError) -> ValueError:
+def _wrong_encoding(name: str, encoding: str, error: UnicodeError) -> ValueError:
+    if not isinstance(error, UnicodeDecodeError):
+        return ValueError(_encoding_message(name, f"is not {encoding} ({error})", f"{encoding}-le"))
     byte = error.object[error.start : error.start + 1].hex()
     return ValueError(_encoding_message(name, f"has the byte 0x{byte}, which is none of {encoding}", "cp1252"))
 
