@@ -145,6 +145,34 @@ def test_a_shard_that_was_cut_is_not_lost_silently(shards, caplog, length):
         list(load_rows(shards, strict=True))
 
 
+def damaged_header(content):
+    """Changes a digit of the checksum of the header at the boundary of the tests above."""
+    place = 512 * 12 + 148
+    return content[:place] + b"7777" + content[place + 4 :]
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (damaged_header, "the header at byte 6,144 is damaged"),
+        (lambda content: content * 2, "there is another archive after its end-of-archive mark"),
+    ],
+    ids=["header", "two in one file"],
+)
+def test_what_follows_where_tarfile_ends_is_not_lost_silently(shards, damage, reason):
+    """Python's tarfile takes a header that it cannot read, and a mark in the middle, for the end."""
+    path = shards / "train-1.tar"
+    path.write_bytes(damage(path.read_bytes()))
+    rows = load_rows(shards)
+    list(rows)
+    assert rows.skipped == 1
+    table, _ = open_table(str(shards / "train-*.tar"))
+    location, error = list(table.scan())[-1]
+    assert location == "train-1.tar" and reason in str(error)
+    with pytest.raises(ValueError, match=reason):
+        list(load_rows(shards, strict=True))
+
+
 def test_what_is_no_tar(tmp_path, caplog):
     (tmp_path / "a.tar").write_bytes(b"no tar" * 300)
     assert list(load_rows(tmp_path / "a.tar")) == []

@@ -17,6 +17,8 @@ TAR_SUFFIXES = (".tar", ".tgz")
 
 # A tar file ends with two blocks of zeros, each of 512 bytes.
 _END_MARK_BYTES = 1024
+# What follows the mark is looked through in pieces of this size.
+_READ_BYTES = 2**20
 # Where the content of a file begins in its tar, and how long it is.
 _Extent = tuple[int, int]
 
@@ -29,7 +31,7 @@ def read_shard(path: Path) -> Scan:
             for sample in join_members(_members(tar)):
                 yield f"{path.name}:{sample.id}", record_of_sample(sample)
                 last_id = sample.id
-        _check_end(path)
+            _check_end(path, tar.offset)
     except (tarfile.TarError, OSError, EOFError) as error:
         yield path.name, _broken_shard(last_id, error)
 
@@ -111,7 +113,7 @@ class TarTable:
                     for sample in join_members(_extents(tar)):
                         yield {"shard": number, **sample._asdict()}
                         last_id = sample.id
-                _check_end(path)
+                    _check_end(path, tar.offset)
             except (tarfile.TarError, OSError, EOFError) as error:
                 self._broken.append((path.name, str(_broken_shard(last_id, error))))
 
@@ -138,14 +140,25 @@ def _extents(tar: tarfile.TarFile) -> Iterator[Member[_Extent]]:
             yield Member(*name, (info.offset_data, info.size))
 
 
-def _check_end(path: Path) -> None:
-    """Raises `ReadError` if a tar that is not compressed was cut between two files: `tarfile` does not notice."""
+def _check_end(path: Path, end: int) -> None:
+    """Raises `ReadError` if a tar that is not compressed goes on where `tarfile` ended, or has no end: it does not say.
+
+    Args:
+        path: The tar.
+        end: Where `tarfile` found no further file.
+    """
     if path.suffix.lower() != ".tar":
         return
     with open(path, "rb") as file:
         file.seek(max(0, path.stat().st_size - _END_MARK_BYTES))
         if any(file.read()):
             raise tarfile.ReadError("no end-of-archive mark, so it was cut")
+        file.seek(end)
+        if any(file.read(tarfile.BLOCKSIZE)):
+            raise tarfile.ReadError(f"the header at byte {end:,} is damaged")
+        while content := file.read(_READ_BYTES):
+            if content.count(0) < len(content):
+                raise tarfile.ReadError("there is another archive after its end-of-archive mark")
 
 
 def _open(source: Source) -> OpenedSource:
