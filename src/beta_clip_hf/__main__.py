@@ -1,9 +1,8 @@
 """`python -m beta_clip_hf` is `beta-clip`."""
 
-import sys
-
+from beta_clip_cli.ending import end_process
 from beta_clip_cli.main import main
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main())
