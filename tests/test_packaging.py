@@ -187,7 +187,7 @@ def workflow(path: Path) -> dict[str, Any]:
 
 
 def steps_of(jobs: dict[str, Any]) -> list[dict[str, Any]]:
-    return [step for job in jobs.values() for step in job.get("steps", [])]
+    return list(itertools.chain.from_iterable(job.get("steps", []) for job in jobs.values()))
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)

@@ -14,10 +14,19 @@ class Hide:
 sys.meta_path.insert(0, Hide())
 """
 
+CHECK = """
+try:
+    import beta_clip_hf
+except ModuleNotFoundError:
+    pass
+else:
+    raise SystemExit("the package is visible")
+"""
+
 
 def run_without_package(code: str, folder: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """`python -c code words` in a folder, with these variables alone; its output is caught."""
     (folder / "sitecustomize.py").write_text(HIDDEN)
-    command = [sys.executable, "-c", code, *words]
+    command = [sys.executable, "-c", CHECK + code, *words]
     variables = {"PYTHONPATH": str(folder), **environment}
     return subprocess.run(command, env=variables, capture_output=True, text=True, cwd=folder, timeout=600)

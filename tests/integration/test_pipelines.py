@@ -16,12 +16,6 @@ COLORS = ["red", "green", "blue"]
 
 PIPELINES_WITHOUT_PACKAGE = """
 import json, sys
-try:
-    import beta_clip_hf
-except ModuleNotFoundError:
-    pass
-else:
-    raise SystemExit("the package is visible")
 from PIL import Image
 from transformers import pipeline
 image = Image.new("RGB", (40, 50), "red")

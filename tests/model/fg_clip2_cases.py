@@ -14,6 +14,16 @@ from beta_clip_hf import BetaSiglip2Model
 
 CASES = ["fg_clip2_patch4", "fg_clip2_patch8"]
 WORDS = ["a", "red", "dog", "on", "the", "beach"]
+# Names of the release, and ours.
+OUR_NAMES = {
+    "longtext_head.": "long_text_head.",
+    "boxtext_head.": "box_text_head.",
+    "dense_feature_head.": "patch_head.",
+    "logit_scale_finegraind": "region_logit_scale",
+    "logit_scale_hardneg": "hard_negative_logit_scale",
+}
+LONG_TABLE = "text_model.embeddings.long_position_embedding.weight"
+THEIR_LONG_TABLES = tuple(f"text_model.embeddings.position_embedding_{part}.weight" for part in ("ori", "res"))
 IMAGES = ("pixel_values", "pixel_attention_mask", "spatial_shapes")
 
 

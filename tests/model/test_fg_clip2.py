@@ -8,18 +8,10 @@ from transformers import Siglip2Config, Siglip2Model
 from beta_clip_hf import BetaSiglip2Model
 from beta_clip_hf.model.checkpoints_beta_siglip2 import from_fg_clip2, to_fg_clip2
 from beta_clip_hf.model.positions_beta_clip import stretch_table
-from model.fg_clip2_cases import CASES, Case, largest_difference
+from model.fg_clip2_cases import CASES, LONG_TABLE, OUR_NAMES, THEIR_LONG_TABLES, Case, largest_difference
 
 
-FIRST, OTHER = (f"text_model.embeddings.position_embedding_{part}.weight" for part in ("ori", "res"))
-LONG = "text_model.embeddings.long_position_embedding.weight"
-OUR_NAMES = {
-    "longtext_head.": "long_text_head.",
-    "boxtext_head.": "box_text_head.",
-    "dense_feature_head.": "patch_head.",
-    "logit_scale_finegraind": "region_logit_scale",
-    "logit_scale_hardneg": "hard_negative_logit_scale",
-}
+FIRST, OTHER = THEIR_LONG_TABLES
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -39,8 +31,8 @@ def test_every_tensor_of_the_checkpoint_is_used(case):
     thresholds = {"rank_loss.threshold"} & ours.keys()
     assert case.info.pop("missing_keys") == thresholds and not any(case.info.values()), case.info
     first, other = theirs.pop(FIRST), theirs.pop(OTHER)
-    assert torch.equal(ours[LONG], torch.cat([first[:20], other[20:]])) and len(ours[LONG]) == 196
-    assert ours.keys() == {LONG, *thresholds, *map(our_name, theirs)}
+    assert torch.equal(ours[LONG_TABLE], torch.cat([first[:20], other[20:]])) and len(ours[LONG_TABLE]) == 196
+    assert ours.keys() == {LONG_TABLE, *thresholds, *map(our_name, theirs)}
     for name, tensor in theirs.items():
         assert torch.equal(ours[our_name(name)], tensor), name
     assert case.model.config.use_regions == ("logit_scale_hardneg" in theirs)
@@ -172,7 +164,7 @@ def test_names_go_there_and_back(case):
     for name, tensor in case.checkpoint.items():
         if name not in (FIRST, OTHER):
             assert torch.equal(back[name], tensor), name
-    assert torch.equal(from_fg_clip2(back)[LONG], ours[LONG])
+    assert torch.equal(from_fg_clip2(back)[LONG_TABLE], ours[LONG_TABLE])
     with pytest.raises(ValueError, match=r"must hold \['text_model.*_ori.weight', 'text_model.*_res.weight'\]"):
         from_fg_clip2({})
 

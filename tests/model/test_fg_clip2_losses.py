@@ -14,19 +14,10 @@ from beta_clip_hf import (
     region_loss,
     sigmoid_loss,
 )
-from model.fg_clip2_cases import CASES, Case
+from model.fg_clip2_cases import CASES, LONG_TABLE, OUR_NAMES, THEIR_LONG_TABLES, Case
 
 
 NUM_CALLS = 6
-LONG = "text_model.embeddings.long_position_embedding.weight"
-LONG_TABLES = [f"text_model.embeddings.position_embedding_{part}.weight" for part in ("ori", "res")]
-OUR_NAMES = {
-    "longtext_head.": "long_text_head.",
-    "boxtext_head.": "box_text_head.",
-    "dense_feature_head.": "patch_head.",
-    "logit_scale_finegraind": "region_logit_scale",
-    "logit_scale_hardneg": "hard_negative_logit_scale",
-}
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -109,11 +100,11 @@ def our_name(name):
     for theirs, ours in OUR_NAMES.items():
         name = name.replace(theirs, ours)
     # Two tables in one.
-    return LONG if name in LONG_TABLES else name
+    return LONG_TABLE if name in THEIR_LONG_TABLES else name
 
 
 def expected_gradients(theirs):
     """Returns their gradient norms by our names, with one norm for the merged table."""
-    tables = [theirs.get(name) or 0.0 for name in LONG_TABLES]
-    others = theirs.keys() - {*LONG_TABLES, "dense_feature_head.probe"}
-    return {LONG: math.hypot(*tables), **{our_name(name): theirs[name] or 0.0 for name in others}}
+    tables = [theirs.get(name) or 0.0 for name in THEIR_LONG_TABLES]
+    others = theirs.keys() - {*THEIR_LONG_TABLES, "dense_feature_head.probe"}
+    return {LONG_TABLE: math.hypot(*tables), **{our_name(name): theirs[name] or 0.0 for name in others}}

@@ -16,12 +16,6 @@ pytestmark = pytest.mark.slow
 
 LOADER = """
 import sys, torch
-try:
-    import beta_clip_hf
-except ModuleNotFoundError:
-    pass
-else:
-    raise SystemExit("the package is visible")
 from PIL import Image
 from transformers import AutoModel, AutoProcessor
 model = AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True).eval()

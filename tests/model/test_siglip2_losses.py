@@ -163,8 +163,8 @@ def in_a_process(rank, operands, is_tiled):
     region_rows, text_rows, image_rows = SPLITS[rank]
     if is_tiled:
         paired_rows_beta_clip.DENSE_LIMIT = 0
-    own = [regions[region_rows], texts[text_rows], images[image_rows], captions[image_rows]]
-    regions, texts, images, captions = (tensor.clone().requires_grad_() for tensor in own)
+    rows_of_rank = [regions[region_rows], texts[text_rows], images[image_rows], captions[image_rows]]
+    regions, texts, images, captions = (tensor.clone().requires_grad_() for tensor in rows_of_rank)
     index = index[text_rows] - region_rows.start
     return all_losses(regions, texts, index, images, captions, ProcessGather())
 

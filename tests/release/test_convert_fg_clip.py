@@ -12,7 +12,7 @@ from beta_clip_cli.main import main
 from beta_clip_hf import BetaCLIPConfig, BetaCLIPModel, BetaCLIPProcessor
 from beta_clip_hf.data.tokenizers import clip_tokenizer_from_bpe
 from beta_clip_hf.model.checkpoints_beta_clip import FG_CLIP_NAMES
-from beta_clip_hf.release import convert_fg_clip as release_fg_clip
+from beta_clip_hf.release import directories
 from beta_clip_hf.release.convert_fg_clip import convert_back, convert_fg_clip
 
 
@@ -231,7 +231,7 @@ def test_a_failure_leaves_the_old_weights(case, tmp_path, monkeypatch):
         file.write_bytes(b"half")
         raise OSError("the disk is full")
 
-    monkeypatch.setattr(release_fg_clip, "save_file", save_half)
+    monkeypatch.setattr(directories, "save_file", save_half)
     with pytest.raises(OSError, match="the disk is full"):
         convert_back(case[1], tmp_path)
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]

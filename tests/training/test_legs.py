@@ -59,12 +59,11 @@ def stopped_run(config, folder, *, step=3, **settings):
 
 def records(folder):
     log = json.loads((folder / "train_log.json").read_text())
-    timeless = ("runtime", "per_second")
-    return [
-        {key: value for key, value in record.items() if not key.endswith(timeless)}
-        for record in log
-        if "train_runtime" not in record
-    ]
+    return [timeless(record) for record in log if "train_runtime" not in record]
+
+
+def timeless(record):
+    return {key: value for key, value in record.items() if not key.endswith(("runtime", "per_second"))}
 
 
 def test_a_stopped_run_goes_on_as_if_nothing_had_been(tiny_config, tmp_path):

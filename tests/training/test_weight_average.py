@@ -135,8 +135,7 @@ SEQUENTIAL = {"max_steps": 2, "train_sampling_strategy": "sequential", "adam_eps
 
 
 def test_two_processes_have_the_average_of_one(tiny_config, tmp_path):
-    one = run(tiny_config, tmp_path / "one", **SEQUENTIAL)
-    expected = averaged(one)
+    expected = averaged(run(tiny_config, tmp_path / "one", **SEQUENTIAL))
     results = run_processes(run_in_process, tiny_config, str(tmp_path / "two"))
     for result in results:
         assert_equal_weights(result, results[0])

@@ -159,8 +159,11 @@ def group_rows(rows: Sequence[Row]) -> list[Row]:
     groups = keys.groups(array("Q", range(len(rows))))
     if groups is None:
         return list(rows)
-    as_list = groups.have_several
-    return [join_rows([rows[number] for number in groups[photo]], as_list=as_list) for photo in range(len(groups))]
+    joined = []
+    for photo in range(len(groups)):
+        rows_of_photo = [rows[number] for number in groups[photo]]
+        joined.append(join_rows(rows_of_photo, as_list=groups.have_several))
+    return joined
 
 
 def join_rows(rows: Sequence[Row], *, as_list: bool = False) -> Row:
@@ -254,7 +257,8 @@ def _join_phrases_of_a_caption(joined: Row, rows: Sequence[Row]) -> None:
         columns = [row[name] for name in names]
         phrases += [phrase for phrase in zip(*columns, strict=True) if phrase not in phrases]
     if with_phrases:
-        joined.update({name: [phrase[place] for phrase in phrases] for place, name in enumerate(names)})
+        for place, name in enumerate(names):
+            joined[name] = [phrase[place] for phrase in phrases]
 
 
 def _join_hierarchies(joined: Row, rows: Sequence[Row]) -> None:

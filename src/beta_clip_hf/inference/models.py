@@ -72,7 +72,7 @@ def _read(name_or_path: str) -> tuple[Any, Any]:
         return model, BetaCLIPProcessor.from_pretrained(name_or_path)
     if model_type == "clip":
         return _read_plain_clip(name_or_path)
-    model = load_checked(AutoModel, name_or_path)
+    model = load_checked(AutoModel.from_pretrained, name_or_path)[0]
     if not (hasattr(model, "get_image_features") and hasattr(model, "get_text_features")):
         raise ValueError(
             f"model must have features of images and of texts, but is {type(model).__name__}: name a β-CLIP, FG-CLIP, "
@@ -83,7 +83,7 @@ def _read(name_or_path: str) -> tuple[Any, Any]:
 
 def _read_plain_clip(name_or_path: str) -> tuple[BetaCLIPModel, BetaCLIPProcessor]:
     """Returns the weights of a CLIP in a `BetaCLIPModel`, which gives patch features too."""
-    clip = load_checked(CLIPModel, name_or_path)
+    clip = load_checked(CLIPModel.from_pretrained, name_or_path)[0]
     config = BetaCLIPConfig(**clip.config.to_dict() | {"use_pooler": False})
     # `BetaCLIPModel.from_pretrained(name)` would stretch 77 positions to 248; with its own state dict it does not.
     model = BetaCLIPModel.from_pretrained(None, config=config, state_dict=clip.state_dict())

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checks of what `from_pretrained` is given and has loaded: no weight starts at random unless its part is new."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from torch import nn
@@ -117,21 +117,37 @@ def check_loaded(
         )
 
 
-def load_checked(model_class: Any, source: Any) -> Any:
+def load_checked(
+    from_pretrained: Callable[..., Any],
+    source: Any,
+    *model_args: Any,
+    checkpoint: Any = None,
+    parts: Collection[str] = (),
+    ignore_mismatched_sizes: bool = False,
+    **kwargs: Any,
+) -> tuple[Any, Mapping[str, Any]]:
     """
     Loads a model of any class of transformers, all of whose weights must be in the checkpoint.
 
     Args:
-        model_class: A class with `from_pretrained`, Auto classes included.
-        source: A directory or a Hub id.
+        from_pretrained: The method of a class, Auto classes included.
+        source: A directory or a Hub id. `None` with the weights as `state_dict`.
+        model_args, kwargs: What else `from_pretrained` takes.
+        checkpoint: The name of the checkpoint for messages, where it is not the source.
+        parts: The parts that it may lack, see [`new_parts`]; each as a whole.
+        ignore_mismatched_sizes: Whether tensors may have other shapes than in the checkpoint, and are new then.
+
+    Returns:
+        The model, and what `output_loading_info` tells.
 
     Raises:
         ValueError: if a tensor is missing, or has another shape; the message names it.
     """
     # Tensors of other shapes are looked for here: the error of transformers does not name them.
-    model, info = model_class.from_pretrained(source, output_loading_info=True, ignore_mismatched_sizes=True)
-    check_loaded(model, info, source)
-    return model
+    model, info = from_pretrained(source, *model_args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs)
+    name = checkpoint or source or "the state_dict"
+    check_loaded(model, info, name, parts, may_differ_in_shape=ignore_mismatched_sizes)
+    return model, info
 
 
 def _some(names: Collection[str]) -> str:

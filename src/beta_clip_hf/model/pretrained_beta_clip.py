@@ -14,7 +14,7 @@ from .checkpoints_beta_clip import FG_CLIP_SWITCHES, LONG_TABLE, from_fg_clip, i
 from .configuration_beta_clip import CLIP_TEXT_POSITIONS, HUB_ARGUMENTS, LONG_TEXT_POSITIONS, BetaCLIPConfig
 from .encoding_beta_clip import EncodingModel
 from .last_blocks_beta_clip import LastTextLayer
-from .loading_checks_beta_clip import check_loaded, check_model_type, new_parts
+from .loading_checks_beta_clip import check_model_type, load_checked, new_parts
 from .objective_beta_clip import added_logit_scales
 from .pooler_beta_clip import TextConditionedPooler
 from .positions_beta_clip import stretch_table, stretch_text_positions
@@ -134,17 +134,10 @@ class BetaCLIPPreTrainedModel(EncodingModel, CLIPTowers):
             kwargs = {name: value for name, value in kwargs.items() if name not in hub_arguments}
 
         wants_info = kwargs.pop("output_loading_info", False)
-        may_differ_in_shape = kwargs.pop("ignore_mismatched_sizes", False)
-        # Tensors of other shapes are looked for below: the error of transformers does not name them.
-        model, info = super().from_pretrained(
-            source, *model_args, config=config, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
-        )
-        check_loaded(
-            model,
-            info,
-            pretrained_model_name_or_path or "the state_dict",
-            new_parts(stored),
-            may_differ_in_shape=may_differ_in_shape,
+        checkpoint = pretrained_model_name_or_path
+        parts = new_parts(stored)
+        model, info = load_checked(
+            super().from_pretrained, source, *model_args, checkpoint=checkpoint, parts=parts, config=config, **kwargs
         )
         model._start_from_clip(set(info["missing_keys"]), stretch=is_stock)
         return (model, info) if wants_info else model

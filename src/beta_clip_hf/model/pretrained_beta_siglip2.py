@@ -22,7 +22,7 @@ from .checkpoints_beta_siglip2 import (
 )
 from .configuration_beta_clip import HUB_ARGUMENTS
 from .configuration_beta_siglip2 import SIGLIP_TEXT_POSITIONS, BetaSiglip2Config
-from .loading_checks_beta_clip import check_loaded, check_model_type
+from .loading_checks_beta_clip import check_model_type, load_checked
 from .loss_beta_siglip2 import RankLoss
 from .patch_head_beta_siglip2 import PatchHead
 from .positions_beta_clip import KEPT_TEXT_POSITIONS, stretch_table
@@ -120,17 +120,10 @@ class BetaSiglip2PreTrainedModel(Siglip2Model):
             kwargs = {name: value for name, value in kwargs.items() if name not in hub_arguments}
 
         wants_info = kwargs.pop("output_loading_info", False)
-        may_differ_in_shape = kwargs.pop("ignore_mismatched_sizes", False)
-        # Tensors of other shapes are looked for below: the error of transformers does not name them.
-        model, info = super().from_pretrained(
-            source, *model_args, config=config, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
-        )
-        check_loaded(
-            model,
-            info,
-            pretrained_model_name_or_path or "the state_dict",
-            _new_parts(stored),
-            may_differ_in_shape=may_differ_in_shape,
+        checkpoint = pretrained_model_name_or_path
+        parts = _new_parts(stored)
+        model, info = load_checked(
+            super().from_pretrained, source, *model_args, checkpoint=checkpoint, parts=parts, config=config, **kwargs
         )
         model._start_from_siglip(set(info["missing_keys"]))
         return (model, info) if wants_info else model

@@ -5,15 +5,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from torch import Tensor
 
-from ..files import replacing, write_json
 from ..model.checkpoints_beta_clip import FG_CLIP_SWITCHES, from_fg_clip, is_fg_clip, read_weights, to_fg_clip
 from ..model.configuration_beta_clip import CLIP_TEXT_POSITIONS, LONG_TEXT_POSITIONS, BetaCLIPConfig
 from ..model.modeling_beta_clip import BetaCLIPModel
 from ..model.processing_beta_clip import BetaCLIPProcessor
-from .directories import check_output, clip_config, read_model, read_processor, save_clip_processor
+from .directories import (
+    check_output,
+    check_positions,
+    clip_config,
+    read_model,
+    read_processor,
+    save_clip_processor,
+    write_weights,
+)
 
 
 logger = logging.getLogger(__name__)
@@ -87,29 +93,15 @@ def convert_back(source: str | Path, output_dir: str | Path, *, tokenizer: str |
     check_output(output_dir, source)
     model = read_model(source)
     state_dict = to_fg_clip(model.state_dict())
-    _check_positions(model.config)
+    check_positions(model.config, {"short": CLIP_TEXT_POSITIONS, "long": LONG_TEXT_POSITIONS}, "FG-CLIP")
     _warn_of_other_end(model.config)
     processor = _choose_processor(source, model.config, tokenizer)
 
     folder = Path(output_dir)
-    contiguous = {name: tensor.contiguous() for name, tensor in state_dict.items()}
-    # transformers refuses a safetensors file that does not name its format.
-    with replacing(folder / "model.safetensors") as unfinished:
-        save_file(contiguous, unfinished, {"format": "pt"})
-    write_json(_their_config(model), folder / "config.json", sort_keys=True)
+    write_weights(state_dict, _their_config(model), folder)
     if processor is not None:
         save_clip_processor(processor, folder, processor.tokenizer.model_max_length)
     return model
-
-
-def _check_positions(config: Any) -> None:
-    positions = {
-        "short": config.text_config.max_position_embeddings,
-        "long": config.long_text_max_position_embeddings,
-    }
-    expected = {"short": CLIP_TEXT_POSITIONS, "long": LONG_TEXT_POSITIONS}
-    if positions != expected:
-        raise ValueError(f"positions must be {expected} to be written as FG-CLIP, but are {positions}")
 
 
 def _warn_of_other_end(config: Any) -> None:

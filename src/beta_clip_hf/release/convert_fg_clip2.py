@@ -3,16 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
-
-from ..files import replacing, write_json
 from ..model.checkpoints_beta_clip import read_weights
 from ..model.checkpoints_beta_siglip2 import FG_CLIP2, from_fg_clip2, to_fg_clip2
 from ..model.configuration_beta_siglip2 import LONG_SIGLIP_TEXT_POSITIONS, SIGLIP_TEXT_POSITIONS, BetaSiglip2Config
 from ..model.modeling_beta_siglip2 import BetaSiglip2Model
 from ..model.positions_beta_clip import KEPT_TEXT_POSITIONS
 from ..model.processing_beta_siglip2 import BetaSiglip2Processor
-from .directories import check_output, read_processor
+from .directories import check_output, check_positions, read_processor, write_weights
 
 
 # The class of a released checkpoint, and that of training, which adds two scales.
@@ -95,29 +92,15 @@ def convert_fg_clip2_back(source: str | Path, output_dir: str | Path) -> BetaSig
     """
     check_output(output_dir, source)
     model = BetaSiglip2Model.from_pretrained(source)
-    _check_positions(model.config)
+    check_positions(model.config, {"short": SIGLIP_TEXT_POSITIONS, "long": LONG_SIGLIP_TEXT_POSITIONS}, "FG-CLIP 2")
     processor = read_processor(source, BetaSiglip2Processor)
     folder = Path(output_dir)
-    tensors = {name: tensor.contiguous() for name, tensor in to_fg_clip2(model.state_dict()).items()}
-    # transformers refuses a safetensors file that does not name its format.
-    with replacing(folder / "model.safetensors") as unfinished:
-        save_file(tensors, unfinished, {"format": "pt"})
-    write_json(_their_config(model), folder / "config.json", sort_keys=True)
+    write_weights(to_fg_clip2(model.state_dict()), _their_config(model), folder)
     if processor is not None:
         # Their directories hold both as parts of a stock SigLIP 2.
         processor.tokenizer.save_pretrained(folder)
         processor.image_processor.save_pretrained(folder)
     return model
-
-
-def _check_positions(config: Any) -> None:
-    positions = {
-        "short": config.text_config.max_position_embeddings,
-        "long": config.long_text_max_position_embeddings,
-    }
-    expected = {"short": SIGLIP_TEXT_POSITIONS, "long": LONG_SIGLIP_TEXT_POSITIONS}
-    if positions != expected:
-        raise ValueError(f"positions must be {expected} to be written as FG-CLIP 2, but are {positions}")
 
 
 def _their_config(model: BetaSiglip2Model) -> dict[str, Any]:

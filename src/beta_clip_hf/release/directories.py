@@ -1,11 +1,15 @@
 """Model directories that the converters, exports and interpolation read and write."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import save_file
+from torch import Tensor
 from transformers import CLIPConfig, CLIPProcessor, PreTrainedModel
 
+from ..files import replacing, write_json
 from ..model.configuration_beta_clip import BetaCLIPConfig
 from ..model.modeling_beta_clip import BetaCLIPModel
 from ..model.processing_beta_clip import BetaCLIPProcessor
@@ -61,6 +65,35 @@ def read_processor(source: str | Path, processor_class: Any = BetaCLIPProcessor)
         return None
 
 
+def check_positions(config: Any, expected: dict[str, int], layout: str) -> None:
+    """
+    Checks that a model has the text positions of another layout.
+
+    Args:
+        config: The configuration of the model.
+        expected: The number of positions of the "short" and of the "long" path.
+        layout: The name of the layout.
+
+    Raises:
+        ValueError: if it has other numbers.
+    """
+    positions = {
+        "short": config.text_config.max_position_embeddings,
+        "long": config.long_text_max_position_embeddings,
+    }
+    if positions != expected:
+        raise ValueError(f"positions must be {expected} to be written as {layout}, but are {positions}")
+
+
+def write_weights(tensors: Mapping[str, Tensor], config: dict[str, Any], folder: Path) -> None:
+    """Writes tensors and a `config.json` that are of no class of transformers."""
+    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    # transformers refuses a safetensors file that does not name its format.
+    with replacing(folder / "model.safetensors") as unfinished:
+        save_file(contiguous, unfinished, {"format": "pt"})
+    write_json(config, folder / "config.json", sort_keys=True)
+
+
 def save_clip_processor(processor: BetaCLIPProcessor, output_dir: str | Path, model_max_length: int) -> None:
     """
     Saves the tokenizer and the image processor of a processor as those of a plain CLIP.
@@ -103,4 +136,13 @@ def clip_config(config: Any, text_positions: int) -> CLIPConfig:
     )
 
 
-__all__ = ["check_output", "clip_config", "describe_output", "read_model", "read_processor", "save_clip_processor"]
+__all__ = [
+    "check_output",
+    "check_positions",
+    "clip_config",
+    "describe_output",
+    "read_model",
+    "read_processor",
+    "save_clip_processor",
+    "write_weights",
+]

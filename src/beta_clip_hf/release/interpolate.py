@@ -172,7 +172,7 @@ def _read_base(base: str | Path, tuned_config: Any) -> CLIPModel:
     is_stretched = tuned_config.text_config.max_position_embeddings != CLIP_TEXT_POSITIONS
     if not tuned_config.use_long_text_path and not is_stretched:
         # Reading it as a model of this package would stretch its positions.
-        return load_checked(CLIPModel, base)
+        return load_checked(CLIPModel.from_pretrained, base)[0]
     return read_model(
         base,
         use_long_text_path=tuned_config.use_long_text_path,

@@ -180,8 +180,7 @@ class ResumableTrainer(DurableTrainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Loads like `Trainer`. Learning rates, decays and betas that were changed on purpose stay as they are now."""
-        groups = self.optimizer.param_groups
-        present = [{name: value for name, value in group.items() if name not in ("params", "lr")} for group in groups]
+        present = [_settings_of(group) for group in self.optimizer.param_groups]
         rates = list(getattr(self.lr_scheduler, "base_lrs", []))
         super()._load_optimizer_and_scheduler(checkpoint)
         if not self.progress.changes or len(present) != len(self.optimizer.param_groups):
@@ -250,6 +249,11 @@ class _LegStart(TrainerCallback):
         """Runs before the first step of a leg."""
         self.trainer.restore_open_record()
         self.trainer.progress.restart_clock()
+
+
+def _settings_of(group: dict[str, Any]) -> dict[str, Any]:
+    """Returns the decay, betas, … of a parameter group of an optimizer. The schedule has its learning rate."""
+    return {name: value for name, value in group.items() if name not in ("params", "lr")}
 
 
 __all__ = ["ResumableTrainer"]

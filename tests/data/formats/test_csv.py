@@ -1,6 +1,7 @@
 """Tables of text, as Python's csv and pandas read them: nothing is cut, moved or lost."""
 
 import csv
+import itertools
 import json
 import logging
 
@@ -174,11 +175,12 @@ def test_several_tables(folder):
 
 
 def test_flickr8k_and_flickr30k(folder):
-    lines = [f"{number}.png#{k}\tCaption {k} of {number} ." for number in range(2) for k in range(5)]
+    pairs = list(itertools.product(range(2), range(5)))
+    lines = [f"{number}.png#{k}\tCaption {k} of {number} ." for number, k in pairs]
     rows = read(folder, "\n".join(lines), name="Flickr8k.token.txt")
     assert [len(row["captions"]) for row in rows] == [5, 5]
     assert rows[1]["captions"][3] == "Caption 3 of 1 ."
-    lines = [f"{number}.png| {k}| Caption {k} , of {number} ." for number in range(2) for k in range(5)]
+    lines = [f"{number}.png| {k}| Caption {k} , of {number} ." for number, k in pairs]
     rows = read(folder, "\n".join(["image_name| comment_number| comment", *lines]), name="results.csv")
     assert [len(row["captions"]) for row in rows] == [5, 5]
     assert rows[1]["captions"][3] == "Caption 3 , of 1 ."
