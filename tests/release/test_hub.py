@@ -14,7 +14,7 @@ from beta_clip_cli.main import main
 from beta_clip_hf import BetaCLIPModel, BetaCLIPTrainer, BetaCLIPTrainingArguments, SceneDataset
 from beta_clip_hf.data.readers import load_rows
 from beta_clip_hf.data.scenes.pretrained import PRETRAINED, pretrained
-from beta_clip_hf.inference.identity import environment
+from beta_clip_hf.inference.identity import environment, model_hash
 from beta_clip_hf.release import hub
 from beta_clip_hf.release.hub import build_repository
 from beta_clip_hf.release.model_card import REQUIREMENTS, render_card
@@ -76,7 +76,8 @@ def run_folder(tiny_model, tiny_processor, tmp_path):
     (folder / "train_config.json").write_text(json.dumps(TRAINING))
     (folder / "train_results.json").write_text(json.dumps(TRAINED))
     (folder / "evaluation" / "pictures").mkdir(parents=True)
-    (folder / "evaluation" / "results.json").write_text(json.dumps(RESULTS))
+    measured = {**RESULTS, "model": {**RESULTS["model"], "sha256": model_hash(tiny_model)}}
+    (folder / "evaluation" / "results.json").write_text(json.dumps(measured))
     (folder / "evaluation" / "pictures" / "photos-misses.html").write_text("photos of people")
     return folder
 

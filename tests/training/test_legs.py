@@ -168,6 +168,35 @@ def test_a_card_says_where_a_run_was_resumed():
     ]
 
 
+# Of an epoch of 20 rows, 5 batches of 4: accumulation ends with the epoch, and so does a contrast.
+@pytest.mark.parametrize(
+    ("settings", "images"),
+    [
+        ({}, 4),
+        ({"gradient_accumulation_steps": 2}, round((8 + 8 + 4) / 3, 1)),
+        ({"gradient_accumulation_steps": 8}, 20),
+        ({"contrastive_batch_size": 8}, round((8 + 8 + 4) / 3, 1)),
+        ({"contrastive_batch_size": 20}, 20),
+    ],
+)
+def test_images_of_a_step_are_counted(tiny_config, tmp_path, settings, images):
+    trainer = new_trainer(tiny_config, tmp_path, rows=20, model=new_model(tiny_config), **settings)
+    trainer.data_collator = TensorCollator()
+    results = train_and_report(trainer)
+    assert results["run"]["images_per_step"] == images
+    lines = list(training_lines(RunFiles(config={}, training={}, trained=results, results={})))
+    average = "" if images == int(images) else " on average"
+    assert any(line.startswith(f"6 steps of {images} images{average}, ") for line in lines)
+
+
+def test_images_of_a_step_are_counted_over_legs_of_other_batches(tiny_config, tmp_path):
+    stopped_run(tiny_config, tmp_path)
+    trainer = trainer_of(tiny_config, tmp_path, per_device_train_batch_size=2)
+    trainer.allowed_changes = ["training.per_device_train_batch_size"]
+    run = train_and_report(trainer, str(tmp_path / "checkpoint-3"))["run"]
+    assert [leg["images"] for leg in run["legs"]] == [12, 6] and run["images_per_step"] == 3
+
+
 @pytest.mark.parametrize("key", ["seed", "max_steps", "trainning.seed", ""])
 def test_keys_that_lie_in_no_section(key):
     with pytest.raises(ValueError, match="must be a setting or a section"):
@@ -176,9 +205,10 @@ def test_keys_that_lie_in_no_section(key):
 
 def test_a_checkpoint_of_plain_transformers_has_no_record():
     progress = RunProgress.resumed(None, 5, [])
-    progress.images_per_step = 4
+    progress.images = 16
     assert [leg["steps"] for leg in progress.legs(9)] == [5, 4]
     assert progress.add_up({"train_runtime": 3.0}, 9) == {"train_runtime": 3.0}
+    assert progress.images_per_step(9) == 4
     assert progress.skipped(9) == {"training": 0, "evaluation": 0}
 
 
@@ -224,6 +254,7 @@ def in_process(rank, config, folder):
         "stopped": stopped,
         "first_step": resumed.progress.first_step,
         "equal": all(torch.equal(value, weights(resumed.model)[name]) for name, value in weights(whole.model).items()),
+        "images": (whole.progress.images_per_step(6), resumed.progress.images_per_step(6)),
         "skipped": (whole.progress.skipped(6)["training"], resumed.progress.skipped(6)["training"]),
     }
 
@@ -233,4 +264,5 @@ def test_two_processes_stop_together_and_resume_from_the_same_checkpoint(tiny_co
         code, message = found["stopped"]
         assert code == STOPPED and "after step 5" in message and "checkpoint-5" in message
         assert found["first_step"] == 4 and found["equal"]
+        assert found["images"] == (4, 4)
         assert found["skipped"][0] == found["skipped"][1] >= 4

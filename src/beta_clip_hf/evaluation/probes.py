@@ -75,6 +75,8 @@ class Measured(NamedTuple):
     """SHA-256 over all images, in order."""
     reports: dict[str, dict[str, Any]]
     """What pictures need, by the name of the probe. Not all probes have a report."""
+    image_digests: bytes = b""
+    """SHA-256 of each image, 32 bytes each, in order."""
 
     @property
     def weights(self) -> dict[str, Any]:
@@ -149,8 +151,8 @@ def _evaluate_probes(probes: Sequence[Probe], kept: Kept) -> Measured:
         counts |= probe.counts(kept_by_probe)
         if isinstance(probe, ReportingProbe):
             reports[probe.name] = probe.report(kept_by_probe)
-    data_hash = hashlib.sha256(kept["digests"].numpy().tobytes()).hexdigest()
-    return Measured(metrics, counts, data_hash, reports)
+    digests = kept["digests"].numpy().tobytes()
+    return Measured(metrics, counts, hashlib.sha256(digests).hexdigest(), reports, digests)
 
 
 def _pass_over_images(

@@ -22,6 +22,7 @@ from transformers.utils import logging as transformers_logging
 from ..data.rows import Row
 from ..inference.embedder import Embedder
 from ..inference.identity import config_hash, environment, image_digest, model_hash
+from ..inference.image_sample import ImageSample
 from ..inference.models import load_model
 from ..inference.processes import Processes, launched_processes, own_device
 from ..inference.shards import Shards
@@ -284,6 +285,7 @@ class _Evaluation:
         weights: dict[str, Any] = {}
         pictures: list[Path] = []
         data_hash = hashlib.sha256()
+        digests = bytearray()
         for part in reading.parts:
             rows = _first_rows(part.rows, self.settings.limit)
             measured = self._measure_part(name, part, rows, protocol, folder)
@@ -296,6 +298,7 @@ class _Evaluation:
             for text_set, chosen in measured.weights.items():
                 weights["/".join(filter(None, (part.name, text_set)))] = chosen
             data_hash.update(measured.data_hash.encode())
+            digests += measured.image_digests
             if self.is_first and self.settings.pictures:
                 stem = name
                 if part.name:
@@ -314,6 +317,7 @@ class _Evaluation:
             "counts": counts,
             "weights": weights,
             "data_hash": data_hash.hexdigest(),
+            "images": ImageSample.of_digests(digests).to_json(),
             "key": key,
             "pictures": picture_names if self.settings.pictures else None,
             "environment": self.results["environment"],

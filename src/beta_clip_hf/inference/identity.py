@@ -4,13 +4,15 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from torch import nn
+from safetensors import safe_open
+from torch import Tensor, nn
 
 from ..version import __version__
 
@@ -33,11 +35,37 @@ def model_hash(model: nn.Module) -> str:
 
     Equal weights have equal hashes, whatever files they were read from.
     """
+    return _tensors_hash(sorted(model.state_dict().items()))
+
+
+def weights_hash(folder: str | os.PathLike[str]) -> str | None:
+    """
+    Hashes the safetensors of a model directory as [`model_hash`] hashes a model. No model is made.
+
+    Returns:
+        The hash, which does not depend on the number of files; `None` without such files.
+    """
+    files = sorted(Path(folder).glob("*.safetensors"))
+    return _tensors_hash(_stored_tensors(files)) if files else None
+
+
+def _stored_tensors(files: Iterable[Path]) -> Iterator[tuple[str, Tensor]]:
+    """Yields all tensors by the order of their names. One at a time is in memory."""
+    with ExitStack() as stack:
+        places = {}
+        for path in files:
+            file = stack.enter_context(safe_open(path, framework="pt"))
+            places.update(dict.fromkeys(file.keys(), file))
+        for name in sorted(places):
+            yield name, places[name].get_tensor(name)
+
+
+def _tensors_hash(tensors: Iterable[tuple[str, Tensor]]) -> str:
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in tensors:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         # numpy has no bfloat16, so the bytes are taken before.
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -1,6 +1,5 @@
 """Uploads a model directory to the Hub as a repository that also loads where this package is not installed."""
 
-import json
 import logging
 import shutil
 import tempfile
@@ -27,7 +26,7 @@ from .run_files import RunFiles
 logger = logging.getLogger(__name__)
 
 # Files that are uploaded with the model if they are there. Pages with photos stay: their licences are not ours to give.
-COMPANIONS = ("train_config.json", "train_results.json", "train_curves.png", "results.json")
+CURVES = "train_curves.png"
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "config.json")
 AUTO_CLASSES = {BetaCLIPConfig: "AutoConfig", BetaCLIPModel: "AutoModel", BetaCLIPProcessor: "AutoProcessor"}
 
@@ -74,7 +73,7 @@ def push(
             # The code in the card needs the whole id.
             full_id = repo_id if "/" in repo_id else f"{api.whoami()['name']}/{repo_id}"
         # Everything is written before the repository is created: a folder that cannot be read leaves no empty one.
-        build_repository(folder, repository, full_id, **fields)
+        run = build_repository(folder, repository, full_id, **fields)
         with _explained_failure(folder, repo_id):
             api.create_repo(full_id, private=private, exist_ok=True)
             commit = api.upload_folder(
@@ -85,7 +84,7 @@ def push(
             )
             # The example of an adapter runs no code of the repository.
             if names_commit and not is_adapter(folder):
-                card = render_card(Path(folder), full_id, revision=commit.oid, **fields)
+                card = render_card(Path(folder), full_id, revision=commit.oid, run=run, **fields)
                 api.upload_file(
                     path_or_fileobj=str(card).encode(),
                     path_in_repo="README.md",
@@ -117,14 +116,15 @@ def _reason(error: Exception) -> str:
     return message or type(error).__name__
 
 
-def build_repository(folder: str | Path, target: str | Path, repo_id: str, **fields: Any) -> None:
+def build_repository(folder: str | Path, target: str | Path, repo_id: str, **fields: Any) -> RunFiles:
     """
     Writes the content of a Hub repository into a folder.
 
     It holds the weights as safetensors, the configuration, the processor, the code with which
     `AutoModel.from_pretrained(…, trust_remote_code=True)` loads the model without this package, the recipe and the
     results if there are any, and the model card as README.md. An adapter stays one: its weights are those of the
-    adapter, and there is no code.
+    adapter, and there is no code. Recipe and results are those of these weights: files about others, and scores on
+    training images, are left out with a warning.
 
     Args:
         folder: Directory of the model. It is only read.
@@ -132,31 +132,32 @@ def build_repository(folder: str | Path, target: str | Path, repo_id: str, **fie
         repo_id: Id of the repository, which the card names.
         fields: Fields of the card, see [`CardFields`].
 
+    Returns:
+        The records of the model.
+
     Raises:
         ValueError: if the folder is no model directory, or holds an adapter whose base model is not on the Hub.
         TypeError: for a field that cards do not have.
     """
     folder, target = Path(folder), Path(target)
-    card = render_card(folder, repo_id, **fields)
     run = RunFiles.read(folder)
+    card = render_card(folder, repo_id, run=run, **fields)
     if is_adapter(folder):
         _copy_adapter(folder, target)
     else:
         with carrying_code(AUTO_CLASSES):
             BetaCLIPModel.from_pretrained(folder).save_pretrained(target)
             BetaCLIPProcessor.from_pretrained(folder).save_pretrained(target)
-    for name in COMPANIONS:
-        source = _find_companion(folder, name)
-        if source is None:
-            continue
-        if source.suffix == ".json":
-            content = json.loads(source.read_text(encoding="utf-8"))
+    records = {"train_config.json": run.training, "train_results.json": run.trained, "results.json": run.results}
+    for name, content in records.items():
+        if content:
             write_json(run.public(content), target / name)
-        else:
-            with replacing(target / name) as unfinished:
-                shutil.copyfile(source, unfinished)
+    if run.trained and (folder / CURVES).is_file():
+        with replacing(target / CURVES) as unfinished:
+            shutil.copyfile(folder / CURVES, unfinished)
     with replacing(target / "README.md") as unfinished:
         card.save(unfinished)
+    return run
 
 
 def _copy_adapter(folder: Path, target: Path) -> None:
@@ -181,14 +182,6 @@ def is_repository_id(name: str) -> bool:
     except HFValidationError:
         return False
     return True
-
-
-def _find_companion(folder: Path, name: str) -> Path | None:
-    """Finds a file beside the model or in its folder `evaluation`."""
-    for path in (folder / name, folder / "evaluation" / name):
-        if path.is_file():
-            return path
-    return None
 
 
 __all__ = ["build_repository", "push"]

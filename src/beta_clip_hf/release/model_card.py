@@ -47,25 +47,29 @@ class CardFields:
     dataset_tags: str | list[str] | None = None
 
 
-def render_card(folder: Path, repo_id: str, *, revision: str | None = None, **fields: Any) -> ModelCard:
+def render_card(
+    folder: Path, repo_id: str, *, revision: str | None = None, run: RunFiles | None = None, **fields: Any
+) -> ModelCard:
     """
     Renders the card of a model directory.
 
     It reads `train_config.json`, `train_results.json` and `results.json` (beside the model or in its folder
-    `evaluation`), if they are there. The card says what was not measured or recorded.
+    `evaluation`), as far as they are about these weights. The card says what was not measured or recorded, and leaves
+    out scores on training images.
 
     Args:
         folder: Directory of the model.
         repo_id: Id of the repository, which the code in the card names.
         revision: Hash of the commit with the code and the weights, which the code in the card names. It is known only
             once they are uploaded; without it the card asks its reader to name one.
+        run: The records of the directory, if they have been read.
         fields: Fields of [`CardFields`].
 
     Raises:
         ValueError: if the folder is no model directory.
         TypeError: for a field that [`CardFields`] does not have.
     """
-    run = RunFiles.read(folder)
+    run = run or RunFiles.read(folder)
     card_fields = CardFields(**fields)
     name = card_fields.model_name or repo_id.rpartition("/")[2]
     # The code in the card embeds a caption, which has a path of its own in some models.
@@ -95,6 +99,7 @@ def render_card(folder: Path, repo_id: str, *, revision: str | None = None, **fi
         recipe=recipe,
         results=list(result_rows(run.results)),
         results_note=results_note(run.results),
+        results_notes=list(run.results_notes),
         limits=list(_limit_lines(run)),
         licence_lines=list(_licence_lines(run, card_fields)),
         citations=_citations(run.config),
@@ -197,7 +202,7 @@ def _limit_lines(run: RunFiles) -> Iterator[str]:
     yield "The model has the biases of its data and of the model that it started from. It is not for judging people."
     yield "Order and number of objects, negation and spatial relations are weak points of models of this kind."
     if not run.results:
-        yield "Its quality is not known: no evaluation was found beside the weights."
+        yield "Its quality is not known: no evaluation of these weights on other images was found beside them."
 
 
 def _licence_lines(run: RunFiles, card_fields: CardFields) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """Evaluation results as a model card shows them: rows of a table, entries of its head, and a note."""
 
 from collections.abc import Iterator, Mapping
+from pathlib import PurePath
 from typing import Any, NamedTuple
 
 from huggingface_hub import EvalResult
@@ -28,6 +29,8 @@ class ShownMetric(NamedTuple):
 
     task: str
     protocol: str
+    data: str
+    """What it was measured on: the name of the data and, if it is recorded, the beginning of its hash."""
     name: MetricName
     metric: Mapping[str, Any]
     """Its `value`, `low`, `high`, `chance` and `count`, as in results.json."""
@@ -36,10 +39,20 @@ class ShownMetric(NamedTuple):
 def shown_metrics(results: Mapping[str, Any]) -> Iterator[ShownMetric]:
     """Yields the metrics of a results.json that a card shows. There are none in an empty mapping."""
     for task, result in results.get("tasks", {}).items():
+        data = _data_name(result, results)
         for key, metric in result["figures"].items():
             name = MetricName.from_record(key, metric)
             if _is_shown(name):
-                yield ShownMetric(task, result["protocol"], name, metric)
+                yield ShownMetric(task, result["protocol"], data, name, metric)
+
+
+def _data_name(result: Mapping[str, Any], results: Mapping[str, Any]) -> str:
+    settings = result.get("settings") or results.get("settings") or {}
+    source = settings.get("data")
+    # Of a local path the folders are nobody's business.
+    name = f"`{PurePath(source).name}`" if source else "generated"
+    digest = result.get("data_hash")
+    return f"{name}, sha256 {digest[:12]}" if digest else name
 
 
 def _is_shown(name: MetricName) -> bool:
@@ -52,8 +65,8 @@ def _is_shown(name: MetricName) -> bool:
 
 
 def result_rows(results: Mapping[str, Any]) -> Iterator[list[str]]:
-    """Yields the cells of each row of the table: task, protocol, metric, value, interval, chance and count."""
-    for task, protocol, name, metric in shown_metrics(results):
+    """Yields the cells of each row of the table: task, protocol, metric, value, interval, chance, count and data."""
+    for task, protocol, data, name, metric in shown_metrics(results):
         low, high = metric["low"], metric["high"]
         interval = ""
         if low is not None:
@@ -61,7 +74,7 @@ def result_rows(results: Mapping[str, Any]) -> Iterator[list[str]]:
         chance = ""
         if metric["chance"] is not None:
             chance = _percent(metric["chance"])
-        yield [task, protocol, f"`{name}`", _percent(metric["value"]), interval, chance, f"{metric['count']:,}"]
+        yield [task, protocol, f"`{name}`", _percent(metric["value"]), interval, chance, f"{metric['count']:,}", data]
 
 
 def _percent(share: float) -> str:
@@ -70,7 +83,7 @@ def _percent(share: float) -> str:
 
 def eval_results(results: Mapping[str, Any]) -> Iterator[EvalResult]:
     """Yields the entries of the card's head, which the Hub reads."""
-    for task, protocol, name, metric in shown_metrics(results):
+    for task, protocol, data, name, metric in shown_metrics(results):
         task_type = "zero-shot-image-classification"
         # Only metrics of retrieval have a direction.
         if name.direction:
@@ -79,6 +92,7 @@ def eval_results(results: Mapping[str, Any]) -> Iterator[EvalResult]:
             task_type=task_type,
             dataset_type=task,
             dataset_name=protocol,
+            dataset_args={"data": data},
             metric_type=str(name),
             metric_value=round(100 * metric["value"], 2),
         )

@@ -1,12 +1,13 @@
 """The records that training and evaluation leave beside a model, as far as they are there."""
 
-import json
 import logging
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from .measured_results import IMAGES_FILE, is_of_weights, read_json_file, read_measured_results
 
 
 logger = logging.getLogger(__name__)
@@ -15,19 +16,25 @@ logger = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class RunFiles:
     """
-    Holds the JSON files of a model directory. A file that is not there is an empty mapping.
+    Holds the JSON files of a model directory, as far as they are about its weights. A file that is not there, or is
+    about other weights, is an empty mapping.
 
     Args:
         config: `config.json`, the configuration of the model.
         training: `train_config.json`, the recipe.
         trained: `train_results.json`, what the training did.
-        results: `results.json`, what evaluations measured.
+        results: `results.json`, what evaluations measured on other images than those of the training.
+        results_notes: Sentences on what is left out of the results.
+        evaluation_shares: Of each evaluation set of the training, the share of its images that were also trained on;
+            `None` where it is not known.
     """
 
     config: Mapping[str, Any]
     training: Mapping[str, Any]
     trained: Mapping[str, Any]
     results: Mapping[str, Any]
+    results_notes: Sequence[str] = ()
+    evaluation_shares: Mapping[str, float | None] = field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: Path) -> "RunFiles":
@@ -39,14 +46,22 @@ class RunFiles:
         """
         if not (folder / "config.json").is_file():
             raise ValueError(f"{folder} must be a model directory with a config.json, but is not")
-        results = folder / "results.json"
-        if not results.exists():
-            results = folder / "evaluation" / "results.json"
+        training = read_json_file(folder / "train_config.json")
+        trained = read_json_file(folder / "train_results.json")
+        if not is_of_weights(trained, folder):
+            logger.warning(
+                "train_config.json and train_results.json are left out: they are about other weights than those of %s",
+                folder,
+            )
+            training, trained = {}, {}
+        measured = read_measured_results(folder)
         return cls(
-            config=_read_json(folder / "config.json"),
-            training=_read_json(folder / "train_config.json"),
-            trained=_read_json(folder / "train_results.json"),
-            results=_read_results(results),
+            config=read_json_file(folder / "config.json"),
+            training=training,
+            trained=trained,
+            results=measured.results,
+            results_notes=measured.notes,
+            evaluation_shares=read_json_file(folder / IMAGES_FILE).get("evaluation") or {},
         )
 
     @property
@@ -72,7 +87,15 @@ class RunFiles:
     @property
     def train_data(self) -> list[str]:
         """The paths and ids of the training data."""
-        source = self.recipe_of_data.get("train")
+        return self._sources("train")
+
+    @property
+    def evaluation_data(self) -> list[str]:
+        """The paths and ids of the data of the evaluations during the training."""
+        return self._sources("eval")
+
+    def _sources(self, name: str) -> list[str]:
+        source = self.recipe_of_data.get(name)
         if isinstance(source, Mapping):
             source = source.get("source")
         if isinstance(source, str):
@@ -108,21 +131,6 @@ class RunFiles:
         # Names of protocols ("photos/v1") and ids of the Hub have a slash, too.
         protocols = {task["protocol"] for task in self.results.get("tasks", {}).values()}
         return text not in protocols and not self.hub_ids(text)
-
-
-def _read_results(path: Path) -> dict[str, Any]:
-    """Reads what `evaluate` has measured. A file of this name that another program wrote is passed over."""
-    results = _read_json(path)
-    if results and not (isinstance(results, dict) and isinstance(results.get("tasks"), dict)):
-        logger.warning("%s is left out of the card: it is no results.json of `beta-clip evaluate`", path)
-        return {}
-    return results
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 __all__ = ["RunFiles"]

@@ -5,6 +5,7 @@ from typing import Any
 
 from ..model.objective_beta_clip import LOSS_PARTS, LossPart
 from ..visualize.log_keys import recall_keys
+from .measured_results import MAX_TRAINED_SHARE
 from .run_files import RunFiles
 
 
@@ -97,7 +98,13 @@ def _can_run(part: LossPart, run: RunFiles) -> bool:
 def _steps_lines(run: RunFiles) -> Iterator[str]:
     if "steps" not in run.record:
         return
-    line = f"{run.record['steps']:,} steps of {run.record['images_per_step']:,} images"
+    line = f"{run.record['steps']:,} steps"
+    images = run.record.get("images_per_step")
+    if images:
+        line = f"{line} of {images:,} images"
+        if images != int(images):
+            # The last step of an epoch may have fewer images.
+            line = f"{line} on average"
     metrics = _training_metrics(run)
     if "epoch" in metrics:
         line = f"{line}, {metrics['epoch']:,.3g} epochs"
@@ -135,7 +142,10 @@ def _time_lines(metrics: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _retrieval_lines(run: RunFiles) -> Iterator[str]:
-    keys = [key for key in recall_keys(run.record.get("evaluated_sets") or ()) if key.k == 1]
+    keys = []
+    for key in recall_keys(run.record.get("evaluated_sets") or ()):
+        if key.k == 1 and (run.evaluation_shares.get(key.data) or 0) <= MAX_TRAINED_SHARE:
+            keys.append(key)
     for moment in ("before", "after"):
         # A resumed run has no evaluation before, and a run without evaluation rows has none at all.
         metrics = run.trained.get(moment) or {}
@@ -145,6 +155,14 @@ def _retrieval_lines(run: RunFiles) -> Iterator[str]:
                 recalls.append(f"{key.name} {100 * metrics[key.key]:.1f}")
         if recalls:
             yield f"Retrieval on the evaluation rows {moment} training, per cent: {', '.join(recalls)}."
+    names = [f"`{name}`" for name in run.public(run.evaluation_data)]
+    if names and (run.trained.get("before") or run.trained.get("after")):
+        yield f"The evaluation rows: {', '.join(names)}."
+    for name, share in run.evaluation_shares.items():
+        if share:
+            told = "" if share <= MAX_TRAINED_SHARE else ", so their scores are no results and are left out"
+            rows = f" `{name}`" if name else ""
+            yield f"Of the images of the evaluation rows{rows}, {share:.2g} were also trained on{told}."
 
 
 __all__ = ["training_lines"]

@@ -28,14 +28,15 @@ class RunProgress:
         earlier: The legs that have ended, each as [`leg`] returns it.
         changes: What the present leg does otherwise than the one before.
         first_step: The step with which the present leg began.
-        images_per_step: Images of one step of the optimiser in the present leg.
+        images: Images that all processes have read for the steps of the present leg. The steps of a leg may differ:
+            accumulation ends with an epoch.
     """
 
     before: Mapping[str, Any] | None = None
     earlier: Sequence[Mapping[str, Any]] = ()
     changes: Sequence[Change] = ()
     first_step: int = 0
-    images_per_step: int = 0
+    images: int = 0
     loss_sum: float = 0.0
     skipped_in_training: int = 0
     skipped_in_evaluation: int = 0
@@ -83,7 +84,7 @@ class RunProgress:
             "steps": steps,
             "seconds": round(seconds, 4),
             "loss_sum": self.loss_sum,
-            "images": steps * self.images_per_step,
+            "images": self.images,
             "skipped": {"training": self.skipped_in_training, "evaluation": self.skipped_in_evaluation},
             "changes": [change._asdict() for change in self.changes],
         }
@@ -95,6 +96,14 @@ class RunProgress:
     def legs(self, step: int) -> list[dict[str, Any]]:
         """Returns all legs, the present one last."""
         return [*map(dict, self.earlier), self.leg(step)]
+
+    def images_per_step(self, step: int) -> float | None:
+        """Returns the images of a step on average over all legs, as far as they were counted; a whole number as int."""
+        known = [leg for leg in self.legs(step) if leg.get("images") and leg["steps"]]
+        if not known:
+            return None
+        mean = sum(leg["images"] for leg in known) / sum(leg["steps"] for leg in known)
+        return int(mean) if mean == int(mean) else round(mean, 1)
 
     def skipped(self, step: int) -> dict[str, int]:
         """Returns the numbers of rows that were skipped in training and evaluation, over all legs."""

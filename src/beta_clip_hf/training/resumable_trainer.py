@@ -14,7 +14,7 @@ from transformers.trainer_utils import TrainOutput
 from .checkpoints import read_manifest, set_aside_newer
 from .choice import choose_checkpoint
 from .completeness import STATE_FILE
-from .counted_rows import CountedRows, take_skipped
+from .counted_rows import CountedRows, take_counts
 from .durable_trainer import DurableTrainer
 from .progress import RunProgress
 from .run_identity import describe_identity, find_changes, refuse_changes
@@ -51,6 +51,7 @@ class ResumableTrainer(DurableTrainer):
         self._open_record: dict[str, Any] = {}
         self._leg_loss: Tensor | None = None
         self.is_leg_begun = False
+        self._rows_in_training = 0
         self._skipped_in_training = 0
         self.add_callback(_LegStart(self))
 
@@ -74,9 +75,15 @@ class ResumableTrainer(DurableTrainer):
         """Adds up what all processes have done in the present leg. All must call it."""
         loss_sum = 0.0 if self._leg_loss is None else float(self._leg_loss)
         skipped_in_evaluation = getattr(getattr(self, "eval_data_collator", None), "skipped", 0)
-        counts = [loss_sum, float(self._skipped_in_training), float(skipped_in_evaluation)]
-        total_loss, skipped_in_training, skipped_in_evaluation = self.processes.total(counts)
+        counts = [
+            loss_sum,
+            float(self._rows_in_training),
+            float(self._skipped_in_training),
+            float(skipped_in_evaluation),
+        ]
+        total_loss, rows, skipped_in_training, skipped_in_evaluation = self.processes.total(counts)
         self.progress.loss_sum = total_loss / self.processes.count
+        self.progress.images = int(rows)
         self.progress.skipped_in_training = int(skipped_in_training)
         self.progress.skipped_in_evaluation = int(skipped_in_evaluation)
 
@@ -142,14 +149,13 @@ class ResumableTrainer(DurableTrainer):
         """
         self.is_leg_begun = True
         self._leg_loss = None
+        self._rows_in_training = 0
         self._skipped_in_training = 0
         self._open_record = {}
         self.last_checkpoint, self.last_saved_step = None, 0
         self.progress = RunProgress()
         if checkpoint is not None:
             self._take_up(checkpoint)
-        args = self.args
-        self.progress.images_per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
 
     def _take_up(self, checkpoint: str) -> None:
         path = Path(checkpoint)
@@ -220,10 +226,12 @@ class ResumableTrainer(DurableTrainer):
             self.data_collator = collator
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
-        """Reads the micro-batches of a step like `Trainer`, and counts the rows that they have lost."""
+        """Reads the micro-batches of a step like `Trainer`, and counts their rows: the last of an epoch has fewer."""
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         # Batches that were read ahead, or again after a resume, do not come here: the count is that of the steps.
-        self._skipped_in_training += sum(map(take_skipped, batches))
+        for counts in map(take_counts, batches):
+            self._rows_in_training += counts.rows
+            self._skipped_in_training += counts.skipped
         return batches, num_items
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:

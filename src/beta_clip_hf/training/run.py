@@ -15,6 +15,7 @@ from .checkpoints import find_newest_whole, finish_interrupted
 from .choice import choose_checkpoint
 from .companions import Companions
 from .config import check_complete
+from .image_record import record_images
 from .last_save import KeptElsewhere, keep_elsewhere, save_last_model
 from .output_dir import check_free, discard_earlier_run, held_directory, read_finished
 from .run_identity import check_allowed_keys, find_changes, refuse_changes
@@ -130,6 +131,7 @@ def _train_alone(
             finished["run"]["finished"] = False
             write_json(finished, Path(output_dir) / RESULTS_FILE, allow_nan=True)
     write_config(trainer)
+    record_images(trainer)
     results = train_and_report(trainer, checkpoint, signals)
     return FinishedRun(output_dir, results, trainer.is_world_process_zero())
 
@@ -201,6 +203,7 @@ def train_and_report(
         _end_stopped(trainer, signals.agreed)
     # Before the evaluation, which may take long: a kill in it must not cost the model.
     kept = _save_model(trainer)
+    folder = Path(trainer.args.output_dir) if kept is None else Path(kept.folder)
     after = _evaluation_after(trainer)
     trainer.measure_leg()
     results = {
@@ -209,9 +212,8 @@ def train_and_report(
         "train": metrics,
         "best_checkpoint": trainer.state.best_model_checkpoint,
         "skipped_rows": _skipped_rows(trainer),
-        "run": describe_run(trainer),
+        "run": describe_run(trainer, folder),
     }
-    folder = Path(trainer.args.output_dir) if kept is None else Path(kept.folder)
     log = _write_log(trainer, folder)
     if trainer.is_world_process_zero():
         write_json(results, folder / RESULTS_FILE, allow_nan=True)

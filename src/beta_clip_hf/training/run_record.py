@@ -16,9 +16,10 @@ from huggingface_hub.utils import validate_repo_id
 from ..data.collator import BetaCLIPDataCollator
 from ..data.scenes import SceneDataset
 from ..files import write_json
-from ..inference.identity import environment
+from ..inference.identity import environment, weights_hash
 from ..model.objective_beta_clip import LOSS_PARTS
 from ..visualize.log_keys import RecallKey
+from .image_record import IMAGES_FILE, record_images
 
 
 CONFIG_FILE = "train_config.json"
@@ -76,6 +77,8 @@ def record_run(trainer: Any) -> None:
     folder = Path(trainer.args.output_dir)
     if trainer.origin is None:
         write_json(config_of(trainer), folder / CONFIG_FILE)
+    if not (folder / IMAGES_FILE).exists():
+        record_images(trainer)
     metrics = _training_metrics(trainer.state.log_history)
     if _is_recorded(metrics, folder / RESULTS_FILE):
         return
@@ -125,14 +128,20 @@ def last_evaluation(trainer: Any) -> dict[str, Any] | None:
     return metrics or None
 
 
-def describe_run(trainer: Any) -> dict[str, Any]:
+def describe_run(trainer: Any, folder: str | Path | None = None) -> dict[str, Any]:
     """
     Describes a run by what only its Trainer knows. It is the value of `run` in `train_results.json`.
+
+    Args:
+        trainer: The Trainer, which has trained and saved its model.
+        folder: Where the model is saved. `None` is the output directory.
 
     Returns:
         - `hub_ids`: the names in the configuration that are ids of the Hub
         - `environment`: hardware, versions, `precision` and the number of `processes`
-        - `steps`, `images_per_step`: those of the optimiser
+        - `steps`: those of the optimiser
+        - `images_per_step`: how many images a step had, counted, on average; `None` if nothing was counted
+        - `weights`: the hash of the saved weights, by which a card knows that this is about them; see [`weights_hash`]
         - `data`: the number of `rows` and the `licence`, each `None` if it is not known
         - `evaluated_sets`: names of the evaluation sets, which are parts of keys of `before` and `after`; empty for a
           single set
@@ -151,7 +160,8 @@ def describe_run(trainer: Any) -> dict[str, Any]:
             "processes": args.world_size,
         },
         "steps": trainer.state.global_step,
-        "images_per_step": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
+        "images_per_step": trainer.progress.images_per_step(trainer.state.global_step),
+        "weights": weights_hash(folder or args.output_dir) if trainer.is_world_process_zero() else None,
         "data": _describe_rows(trainer.train_dataset),
         "evaluated_sets": list(trainer.evaluated_sets),
         "losses": _last_losses(trainer.state.log_history),

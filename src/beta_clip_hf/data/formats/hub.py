@@ -33,7 +33,7 @@ class HubTable:
 
     def __init__(self, dataset: "datasets.Dataset", name: str) -> None:
         self.name = name
-        self._dataset = _undecoded(dataset)
+        self._dataset = undecoded(dataset)
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -86,7 +86,7 @@ class HubStream(RecordStream):
         self, dataset: "datasets.IterableDataset", name: str, *, shuffle_buffer: int = 0, seed: int = 0
     ) -> None:
         self.name = name
-        self._dataset = _undecoded(dataset)
+        self._dataset = undecoded(dataset)
         if shuffle_buffer > 1:
             self._dataset = self._dataset.shuffle(seed=seed, buffer_size=shuffle_buffer)
 
@@ -106,7 +106,7 @@ class _HubShards:
 
     def __init__(self, dataset: "datasets.IterableDataset", name: str) -> None:
         self.name = name
-        self._dataset = _undecoded(dataset)
+        self._dataset = undecoded(dataset)
 
     def numbers(self) -> range:
         """Returns the numbers of the shards."""
@@ -249,7 +249,7 @@ def _split_of(dataset: Any, split: str) -> Any:
     return dataset[split]
 
 
-def _undecoded(dataset: Any) -> Any:
+def undecoded(dataset: Any) -> Any:
     """Returns the data set with its images as `{"bytes", "path"}`, which `datasets` would decode by default."""
     import datasets
 
