@@ -56,6 +56,7 @@ PROCESSOR_FILES = {
     "boxes",
     "configuration",
     "flat_texts",
+    "image_files",
     "image_loading",
     "image_views",
     "processing",

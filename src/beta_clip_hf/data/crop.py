@@ -13,6 +13,7 @@ ASPECT_RATIOS = (3 / 4, 4 / 3)
 
 # As in torchvision: after so many attempts that do not fit, the crop is central.
 _ATTEMPTS = 10
+_MOST_PIXELS_OF_A_TENSOR = 16_000_000
 
 
 def crop_box(image_size: tuple[int, int], scale: tuple[float, float], rng: random.Random) -> tuple[int, int, int, int]:
@@ -55,6 +56,9 @@ def resized_part(image: Image.Image, part: tuple[int, int, int, int], size: tupl
         size: Width and height of the result in pixels.
     """
     left, top, width, height = part
+    if width * height > _MOST_PIXELS_OF_A_TENSOR:
+        # Without the copies that a tensor of it would take.
+        return image.resize(size, Image.Resampling.BICUBIC, box=(left, top, left + width, top + height))
     cropped = image.crop((left, top, left + width, top + height))
     # torch puts colours before rows and columns, and wants a batch.
     pixels = torch.from_numpy(np.array(cropped)).permute(2, 0, 1)[None]

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from ..files import replacing
+from ..model.image_files_beta_clip import opened_image
 
 
 # Folder of the files, in that of the rows.
@@ -64,8 +65,9 @@ def _content(image: Any) -> bytes | None:
 
 def _suffix(content: bytes) -> str:
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with opened_image(content) as image:
             return (image.format or "img").lower()
-    except (UnidentifiedImageError, OSError, ValueError):
+    # Each codec has exceptions of its own for a broken file.
+    except Exception:
         # Whether an image can be decoded is found out where it is used.
         return "img"

@@ -2,7 +2,6 @@
 
 import math
 import time
-import warnings
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -10,9 +9,10 @@ from http import HTTPStatus
 from threading import Lock
 from typing import Any, NamedTuple
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from ..data.images import load_image
+from ..model.image_files_beta_clip import ImageLimits, opened_image
 
 
 MINUTE = 60.0
@@ -76,16 +76,12 @@ class Limits:
     def _check_size(self, path: str) -> None:
         """Raises `ValueError` if an image has too many pixels, or is no image."""
         most = f"An image may have {self.megapixels:g} million pixels, but this one has"
+        without_limits = ImageLimits(math.inf, math.inf, math.inf)
         try:
-            with warnings.catch_warnings():
-                # Pillow's own limit would only warn, and ours is checked below.
-                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-                with Image.open(path) as image:
-                    width, height = image.size
-        except Image.DecompressionBombError:
-            raise ValueError(f"{most} more.") from None
-        # Pillow raises SyntaxError for a broken PNG.
-        except (UnidentifiedImageError, OSError, SyntaxError):
+            with opened_image(path, without_limits) as image:
+                width, height = image.size
+        # Each codec has exceptions of its own for a broken file.
+        except Exception:
             raise ValueError("This file cannot be read as an image: try a PNG or JPEG.") from None
         if width * height > self.megapixels * 1e6:
             raise ValueError(f"{most} {width} × {height}: make it smaller.")

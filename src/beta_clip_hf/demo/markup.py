@@ -7,7 +7,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..inference.look import PHRASE, ShownText
-from ..model.image_views_beta_clip import view_of_image
+from ..model.image_views_beta_clip import view_in_pixels
 from ..search.gallery import image_of
 from ..search.index import PhotoIndex
 from ..search.query import Hit
@@ -46,7 +46,7 @@ def hit_html(index: PhotoIndex, found: Found, place: int) -> str:
     maps_TYX = _maps_of_hit(index, hit, found.phrases)
     highest = highest_of(*maps_TYX)
     # The model sees what its processor does not crop away, and the maps cover only that.
-    view = shown_size(image.crop(view_of_image(image.size, index.embedder.image_processor)))
+    view = shown_size(image.crop(view_in_pixels(image.size, index.embedder.image_processor)))
     figures = [whole]
     for phrase, heat_YX in zip(found.phrases, maps_TYX, strict=True):
         figures.append(heat_html(overlay(view, heat_YX, highest), phrase))

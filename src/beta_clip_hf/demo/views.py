@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
+from ..data.images import thumbnail
 from ..inference.look import CAPTION, PHRASE, SENTENCE, Look, ShownText, look, split_texts
 from ..model.modeling_beta_clip import BetaCLIPModel
 from ..search.gallery import image_of, phrases_to_show
@@ -189,12 +190,7 @@ def thumbnails(index: PhotoIndex, found: Found) -> list[tuple[Image.Image, str]]
 
 def shown_size(image: Image.Image) -> Image.Image:
     """Returns an image in the size in which it is shown: a small one enlarged, a large one scaled down."""
-    image = enlarged(image.convert("RGB"))
-    if max(image.size) > SHOWN_SIDE:
-        # `thumbnail` changes the image itself.
-        image = image.copy()
-        image.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
-    return image
+    return thumbnail(enlarged(thumbnail(image, SHOWN_SIDE).convert("RGB")), SHOWN_SIDE)
 
 
 def _check_model(model: Any) -> None:

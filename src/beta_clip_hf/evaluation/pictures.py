@@ -5,7 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..data.images import load_image
+from PIL import Image
+
+from ..data.images import load_image, thumbnail
 from ..data.rows import Row
 from ..visualize import plot_recall_curves
 from ..visualize.pages import Picture, Section, write_page
@@ -13,6 +15,9 @@ from .retrieval import CHANCE, curve_label
 
 
 logger = logging.getLogger(__name__)
+
+# Pages show pictures smaller. The images themselves would fill the memory.
+_SIDE = 512
 
 
 def draw_retrieval(
@@ -52,11 +57,15 @@ def draw_retrieval(
     return paths
 
 
+def _small(image: Any) -> Image.Image:
+    return thumbnail(load_image(image), _SIDE)
+
+
 def _section(miss: Mapping[str, Any], rows: Sequence[Row]) -> Section:
     """One text with its own image, and the images that are ranked first for it."""
-    own_image = load_image(rows[miss["image"]]["image"])
+    own_image = _small(rows[miss["image"]]["image"])
     pictures = [Picture(own_image, f"its own, rank {miss['rank']:g}", is_marked=True)]
     for rank, image in enumerate(miss["first"], start=1):
-        picture = Picture(load_image(rows[image]["image"]), f"rank {rank}", is_marked=image == miss["image"])
+        picture = Picture(_small(rows[image]["image"]), f"rank {rank}", is_marked=image == miss["image"])
         pictures.append(picture)
     return Section(miss["text"], pictures)

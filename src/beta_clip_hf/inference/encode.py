@@ -13,6 +13,7 @@ from transformers.utils import logging
 
 from ..model.encoding_beta_clip import EncodingSettings
 from ..model.image_loading_beta_clip import load_images
+from ..model.image_views_beta_clip import within_memory
 from ..model.processing_beta_clip import BetaCLIPProcessor
 from .embedder import Embedder, embedding_width
 from .models import cut_to_positions
@@ -107,6 +108,7 @@ def _encode_images(images: Any, embedder: Embedder) -> Tensor:
     with logging.tqdm(total=len(images), desc="images", unit=" images") as progress:
         for numbers in split(range(len(images)), embedder.batch_size):
             loaded = [_load(images[number], number) for number in numbers]
+            loaded = within_memory(loaded, embedder.image_processor)
             inputs = dict(embedder.image_processor(loaded, return_tensors="pt"))
             # What a batch says of rows, sizes and files serves evaluation and search.
             processed = ProcessedImages(indices=list(numbers), rows=[], sizes=[], digests=[], inputs=inputs)

@@ -8,9 +8,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ..data.images import load_image
+from ..data.images import load_image, thumbnail
 from ..model.boxes_beta_clip import has_area, seen_box
-from ..model.image_views_beta_clip import view_of_image
+from ..model.image_views_beta_clip import view_in_pixels, view_of_image, within_memory
 from ..model.modeling_beta_clip import BetaCLIPModel
 from ..text.hierarchy import build_text_hierarchy
 from .embedder import Embedder
@@ -187,7 +187,7 @@ def look(
         shown_texts.append(text)
     view = view_of_image(image.size, processor.image_processor)
     # The view may end between two pixels, but an image can only be cut between them.
-    view_pixels = tuple(round(side) for side in view)
+    view_pixels = view_in_pixels(image.size, processor.image_processor)
     # All boxes are checked before the model runs.
     boxes_in_view = []
     for box in boxes:
@@ -199,7 +199,9 @@ def look(
             )
         boxes_in_view.append(box_in_view)
     text_embeds_TD = _text_embeds(model, processor, shown_texts)
-    pixels = processor.image_processor([image], return_tensors="pt")["pixel_values"].to(model.device, model.dtype)
+    seen_images = within_memory([image], processor.image_processor)
+    pixels = processor.image_processor(seen_images, return_tensors="pt")["pixel_values"]
+    pixels = pixels.to(model.device, model.dtype)
     side = model.config.vision_config.image_size
     # Positions are interpolated only if they must be: the model refuses other sizes without it.
     is_other_size = pixels.shape[-2:] != (side, side)
@@ -220,8 +222,7 @@ def look(
     # Without boxes the list is empty, and its tensor has one axis only.
     boxes_R4 = torch.tensor(boxes_in_view, dtype=torch.float32).reshape(-1, 4)
     # A processor that pads sees more than the image; PIL fills what lies outside with black.
-    view_image = image.crop(view_pixels)
-    view_image.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
+    view_image = thumbnail(image.crop(view_pixels), SHOWN_SIDE)
     return Look(
         view=view_image,
         similarity_T=similarity_T.float().cpu(),

@@ -9,6 +9,7 @@ from torch import Tensor
 from ..data.columns import CAPTION_COLUMNS
 from ..data.images import load_image
 from ..data.rows import Row, check_row
+from ..model.image_views_beta_clip import within_memory
 from .identity import image_digest
 
 
@@ -59,7 +60,7 @@ class ImageReader:
             sizes=[image.size for image in images],
             # The file is hashed, not the decoded image: decoders differ in the last bit of a pixel.
             digests=[image_digest(row["image"]) for row in rows],
-            inputs=dict(self.image_processor(images, return_tensors="pt")),
+            inputs=dict(self.image_processor(within_memory(images, self.image_processor), return_tensors="pt")),
         )
 
 

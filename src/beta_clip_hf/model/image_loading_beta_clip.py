@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The one place where images are read, for training and for inference alike: orientation, modes, numbers of a pixel."""
 
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from transformers.image_utils import load_image as fetch_image
+
+from .image_files_beta_clip import check_lazy_image, download, opened_image
 
 
 # The tag of EXIF that says how a camera was held, and its value for an upright image.
@@ -42,15 +42,13 @@ def load_image(image: Any) -> Image.Image:
         raise ValueError(f"image must be a path, bytes or a PIL image, but is {_shown(image)}")
     try:
         if isinstance(image, Image.Image):
+            check_lazy_image(image)
             if image.getexif().get(_ORIENTATION, _UPRIGHT) != _UPRIGHT:
                 # Not in place: the image is the caller's.
                 image = ImageOps.exif_transpose(image)
             image.load()
             return _to_rgb(image)
-        file: Any = image
-        if isinstance(image, bytes):
-            file = io.BytesIO(image)
-        with Image.open(file) as opened:
+        with opened_image(image) as opened:
             # In place, because the other form copies an upright image.
             ImageOps.exif_transpose(opened, in_place=True)
             opened.load()
@@ -94,7 +92,7 @@ def load_images(images: Any, channels_are_inferred: bool = True) -> list[Any]:
         # Shares its memory; transformers takes arrays wherever it takes tensors.
         images = images.detach().float().numpy() if images.is_floating_point() else images.detach().numpy()
     if isinstance(images, str) and images.startswith(("http://", "https://")):
-        images = fetch_image(images)
+        images = download(images)
     if not isinstance(images, (np.ndarray, torch.Tensor)):
         return [load_image(images)]
     if images.ndim == 4:

@@ -3,12 +3,21 @@
 """What an image processor does to an image: which part of the image the model sees, and in which size."""
 
 import copy
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
+from PIL import Image
+from transformers.image_processing_utils import get_size_dict
 from transformers.image_utils import get_image_size, is_pil_image
 
 from .boxes_beta_clip import Box, box_in_view, cut_box
+
+
+# Photos up to this size go through an image processor as they are. It copies an image a few times.
+_MOST_PIXELS = 16_000_000
+_GEOMETRY = ("do_resize", "size", "do_center_crop", "crop_size", "resample")
 
 
 def seen_size(image_processor: Any) -> tuple[int, int]:
@@ -67,6 +76,75 @@ def view_of_image(image_size: tuple[int, int], image_processor: Any) -> Box:
     return left * scale_x, top * scale_y, (left + view_width) * scale_x, (top + view_height) * scale_y
 
 
+def view_in_pixels(image_size: tuple[int, int], image_processor: Any) -> tuple[int, int, int, int]:
+    """Returns [`view_of_image`] in whole pixels, at least one in each direction, so that an image can be cut there."""
+    left, top, right, bottom = map(round, view_of_image(image_size, image_processor))
+    return left, top, max(right, left + 1), max(bottom, top + 1)
+
+
+def within_memory(images: Sequence[Any], image_processor: Any, options: Mapping[str, Any] | None = None) -> list[Any]:
+    """
+    Makes images small that would take much memory in an image processor: large ones, and thin ones.
+
+    An image processor resizes an image to its shortest edge before it cuts the centre out: of 4,000 × 1 pixels it makes
+    896,000 × 224. Here only what the processor will keep is resized, by the same filter and on the same grid, so that
+    the processor has the same pixels left to cut.
+
+    Args:
+        images: PIL images; arrays and tensors are left as they are.
+        image_processor: The image processor that gets them next.
+        options: What the caller of the processor sets in place of its own settings.
+
+    Returns:
+        The images. Ordinary photos, up to 16 megapixels, are the same objects.
+    """
+    settings = {name: getattr(image_processor, name, None) for name in _GEOMETRY}
+    settings |= {name: value for name, value in (options or {}).items() if name in _GEOMETRY and value is not None}
+    if not settings["do_resize"]:
+        return list(images)
+    # NaFlex has no size.
+    settings["size"] = get_size_dict(settings["size"], default_to_square=False) if settings["size"] else {}
+    if settings["do_center_crop"]:
+        settings["crop_size"] = get_size_dict(settings["crop_size"])
+    return [_within_memory(image, SimpleNamespace(**settings)) if is_pil_image(image) else image for image in images]
+
+
+def _within_memory(image: Image.Image, settings: Any) -> Image.Image:
+    try:
+        resized_size = _resized_size(*image.size, settings)
+    except ValueError:
+        # Of a processor with another kind of size, only the size of the image is bounded.
+        return _smaller(image)
+    if max(math.prod(image.size), math.prod(resized_size)) <= _MOST_PIXELS:
+        return image
+    size = []
+    edges = []
+    shortest = min(resized_size)
+    names = ("width", "height")
+    for name, side, resized in zip(names, image.size, resized_size, strict=True):
+        crop = resized
+        kept = resized
+        if settings.do_center_crop:
+            crop = settings.crop_size[name]
+            # Not below the shortest edge: the processor would enlarge it again.
+            kept = min(resized, max(crop, shortest))
+        # Where the processor's crop of the result begins at the same pixel as its crop of the whole.
+        start = (resized - crop) // 2 - (kept - crop) // 2
+        size.append(kept)
+        edges.append((start * side / resized, (start + kept) * side / resized))
+    (left, right), (top, bottom) = edges
+    resample = Image.Resampling.BICUBIC if settings.resample is None else Image.Resampling(settings.resample)
+    return image.resize((size[0], size[1]), resample, box=(left, top, right, bottom))
+
+
+def _smaller(image: Image.Image) -> Image.Image:
+    """Scales an image down by a whole number to the size of an ordinary photo."""
+    factor = math.ceil(math.sqrt(math.prod(image.size) / _MOST_PIXELS))
+    if factor <= 1:
+        return image
+    return image.reduce((min(factor, image.width), min(factor, image.height)))
+
+
 def boxes_in_view(boxes: Sequence[Sequence[float]], image_size: tuple[int, int], image_processor: Any) -> list[Box]:
     """
     Converts boxes to shares of what the model sees of the image, and drops those that it does not see.
@@ -117,4 +195,12 @@ def _resized_size(width: int, height: int, image_processor: Any) -> tuple[int, i
     raise ValueError(f"the image processor's size must be a shortest_edge, or height and width, but is {size}")
 
 
-__all__ = ["boxes_in_view", "seen_size", "squashed", "view_of_image", "width_and_height"]
+__all__ = [
+    "boxes_in_view",
+    "seen_size",
+    "squashed",
+    "view_in_pixels",
+    "view_of_image",
+    "width_and_height",
+    "within_memory",
+]

@@ -24,7 +24,7 @@ from .flat_texts_beta_clip import (
     texts_of_negatives,
 )
 from .image_loading_beta_clip import load_images
-from .image_views_beta_clip import squashed
+from .image_views_beta_clip import squashed, within_memory
 from .remote_code_beta_clip import carrying_code, render_first_card
 from .text_layout_beta_clip import TextLayout, options_of_caller, with_text_defaults
 
@@ -208,6 +208,8 @@ class BetaCLIPProcessor(CLIPProcessor):
             for name, value in (("regions", regions), ("negatives", negatives)):
                 if value is not None:
                     raise ValueError(f"{name} must come with hierarchies, but there are none")
+            if images is not None:
+                images = within_memory(images, self.image_processor, options_of_caller(kwargs, "images_kwargs"))
             return self._plain_batch(images, text, path, kwargs)
 
         if text is not None:
@@ -223,7 +225,8 @@ class BetaCLIPProcessor(CLIPProcessor):
             batch |= self._negative_tensors(texts_of_negatives(negatives, texts.count_by_index()), texts, layout)
         if images is not None:
             images_kwargs = {**options["images_kwargs"], "return_tensors": "pt"}
-            pixel_values = self.image_processor(images, **images_kwargs)["pixel_values"]
+            images_within = within_memory(images, self.image_processor, images_kwargs)
+            pixel_values = self.image_processor(images_within, **images_kwargs)["pixel_values"]
             if len(pixel_values) != len(hierarchies):
                 raise ValueError(
                     f"hierarchies must be one per image, but are {len(hierarchies)} for {len(pixel_values)} images"

@@ -21,6 +21,7 @@ from .configuration_beta_siglip2 import (
     BetaSiglip2Config,
 )
 from .image_loading_beta_clip import load_images
+from .image_views_beta_clip import within_memory
 
 
 # The budgets of patches that FG-CLIP 2 chooses from. An image takes the smallest that its raw pixels would fill; images
@@ -149,6 +150,7 @@ class BetaSiglip2Processor(Siglip2Processor):
                 max_num_patches = self.patch_budget(loaded)
             if max_num_patches is not None:
                 kwargs["max_num_patches"] = max_num_patches
+            loaded = within_memory(loaded, self.image_processor, kwargs)
             batch.update(self.image_processor(loaded, return_tensors="pt", **kwargs))
         return BatchFeature(batch)
 

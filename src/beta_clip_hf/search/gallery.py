@@ -1,6 +1,5 @@
 """Search results as text, as records, and as a page of pictures with a heat map for each phrase."""
 
-import io
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -10,8 +9,8 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from ..data.images import load_image
-from ..model.image_views_beta_clip import view_of_image
+from ..data.images import load_image, thumbnail
+from ..model.image_views_beta_clip import view_in_pixels
 from ..text.phrases import PhraseExtractor
 from ..visualize.heat_maps import colour_bar, highest_of, overlay
 from ..visualize.pages import Picture, Section, write_page
@@ -199,7 +198,7 @@ def _hit_section(
     pictures = [Picture(image, "whole image")]
     if maps_TYX is not None:
         # The model sees what its processor does not crop away, and the map covers only that.
-        view = image.crop(view_of_image(image.size, index.embedder.image_processor))
+        view = image.crop(view_in_pixels(image.size, index.embedder.image_processor))
         for (phrase, weight), map_YX in zip(phrases, maps_TYX, strict=True):
             pictures.append(Picture(overlay(view, map_YX, highest), with_weight(phrase, weight)))
     return Section(text, pictures, str(hit.columns.get("caption", "")))
@@ -219,8 +218,7 @@ def image_of(key: str, table: ImageTable) -> Image.Image | None:
             preview = table.fetch([key], ["preview"])[key]["preview"]
             if preview is None:
                 return None
-            image = Image.open(io.BytesIO(preview))
+            image = load_image(preview)
     except ValueError:
         return None
-    image.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
-    return image
+    return thumbnail(image, SHOWN_SIDE)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 from PIL import Image
 
 from ..data.grouping import image_key, join_rows
-from ..data.images import load_image
+from ..data.images import load_image, thumbnail
 from ..data.paths import usual_place
 from ..data.readers import holds_rows, is_saved_dataset, open_table
 from ..data.records import Table
@@ -384,8 +384,6 @@ def _common_type(value_types: set[str]) -> str:
 
 def _preview(image: Image.Image) -> bytes:
     """Returns the image as a small JPEG."""
-    small = image.copy()
-    small.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
     buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=85)
+    thumbnail(image, PREVIEW_SIDE).save(buffer, "JPEG", quality=85)
     return buffer.getvalue()

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
+from ..data.images import load_image
 from ..data.rows import check_row
 from ..inference.look import look, split_texts
 from ..visualize.look import write_look
@@ -56,8 +56,7 @@ class AttentionGallery(TrainerCallback):
         pictures = {}
         for index, row in enumerate(self._rows(args.attention_gallery)):
             path = self._draw(row, folder / f"{index}.png")
-            with Image.open(path) as picture:
-                pictures[f"eval/attention/{index}"] = np.asarray(picture.convert("RGB"))
+            pictures[f"eval/attention/{index}"] = np.asarray(load_image(path))
         for callback in self.trainer.callback_handler.callbacks:
             show_pictures(callback, pictures, state.global_step)
 

@@ -18,6 +18,7 @@ LEAST_HIGHEST = 1.25
 _OPAQUE = 0.9
 """Opacity of the colour at the end of the scale, which lets the image shine through everywhere."""
 _MEDIUM_GREY = 153
+_LONGEST_ENLARGED = 2048
 
 
 def relative_to_uniform(heat_YX: Tensor) -> Tensor:
@@ -57,10 +58,11 @@ def enlarged(image: Image.Image, shortest_side: int = 384) -> Image.Image:
     """
     Enlarges an image so that a heat map over it is smooth.
 
-    The factor is a whole number, and pixels stay square. An image that is large enough is returned as it is.
+    The factor is a whole number, and pixels stay square. An image that is large enough is returned as it is. A thin
+    image is enlarged less.
     """
-    factor = math.ceil(shortest_side / min(image.size))
-    if factor == 1:
+    factor = min(math.ceil(shortest_side / min(image.size)), _LONGEST_ENLARGED // max(image.size))
+    if factor <= 1:
         return image
     return image.resize((factor * image.width, factor * image.height), Image.Resampling.BOX)
 

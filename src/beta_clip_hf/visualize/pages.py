@@ -14,6 +14,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from ..data.images import thumbnail
 from ..files import write_text
 
 
@@ -94,10 +95,10 @@ def write_page(
 
 def jpeg_uri(image: Image.Image, longest_side: int = 440) -> str:
     """Encodes an image as a JPEG inside a link; an image with a longer side in pixels is scaled down."""
-    # Saving needs RGB, and `convert` makes the copy that `thumbnail` may change.
-    image = image.convert("RGB")
-    image.thumbnail((longest_side, longest_side))
-    return _data_uri(image, "JPEG", quality=85)
+    if image.mode != "RGB":
+        # JPEG has nothing else.
+        image = image.convert("RGB")
+    return _data_uri(thumbnail(image, longest_side), "JPEG", quality=85)
 
 
 def png_uri(image: Image.Image) -> str:
