@@ -26,6 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "photos", metavar="DATA", nargs="+", help="folder of photos, JSONL file, or another source of rows with images"
     )
     parser.add_argument(
+        "--name",
+        metavar="NAME",
+        help="name of this collection in the index (default: its path or id, with the split and the range); a later "
+        "run with the same name removes what the collection no longer has, and nothing of other collections",
+    )
+    parser.add_argument(
         "--out", metavar="DIR", required=True, help="index to make or update: a directory, or a URI of object storage"
     )
     parser.add_argument(
@@ -63,6 +69,8 @@ def run(args: argparse.Namespace) -> Report:
     """Makes or updates the index. The report counts what has changed; unreadable images are listed, and no error."""
     # Wrong arguments are reported before torch is imported, which takes seconds.
     reading = reading_settings(args)
+    if args.name is not None:
+        reading["name"] = args.name
 
     import torch
 
@@ -98,6 +106,8 @@ def _format(document: Mapping[str, Any]) -> str:
     """Returns the report for people: a line for each unreadable image, then the numbers."""
     lines = [f"unreadable: {location}: {reason}" for location, reason in document["unreadable"].items()]
     counts = [f"{document[name]} {name}" for name in ("new", "changed", "updated", "deleted", "unchanged")]
+    if document["moved"]:
+        counts.append(f"{document['moved']} moved")
     counts.append(f"{len(document['unreadable'])} unreadable")
     lines.append(f"{document['index']}: {document['images']} images ({', '.join(counts)})")
     if "recall" in document:

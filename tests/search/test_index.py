@@ -191,9 +191,9 @@ def test_a_folder_leaves_alone_what_rows_have_brought(path, embedder, photos):
 def test_images_without_a_file_have_a_preview(path, embedder, photos):
     rows = [{"image": (photos / f"{n}.png").read_bytes(), "caption": f"Image {n}.", "id": n} for n in range(3)]
     index = PhotoIndex.create(path, embedder)
-    assert counts(index.add(rows)) == (3, 0, 0, 0, 0, 0)
+    assert counts(index.add(rows, name="rows")) == (3, 0, 0, 0, 0, 0)
     rows[1]["image"] = (photos / "4.png").read_bytes()
-    assert counts(index.add(rows)) == (0, 1, 0, 0, 2, 0)
+    assert counts(index.add(rows, name="rows")) == (0, 1, 0, 0, 2, 0)
     assert sorted(index.table.known()) == ["rows#0", "rows#1", "rows#2"]
     assert index.table.fetch(["rows#0"], ["preview"])["rows#0"]["preview"].startswith(b"\xff\xd8")
     with pytest.raises(ValueError, match="rerank must be 0 where no image can be opened again"):
@@ -207,7 +207,7 @@ def test_grey_of_more_bits_is_embedded_and_shown_as_that_of_eight(path, embedder
         Image.fromarray(values).save(file, "PNG")
         rows.append({"image": file.getvalue(), "id": number})
     index = PhotoIndex.create(path, embedder)
-    index.add(rows)
+    index.add(rows, name="rows")
     found = index.table.fetch(["rows#0", "rows#1"], ["preview", "vector"])
     assert found["rows#0"]["preview"] == found["rows#1"]["preview"]
     assert np.array_equal(found["rows#0"]["vector"], found["rows#1"]["vector"])

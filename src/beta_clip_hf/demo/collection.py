@@ -202,7 +202,7 @@ def _photo_collection(opened: PhotoIndex, index: str | None, photos: str | None)
 def _scene_collection(opened: PhotoIndex, num_scenes: int, level: str) -> Collection:
     """Fills an index with generated scenes."""
     scenes = SceneDataset(num_scenes, seed=SCENE_SEED, image_size=SCENE_SIDE, level=level)
-    opened.add(scene_rows(scenes))
+    opened.add(scene_rows(scenes), name="scenes")
     return Collection(opened, f"{num_scenes} generated scenes", scenes)
 
 

@@ -1,11 +1,13 @@
 """The changes that bring an index up to date with a source of photos."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from ..inference.identity import image_digest
+from .reuse import Reused, content_sha256, find_reused
 from .schema import Stored
-from .sources import NO_STAMP, Photos, Stamp, stamp_of, stamp_of_image
+from .sources import NO_STAMP, Photos, Stamp, fields_of_source, stamp_of, stamp_of_image
 
 
 class Changes(NamedTuple):
@@ -21,6 +23,35 @@ class Changes(NamedTuple):
     """Images that the source no longer has."""
     unchanged: int
     """The number of all other images."""
+    reused: dict[str, Reused]
+    """Those of the new and changed images that the index has under a key that they have left."""
+
+    @property
+    def to_encode(self) -> list[str]:
+        """The images that the model has to see."""
+        return [key for key in self.new + self.changed if key not in self.reused]
+
+    @property
+    def moved(self) -> set[str]:
+        """The new images that are a gone one under another key."""
+        gone = set(self.gone)
+        return {key for key in self.new if key in self.reused and self.reused[key].stored_key in gone}
+
+
+@dataclass(frozen=True)
+class Added:
+    """Holds the result of [`PhotoIndex.add`], in numbers of images."""
+
+    new: int
+    changed: int
+    updated: int
+    """Images with the same content and other columns."""
+    deleted: int
+    unchanged: int
+    unreadable: dict[str, str]
+    """Images that could not be read, and records that are not rows: where they are, and why."""
+    moved: int = 0
+    """Images that had another name or place before, and keep their embedding. They are neither new nor deleted."""
 
 
 def find_changes(photos: Photos, known: Mapping[str, Stored]) -> Changes:
@@ -35,7 +66,7 @@ def find_changes(photos: Photos, known: Mapping[str, Stored]) -> Changes:
         known: What the index knows about its images, by key.
     """
     keys = photos.keys()
-    changes = Changes(new=[], changed=[], updated=[], gone=[], unchanged=0)
+    changes = Changes(new=[], changed=[], updated=[], gone=[], unchanged=0, reused={})
     for key in keys:
         if key not in known:
             changes.new.append(key)
@@ -46,11 +77,20 @@ def find_changes(photos: Photos, known: Mapping[str, Stored]) -> Changes:
         elif kind == "updated":
             changes.updated.append(key)
     present = set(keys)
+    same_sources = _same_sources(photos.name, known)
     for key, stored in known.items():
-        if stored.file_source == photos.name and key not in present:
+        if stored.file_source in same_sources and key not in present:
             changes.gone.append(key)
     unchanged = len(keys) - len(changes.new) - len(changes.changed) - len(changes.updated)
-    return changes._replace(unchanged=unchanged)
+    # The gone come last: what is new in place of a gone photo is that photo, moved.
+    reused = find_reused(photos, changes.new + changes.changed, known, changes.changed + changes.gone)
+    return changes._replace(unchanged=unchanged, reused=reused)
+
+
+def _same_sources(name: str, known: Mapping[str, Stored]) -> set[str]:
+    """Returns the names under which an index has a source: earlier versions took a link for another folder."""
+    names = {stored.file_source for stored in known.values()}
+    return {stored_name for stored_name in names if name in (stored_name, os.path.realpath(stored_name))}
 
 
 def _compare(photos: Photos, key: str, stored: Stored) -> Literal["changed", "updated", "unchanged"]:
@@ -64,7 +104,7 @@ def _compare(photos: Photos, key: str, stored: Stored) -> Literal["changed", "up
     stamp = stamp_of(key) if has_stamp else NO_STAMP
     # An image without a file has no time, so its content is read each time.
     is_same_file = has_stamp and stamp == stored_stamp
-    if not is_same_file and _content_sha256(photos, key) != stored.file_sha256:
+    if not is_same_file and content_sha256(photos, key) != stored.file_sha256:
         return "changed"
     is_same_row = (photos.name, row_sha256) == (stored.file_source, stored.row_sha256)
     if is_same_row and stamp == stored_stamp:
@@ -83,19 +123,24 @@ def updated_records(photos: Photos, keys: Sequence[str], columns: Sequence[str])
     """
     for key in keys:
         row = photos.row(key)
-        stamp = stamp_of_image(key, row["image"])
-        yield {
-            "image": key,
-            "file_source": photos.name,
-            **{name: row.get(name) for name in columns},
-            "file_bytes": stamp.file_bytes,
-            "file_modified_ns": stamp.modified_ns,
-            "row_sha256": photos.row_digest(key),
-        }
+        columns_of_row = {name: row.get(name) for name in columns}
+        yield {**columns_of_row, **fields_of_source(photos, key, stamp_of_image(key, row["image"]))}
 
 
-def _content_sha256(photos: Photos, key: str) -> str | None:
-    try:
-        return image_digest(photos.row(key)["image"]).hex()
-    except (OSError, ValueError):
-        return None
+def count_added(changes: Changes, unreadable: Mapping[str, str], skipped: Sequence[tuple[str, str]]) -> Added:
+    """Counts the changes that were made, now that it is known which images could not be read."""
+    moved = changes.moved
+    new = [key for key in changes.new if key not in unreadable and key not in moved]
+    changed = [key for key in changes.changed if key not in unreadable]
+    # A changed image that became unreadable is not in the index any more.
+    num_lost = len(changes.changed) - len(changed)
+    return Added(
+        new=len(new),
+        changed=len(changed),
+        updated=len(changes.updated),
+        # Two copies of a photo may have been in its place.
+        deleted=len(changes.gone) - len({changes.reused[key].stored_key for key in moved}) + num_lost,
+        unchanged=changes.unchanged,
+        unreadable={**unreadable, **dict(skipped)},
+        moved=len(moved),
+    )

@@ -15,9 +15,10 @@ from ..inference.models import load_model
 from ..inference.processes import Processes, own_device
 from ..inference.quantization import check_precision, check_truncate_dim, truncate
 from ..inference.shards import Shards, split
-from .changes import Changes, find_changes, updated_records
+from .changes import Added, Changes, count_added, find_changes, updated_records
 from .query import Hit, Query, embed_query
 from .rerank import Reranking, rerank_hits
+from .reuse import reused_fragments
 from .schema import OWN_COLUMNS
 from .sources import Photos, ReadablePhotos, open_photos
 from .table import ImageTable
@@ -29,20 +30,6 @@ IMAGES_PER_FRAGMENT = 1024
 BYTES_PER_FRAGMENT = 2**26
 UPDATES_AT_ONCE = 10_000
 DTYPES = ("float32", "bfloat16", "float16")
-
-
-@dataclass(frozen=True)
-class Added:
-    """Holds the result of [`PhotoIndex.add`], in numbers of images."""
-
-    new: int
-    changed: int
-    updated: int
-    """Images with the same content and other columns."""
-    deleted: int
-    unchanged: int
-    unreadable: dict[str, str]
-    """Images that could not be read, and records that are not rows: where they are, and why."""
 
 
 class PhotoIndex:
@@ -156,31 +143,38 @@ class PhotoIndex:
         self,
         source: Any,
         *,
+        name: str | None = None,
         format: str | None = None,
         image_root: str | Path | None = None,
         columns: Mapping[str, str] | None = None,
         split: str = "train",
+        **reading: Any,
     ) -> Added:
         """
         Brings the index up to date with a source: encodes new and changed images, and removes those that are gone.
+
+        Only images of this source are removed: the same path or id with the same split and range, or the same `name`.
+        A photo that was moved or renamed keeps its embedding, which its content tells.
 
         The work is on the disk fragment by fragment, and a run that was stopped continues where it was. With several
         processes each must call it, and each encodes a part.
 
         Args:
-            source, format, image_root, columns, split: See [`open_photos`]. Images of other sources stay.
+            source, name, format, image_root, columns, split, reading: See [`open_photos`].
 
         Raises:
-            ValueError: if the source has nothing to index, or a column of another type than the index.
+            ValueError: if the source has nothing to index, rows in memory have no name, or a column is of another type
+                than in the index. Nothing is written then.
         """
         processes = self.embedder.shards.processes
-        photos = open_photos(source, format=format, image_root=image_root, columns=columns, split=split)
+        settings: dict[str, Any] = {"image_root": image_root, "columns": columns, "split": split, **reading}
+        photos = open_photos(source, name=name, format=format, **settings)
         changes = None
         # The first process removes and updates for all. Then each encodes a share.
         if processes.rank == 0:
             changes = self._prepare(photos)
         changes = processes.broadcast(changes)
-        to_encode = changes.new + changes.changed
+        to_encode = changes.to_encode
         errors = self._encode(photos, to_encode[processes.rank :: processes.count])
         # The first process goes on only when all have appended their part.
         errors_by_rank = processes.gather(errors)
@@ -189,9 +183,9 @@ class PhotoIndex:
             unreadable: dict[str, str] = {}
             for process_errors in errors_by_rank:
                 unreadable.update(process_errors)
-            if to_encode or changes.gone or changes.updated:
+            if changes.new or changes.changed or changes.gone or changes.updated:
                 self.table.finish()
-            added = _count(changes, unreadable, photos.skipped)
+            added = count_added(changes, unreadable, photos.skipped)
         return processes.broadcast(added)
 
     def _prepare(self, photos: Photos) -> Changes:
@@ -203,7 +197,16 @@ class PhotoIndex:
         self.table.add_columns(photos.types(), photos.name)
         changes = find_changes(photos, self.table.known())
         self.table.forget_unreadable(photos.name)
+        # A moved photo is there before its old place is gone. Photos that have exchanged their names are read first,
+        # and written when both are removed.
+        new = {key: changes.reused[key] for key in changes.new if key in changes.reused}
+        for fragment in reused_fragments(photos, new, self.table):
+            self.table.append(*fragment)
+        changed = {key: changes.reused[key] for key in changes.changed if key in changes.reused}
+        exchanged = list(reused_fragments(photos, changed, self.table))
         self.table.delete(changes.gone + changes.changed)
+        for fragment in exchanged:
+            self.table.append(*fragment)
         row_columns = [name for name in self.table.columns if name not in OWN_COLUMNS]
         for keys in split(changes.updated, UPDATES_AT_ONCE):
             self.table.update(list(updated_records(photos, keys, row_columns)))
@@ -350,22 +353,6 @@ class _Fragment:
         """Writes the images; an empty fragment writes nothing."""
         if self.records:
             table.append(self.records, torch.cat(self.vectors).numpy(), self.patches)
-
-
-def _count(changes: Changes, unreadable: Mapping[str, str], skipped: Sequence[tuple[str, str]]) -> Added:
-    """Counts the changes that were made, now that it is known which images could not be read."""
-    new = [key for key in changes.new if key not in unreadable]
-    changed = [key for key in changes.changed if key not in unreadable]
-    # A changed image that became unreadable is not in the index any more.
-    num_lost = len(changes.changed) - len(changed)
-    return Added(
-        new=len(new),
-        changed=len(changed),
-        updated=len(changes.updated),
-        deleted=len(changes.gone) + num_lost,
-        unchanged=changes.unchanged,
-        unreadable={**unreadable, **dict(skipped)},
-    )
 
 
 def _identity(embedder: Embedder) -> dict[str, str]:

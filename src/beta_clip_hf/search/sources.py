@@ -20,17 +20,14 @@ from ..data.row_reader import RowReader
 from ..data.rows import Row
 from ..data.selection import SelectedTable
 from ..inference.identity import image_digest
-from .schema import OWN_COLUMNS
+from .columns import ARROW_TYPES, check_utf8, common_type, plain_columns, printable, safe_names
+from .folder import PhotoFolder
+from .naming import SourceName, name_source
 
 
-# A photo is known by the suffix of its file. Pillow needs a plugin for some of these; without it they are listed as
-# unreadable.
-_SUFFIXES = ".jpg .jpeg .jpe .jfif .png .webp .gif .bmp .tif .tiff .avif .heic .heif .jxl .jp2 .ppm .pgm"
-PHOTO_SUFFIXES = frozenset(_SUFFIXES.split())
 PREVIEW_SIDE = 512  # pixels
 # Stands for a caption while a row without one is read.
 _NO_CAPTION = "none"
-_ARROW_TYPES: dict[type, str] = {bool: "bool", int: "int64", float: "double", str: "string"}
 
 
 class Photos(Protocol):
@@ -54,60 +51,6 @@ class Photos(Protocol):
         """Returns the types of those columns by name."""
 
 
-class PhotoFolder:
-    """
-    Lists the photos below a folder, known by their suffixes.
-
-    Hidden files and folders are left out. Links to folders are not followed.
-
-    Args:
-        folder: The folder. It is not read before `keys` is called.
-    """
-
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self.skipped: list[tuple[str, str]] = []
-        self.name = os.path.abspath(folder)
-
-    def keys(self) -> Sequence[str]:
-        """
-        Lists the photos, folder by folder, in the order of their names.
-
-        Raises:
-            ValueError: if there is no photo. The disk may not be mounted, and an index must not be emptied for that.
-        """
-        photos = []
-        for folder, subfolders, files in os.walk(self.name):
-            # `os.walk` visits what is left in this list, in its order.
-            subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-            for file in sorted(files):
-                suffix = os.path.splitext(file)[1].lower()
-                if suffix in PHOTO_SUFFIXES and not file.startswith("."):
-                    photos.append(os.path.join(folder, file))
-        if not photos:
-            raise ValueError(f"source must be a folder with photos below it, but {self.name!r} has none")
-        return photos
-
-    @property
-    def has_photos(self) -> bool:
-        """Whether there is a photo."""
-        try:
-            return bool(self.keys())
-        except ValueError:
-            return False
-
-    def row_digest(self, key: str) -> str:
-        """Returns "", because a folder has no rows."""
-        return ""
-
-    def row(self, key: str) -> Row:
-        """Returns a row that has only its image."""
-        return {"image": key}
-
-    def types(self) -> dict[str, str]:
-        """Returns an empty dict, because a folder has no columns."""
-        return {}
-
-
 class PhotoRows:
     """
     Rows as for training, whose captions may be missing. Rows with the same image are one photo.
@@ -126,8 +69,9 @@ class PhotoRows:
         ValueError: if no record is a row.
     """
 
-    def __init__(self, table: Table, reader: RowReader, name: str, *, group: bool = True) -> None:
-        self.name = name
+    def __init__(self, table: Table, reader: RowReader, name: SourceName, *, group: bool = True) -> None:
+        self.name = name.collection
+        self._place = name.place
         self.skipped: list[tuple[str, str]] = []
         self._table, self._reader = table, reader
         self._row_indices: dict[str, list[int]] = {}
@@ -137,15 +81,18 @@ class PhotoRows:
         self._digests: dict[str, str] = {}
         # A column may hold values of several types.
         self._value_types: dict[str, set[str]] = {}
+        # Reading the folder of each of a million rows would take minutes.
+        self._real_folders: dict[str, str] = {}
         for row_index, (location, record) in enumerate(table.scan()):
             try:
                 if isinstance(record, ValueError):
                     raise record
                 row = self._checked_row(record, location, row_index)
+                key = self._key(row)
+                check_utf8(key, plain_columns(row))
             except ValueError as error:
-                self.skipped.append((location, str(error)))
+                self.skipped.append((printable(location), printable(str(error))))
                 continue
-            key = self._key(row)
             if group and file_of(row["image"]) is None:
                 key = self._key_of_content.setdefault(image_key(row["image"]), key)
             if key in self._row_indices and not group:
@@ -156,10 +103,11 @@ class PhotoRows:
                 self._note_columns(key, row)
         if not self._row_indices:
             reasons = "; ".join(f"{location}: {reason}" for location, reason in self.skipped[:1])
-            raise ValueError(f"{name} must have a row that can be used, but has none. {reasons}")
+            raise ValueError(f"{self.name} must have a row that can be used, but has none. {reasons}")
         for key, row_indices in self._row_indices.items():
             if len(row_indices) > 1:
                 self._note_columns(key, self._joined_row(key))
+        self._column_names = safe_names(self._value_types)
         self._count()
 
     def _count(self) -> None:
@@ -178,10 +126,10 @@ class PhotoRows:
         return sum(map(len, self._row_indices.values()))
 
     def _note_columns(self, key: str, row: Row) -> None:
-        columns = _plain_columns(row)
+        columns = plain_columns(row)
         self._digests[key] = hashlib.sha256(json.dumps(columns, sort_keys=True).encode()).hexdigest()
         for column, value in columns.items():
-            self._value_types.setdefault(column, set()).add(_ARROW_TYPES[type(value)])
+            self._value_types.setdefault(column, set()).add(ARROW_TYPES[type(value)])
 
     def keys(self) -> Sequence[str]:
         """Returns the keys of all images, in the order of their rows."""
@@ -196,13 +144,17 @@ class PhotoRows:
         row = self._joined_row(key)
         types = self.types()
         columns = {}
-        for name, value in _plain_columns(row).items():
+        for row_name, value in plain_columns(row).items():
+            name = self._column_names[row_name]
             columns[name] = str(value) if types[name] == "string" else value
         return {**columns, "image": row["image"]}
 
     def types(self) -> dict[str, str]:
         """Returns the type of each column that holds all of its values."""
-        return {column: _common_type(value_types) for column, value_types in self._value_types.items()}
+        types = {}
+        for name, value_types in self._value_types.items():
+            types[self._column_names[name]] = common_type(value_types)
+        return types
 
     def _checked_row(self, record: Mapping[str, Any], location: str, row_index: int) -> Row:
         try:
@@ -232,16 +184,18 @@ class PhotoRows:
     def _key(self, row: Row) -> str:
         file = file_of(row["image"])
         if file is None:
-            return f"{self.name}#{row['id']}"
-        return os.path.abspath(file)
+            return f"{self._place}#{row['id']}"
+        folder, name = os.path.split(os.path.abspath(file))
+        if folder not in self._real_folders:
+            self._real_folders[folder] = os.path.realpath(folder)
+        return os.path.join(self._real_folders[folder], name)
 
 
 def open_photos(
     source: Any,
     *,
+    name: str | None = None,
     format: str | None = None,
-    image_root: str | Path | None = None,
-    columns: Mapping[str, str] | None = None,
     split: str = "train",
     group: bool = True,
     **reading: Any,
@@ -253,12 +207,15 @@ def open_photos(
         source: A folder, or anything that [`load_rows`] takes except streams and compressed tars. Without a `format`, a
             folder is one of photos unless `datasets` has written it, or it holds rows and no photo. A source that is
             open already is returned as it is.
-        format, image_root, columns, split: See [`load_rows`].
+        name: The name of the collection, by which an index tells it from others. By default the path or id with the
+            split. Rows in memory must have one.
+        format, split: See [`load_rows`].
         group: Whether a photo has the captions of all rows that name it, instead of those of the first one.
-        reading: More arguments of [`load_rows`]: `skip`, `take`, `delimiter`, `encoding`.
+        reading: More arguments of [`load_rows`]: `image_root`, `columns`, `skip`, `take`, `delimiter`, `encoding`.
 
     Raises:
-        ValueError, ImportError: see [`load_rows`].
+        ValueError: if rows in memory have no name; and see [`load_rows`].
+        ImportError: see [`load_rows`].
     """
     if isinstance(source, PhotoFolder | PhotoRows):
         return source
@@ -268,19 +225,13 @@ def open_photos(
         if is_saved_dataset(source):
             format = "hf"
         else:
-            folder = PhotoFolder(source)
+            folder = PhotoFolder(source, name)
             if folder.has_photos or not holds_rows(Path(source), split):
                 return folder
-    settings: dict[str, Any] = {"image_root": image_root, "columns": columns, "split": split, **reading}
-    table, reader = open_table(source, format=format, **settings)
-    if not is_path:
-        name = table.name
-    elif Path(source).exists():
-        name = os.path.abspath(source)
-    else:
-        # The name of a data set on the Hub.
-        name = str(source)
-    return PhotoRows(table, reader, name, group=group)
+    # Before anything is read: the name may be missing.
+    source_name = name_source(source, name=name, split=split, **reading)
+    table, reader = open_table(source, format=format, split=split, **reading)
+    return PhotoRows(table, reader, source_name, group=group)
 
 
 class ReadablePhotos(Sequence[Row]):
@@ -314,19 +265,26 @@ class ReadablePhotos(Sequence[Row]):
             return {"image": Image.new("RGB", (1, 1)), "record": {"image": key}, "error": str(error)}
         record = {
             **row,
-            "image": key,
+            **fields_of_source(self._photos, key, stamp),
             "width": image.width,
             "height": image.height,
-            "file_source": self._photos.name,
-            "file_bytes": stamp.file_bytes,
-            "file_modified_ns": stamp.modified_ns,
             "file_sha256": content_sha256,
-            "row_sha256": self._photos.row_digest(key),
         }
         if stamp.modified_ns is None:
             # There is no file that a page of results could show.
-            record["preview"] = _preview(image)
+            record["preview"] = preview_of(image)
         return {"image": image, "record": record}
+
+
+def fields_of_source(photos: Photos, key: str, stamp: "Stamp") -> dict[str, Any]:
+    """Returns the fields of a record that say where an image comes from."""
+    return {
+        "image": key,
+        "file_source": photos.name,
+        "file_bytes": stamp.file_bytes,
+        "file_modified_ns": stamp.modified_ns,
+        "row_sha256": photos.row_digest(key),
+    }
 
 
 def file_of(image: Any) -> str | None:
@@ -363,26 +321,7 @@ def stamp_of_image(key: str, image: Any) -> Stamp:
     return stamp_of(key)
 
 
-def _plain_columns(row: Row) -> dict[str, Any]:
-    """Returns the texts, numbers and truth values of a row, except under the names that an index uses itself."""
-    columns = {}
-    for name, value in row.items():
-        if name not in OWN_COLUMNS and type(value) in _ARROW_TYPES:
-            # LanceDB reads a dot as a path into a struct; a backtick would end a quoted name.
-            columns[name.replace(".", "_").replace("`", "_")] = value
-    return columns
-
-
-def _common_type(value_types: set[str]) -> str:
-    """Returns the type that holds values of several types."""
-    if len(value_types) == 1:
-        return next(iter(value_types))
-    if value_types == {"int64", "double"}:
-        return "double"
-    return "string"
-
-
-def _preview(image: Image.Image) -> bytes:
+def preview_of(image: Image.Image) -> bytes:
     """Returns the image as a small JPEG."""
     buffer = io.BytesIO()
     thumbnail(image, PREVIEW_SIDE).save(buffer, "JPEG", quality=85)

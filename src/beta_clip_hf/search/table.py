@@ -144,7 +144,8 @@ class ImageTable:
             fits = present[name] in (value_type, "string") or (value_type, present[name]) == ("int64", "double")
             if not fits:
                 raise ValueError(
-                    f"column {name!r} must be {present[name]}, as in the index, but is {value_type} in {source}"
+                    f"column {name!r} must be {present[name]}, as in the index, but is {value_type} in {source}: give "
+                    f"it another name (columns, --columns {name}=NEW), or make another index"
                 )
         if new_fields:
             self._images.add_columns(pa.schema(new_fields))
