@@ -13,6 +13,7 @@ The processes are forked from this one, which has imported everything, so that a
 
 import argparse
 import hashlib
+import io
 import json
 import os
 import random
@@ -21,6 +22,7 @@ import shutil
 import signal
 import socket
 import sys
+import tarfile
 import tempfile
 import time
 from collections.abc import Callable
@@ -41,11 +43,12 @@ START, END = "<!-- figures of make faults -->", "<!-- end of the figures -->"
 
 @dataclass(frozen=True)
 class Kind:
-    """Holds a kind of run: its name, its number of processes, and its settings beside those that all have."""
+    """Holds a kind of run: its name, its processes, its settings beside those that all have, and where its rows are."""
 
     name: str
     processes: int
     settings: tuple[str, ...] = ()
+    rows: str = "rows.jsonl"
 
 
 KINDS = (
@@ -56,11 +59,18 @@ KINDS = (
         1,
         ("training.contrastive_batch_size=8", "training.dataloader_num_workers=1"),
     ),
+    Kind(
+        "JSONL, two micro-batches a step, with two workers",
+        1,
+        ("training.gradient_accumulation_steps=2", "training.dataloader_num_workers=2"),
+    ),
+    Kind("tars as a stream, with two workers", 1, ("training.dataloader_num_workers=2",), "rows-{0..1}.tar"),
+    Kind("JSONL, two processes, FSDP2", 2, ("training.fsdp=true",)),
 )
 
 
-def write_rows(folder: Path) -> Path:
-    """Writes the rows, two of which cannot be used, and the model that is fine-tuned. Returns the file of the rows."""
+def write_rows(folder: Path) -> None:
+    """Writes the rows, two of which cannot be used, as lines and as tars; and the model that is fine-tuned."""
     from beta_clip_hf import BetaCLIPConfig, BetaCLIPModel, BetaCLIPProcessor, SceneDataset
     from beta_clip_hf.data.tokenizers import train_clip_tokenizer
 
@@ -73,20 +83,33 @@ def write_rows(folder: Path) -> Path:
         if index in (3, 7):
             (folder / name).write_bytes(b"no picture")
         lines.append(json.dumps({"id": str(index), "image": name, "caption": row["caption"]}))
-    path = folder / "rows.jsonl"
-    path.write_text("\n".join(lines))
+    (folder / "rows.jsonl").write_text("\n".join(lines))
+    for number in range(2):
+        write_tar(folder / f"rows-{number}.tar", folder, lines[number::2])
     tokenizer = train_clip_tokenizer((json.loads(line)["caption"] for line in lines), vocab_size=600)
     ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     ids |= {"pad_token_id": tokenizer.pad_token_id, "vocab_size": len(tokenizer)}
     config = BetaCLIPConfig(**{**MODEL, "text_config": {**MODEL["text_config"], **ids}})
     BetaCLIPModel(config).save_pretrained(folder / "model")
     BetaCLIPProcessor.from_image_size(tokenizer, image_size=32).save_pretrained(folder / "model")
-    return path
 
 
-def words_of(kind: Kind, rows: Path, output: Path) -> list[str]:
+def write_tar(path: Path, folder: Path, lines: list[str]) -> None:
+    """Writes rows as a tar: an image and a text for each."""
+    with tarfile.open(path, "w") as tar:
+        for line in lines:
+            row = json.loads(line)
+            tar.add(folder / row["image"], row["image"])
+            text = row["caption"].encode()
+            member = tarfile.TarInfo(f"{row['id']}.txt")
+            member.size = len(text)
+            tar.addfile(member, io.BytesIO(text))
+
+
+def words_of(kind: Kind, folder: Path, output: Path) -> list[str]:
     """The command of a run. It is the same for a start and for each resume."""
-    words = ["train", "--model", str(rows.parent / "model"), "--train-data", str(rows), "--output", str(output)]
+    words = ["train", "--model", str(folder / "model"), "--train-data", str(folder / kind.rows)]
+    words += ["--output", str(output)]
     words += ["--steps", str(STEPS), "--batch-size", str(4 // kind.processes), "--learning-rate", "1e-3", "--resume"]
     settings = [f"training.save_steps={SAVE_STEPS}", "training.save_strategy=steps", "training.save_total_limit=2"]
     settings += ["training.logging_steps=3", "training.disable_tqdm=true", "training.use_cpu=true", *kind.settings]
@@ -201,10 +224,12 @@ def kill_once(kind: Kind, words: list[str], log: Path, rng: random.Random, durat
 
 def run_trials(kind: Kind, trials: int, seed: int, folder: Path) -> Outcome:
     """Runs the trials of a kind, and says on the standard error which failed."""
-    rows = folder / "rows.jsonl"
-    whole = folder / f"run-{kind.processes}-{len(kind.settings)}-whole"
+    # `die_at_access` counts the files of such a directory.
+    runs = folder / f"run-{KINDS.index(kind)}"
+    runs.mkdir()
+    whole = runs / "whole"
     begin = time.monotonic()
-    codes = wait(start(kind, words_of(kind, rows, whole), folder / "whole.log"), 600)
+    codes = wait(start(kind, words_of(kind, folder, whole), folder / "whole.log"), 600)
     if any(codes):
         raise SystemExit(
             f"the run that nobody kills must end with 0, but has ended with {codes}: see {folder}/whole.log"
@@ -213,8 +238,8 @@ def run_trials(kind: Kind, trials: int, seed: int, folder: Path) -> Outcome:
     outcome = Outcome(kind)
     for trial in range(trials):
         rng = random.Random(f"{seed}/{kind.name}/{trial}")
-        output = folder / f"run-{kind.processes}-{len(kind.settings)}-{trial}"
-        words, log = words_of(kind, rows, output), folder / f"{trial}.log"
+        output = runs / str(trial)
+        words, log = words_of(kind, folder, output), folder / f"{trial}.log"
         log.unlink(missing_ok=True)
         for _ in range(2):
             was_killed, seconds = kill_once(kind, words, log, rng, duration)
@@ -257,7 +282,7 @@ def write_figures(page: Path, figures: str) -> None:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Kills trainings at random and resumes them.")
     parser.add_argument("--trials", type=int, default=20, help="trials of each kind of run (default: 20)")
-    parser.add_argument("--kinds", type=int, nargs="*", default=[0, 1, 2], help="numbers of the kinds, from 0")
+    parser.add_argument("--kinds", type=int, nargs="*", default=range(len(KINDS)), help="numbers of the kinds, from 0")
     parser.add_argument("--seed", type=int, default=0, help="seed of the kills (default: 0)")
     parser.add_argument("--write", metavar="PAGE", help="the page into which the figures go")
     return parser.parse_args()
