@@ -96,6 +96,7 @@ bench: $(INSTALLED)  ## the training step and the losses against their plain twi
 	$(BIN)/python benchmarks/step_switches.py --preset quick
 	$(BIN)/python benchmarks/hierarchy.py
 	$(BIN)/python benchmarks/data_speed.py
+	$(BIN)/python benchmarks/peers.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/weak_scaling.py
 
 bench-full: $(INSTALLED)  ## the same with ViT-B/16 and 16,384 texts (8 GB, tens of minutes without a GPU)
@@ -106,6 +107,7 @@ bench-full: $(INSTALLED)  ## the same with ViT-B/16 and 16,384 texts (8 GB, tens
 	$(BIN)/python benchmarks/step_switches.py --preset full --also compiled
 	$(BIN)/python benchmarks/hierarchy.py
 	$(BIN)/python benchmarks/data_speed.py
+	$(BIN)/python benchmarks/peers.py --preset full
 	$(ONE_THREAD) $(BIN)/python benchmarks/weak_scaling.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/contrast_size.py
 

@@ -56,6 +56,21 @@ def write_report(
     sys.stdout.write(f"{text}\n")
 
 
+def put_into_page(page: Path, name: str, text: str) -> None:
+    """
+    Puts a text into its place in a page: between the comments `<!-- NAME -->` and `<!-- end of NAME -->`.
+
+    Raises:
+        ValueError: if the page does not have both.
+    """
+    start, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    before, found_start, rest = page.read_text(encoding="utf-8").partition(start)
+    _, found_end, after = rest.partition(end)
+    if not found_start or not found_end:
+        raise ValueError(f"{page} must have the lines {start} and {end}, but lacks one of them")
+    write_text(page, f"{before}{start}\n\n{text.strip()}\n\n{end}{after}")
+
+
 def spread(values: Sequence[float]) -> dict[str, float]:
     """Returns median, minimum and maximum."""
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
