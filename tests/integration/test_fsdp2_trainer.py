@@ -88,15 +88,11 @@ def in_process(rank, config, folder):
 def refusals(config, folder):
     # As the runs that have saved the checkpoints: another setting would be refused first.
     frozen = {"freeze_text_positions": True}
-    adapted = new_model(config)
-    # As PEFT marks a model with adapters.
-    adapted.peft_config = {}
     cases = {
         "fsdp1": lambda: train(config, folder, fsdp=True, fsdp_config={"version": 1}),
         "ram": lambda: train(config, folder, fsdp=True, fsdp_config={"cpu_ram_efficient_loading": True}),
         "activations": lambda: train(config, folder, fsdp=True, fsdp_config={"activation_checkpointing": True}),
         "compile": lambda: train(config, folder, fsdp=True, torch_compile=True),
-        "lora": lambda: train(config, folder, fsdp=True, model=adapted),
         "ddp to fsdp": lambda: train(config, folder, f"{folder}/ddp/checkpoint-2", **frozen, **FSDP),
         "fsdp to ddp": lambda: train(config, folder, f"{folder}/fsdp/checkpoint-2", **frozen),
     }
@@ -209,7 +205,6 @@ def test_what_cannot_work_is_refused(found_by_rank):
         "ram": "cpu_ram_efficient_loading must be false",
         "activations": "use vision_checkpointing and text_checkpointing",
         "compile": "torch_compile must be False under FSDP2",
-        "lora": "lora must be left out under FSDP2",
         "ddp to fsdp": "was written without FSDP2",
         "fsdp to ddp": "was written under FSDP2",
     }

@@ -117,12 +117,37 @@ def test_arrays_and_tensors_of_integers_give_the_pixels_of_their_picture(tiny_pr
     assert tiny_processor(images=batch, return_tensors="pt")["pixel_values"].shape == (2, 3, 32, 32)
 
 
-def test_floats_and_stated_axes_are_left_for_the_image_processor(tiny_processor):
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("kind", [np.asarray, torch.tensor])
+def test_floats_give_the_pixels_of_their_picture(tiny_processor, dtype, kind):
+    pixels = np.asarray(photo())
+    wanted = tiny_processor(images=photo(), return_tensors="pt")["pixel_values"]
+    for floats in (pixels.astype(dtype), (pixels / 255).astype(dtype), (pixels + 0.3).clip(max=255).astype(dtype)):
+        forms = (floats, floats.transpose(2, 0, 1).copy(), floats[None])
+        for form in (*map(kind, forms), [kind(floats)]):
+            for call in ({}, {"hierarchies": ["a"]}):
+                assert torch.equal(tiny_processor(images=form, **call, return_tensors="pt")["pixel_values"], wanted)
+
+
+def test_a_dark_image_of_a_batch_of_floats_stays_dark(tiny_processor):
+    batch = np.stack([np.ones((32, 32, 3)), np.full((32, 32, 3), 200.0)])
+    pixel_values = tiny_processor(images=batch, return_tensors="pt")["pixel_values"]
+    integers = tiny_processor(images=batch.astype(np.uint8), return_tensors="pt")["pixel_values"]
+    assert torch.equal(pixel_values, integers)
+
+
+def test_floats_that_are_not_rescaled_and_stated_axes_are_left_to_the_image_processor(tiny_processor, monkeypatch):
     pixels = np.asarray(photo())
     shares = (pixels / 255).astype(np.float32)
-    wanted = tiny_processor.image_processor(shares, do_rescale=False, return_tensors="pt")["pixel_values"]
-    given = tiny_processor(images=shares, do_rescale=False, return_tensors="pt")["pixel_values"]
-    assert torch.equal(given, wanted)
+    for options in ({"do_rescale": False}, {"rescale_factor": 0.5}):
+        wanted = tiny_processor.image_processor(shares, **options, return_tensors="pt")["pixel_values"]
+        for place in (options, {"images_kwargs": options}):
+            given = tiny_processor(images=shares, **place, return_tensors="pt")["pixel_values"]
+            assert torch.equal(given, wanted)
+    monkeypatch.setattr(tiny_processor.image_processor, "do_rescale", False)
+    given = tiny_processor(images=shares, return_tensors="pt")["pixel_values"]
+    assert torch.equal(given, tiny_processor.image_processor(shares, return_tensors="pt")["pixel_values"])
+    monkeypatch.undo()
     for options in ({"input_data_format": "channels_last"}, {"images_kwargs": {"input_data_format": "channels_last"}}):
         given = tiny_processor(images=pixels, return_tensors="pt", **options)["pixel_values"]
         expected = tiny_processor.image_processor(pixels, return_tensors="pt", input_data_format="channels_last")
@@ -140,6 +165,12 @@ def test_floats_and_stated_axes_are_left_for_the_image_processor(tiny_processor)
         (np.full((4, 5, 3), 300), "integers of an array must be within 0 and 255, but are within 300 and 300"),
         (np.full((4, 5, 3), -1), "integers of an array must be within 0 and 255, but are within -1 and -1"),
         (np.zeros((0, 5, 3), np.uint8), r"an array must be \(height, width\)"),
+        (
+            np.full((4, 5, 3), np.nan),
+            r"floats of an array must be from 0 to 1 or .* from nan to nan: pass do_re",
+        ),
+        (np.full((4, 5, 3), -0.5), "floats of an array must be from 0 to 1 or .* but are from -0.5 to -0.5"),
+        ([torch.full((3, 4, 5), 256.0)], r"images\[0\]: the floats of an array must be .* but are from 256 to 256"),
     ],
 )
 def test_what_is_no_image_is_named(tiny_processor, images, message):

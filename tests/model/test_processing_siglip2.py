@@ -138,3 +138,30 @@ def test_mistakes_are_named(processor):
         processor(text=["a", 7])
     with pytest.raises(ValueError, match="return_tensors must be \"pt\", but is 'np'"):
         processor(text="a", return_tensors="np")
+    with pytest.raises(
+        TypeError, match=r"the processor got an unexpected option 'max_num_patch': did you mean 'max_num_p"
+    ):
+        processor(text="a", max_num_patch=9)
+    with pytest.raises(TypeError, match="images_kwargs got an unexpected option 'do_resiz': did you mean 'do_resize'"):
+        processor(text="a", images_kwargs={"do_resiz": False})
+    with pytest.raises(ValueError, match="max_length must be left out, because every text fills its path"):
+        processor(text="a", text_kwargs={"max_length": 9})
+    with pytest.raises(ValueError, match="text must hold at least one, but is empty"):
+        processor(text=[])
+    with pytest.raises(ValueError, match="images must hold at least one, but are empty"):
+        processor(images=[])
+
+
+def test_options_go_where_transformers_takes_them(processor):
+    image = Image.new("RGB", (30, 50), "blue")
+    expected = processor(images=image, text="a", do_normalize=False)
+    nested = processor(
+        images=image,
+        text="a",
+        text_kwargs={"padding": "max_length", "truncation": True},
+        images_kwargs={"do_normalize": False},
+        common_kwargs={"return_tensors": "pt"},
+    )
+    assert nested.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(nested[name], tensor)

@@ -129,25 +129,7 @@ def _load(image: Any, number: int) -> Any:
         raise ValueError(f"images[{number}]: {error}") from error
     if len(loaded) != 1:
         raise ValueError(f"images[{number}] must be a single image, but holds {len(loaded)}")
-    if isinstance(loaded[0], (np.ndarray, torch.Tensor)):
-        return _numbers_of_pixels(loaded[0], number)
     return loaded[0]
-
-
-def _numbers_of_pixels(image: np.ndarray | Tensor, number: int) -> np.ndarray | Tensor:
-    """Returns an image of floats with numbers from 0 to 255. Where none is above 1, they are shares of white.
-
-    Raises:
-        ValueError: if a number is negative, above 255 or NaN.
-    """
-    lowest, highest = float(image.min()), float(image.max())
-    # Written so that NaN, which compares as false, is refused as well.
-    is_in_range = lowest >= 0 and highest <= 255
-    if not is_in_range:
-        raise ValueError(
-            f"images[{number}] must hold floats from 0 to 1 or from 0 to 255, but holds {lowest:g} to {highest:g}"
-        )
-    return image * 255 if highest <= 1 else image
 
 
 @contextmanager

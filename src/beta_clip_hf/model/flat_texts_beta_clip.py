@@ -48,11 +48,13 @@ def clean_plain_texts(text: Any) -> str | list[str]:
     Cleans the texts of a plain batch: one, or a list of them.
 
     Raises:
-        ValueError: if it is neither.
+        ValueError: if it is neither, or the list is empty.
     """
     if isinstance(text, str):
         return clean_text(text)
     check_list(text, "text", "a string or a list of strings")
+    if len(text) == 0:
+        raise ValueError("text must hold at least one, but is empty")
     for number, item in enumerate(text):
         if not isinstance(item, str):
             raise ValueError(f"text[{number}] must be a string, but is {item!r}")

@@ -61,7 +61,7 @@ def load_image(image: Any) -> Image.Image:
         raise ValueError(f"image must be readable, but is {name}: {error}") from error
 
 
-def load_images(images: Any, channels_are_inferred: bool = True) -> list[Any]:
+def load_images(images: Any, channels_are_inferred: bool = True, floats_are_rescaled: bool = True) -> list[Any]:
     """
     Reads all images that a processor is called with.
 
@@ -71,20 +71,23 @@ def load_images(images: Any, channels_are_inferred: bool = True) -> list[Any]:
             height, width)`, also with a first axis for several images.
         channels_are_inferred: Whether arrays may be converted. Where a caller says himself which axis of an array holds
             the channels, arrays are left for the image processor.
+        floats_are_rescaled: Whether the image processor will divide numbers by 255. Floats are then colours, from 0 to
+            255 or, if none is above 1, from 0 to 1. Otherwise they are left as they are.
 
     Returns:
-        A flat list. Arrays of integers become PIL images, so that the same picture gives the same pixels in each form.
-        Arrays of floats, and tensors on an accelerator, are left as they are: the image processor's options say what
-        their numbers mean.
+        A flat list. Arrays of integers and of colours become PIL images, so that the same picture gives the same pixels
+        in each form. Tensors on an accelerator are left as they are, but for colours from 0 to 1, which are multiplied
+        by 255.
 
     Raises:
-        ValueError: if an image cannot be read, or an array has another shape; the message names the image.
+        ValueError: if an image cannot be read, an array has another shape, or colours are not within 0 and 255; the
+            message names the image.
     """
     if isinstance(images, (list, tuple)):
         loaded = []
         for number, image in enumerate(images):
             try:
-                loaded += load_images(image, channels_are_inferred)
+                loaded += load_images(image, channels_are_inferred, floats_are_rescaled)
             except ValueError as error:
                 raise ValueError(f"images[{number}]: {error}") from error
         return loaded
@@ -95,11 +98,41 @@ def load_images(images: Any, channels_are_inferred: bool = True) -> list[Any]:
         images = download(images)
     if not isinstance(images, (np.ndarray, torch.Tensor)):
         return [load_image(images)]
+    is_float = images.is_floating_point() if isinstance(images, torch.Tensor) else images.dtype.kind == "f"
+    if is_float and floats_are_rescaled:
+        # Before a batch is divided: a dark image of it would be taken for one of shares.
+        images = _colors_to_255(images)
+        is_float = isinstance(images, torch.Tensor)
     if images.ndim == 4:
-        return load_images(list(images), channels_are_inferred)
-    if isinstance(images, torch.Tensor) or images.dtype.kind == "f" or not channels_are_inferred:
+        # Floats that are left are to be left.
+        return load_images(list(images), channels_are_inferred, floats_are_rescaled=False)
+    if isinstance(images, torch.Tensor) or is_float or not channels_are_inferred:
         return [images]
     return [load_image(_image_of_integers(images))]
+
+
+def _colors_to_255(images: np.ndarray | torch.Tensor) -> np.ndarray | torch.Tensor:
+    """
+    Returns colours from 0 to 255, in an array as integers. Where none is above 1, they were shares of white.
+
+    Raises:
+        ValueError: if a number is negative, above 255 or NaN.
+    """
+    if 0 in images.shape:
+        return images
+    lowest, highest = float(images.min()), float(images.max())
+    # Written so that NaN, which compares as false, is refused as well.
+    is_in_range = lowest >= 0 and highest <= 255
+    if not is_in_range:
+        raise ValueError(
+            f"the floats of an array must be from 0 to 1 or from 0 to 255, but are from {lowest:g} to {highest:g}: "
+            "pass do_rescale=False for other numbers"
+        )
+    factor = 255 if highest <= 1 else 1
+    if isinstance(images, torch.Tensor):
+        return images * factor
+    # In single precision: half precision has too few digits near 255.
+    return (images.astype(np.float32) * factor).round().astype(np.uint8)
 
 
 def _image_of_integers(array: np.ndarray) -> Image.Image:

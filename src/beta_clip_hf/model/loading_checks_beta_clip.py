@@ -1,10 +1,15 @@
 # Copyright 2026 The beta-clip-hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of what `from_pretrained` is given and has loaded: no weight starts at random unless its part is new."""
+"""
+Checks of what `from_pretrained` is given and has loaded.
+
+No weight starts at random unless its part is new, and none is NaN or infinite.
+"""
 
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 from .configuration_beta_clip import BetaCLIPConfig
@@ -95,7 +100,7 @@ def check_loaded(
         may_differ_in_shape: Whether tensors of other shapes were to be ignored.
 
     Raises:
-        ValueError: if a tensor is missing, or has another shape; the message names it.
+        ValueError: if a tensor is missing, has another shape, or holds NaN or infinity; the message names it.
     """
     missing = set(info["missing_keys"])
     for part in parts:
@@ -114,6 +119,31 @@ def check_loaded(
         raise ValueError(
             f"the tensors of a checkpoint must have the shapes of its config.json, but {source} has "
             f"{_some(mismatched)}: mend its config.json, or name another checkpoint"
+        )
+    check_finite(model, source)
+
+
+@torch.no_grad()
+def check_finite(model: nn.Module, source: Any) -> None:
+    """
+    Checks that no weight is NaN or infinite, as after a training that has diverged: all outputs would be NaN.
+
+    Weights that are on no device (offloaded to disk), or are quantised to integers, are not read.
+
+    Raises:
+        ValueError: if one is; the message names the tensors.
+    """
+    broken = []
+    for name, parameter in model.named_parameters():
+        if parameter.is_meta or not parameter.is_floating_point():
+            continue
+        # The sum is quick and shows all of them. It may overflow by itself, so that only the second look decides.
+        if not parameter.sum(dtype=torch.float32).isfinite() and not parameter.isfinite().all():
+            broken.append(name)
+    if broken:
+        raise ValueError(
+            f"the tensors of a checkpoint must be finite, but {source} has NaN or infinity in {_some(broken)}: load an "
+            "earlier checkpoint of the run"
         )
 
 
@@ -141,7 +171,7 @@ def load_checked(
         The model, and what `output_loading_info` tells.
 
     Raises:
-        ValueError: if a tensor is missing, or has another shape; the message names it.
+        ValueError: if a tensor is missing, has another shape, or holds NaN or infinity; the message names it.
     """
     # Tensors of other shapes are looked for here: the error of transformers does not name them.
     model, info = from_pretrained(source, *model_args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs)
@@ -157,4 +187,4 @@ def _some(names: Collection[str]) -> str:
     return f"{shown} and {more} more" if more > 0 else shown
 
 
-__all__ = ["SWITCHES_OF_PARTS", "check_loaded", "check_model_type", "load_checked", "new_parts"]
+__all__ = ["SWITCHES_OF_PARTS", "check_finite", "check_loaded", "check_model_type", "load_checked", "new_parts"]

@@ -15,7 +15,7 @@ from transformers.utils.generic import can_return_tuple
 
 from .batch_beta_clip import BatchTexts, FlatBatch, RegionBatch, TextNegatives
 from .flat_model_beta_clip import FlatBatchModel
-from .forward_checks_beta_clip import check_arguments_of_flat_batch, check_unset
+from .forward_checks_beta_clip import check_arguments_of_flat_batch, check_unset, checked_arguments_of_plain_batch
 from .loss_inputs_beta_clip import FlatEmbeds
 from .objective_beta_clip import multiplier
 from .outputs_beta_clip import BetaCLIPOutput, output_of_images, output_of_texts
@@ -85,15 +85,15 @@ class BetaCLIPModel(FlatBatchModel):
             region_attention_mask, hard_attention_mask, negative_attention_mask: Not needed, like `attention_mask`.
             return_loss (`bool`): Also compute `loss` (Σ weight · part) and `losses` (the parts).
             interpolate_pos_encoding (`bool`): As in `CLIPModel`, for images of another size.
-            kwargs: Passed on to `CLIPModel` for a plain batch. A batch with `image_index` takes no others than those
-                that transformers passes to any model, unset.
+            kwargs: What transformers passes to any model. A plain batch passes it on to `CLIPModel`, a batch with
+                `image_index` takes it unset only.
 
         Raises:
             ValueError: If images and texts are missing (B is 0, too), or one of them in a batch with `image_index` or
                 a loss, shapes disagree, an argument needs `image_index` or `boxes` beside it, attentions or hidden
                 states of a batch with `image_index` are asked for, or a loss cannot be computed: B ≠ T in a plain
                 batch, no `granularity`, an image with no caption or several, boxes for a model without `use_regions`.
-            TypeError: If a batch with `image_index` comes with an argument that is not known.
+            TypeError: If an argument is not known.
         """
         # Internal: the `BatchPlan` of this very batch, which the collator adds, and which the model trusts. Without it
         # the model works the plan out, checks it, and waits for the GPU. `CLIPModel` does not know it.
@@ -110,6 +110,7 @@ class BetaCLIPModel(FlatBatchModel):
         if image_index is None:
             flat_arguments = {"granularity": granularity, "boxes": boxes, **region_arguments, **negative_arguments}
             check_unset(flat_arguments, "image_index")
+            kwargs = checked_arguments_of_plain_batch(kwargs, self.forward)
             kwargs.update(attention_mask=attention_mask, position_ids=position_ids)
             kwargs.update(return_loss=return_loss, interpolate_pos_encoding=interpolate_pos_encoding)
             return self._plain_forward(input_ids, pixel_values, **kwargs)

@@ -15,6 +15,7 @@ from transformers.models.siglip2.modeling_siglip2 import Siglip2Output
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_beta_siglip2 import SIGLIP_TEXT_PATHS
+from .forward_checks_beta_clip import checked_arguments_of_plain_batch
 from .patch_map_beta_clip import PatchMap
 from .pretrained_beta_siglip2 import BetaSiglip2PreTrainedModel
 from .ragged_beta_clip import index_or_pairs
@@ -77,7 +78,7 @@ class BetaSiglip2Model(BetaSiglip2PreTrainedModel):
             pixel_values, pixel_attention_mask, spatial_shapes: The images, see [`get_image_features`].
             attention_mask, position_ids: As in `Siglip2Model`; to be left out.
             return_loss (`bool`): Also compute the sigmoid loss of images and texts in pairs.
-            kwargs: Passed on to the towers.
+            kwargs: What transformers passes to any model; passed on to the towers.
 
         Returns:
             Outputs with L2-normalised `image_embeds` and `text_embeds`, `logits_per_image` (B, T), `logits_per_text`
@@ -86,7 +87,9 @@ class BetaSiglip2Model(BetaSiglip2PreTrainedModel):
         Raises:
             ValueError: If images and texts are missing, a loss lacks one of them or their numbers differ, or the images
                 have no shapes.
+            TypeError: If an argument is not known.
         """
+        kwargs = checked_arguments_of_plain_batch(kwargs, self.forward)
         if pixel_values is not None:
             images = self._patch_inputs(pixel_values, pixel_attention_mask, spatial_shapes)
             kwargs.update(

@@ -21,6 +21,9 @@ class BetaCLIPOutput(CLIPOutput):
         contextualized_embeds (`Tensor` of shape `(T, D)`, *optional*):
             L2-normalised embedding of each text's image as pooled for that text.
         region_embeds (`Tensor` of shape `(R, D)`, *optional*): L2-normalised embeddings of the boxes.
+        pooler_output (`Tensor` of shape `(B, D)` or `(T, D)`, *optional*):
+            Of images or texts alone, their embeddings before they are normalised: what `get_image_features` and
+            `get_text_features` return under this name. transformers' pipelines ask for it (`pool=True`).
 
     For a batch with `image_index` the embeddings are L2-normalised in at least float32, `logits_per_image` is `(B, T)`
     on CLS and EOS, and the outputs of the towers are left out. Images alone, or texts alone, have their embeddings and
@@ -31,18 +34,23 @@ class BetaCLIPOutput(CLIPOutput):
     losses: dict[str, Tensor] | None = None
     contextualized_embeds: Tensor | None = None
     region_embeds: Tensor | None = None
+    pooler_output: Tensor | None = None
 
 
 def output_of_images(vision_outputs: Any) -> BetaCLIPOutput:
     """Returns the output of images alone, from what `get_image_features` returned."""
-    image_embeds_BD = _normalized_as_clip(vision_outputs.pooler_output)
-    return BetaCLIPOutput(image_embeds=image_embeds_BD, vision_model_output=vision_outputs)
+    features_BD = vision_outputs.pooler_output
+    return BetaCLIPOutput(
+        image_embeds=_normalized_as_clip(features_BD), vision_model_output=vision_outputs, pooler_output=features_BD
+    )
 
 
 def output_of_texts(text_outputs: Any) -> BetaCLIPOutput:
     """Returns the output of texts alone, from what `get_text_features` returned."""
-    text_embeds_TD = _normalized_as_clip(text_outputs.pooler_output)
-    return BetaCLIPOutput(text_embeds=text_embeds_TD, text_model_output=text_outputs)
+    features_TD = text_outputs.pooler_output
+    return BetaCLIPOutput(
+        text_embeds=_normalized_as_clip(features_TD), text_model_output=text_outputs, pooler_output=features_TD
+    )
 
 
 def _normalized_as_clip(embeds_MD: Tensor) -> Tensor:

@@ -109,8 +109,8 @@ class BetaCLIPPreTrainedModel(EncodingModel, CLIPTowers):
         - An adapter (LoRA) is merged into its base model, which is loaded first. It needs peft.
 
         Raises:
-            ValueError: If it is a checkpoint of another kind, a tensor is missing that is not of a new part, or has
-                another shape.
+            ValueError: If it is a checkpoint of another kind, a tensor is missing that is not of a new part, has
+                another shape, or holds NaN or infinity.
         """
         hub_arguments = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
         source = pretrained_model_name_or_path

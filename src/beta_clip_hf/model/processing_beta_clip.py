@@ -26,11 +26,13 @@ from .flat_texts_beta_clip import (
 from .image_loading_beta_clip import load_images
 from .image_views_beta_clip import squashed, within_memory
 from .remote_code_beta_clip import carrying_code, render_first_card
-from .text_layout_beta_clip import TextLayout, options_of_caller, with_text_defaults
+from .text_layout_beta_clip import TextLayout, check_length, check_options, options_of_caller, with_text_defaults
 
 
 # These options decide where a pixel lands. Boxes follow the image processor, so a call with boxes may not change them.
 _GEOMETRY_OPTIONS = ("do_resize", "size", "do_center_crop", "crop_size")
+# What the image processor multiplies numbers from 0 to 255 by.
+_FACTOR_OF_255 = 1 / 255
 
 
 class BetaCLIPProcessor(CLIPProcessor):
@@ -46,7 +48,7 @@ class BetaCLIPProcessor(CLIPProcessor):
             captions are cut to `max_length`, all other texts to `short_max_length`. `None` for a model with one path.
 
     Raises:
-        ValueError: if `short_max_length` is more than `max_length`.
+        ValueError: if a length is no integer of at least 3, or `short_max_length` is more than `max_length`.
 
     Example: `processor(images=[image], hierarchies=[build_text_hierarchy(caption)])` gives `pixel_values`
     `(B, 3, height, width)`, `input_ids` and `attention_mask` `(T, L)`, `image_index` and `granularity` `(T,)`.
@@ -61,6 +63,8 @@ class BetaCLIPProcessor(CLIPProcessor):
         **kwargs: Any,
     ) -> None:
         super().__init__(image_processor, tokenizer, **kwargs)
+        check_length(max_length, "max_length")
+        check_length(short_max_length, "short_max_length")
         if short_max_length is not None and short_max_length > max_length:
             raise ValueError(f"short_max_length must be at most max_length ({max_length}), but is {short_max_length}")
         self.max_length = max_length
@@ -165,7 +169,8 @@ class BetaCLIPProcessor(CLIPProcessor):
         Args:
             images:
                 An image or a list of B images: PIL images, paths, bytes of image files, arrays or tensors. They are
-                turned as their EXIF orientation says; grey of 16 bits, palettes and transparency become RGB.
+                turned as their EXIF orientation says; grey of 16 bits, palettes and transparency become RGB. Floats are
+                colours from 0 to 255, or, if none is above 1, from 0 to 1; without `do_rescale` they stay as they are.
             text: A text or a list of texts.
             hierarchies (`Sequence` of length B):
                 For each image a caption (`str`) or an object with `caption`, `sentences`, `phrases` and optionally
@@ -184,7 +189,8 @@ class BetaCLIPProcessor(CLIPProcessor):
             kwargs:
                 Options of the tokenizer and the image processor, flat or in `text_kwargs`, `images_kwargs` and
                 `common_kwargs`, as transformers' processors take them. For a flat batch the tokenizer's are `padding`
-                (`True` or "max_length"), `max_length`, `pad_to_multiple_of` and `return_tensors` ("pt" or "np").
+                (`True` or "max_length"), `max_length`, `pad_to_multiple_of` and `return_tensors` ("pt", the default,
+                "np", or `None` for lists).
 
         Returns:
             For hierarchies, tensors: `input_ids`, `attention_mask` `(T, L)` right-padded, `image_index`, `granularity`
@@ -199,11 +205,13 @@ class BetaCLIPProcessor(CLIPProcessor):
         Raises:
             ValueError: if `text` and `hierarchies` are both given, there is not one hierarchy or one list of regions
                 per image or one list of negatives per text, a text is empty or there is none, a box is not four numbers
-                in order, an image cannot be read, an option has no meaning for a flat batch, or the tokenizer ends a
-                text without EOS.
+                in order, an image cannot be read, an option has no meaning for a flat batch, a length cannot be, texts
+                would be padded on the left, or the tokenizer ends a text without EOS.
+            TypeError: if an option is not known.
         """
+        check_options(kwargs, self)
         if images is not None:
-            images = load_images(images, "input_data_format" not in options_of_caller(kwargs, "images_kwargs"))
+            images = self._load_images(images, options_of_caller(kwargs, "images_kwargs"))
         if hierarchies is None:
             for name, value in (("regions", regions), ("negatives", negatives)):
                 if value is not None:
@@ -239,9 +247,38 @@ class BetaCLIPProcessor(CLIPProcessor):
             # transformers' processors have no defaults in their signature but None.
             format_of_boxes = "xyxy_pixels" if box_format is None else box_format
             batch |= self._region_tensors(images, regions, format_of_boxes, layout)
-        if layout.return_tensors == "np":
-            return BatchFeature({name: tensor.numpy(force=True) for name, tensor in batch.items()})
-        return BatchFeature(batch)
+        if layout.return_tensors == "pt":
+            return BatchFeature(batch)
+        arrays: dict[str, Any] = {name: tensor.numpy(force=True) for name, tensor in batch.items()}
+        if layout.return_tensors is None:
+            # As of a plain batch: numbers of texts as Python's, a list with an array for each image.
+            arrays = {name: list(array) if array.ndim == 4 else array.tolist() for name, array in arrays.items()}
+        return BatchFeature(arrays)
+
+    def _load_images(self, images: Any, options: Mapping[str, Any]) -> list[Any]:
+        """
+        Reads the images of a call.
+
+        Args:
+            images: The images.
+            options: What the caller chose of the image processor's options.
+
+        Raises:
+            ValueError: if there is none, or one cannot be read.
+        """
+        rescale_factor = options.get("rescale_factor") or self.image_processor.rescale_factor
+        do_rescale = options.get("do_rescale")
+        if do_rescale is None:
+            do_rescale = self.image_processor.do_rescale
+        loaded = load_images(
+            images,
+            channels_are_inferred="input_data_format" not in options,
+            # With another factor the caller says himself what his numbers mean.
+            floats_are_rescaled=bool(do_rescale) and rescale_factor == _FACTOR_OF_255,
+        )
+        if not loaded:
+            raise ValueError("images must hold at least one, but are empty")
+        return loaded
 
     def _plain_batch(self, images: Any, text: Any, path: str | None, options: dict[str, Any]) -> BatchFeature:
         """Makes the batch of `CLIPProcessor`, with texts cleaned and cut."""

@@ -22,6 +22,7 @@ from .configuration_beta_siglip2 import (
 )
 from .image_loading_beta_clip import load_images
 from .image_views_beta_clip import within_memory
+from .text_layout_beta_clip import OPTIONS_BY_PART, check_option_names, options_of_caller
 
 
 # The budgets of patches that FG-CLIP 2 chooses from. An image takes the smallest that its raw pixels would fill; images
@@ -111,7 +112,6 @@ class BetaSiglip2Processor(Siglip2Processor):
         *,
         path: str = "short",
         max_num_patches: int | None = None,
-        return_tensors: str = "pt",
         **kwargs: Any,
     ) -> BatchFeature:
         r"""
@@ -124,35 +124,54 @@ class BetaSiglip2Processor(Siglip2Processor):
             max_num_patches (`int`, *optional*):
                 The patches that an image may have. By default the batch's budget with `dynamic_max_patches`, otherwise
                 the image processor's own.
-            return_tensors (`str`): "pt", the only kind.
-            kwargs: Options of the image processor. `padding` and `truncation` are not used: every text fills its path.
+            kwargs: Options of the image processor, flat or in `images_kwargs` and `common_kwargs`. `return_tensors` is
+                "pt", the only kind. Of the tokenizer's, `padding` and `truncation` are taken and not used: every text
+                fills its path.
 
         Returns:
             `input_ids` (T, L), L being all positions of the path; `pixel_values`, `pixel_attention_mask` and
             `spatial_shapes`, or `pixel_values` (B, 3, height, width) of a fixed resolution.
 
         Raises:
-            ValueError: If there are neither images nor texts, the path is unknown, a text is no string, or an image
-                cannot be read.
+            ValueError: If there are neither images nor texts, or none in a list, the path is unknown, a text is no
+                string, an image cannot be read, or an option has no meaning for these texts.
+            TypeError: If an option is not known.
         """
         if images is None and text is None:
             raise ValueError("at least one of images and text must be given, but neither is")
-        if return_tensors != "pt":
-            raise ValueError(f'return_tensors must be "pt", but is {return_tensors!r}')
-        for name in ("padding", "truncation"):
-            kwargs.pop(name, None)
+        images_options = self._images_options(kwargs)
         batch: dict[str, Any] = {}
         if text is not None:
-            batch["input_ids"] = self.tokenize([text] if isinstance(text, str) else text, path)
+            texts = [text] if isinstance(text, str) else text
+            if len(texts) == 0:
+                raise ValueError("text must hold at least one, but is empty")
+            batch["input_ids"] = self.tokenize(texts, path)
         if images is not None:
             loaded = load_images(images)
+            if not loaded:
+                raise ValueError("images must hold at least one, but are empty")
             if max_num_patches is None and self.dynamic_max_patches:
                 max_num_patches = self.patch_budget(loaded)
             if max_num_patches is not None:
-                kwargs["max_num_patches"] = max_num_patches
-            loaded = within_memory(loaded, self.image_processor, kwargs)
-            batch.update(self.image_processor(loaded, return_tensors="pt", **kwargs))
+                images_options["max_num_patches"] = max_num_patches
+            loaded = within_memory(loaded, self.image_processor, images_options)
+            batch.update(self.image_processor(loaded, **images_options))
         return BatchFeature(batch)
+
+    def _images_options(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Returns the image processor's options of a call, and checks all of them."""
+        check_option_names(kwargs, self)
+        options = options_of_caller(kwargs, "text_kwargs") | options_of_caller(kwargs, "images_kwargs")
+        for name in (*OPTIONS_BY_PART, "common_kwargs", "padding", "truncation"):
+            options.pop(name, None)
+        return_tensors = options.setdefault("return_tensors", "pt")
+        if return_tensors != "pt":
+            raise ValueError(f'return_tensors must be "pt", but is {return_tensors!r}')
+        known = getattr(self.image_processor.valid_kwargs, "__annotations__", {})
+        for name in options:
+            if name not in known:
+                raise ValueError(f"{name} must be left out, because every text fills its path, but is given")
+        return options
 
     def tokenize(self, texts: Sequence[str], path: str = "short") -> Tensor:
         """

@@ -1,12 +1,13 @@
 # Copyright 2026 The beta-clip-hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""The options of a processor's call for texts: which of them the caller chose, and what a flat batch makes of them."""
+"""The options of a processor's call: which of them the caller chose, and what a flat batch makes of those for texts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from .configuration_beta_clip import Granularity
+from .forward_checks_beta_clip import did_you_mean
 
 
 # Values of these mean nothing else than what a flat batch does anyway.
@@ -17,6 +18,10 @@ _FIXED_OPTIONS = {
     "return_attention_mask": (True,),
     "verbose": (True, False),
 }
+# The smallest limit that leaves a text a token between its start and its end.
+_SHORTEST_TEXT = 3
+# The dicts of options that a call may have, with the part of the processor whose options they hold.
+OPTIONS_BY_PART = {"text_kwargs": "tokenizer", "images_kwargs": "image_processor"}
 
 
 @dataclass(frozen=True)
@@ -30,8 +35,8 @@ class TextLayout:
     pads_to_limit: bool = False
     """Whether tensors are as wide as the largest limit of their texts, not as their longest text."""
     pad_to_multiple_of: int | None = None
-    return_tensors: str = "pt"
-    """"pt" or "np"."""
+    return_tensors: str | None = "pt"
+    """"pt", "np", or `None` for lists."""
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any], max_length: int, short_max_length: int | None) -> "TextLayout":
@@ -46,16 +51,20 @@ class TextLayout:
         Raises:
             ValueError: if an option has no meaning for a flat batch.
         """
-        chosen = {name: value for name, value in options.items() if value is not None}
+        # Lists are made where the caller asks for them by `None`. For other options `None` is the same as nothing.
+        return_tensors = options.get("return_tensors", "pt")
+        if return_tensors not in ("pt", "np", None):
+            raise ValueError(f"return_tensors must be 'pt', 'np' or None with hierarchies, but is {return_tensors!r}")
+        chosen = {}
+        for name, value in options.items():
+            if value is not None and name != "return_tensors":
+                chosen[name] = value
         max_length = chosen.pop("max_length", max_length)
         # In a model with two text paths only captions take the long one.
         short_limit = min(max_length, short_max_length or max_length)
         padding = chosen.pop("padding", True)
         if padding not in (True, "longest", "max_length"):
             raise ValueError(f"padding must be True or 'max_length' with hierarchies, but is {padding!r}")
-        return_tensors = chosen.pop("return_tensors", "pt")
-        if return_tensors not in ("pt", "np"):
-            raise ValueError(f"return_tensors must be 'pt' or 'np' with hierarchies, but is {return_tensors!r}")
         multiple = chosen.pop("pad_to_multiple_of", None)
         for name, value in chosen.items():
             if value not in _FIXED_OPTIONS.get(name, (False,)):
@@ -77,6 +86,60 @@ class TextLayout:
         width = largest_limit if self.pads_to_limit else longest
         multiple = self.pad_to_multiple_of or 1
         return -(-width // multiple) * multiple
+
+
+def check_options(kwargs: Mapping[str, Any], processor: Any) -> None:
+    """
+    Checks the options of a processor's call before transformers reads them, which ignores what it does not know.
+
+    Args:
+        kwargs: Options as transformers' processors take them, see [`options_of_caller`].
+        processor: Its tokenizer and its image processor say which options there are.
+
+    Raises:
+        TypeError: if an option is not known; the message names the most similar one.
+        ValueError: if a length cannot be, or texts would be padded on the left.
+    """
+    check_option_names(kwargs, processor)
+    options = options_of_caller(kwargs, "text_kwargs")
+    check_length(options.get("max_length"), "max_length", _SHORTEST_TEXT)
+    check_length(options.get("pad_to_multiple_of"), "pad_to_multiple_of", 1)
+    side = options.get("padding_side") or processor.tokenizer.padding_side
+    if side != "right":
+        raise ValueError(
+            f"padding_side must be 'right', but is {side!r}: the model reads a text at its first end token, and CLIP "
+            "pads with end tokens"
+        )
+
+
+def check_option_names(kwargs: Mapping[str, Any], processor: Any) -> None:
+    """Raises `TypeError` if an option of a processor's call is not known, see [`check_options`]."""
+    known_by_part = {}
+    for part, attribute in OPTIONS_BY_PART.items():
+        # Other image processors have options that CLIP's does not have.
+        more = getattr(getattr(processor, attribute), "valid_kwargs", None)
+        known_by_part[part] = {
+            *processor.valid_processor_kwargs.__annotations__[part].__annotations__,
+            *getattr(more, "__annotations__", ()),
+        }
+    known = set().union(*known_by_part.values())
+    _check_names({name for name in kwargs if name != "common_kwargs"}, known | known_by_part.keys(), "the processor")
+    _check_names(kwargs.get("common_kwargs") or (), known, "common_kwargs")
+    for part, known_of_part in known_by_part.items():
+        _check_names(kwargs.get(part) or (), known_of_part, part)
+
+
+def check_length(length: Any, name: str, smallest: int = _SHORTEST_TEXT) -> None:
+    """Raises `ValueError` if a length is given that is no integer, or less than the smallest."""
+    if length is not None and (type(length) is not int or length < smallest):
+        raise ValueError(f"{name} must be an integer of at least {smallest}, but is {length!r}")
+
+
+def _check_names(names: Collection[str], known: Collection[str], place: str) -> None:
+    """Raises `TypeError` if one of the names of options is not known."""
+    for name in names:
+        if name not in known:
+            raise TypeError(f"{place} got an unexpected option {name!r}{did_you_mean(name, known)}")
 
 
 def options_of_caller(kwargs: Mapping[str, Any], modality: str) -> dict[str, Any]:
@@ -108,4 +171,12 @@ def with_text_defaults(kwargs: Mapping[str, Any], defaults: Mapping[str, Any]) -
     return {**options, "text_kwargs": text_kwargs}
 
 
-__all__ = ["TextLayout", "options_of_caller", "with_text_defaults"]
+__all__ = [
+    "OPTIONS_BY_PART",
+    "TextLayout",
+    "check_length",
+    "check_option_names",
+    "check_options",
+    "options_of_caller",
+    "with_text_defaults",
+]

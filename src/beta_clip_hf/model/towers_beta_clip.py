@@ -304,9 +304,14 @@ class CLIPTowers(CLIPModel):
         )
 
     def _check_lengths(self, lengths: list[int], is_long: list[bool]) -> None:
-        """Raises `ValueError` if a text has more tokens than its path has positions."""
+        """Raises `ValueError` if a text has more tokens than its path has positions, or ends where it begins."""
         positions = self._path_positions()
         for length, text_is_long in zip(lengths, is_long, strict=True):
+            if length < 2:
+                raise ValueError(
+                    "a text must have tokens and then its end token, with padding on the right, but one of input_ids "
+                    "begins with the end token or has none: pad on the right (padding_side='right')"
+                )
             limit = positions.long if text_is_long else positions.short
             if length > limit:
                 path = "" if self.long_text_projection is None else f" on the {TEXT_PATHS[text_is_long]} path"

@@ -5,7 +5,9 @@ and the mean over processes that DDP takes afterwards turns that sum into the gr
 rows. The loss must therefore NOT be multiplied by the number of processes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
@@ -17,6 +19,10 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ..data.workers import joined_place
 from ..model.gather_beta_clip import Gather
+
+
+# Whether `state_dict` gathers sharded logit scales, see `without_gathering`.
+_gathers_scales = ContextVar("gathers_scales", default=True)
 
 
 class ProcessGather(Gather):
@@ -209,7 +215,19 @@ def prepare_for_fsdp2(model: nn.Module) -> nn.Module:
     return model
 
 
+@contextmanager
+def without_gathering() -> Iterator[None]:
+    """Within it `state_dict` leaves sharded scales as they are, so that one process may ask for its names alone."""
+    token = _gathers_scales.set(False)
+    try:
+        yield
+    finally:
+        _gathers_scales.reset(token)
+
+
 def _without_axes(names: list[str], module: nn.Module, state_dict: Any, prefix: str, local_metadata: Any) -> None:
+    if not _gathers_scales.get():
+        return
     for name in names:
         state_dict[prefix + name] = whole_tensor(state_dict[prefix + name]).reshape(())
 
@@ -247,4 +265,4 @@ def _reduce_scatter(received: Tensor, rows: Tensor, group: Any) -> None:
     function(received, rows, group=group)
 
 
-__all__ = ["ProcessGather", "local_part", "prepare_for_fsdp2", "whole_tensor"]
+__all__ = ["ProcessGather", "local_part", "prepare_for_fsdp2", "whole_tensor", "without_gathering"]

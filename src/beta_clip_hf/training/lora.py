@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ..inference.adapters import require_peft
+from .distributed import without_gathering
 from .parameter_names import unwrapped
 
 
@@ -196,7 +197,9 @@ def _adapter_class() -> Any:
 
         def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
             """Saves the adapter, the configuration of the model and its logit scales."""
-            super().save_pretrained(str(save_directory), *args, **kwargs)
+            # PEFT reads names from `state_dict`, and under FSDP2 the first process is here alone.
+            with without_gathering():
+                super().save_pretrained(str(save_directory), *args, **kwargs)
             if not kwargs.get("is_main_process", True):
                 return
             core: Any = unwrapped(self)

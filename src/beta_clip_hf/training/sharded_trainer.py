@@ -57,7 +57,7 @@ class ShardedTrainer(Trainer):
             self.is_fsdp_enabled = True
 
     def _set_up_fsdp2(self) -> None:
-        from torch.distributed.fsdp import MixedPrecisionPolicy
+        from torch.distributed.fsdp import MixedPrecisionPolicy, StateDictType
 
         plugin = self.accelerator.state.fsdp_plugin
         if plugin.cpu_ram_efficient_loading:
@@ -70,10 +70,11 @@ class ShardedTrainer(Trainer):
                 "activation_checkpointing of FSDP must be false, but is true; use vision_checkpointing and "
                 "text_checkpointing of the training arguments"
             )
-        if hasattr(self.model, "peft_config"):
+        if hasattr(self.model, "peft_config") and plugin.state_dict_type != StateDictType.FULL_STATE_DICT:
+            # PEFT leaves out logit scales, which are no modules.
             raise ValueError(
-                "lora must be left out under FSDP2, but the model has adapters of PEFT, which cannot be saved from "
-                "shards; use DDP, because adapters and their optimiser are small"
+                f"fsdp_state_dict_type must be FULL_STATE_DICT with lora, but is {plugin.state_dict_type.name}, which "
+                "would lose the logit scales; the whole state of adapters is small"
             )
         if self.args.torch_compile:
             raise ValueError("torch_compile must be False under FSDP2, but is True; use DDP to train a compiled model")
@@ -139,7 +140,8 @@ class ShardedTrainer(Trainer):
         size = config.vision_config.image_size
         return {
             "pixel_values": torch.zeros(1, 3, size, size),
-            "input_ids": torch.full((1, 1), config.text_config.eos_token_id),
+            # A token and its end, the shortest text there is.
+            "input_ids": torch.tensor([[0, config.text_config.eos_token_id]]),
             "is_blank": True,
         }
 
