@@ -24,6 +24,18 @@ def test_a_batch_with_a_plan_is_one_graph(tiny_clip_config):
         torch.testing.assert_close(outputs[name], expected[name], rtol=1e-5, atol=1e-5)
 
 
+def test_a_plain_batch_is_one_graph(tiny_clip_config):
+    model = new_model(tiny_clip_config)
+    batch = {name: flat_batch()[name] for name in ("pixel_values", "input_ids")}
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    with torch.no_grad():
+        expected, outputs = model(**batch), compiled(**batch)
+        texts = compiled(input_ids=batch["input_ids"])
+    for name in ("image_embeds", "text_embeds", "logits_per_image"):
+        torch.testing.assert_close(outputs[name], expected[name], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(texts["text_embeds"], expected["text_embeds"], rtol=1e-5, atol=1e-5)
+
+
 def test_a_loss_with_a_plan_is_one_graph(tiny_clip_config):
     model = new_model(tiny_clip_config)
     batch = planned(flat_batch(), model) | {"return_loss": True}

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from beta_clip_hf import BetaCLIPModel
-from beta_clip_hf.model.forward_checks_beta_clip import did_you_mean
 from integration.uses import END, flat_batch
 
 
@@ -53,7 +52,6 @@ def test_flat_and_plain_batches_know_the_same_names(tiny_model):
     with pytest.raises(TypeError, match="unexpected keyword argument 'foo' for a batch with image_index"):
         tiny_model(**flat_batch(), foo=1)
     assert "image_index" in inspect.signature(tiny_model.forward).parameters
-    assert did_you_mean("image_ndex", ["granularity", "image_index"]) == ": did you mean 'image_index'?"
 
 
 def test_a_text_that_begins_with_its_end_is_refused(tiny_model):

@@ -30,7 +30,6 @@ def texts(request):
             {"image_kwargs": {}},
             r"the processor got an unexpected option 'image_kwargs': did you mean 'images_kwargs'\?",
         ),
-        ({"audio_kwargs": {}}, "the processor got an unexpected option 'audio_kwargs'"),
         ({"labels": [1]}, "the processor got an unexpected option 'labels'"),
     ],
 )

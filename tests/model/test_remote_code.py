@@ -61,6 +61,7 @@ PROCESSOR_FILES = {
     "image_views",
     "processing",
     "remote_code",
+    "similar_names",
     "text_cleaning",
     "text_layout",
 }

@@ -2,18 +2,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checks of the arguments of `BetaCLIPModel.forward` that mean something for one kind of batch alone."""
 
-from collections.abc import Collection
-from difflib import get_close_matches
 from inspect import signature
 from typing import Any
 
 from torch import Tensor
 from transformers.utils.generic import TransformersKwargs
 
+from .similar_names_beta_clip import did_you_mean
+
 
 # What wrappers and transformers hand to any model, None or False where nobody asked for it: PEFT the first three,
 # generic code of training and generation the last two. The decorator of `forward` takes `return_dict`.
 _UNSET_ARGUMENTS = ("inputs_embeds", "output_attentions", "output_hidden_states", "num_items_in_batch", "use_cache")
+_KNOWN_ARGUMENTS = frozenset({*_UNSET_ARGUMENTS, *TransformersKwargs.__annotations__})
 
 
 def check_unset(arguments: dict[str, Tensor | None], missing: str) -> None:
@@ -35,18 +36,11 @@ def checked_arguments_of_plain_batch(kwargs: dict[str, Any], forward: Any) -> di
     Raises:
         TypeError: If one is known neither to this model nor to transformers; the message names the most similar one.
     """
-    known = {*_UNSET_ARGUMENTS, *TransformersKwargs.__annotations__}
     for name in kwargs:
-        if name not in known:
-            similar = did_you_mean(name, {*known, *signature(forward).parameters})
+        if name not in _KNOWN_ARGUMENTS:
+            similar = did_you_mean(name, {*_KNOWN_ARGUMENTS, *signature(forward).parameters})
             raise TypeError(f"forward got an unexpected keyword argument {name!r}{similar}")
     return {name: value for name, value in kwargs.items() if value is not None}
-
-
-def did_you_mean(name: str, known: Collection[str]) -> str:
-    """Returns the end of a message on an unknown name: the most similar one of the known names, if there is one."""
-    similar = get_close_matches(name, sorted(known), n=1)
-    return f": did you mean {similar[0]!r}?" if similar else ""
 
 
 def check_arguments_of_flat_batch(kwargs: dict[str, Any], config: Any) -> None:
@@ -86,4 +80,4 @@ def _refusal(name: str, value: Any) -> str:
     return f"{name} must be left unset for a batch with image_index, but is {value!r}"
 
 
-__all__ = ["check_arguments_of_flat_batch", "check_unset", "checked_arguments_of_plain_batch", "did_you_mean"]
+__all__ = ["check_arguments_of_flat_batch", "check_unset", "checked_arguments_of_plain_batch"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .configuration_beta_clip import Granularity
-from .forward_checks_beta_clip import did_you_mean
+from .similar_names_beta_clip import did_you_mean
 
 
 # Values of these mean nothing else than what a flat batch does anyway.
@@ -123,7 +123,9 @@ def check_option_names(kwargs: Mapping[str, Any], processor: Any) -> None:
             *getattr(more, "__annotations__", ()),
         }
     known = set().union(*known_by_part.values())
-    _check_names({name for name in kwargs if name != "common_kwargs"}, known | known_by_part.keys(), "the processor")
+    # Libraries pass a dict for each modality there is (sentence-transformers those of sound and video, too).
+    known_of_call = known | processor.valid_processor_kwargs.__annotations__.keys() | {"common_kwargs"}
+    _check_names(kwargs, known_of_call, "the processor")
     _check_names(kwargs.get("common_kwargs") or (), known, "common_kwargs")
     for part, known_of_part in known_by_part.items():
         _check_names(kwargs.get(part) or (), known_of_part, part)

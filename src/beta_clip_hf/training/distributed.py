@@ -198,6 +198,21 @@ def prepare_for_fsdp2(model: nn.Module) -> nn.Module:
     Returns:
         The same model. A second call changes nothing.
     """
+    give_scales_an_axis(model)
+    pretrained: Any = model
+    layers = getattr(pretrained, "_no_split_modules", None)
+    if layers:
+        # Not the embeddings: accelerate shards the table of tokens by itself, and must do so before what holds it.
+        pretrained._no_split_modules = {name for name in layers if not name.endswith("Embeddings")}
+    return model
+
+
+def give_scales_an_axis(model: nn.Module) -> None:
+    """
+    Gives logit scales an axis of length 1, in place, for FSDP2 and DeepSpeed. `state_dict` returns them without it.
+
+    A second call changes nothing.
+    """
     for module in model.modules():
         names = [name for name, parameter in module.named_parameters(recurse=False) if parameter.ndim == 0]
         for name in names:
@@ -207,12 +222,6 @@ def prepare_for_fsdp2(model: nn.Module) -> nn.Module:
         if names:
             module.register_state_dict_post_hook(partial(_without_axes, names))
             module.register_load_state_dict_pre_hook(partial(_with_axes, names))
-    pretrained: Any = model
-    layers = getattr(pretrained, "_no_split_modules", None)
-    if layers:
-        # Not the embeddings: accelerate shards the table of tokens by itself, and must do so before what holds it.
-        pretrained._no_split_modules = {name for name in layers if not name.endswith("Embeddings")}
-    return model
 
 
 @contextmanager
@@ -265,4 +274,11 @@ def _reduce_scatter(received: Tensor, rows: Tensor, group: Any) -> None:
     function(received, rows, group=group)
 
 
-__all__ = ["ProcessGather", "local_part", "prepare_for_fsdp2", "whole_tensor", "without_gathering"]
+__all__ = [
+    "ProcessGather",
+    "give_scales_an_axis",
+    "local_part",
+    "prepare_for_fsdp2",
+    "whole_tensor",
+    "without_gathering",
+]

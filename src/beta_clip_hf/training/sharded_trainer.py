@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.utils import SAFE_WEIGHTS_NAME, WEIGHTS_NAME
 
-from .distributed import ProcessGather, prepare_for_fsdp2
+from .distributed import ProcessGather, give_scales_an_axis, prepare_for_fsdp2
 
 
 class ShardedTrainer(Trainer):
@@ -32,6 +32,9 @@ class ShardedTrainer(Trainer):
         super().__init__(*args, **kwargs)
         if self.is_fsdp_enabled:
             self._set_up_fsdp2()
+        elif self.is_deepspeed_enabled:
+            # It sends weights as bytes, and cannot do so for a number without an axis.
+            give_scales_an_axis(self.model)
 
     def create_accelerator_and_postprocess(self) -> None:
         """Creates the accelerator like `Trainer`, and lets it shard on CPUs too."""
