@@ -82,6 +82,20 @@ def test_accelerate_trains_with_fsdp2_as_with_ddp(launch, project_dir):
     assert_equal_models(four, replicated)
 
 
+def test_accelerate_trains_with_deepspeed_as_with_ddp(launch, project_dir, tmp_path):
+    pytest.importorskip("deepspeed", reason="deepspeed is not installed")
+    replicated = launch("ddp_too", *accelerate(project_dir, "ddp"))
+    launcher = accelerate(project_dir, "deepspeed_zero2")
+    output = launch("deepspeed", *launcher)
+    for place in ("", "checkpoint-2", "checkpoint-3"):
+        assert_equal_models(output / place, replicated / place)
+    assert load_file(output / "model.safetensors")["logit_scale"].shape == ()
+    finished = (output / "checkpoint-3").rename(tmp_path / "checkpoint-3")
+    (output / "train_results.json").unlink()
+    launch("deepspeed", *launcher, more=["--resume"])
+    assert_equal_models(output / "checkpoint-3", finished)
+
+
 def test_torchrun_shards_as_the_arguments_say_and_resumes(launch, tmp_path):
     torchrun = ["torch.distributed.run", "--nproc_per_node", "2"]
     sharding = ("--set", "training.fsdp=true")

@@ -2,12 +2,14 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import pipeline
+from transformers import AutoImageProcessor, pipeline
 
 from beta_clip_hf import BetaCLIPConfig, BetaCLIPModel, BetaCLIPProcessor
+from beta_clip_hf.data.images import load_image
 from beta_clip_hf.model.remote_code_beta_clip import MODEL_AUTO_CLASSES, carrying_code
 from without_package import run_without_package
 
@@ -68,6 +70,37 @@ def test_pipelines_work_with_the_package(saved):
     embed = pipeline("image-feature-extraction", str(directory))
     assert isinstance(embed.model, BetaCLIPModel)
     torch.testing.assert_close(torch.tensor(embed(image)), image_embeds)
+
+
+def test_pooling_gives_the_embedding_before_it_is_normalised(saved):
+    model, processor, directory = saved
+    image = Image.new("RGB", (40, 50), "red")
+    embed = pipeline("image-feature-extraction", str(directory))
+    expected = model.get_image_features(**processor(images=image, return_tensors="pt")).pooler_output
+    torch.testing.assert_close(torch.tensor(embed(image, pool=True)), expected)
+    batch = embed([image, image], pool=True, batch_size=2, return_tensors=True)
+    torch.testing.assert_close(torch.cat(batch), expected.expand(2, -1))
+
+
+def test_what_our_loader_returns_is_the_same_image_to_all(saved, tmp_path):
+    """Pipelines cut grey of 16 bits off, and CLIP's own image processor leaves a photo on its side."""
+    model, processor, directory = saved
+    grey = Image.fromarray((np.arange(48 * 30).reshape(30, 48) * 45).astype(np.uint16))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    grey.save(tmp_path / "grey.png")
+    Image.fromarray(np.arange(40 * 60 * 3, dtype=np.uint8).reshape(40, 60, 3)).save(tmp_path / "photo.jpg", exif=exif)
+    embed = pipeline("image-feature-extraction", str(directory))
+    image_processor = AutoImageProcessor.from_pretrained(directory)
+    for name in ("grey.png", "photo.jpg"):
+        path = str(tmp_path / name)
+        pixel_values = processor(images=path, return_tensors="pt")["pixel_values"]
+        loaded = load_image(path)
+        assert torch.equal(image_processor(loaded, return_tensors="pt")["pixel_values"], pixel_values)
+        embeds = model(pixel_values=pixel_values).image_embeds
+        torch.testing.assert_close(torch.tensor(embed(loaded)), embeds)
+        by_path = embed(path) if name == "grey.png" else None
+        assert by_path is None or (torch.tensor(by_path) - embeds).abs().max() > 1e-3
 
 
 @pytest.mark.slow

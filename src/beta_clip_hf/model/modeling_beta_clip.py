@@ -36,6 +36,8 @@ class BetaCLIPModel(FlatBatchModel):
     Source: arXiv 2512.12678 (β-CLIP), arXiv 2505.05071 (FG-CLIP).
     """
 
+    # Docstrings are written out. transformers' `auto_docstring` would describe `input_ids` as a batch of one text for
+    # each image, and link to pages of transformers' own documentation.
     @can_return_tuple
     def forward(
         self,
