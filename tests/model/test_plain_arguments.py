@@ -1,5 +1,6 @@
 """Arguments of a plain batch: what transformers knows passes, a misspelt name is told with the name that was meant."""
 
+import copy
 import inspect
 
 import pytest
@@ -54,18 +55,24 @@ def test_flat_and_plain_batches_know_the_same_names(tiny_model):
     assert "image_index" in inspect.signature(tiny_model.forward).parameters
 
 
-def test_a_text_that_begins_with_its_end_is_refused(tiny_model):
-    """The texts of a tokenizer that pads on the left, and texts without an end."""
-    left = flat_batch()
-    left["input_ids"][3] = left["input_ids"][3].clone().fill_(END)
-    left["input_ids"][3, -3:] = torch.tensor([END - 1, 7, END])
-    without_end = flat_batch()
-    without_end["input_ids"] = without_end["input_ids"].clamp(max=END - 1)
-    for batch in (left, without_end):
-        with pytest.raises(ValueError, match=r"a text must have tokens and then its end token, .+ pad on the right"):
-            tiny_model(**batch)
-        with pytest.raises(ValueError, match="a text must have tokens and then its end token"):
-            tiny_model.get_text_conditioned_image_features(batch["pixel_values"][:1], batch["input_ids"])
+def test_texts_that_are_padded_on_the_left_are_refused(tiny_model):
+    """They would be read at their first padding, which is the end token."""
+    batch = flat_batch()
+    batch["input_ids"][3].fill_(END)
+    batch["input_ids"][3, -3:] = torch.tensor([END - 1, 7, END])
+    for path in (tiny_model, BetaCLIPModel(two_paths(tiny_model.config)).eval()):
+        with pytest.raises(
+            ValueError, match="a text must be padded on the right, but one of input_ids begins and ends"
+        ):
+            path(**batch)
+        with pytest.raises(ValueError, match="a text must be padded on the right, .+: set padding_side='right'"):
+            path.get_text_conditioned_image_features(batch["pixel_values"][:1], batch["input_ids"])
+
+
+def two_paths(config):
+    config = copy.deepcopy(config)
+    config.use_long_text_path = True
+    return config
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])

@@ -216,8 +216,6 @@ class BetaCLIPProcessor(CLIPProcessor):
             for name, value in (("regions", regions), ("negatives", negatives)):
                 if value is not None:
                     raise ValueError(f"{name} must come with hierarchies, but there are none")
-            if images is not None:
-                images = within_memory(images, self.image_processor, options_of_caller(kwargs, "images_kwargs"))
             return self._plain_batch(images, text, path, kwargs)
 
         if text is not None:
@@ -282,6 +280,8 @@ class BetaCLIPProcessor(CLIPProcessor):
 
     def _plain_batch(self, images: Any, text: Any, path: str | None, options: dict[str, Any]) -> BatchFeature:
         """Makes the batch of `CLIPProcessor`, with texts cleaned and cut."""
+        if images is not None:
+            images = within_memory(images, self.image_processor, options_of_caller(options, "images_kwargs"))
         if text is None:
             return super().__call__(images=images, **options)
         # What the caller passes wins over our limit.

@@ -277,6 +277,7 @@ class CLIPTowers(CLIPModel):
         lengths_T = self.text_lengths(ids_TL)
         is_long = [False] * len(ids_TL) if is_long_T is None else is_long_T.tolist()
         self._check_lengths(lengths_T.tolist(), is_long)
+        self._check_padding(ids_TL, lengths_T)
         return plan_texts(ids_TL, lengths_T, is_long_T, one_text_per_row=not self._can_pack())
 
     def packing_of_graph(self, input_ids_TL: Tensor) -> TextPacking:
@@ -304,18 +305,28 @@ class CLIPTowers(CLIPModel):
         )
 
     def _check_lengths(self, lengths: list[int], is_long: list[bool]) -> None:
-        """Raises `ValueError` if a text has more tokens than its path has positions, or ends where it begins."""
+        """Raises `ValueError` if a text has more tokens than its path has positions."""
         positions = self._path_positions()
         for length, text_is_long in zip(lengths, is_long, strict=True):
-            if length < 2:
-                raise ValueError(
-                    "a text must have tokens and then its end token, with padding on the right, but one of input_ids "
-                    "begins with the end token or has none: pad on the right (padding_side='right')"
-                )
             limit = positions.long if text_is_long else positions.short
             if length > limit:
                 path = "" if self.long_text_projection is None else f" on the {TEXT_PATHS[text_is_long]} path"
                 raise ValueError(f"a text{path} must have at most {limit} tokens, but has {length}")
+
+    def _check_padding(self, ids_TL: Tensor, lengths_T: Tensor) -> None:
+        """
+        Raises `ValueError` if a text is padded on the left: if it begins and ends with the end token.
+
+        A text without its end has length 1, too. `CLIPModel` takes those.
+        """
+        has_end_at_both_T = ids_TL[:, 0] == ids_TL[:, -1]
+        if self.text_model.eos_token_id != 2:
+            has_end_at_both_T &= ids_TL[:, 0] == self.text_model.eos_token_id
+        if bool((has_end_at_both_T & (lengths_T == 1)).any()):
+            raise ValueError(
+                "a text must be padded on the right, but one of input_ids begins and ends with the end token: set "
+                "padding_side='right'"
+            )
 
     def text_lengths(self, input_ids_TL: Tensor) -> Tensor:
         """Returns the number of tokens `(T,)` of each text, up to and including the one that this model pools."""
