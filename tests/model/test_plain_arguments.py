@@ -65,7 +65,7 @@ def test_texts_that_are_padded_on_the_left_are_refused(tiny_model):
             ValueError, match="a text must be padded on the right, but one of input_ids begins and ends"
         ):
             path(**batch)
-        with pytest.raises(ValueError, match="a text must be padded on the right, .+: set padding_side='right'"):
+        with pytest.raises(ValueError, match=r"a text must be padded on the right, .+: set padding_side='right'"):
             path.get_text_conditioned_image_features(batch["pixel_values"][:1], batch["input_ids"])
 
 
