@@ -122,7 +122,11 @@ def quick_gelu(x: Tensor) -> Tensor:
     return x * torch.sigmoid(1.702 * x)
 
 
-def pooled(pooler, text_embed: Tensor, patches: Tensor) -> tuple[Tensor, Tensor]:
+def gelu_tanh(x: Tensor) -> Tensor:
+    return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+
+def pooled(pooler, text_embed: Tensor, patches: Tensor, activation=quick_gelu) -> tuple[Tensor, Tensor]:
     """One text on one image, head by head (method.md 2.2): un-normalised output `(D,)` and attention `(H, P)`."""
     query, keys = linear(pooler.q_proj, unit(text_embed)), linear(pooler.k_proj, unit(patches))
     values = linear(pooler.v_proj, unit(patches))
@@ -134,7 +138,7 @@ def pooled(pooler, text_embed: Tensor, patches: Tensor) -> tuple[Tensor, Tensor]
         mixed.append(weights @ values[:, part])
         attention.append(weights)
     attended = linear(pooler.out_proj, torch.cat(mixed))
-    hidden = quick_gelu(linear(pooler.fc1, layer_norm(pooler.layer_norm, attended)))
+    hidden = activation(linear(pooler.fc1, layer_norm(pooler.layer_norm, attended)))
     return attended + linear(pooler.fc2, hidden), torch.stack(attention)
 
 

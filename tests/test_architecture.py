@@ -35,6 +35,7 @@ OUTSIDE_OF_CORE = {"torch", "transformers", "huggingface_hub", "ftfy", "numpy", 
 # source: its arguments are the keys of `data.train` in a configuration.
 MANY_PARAMETERS = {
     ("beta_clip_hf/model/modeling_beta_clip.py", "forward"),
+    ("beta_clip_hf/model/modeling_beta_siglip2.py", "forward"),
     ("beta_clip_hf/data/readers.py", "load_rows"),
 }
 

@@ -64,13 +64,21 @@ METHODS = {
     "score_pairs": ["patch_features", "text_embeds", "chunk_size"],
 }  # fmt: skip
 METHODS_ON_SIGLIP2 = {
-    "forward": ["pixel_values", "pixel_attention_mask", "spatial_shapes", "input_ids", "return_loss"],
+    "forward": [
+        "pixel_values", "pixel_attention_mask", "spatial_shapes", "input_ids", "image_index", "granularity", "boxes",
+        "return_loss",
+    ],
     "get_image_features": ["pixel_values", "pixel_attention_mask", "spatial_shapes"],
     "get_text_features": ["input_ids", "attention_mask", "path"],
     "get_patch_features": ["pixel_values", "pixel_attention_mask", "spatial_shapes"],
     "get_region_features": [
         "pixel_values", "boxes", "region_image_index", "box_format", "pixel_attention_mask", "spatial_shapes",
     ],
+    "get_text_conditioned_image_features": [
+        "pixel_values", "patch_features", "input_ids", "text_embeds", "image_index", "output_attentions",
+    ],
+    "score_candidates": ["patch_features", "text_embeds", "image_index", "text_index", "chunk_size"],
+    "score_pairs": ["patch_features", "text_embeds", "chunk_size"],
 }  # fmt: skip
 OUTPUTS = [
     "loss", "losses", "image_embeds", "text_embeds", "contextualized_embeds", "logits_per_image", "logits_per_text",
@@ -109,8 +117,9 @@ def test_methods_of_the_model_on_siglip2(name: str) -> None:
 
 
 def test_what_is_not_for_users_is_not_in_the_signature() -> None:
-    taken = inspect.signature(BetaCLIPModel.forward).parameters
-    assert not {"gather", "objective", "plan"} & taken.keys()
+    for model in (BetaCLIPModel, BetaSiglip2Model):
+        taken = inspect.signature(model.forward).parameters
+        assert not {"gather", "objective", "plan"} & taken.keys()
 
 
 def test_output() -> None:

@@ -16,8 +16,8 @@ from transformers import (
 
 import reference
 from beta_clip_hf import BetaSiglip2Config, BetaSiglip2Model, PatchMap
-from beta_clip_hf.model.modeling_beta_siglip2 import patches_of
 from beta_clip_hf.model.regions_beta_clip import roi_align_of_map
+from beta_clip_hf.model.towers_beta_siglip2 import patches_of
 
 
 TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}

@@ -310,7 +310,7 @@ def test_wrong_input_is_named(tiny_model, batch, tiny_config):
 
 def test_an_argument_without_effect_is_refused(tiny_model, batch):
     for name in ("gather", "objective"):
-        with pytest.raises(TypeError, match=f"{name} is an argument of `BetaCLIPModel.loss_context`"):
+        with pytest.raises(TypeError, match=f"{name} is an argument of `loss_context`"):
             tiny_model(**batch, **{name: lambda rows: rows})
         with pytest.raises(TypeError, match="loss_context"):
             tiny_model(**batch, **{name: None})

@@ -9,7 +9,7 @@ import torch
 from huggingface_hub.dataclasses import strict
 from transformers import CLIPModel
 
-from beta_clip_hf import BetaCLIPConfig, BetaCLIPModel
+from beta_clip_hf import BetaCLIPConfig, BetaCLIPModel, BetaSiglip2Config
 from beta_clip_hf.model.loss_inputs_beta_clip import FlatEmbeds
 from beta_clip_hf.model.objective_beta_clip import LOSS_PARTS, LossPart, added_logit_scales, batch_losses
 from beta_clip_hf.release.export import export_clip
@@ -124,20 +124,29 @@ def test_the_table_names_what_there_is(both_systems_config):
     model = BetaCLIPModel(config)
     embeds = FlatEmbeds(*torch.ones(3, 1, 1), short_J=torch.ones(0), aligned_A=torch.ones(0))
     switches = {field.name for field in dataclasses.fields(BetaCLIPConfig)}
+    siglip_switches = {field.name for field in dataclasses.fields(BetaSiglip2Config)}
     for name, part in LOSS_PARTS.items():
-        assert part.weight == f"{name}_weight" and part.weight in switches
+        assert part.weight == f"{name}_weight" and part.weight in switches | siglip_switches
         assert part.rows in embeds.row_counts()
         assert part.requires is None or part.requires in switches
         # Training finds the scales that it clamps and logs by the ends of their names.
         assert part.logit_scale.endswith("logit_scale")
         assert model.get_parameter(part.logit_scale).ndim == 0
-    assert model.loss_scales().keys() == LOSS_PARTS.keys()
+    possible = {name for name, part in LOSS_PARTS.items() if part.weight in switches}
+    assert model.loss_scales().keys() == possible
+    # The sigmoid contrast takes the place of CLIP's.
+    only_clip = {"clip_loss", "short_clip_loss"}
+    only_siglip = {"sigmoid_loss", "short_sigmoid_loss", "intra_text_loss", "hard_contrast_loss", "rank_loss"}
+    assert possible == LOSS_PARTS.keys() - only_siglip
+    assert {part.weight for part in LOSS_PARTS.values()} - siglip_switches == {f"{name}_weight" for name in only_clip}
 
 
 def test_a_part_needs_its_switch(tiny_config):
     tiny_config.use_pooler = False
     model = BetaCLIPModel(tiny_config)
-    without_switch = {name for name, part in LOSS_PARTS.items() if part.requires is None}
+    without_switch = {
+        name for name, part in LOSS_PARTS.items() if part.requires is None and hasattr(tiny_config, part.weight)
+    }
     assert {"clip_loss", "short_clip_loss"} <= without_switch <= model.loss_scales().keys()
     assert not {"beta_cal_loss", "text_conditioned_loss", "region_loss"} & model.loss_scales().keys()
     assert not hasattr(model, "region_logit_scale")

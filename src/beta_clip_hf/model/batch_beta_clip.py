@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A flat batch as objects with names: its texts, its regions, and the whole."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,12 +59,12 @@ class BatchTexts:
     @property
     def counts(self) -> list[int]:
         """How many texts there are of images, of regions, hard ones, and negatives of the texts of images."""
-        return [0 if ids is None else ids.shape[0] for ids in self._all_ids()]
+        return [0 if ids is None else ids.shape[0] for ids in self.all_ids()]
 
     def joined(self) -> Tensor:
         """Returns all texts, one below the other: those of images, those of regions, the hard ones, the negatives."""
         # One pass of the tower for all kinds: short texts of regions fill the rows that long captions leave open.
-        present = [ids for ids in self._all_ids() if ids is not None]
+        present = [ids for ids in self.all_ids() if ids is not None]
         width = max(ids.shape[1] for ids in present)
         # The added columns lie behind EOS. Their id 0 is never taken for EOS where that is the largest id of a text.
         return torch.cat([F.pad(ids, (0, width - ids.shape[1])) for ids in present])
@@ -73,17 +75,26 @@ class BatchTexts:
         negatives.
         """
         # The plain number: `torch.compile` takes a comparison with an enumeration for one of identities.
-        is_caption_T = granularity_T == Granularity.CAPTION.value
-        num_texts, num_region_texts, num_hard_texts, _ = self.counts
-        assert is_caption_T.shape[0] == num_texts
         # Texts of regions and hard texts take the short path, as in FG-CLIP.
-        parts = [is_caption_T, is_caption_T.new_zeros(num_region_texts + num_hard_texts)]
+        return self.of_joined(granularity_T == Granularity.CAPTION.value, 0)
+
+    def of_joined(self, values_T: Tensor, value_of_regions: int) -> Tensor:
+        """
+        Returns a value for each of the joined texts.
+
+        Args:
+            values_T (`Tensor` of shape `(T,)`): Those of the texts of the images.
+            value_of_regions: That of texts of regions and of hard texts. A negative has the value of its text.
+        """
+        num_texts, num_region_texts, num_hard_texts, _ = self.counts
+        assert values_T.shape[0] == num_texts
+        parts = [values_T, values_T.new_full((num_region_texts + num_hard_texts,), value_of_regions)]
         if self.negatives is not None:
             # A text and its negatives must differ in their words alone.
-            parts.append(is_caption_T[self.negatives.text_index])
+            parts.append(values_T[self.negatives.text_index])
         return torch.cat(parts)
 
-    def _all_ids(self) -> tuple[Tensor | None, ...]:
+    def all_ids(self) -> tuple[Tensor | None, ...]:
         """Returns the ids of each kind. Embeddings of the joined texts are split in this order."""
         negative_ids = None if self.negatives is None else self.negatives.input_ids
         return self.input_ids, self.region_input_ids, self.hard_input_ids, negative_ids
@@ -131,13 +142,14 @@ class FlatBatch:
     Holds a flat batch as `BetaCLIPModel.forward` gets it.
 
     Args:
-        pixel_values (`Tensor` of shape `(B, 3, height, width)`): Normalised pixels.
+        pixel_values (`Tensor` of shape `(B, …)`): Normalised pixels, as the vision tower takes them.
         texts: The token ids of the texts. Without a loss only those of the images are encoded.
         image_index (`Tensor` of shape `(T,)`, int64): The image of each text.
         granularity (`Tensor` of shape `(T,)`, int64, *optional*): The kind of each text; a loss needs it.
         regions (*optional*): The boxes.
         plan (*optional*): Where the rows belong, if the collator has worked it out; trusted.
         has_loss: Whether a loss will be computed.
+        image_options: The other arguments of the vision tower.
 
     Raises:
         ValueError: If a shape disagrees, or a loss has no `granularity`.
@@ -150,6 +162,7 @@ class FlatBatch:
     regions: RegionBatch | None = None
     plan: BatchPlan | None = None
     has_loss: bool = False
+    image_options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         # Shapes only, as for regions. Whether each image has its caption is checked where the batch is planned.

@@ -8,8 +8,9 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import CLIPConfig
 
+from .batch_settings_beta_clip import BatchSettings
 
-ALIGNMENT_LOSSES = ("ce", "bce")
+
 CLIP_TEXT_POSITIONS = 77
 LONG_TEXT_POSITIONS = 248
 # The text paths of a model with `use_long_text_path`. The number of a path is whether it is long.
@@ -28,7 +29,7 @@ class Granularity(IntEnum):
 
 
 @strict
-class BetaCLIPConfig(CLIPConfig):
+class BetaCLIPConfig(BatchSettings, CLIPConfig):
     r"""
     Configures a [`BetaCLIPModel`]. It keeps everything of [`~transformers.CLIPConfig`].
 
@@ -106,30 +107,10 @@ class BetaCLIPConfig(CLIPConfig):
 
     model_type = "beta_clip"
 
-    use_pooler: bool = True
-    pooler_num_attention_heads: int = 8
-    pooler_mlp_ratio: int | float = 4
-    pooler_hidden_act: str = "quick_gelu"
-    pooler_layer_norm_eps: int | float = 1e-5
-    pooler_qkv_layer_norm: bool = False
-    pooler_null_token: bool = False
-    pooler_logit_scale_init_value: int | float = 2.6592
-    beta: int | float = 0.5
-    alignment_loss: str = "ce"
-    mask_identical_texts: bool = False
     use_long_text_path: bool = False
     long_text_max_position_embeddings: int = LONG_TEXT_POSITIONS
-    use_regions: bool = False
-    mask_identical_region_texts: bool = False
     clip_loss_weight: int | float = 1.0
     short_clip_loss_weight: int | float | None = None
-    beta_cal_loss_weight: int | float = 1.0
-    text_clip_loss_weight: int | float = 0.0
-    text_conditioned_loss_weight: int | float = 0.0
-    region_loss_weight: int | float = 0.1
-    hard_negative_loss_weight: int | float = 0.5
-    text_negative_loss_weight: int | float = 0.0
-    conditioned_negative_loss_weight: int | float = 0.0
 
     def __post_init__(self, **kwargs: Any) -> None:
         # The file of a stock CLIP may leave out its 77 positions. The type is popped, so that the configuration made
@@ -150,19 +131,7 @@ class BetaCLIPConfig(CLIPConfig):
         Raises:
             ValueError: If a value is outside of its range.
         """
-        if self.use_pooler and self.projection_dim % self.pooler_num_attention_heads != 0:
-            raise ValueError(
-                f"pooler_num_attention_heads must divide projection_dim ({self.projection_dim}), "
-                f"but is {self.pooler_num_attention_heads}"
-            )
-        if not 0 <= self.beta <= 1:
-            raise ValueError(f"beta must be in [0, 1], but is {self.beta}")
-        if self.alignment_loss not in ALIGNMENT_LOSSES:
-            raise ValueError(f"alignment_loss must be one of {ALIGNMENT_LOSSES}, but is {self.alignment_loss!r}")
-        # All weights, also those that a subclass adds.
-        for name in type(self).__dataclass_fields__:
-            if name.endswith("_loss_weight") and getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, but is {getattr(self, name)}")
+        self.check_batch_settings(self.projection_dim)
 
 
 __all__ = ["HUB_ARGUMENTS", "TEXT_PATHS", "BetaCLIPConfig", "Granularity"]

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How a model embeds a flat batch, and how it computes its loss."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from inspect import signature
@@ -13,14 +13,17 @@ from torch import Tensor
 
 from .batch_beta_clip import BatchTexts, FlatBatch, RegionBatch, TextNegatives
 from .batch_plan_beta_clip import BatchPlan, plan_batch
+from .forward_checks_beta_clip import check_unset
 from .gather_beta_clip import Gather, is_gather
 from .loss_inputs_beta_clip import FlatEmbeds
-from .objective_beta_clip import LOSS_PARTS, Objective, batch_objective
-from .pooler_beta_clip import normalize
-from .pretrained_beta_clip import BetaCLIPPreTrainedModel
-from .ragged_beta_clip import ImageSlots
-from .regions_beta_clip import grid_boxes, roi_align
+from .objective_beta_clip import LOSS_PARTS, Objective, batch_objective, multiplier, needs_rows
+from .patch_map_beta_clip import Patches
+from .pooler_beta_clip import TextConditionedPooler, normalize
 
+
+# Arguments of `forward` that mean nothing without boxes, in the order of `RegionBatch`; and those of negatives.
+REGION_ARGUMENTS = ("region_image_index", "region_input_ids", "hard_input_ids", "hard_region_index")
+NEGATIVE_ARGUMENTS = ("negative_input_ids", "negative_text_index")
 
 _NEEDS_PLAN = "a loss in one graph needs the plan that BetaCLIPDataCollator adds to a batch"
 # torch before 2.8 shows no reason.
@@ -28,12 +31,94 @@ _takes_reason = "reason" in signature(torch.compiler.disable).parameters
 _outside_of_graphs: Any = partial(torch.compiler.disable, **({"reason": _NEEDS_PLAN} if _takes_reason else {}))
 
 
-class FlatBatchModel(BetaCLIPPreTrainedModel):
-    """Embeds flat batches and computes their loss; [`BetaCLIPModel`] gives this its public face."""
+class FlatBatchModel:
+    """
+    Embeds flat batches and computes their loss, on towers of any kind: a base class beside that of the towers.
 
+    A model gives it how its towers encode images and texts, and has a configuration with [`BatchSettings`].
+    """
+
+    config: Any
+    pooler: TextConditionedPooler | None
+    # The class of what `forward` returns: an output of transformers with the fields of `BetaCLIPOutput`.
+    output_class: Any
+    get_parameter: Callable[[str], Tensor]
     # Set by `loss_context`.
     _gather: Gather | None = None
     _objective: Objective | None = None
+
+    # How the towers encode: of images, features `(B, D)` and patch features; of all texts of a `FlatBatch` and its
+    # packing, features `(T, D)`. All of them are un-normalised.
+    encode_images: Callable[..., tuple[Tensor, Any]]
+    encode_batch_texts: Callable[[FlatBatch, Any], Tensor]
+    # Plans the texts of a batch that has no plan. This waits for a GPU.
+    pack_batch_texts: Callable[[FlatBatch], Any]
+    # Pools the patch features of each box of a `RegionBatch`, `(R, D)`.
+    pool_boxes: Callable[..., Tensor]
+    # Returns a number `(T,)` int64 for each text, equal for equal texts.
+    hash_texts: Callable[[Tensor], Tensor]
+
+    # A batch
+
+    def flat_batch(
+        self,
+        input_ids: Tensor | None,
+        pixel_values: Tensor | None,
+        image_index: Tensor,
+        arguments: Mapping[str, Any],
+        *,
+        plan: BatchPlan | None,
+        has_loss: bool,
+        image_options: Mapping[str, Any],
+    ) -> FlatBatch:
+        """
+        Makes a batch of the arguments of `forward`.
+
+        Args:
+            input_ids, pixel_values, image_index, plan, has_loss, image_options: As for [`FlatBatch`].
+            arguments: By name, what `forward` takes of kinds of texts, of regions, and of negatives.
+
+        Raises:
+            ValueError: If images or texts are missing, an argument lacks another one, or shapes disagree.
+        """
+        if input_ids is None or pixel_values is None:
+            raise ValueError("image_index needs input_ids and pixel_values beside it, but one of them is missing")
+        regions = None
+        if arguments["boxes"] is None:
+            check_unset({name: arguments[name] for name in REGION_ARGUMENTS}, "boxes")
+        else:
+            regions = RegionBatch(arguments["boxes"], *(arguments[name] for name in REGION_ARGUMENTS))
+        negatives = None
+        negative_arguments = [arguments[name] for name in NEGATIVE_ARGUMENTS]
+        if any(argument is not None for argument in negative_arguments):
+            negatives = TextNegatives(*negative_arguments)
+        # Texts of regions and negatives serve a loss only.
+        texts = BatchTexts(input_ids)
+        if has_loss:
+            texts = self.texts_to_encode(input_ids, regions, negatives)
+        return FlatBatch(
+            pixel_values, texts, image_index, arguments["granularity"], regions, plan, has_loss, image_options
+        )
+
+    def flat_outputs(self, batch: FlatBatch) -> Any:
+        """Embeds a batch and computes its loss, if it has one: what `forward` returns."""
+        embeds = self.embed_batch(batch)
+        # Autocast would run this product in half precision: logits up to 100 need more digits than that.
+        with torch.autocast(embeds.image_BD.device.type, enabled=False):
+            logits_BT = multiplier(self._logit_scale("logit_scale")) * embeds.image_BD @ embeds.text_TD.T
+        if hasattr(self, "logit_bias"):
+            logits_BT = logits_BT + self._logit_scale("logit_bias").to(logits_BT)
+        outputs = self.output_class(
+            logits_per_image=logits_BT,
+            logits_per_text=logits_BT.T,
+            image_embeds=embeds.image_BD,
+            text_embeds=embeds.text_TD,
+            contextualized_embeds=embeds.contextualized_TD,
+            region_embeds=embeds.region_RD,
+        )
+        if batch.has_loss:
+            outputs.loss, outputs.losses = self.loss_of(embeds)
+        return outputs
 
     def texts_to_encode(
         self, input_ids: Tensor, regions: RegionBatch | None, negatives: TextNegatives | None
@@ -51,30 +136,23 @@ class FlatBatchModel(BetaCLIPPreTrainedModel):
             return texts
         if not self.config.use_regions:
             raise ValueError("use_regions must be True for a loss with boxes, but is False")
-        if self.config.region_loss_weight:
+        if needs_rows(self.config, "regions"):
             texts.region_input_ids = regions.input_ids
-        if self.config.hard_negative_loss_weight:
+        if needs_rows(self.config, "hard_texts"):
             texts.hard_input_ids = regions.hard_input_ids
         return texts
 
-    def embed_batch(self, batch: FlatBatch, interpolate_pos_encoding: bool) -> FlatEmbeds:
+    def embed_batch(self, batch: FlatBatch) -> FlatEmbeds:
         """Embeds a batch in one pass of each tower."""
-        image_features_BD, patch_features_BPD = self.encode_images(batch.pixel_values, interpolate_pos_encoding)
-        input_ids = batch.texts.joined()
-        is_long = None
-        if self.long_text_projection is not None and batch.granularity is not None:
-            is_long = batch.texts.is_long(batch.granularity)
-        plan = batch.plan
-        if plan is None and torch.compiler.is_compiling() and not batch.has_loss:
-            plan = BatchPlan(self.packing_of_graph(input_ids))
-        elif plan is None:
-            plan = self._plan_batch(batch, input_ids, is_long)
+        plan = batch.plan or self._plan_batch(batch)
         # A copy from pinned memory runs beside what the GPU computes.
-        plan = plan.to(input_ids.device, non_blocking=True)
-        # The collator's plan covers the texts of regions too. Without a loss these are not encoded, and the model packs
-        # the others itself.
-        packing = plan.packing if plan.packing.last_T.shape == input_ids.shape[:1] else None
-        all_text_embeds = normalize(self.encode_texts(input_ids, is_long, packing))
+        plan = plan.to(batch.image_index.device, non_blocking=True)
+        image_options = dict(batch.image_options)
+        if plan.grid_sizes is not None:
+            # Numbers of the CPU: the vision tower would wait for those of a GPU.
+            image_options["spatial_shapes"] = torch.tensor(plan.grid_sizes)
+        image_features_BD, patches = self.encode_images(batch.pixel_values, **image_options)
+        all_text_embeds = normalize(self.encode_batch_texts(batch, plan.packing))
         text_TD, region_text_RD, hard_text_ND, negative_nD = all_text_embeds.split(batch.texts.counts)
         embeds = FlatEmbeds(
             image_BD=normalize(image_features_BD),
@@ -90,14 +168,12 @@ class FlatBatchModel(BetaCLIPPreTrainedModel):
             embeds.negative_nD = negative_nD
             embeds.negative_text_index_n = batch.texts.negatives.text_index
         if self.pooler is not None:
-            self._pool_for_texts(embeds, patch_features_BPD, plan)
+            self._pool_for_texts(embeds, patches, plan)
             if batch.has_loss and self.config.text_conditioned_loss_weight:
-                embeds.score_pairs = partial(self.pooler.score_pairs, patch_features_BPD)
+                embeds.score_pairs = partial(self.pooler.score_pairs, patches)
         if batch.regions is not None:
             regions = batch.regions
-            region_features_RD = self.pool_boxes(
-                batch.pixel_values, patch_features_BPD, regions, slots=plan.region_slots
-            )
+            region_features_RD = self.pool_boxes(batch.pixel_values, patches, regions, slots=plan.region_slots)
             embeds.region_RD = normalize(region_features_RD)
             if batch.texts.region_input_ids is not None:
                 embeds.region_text_RD = region_text_RD
@@ -112,19 +188,19 @@ class FlatBatchModel(BetaCLIPPreTrainedModel):
         """Whether images are pooled for negatives of their texts."""
         return self.pooler is not None and bool(self.config.conditioned_negative_loss_weight)
 
-    def _pool_for_texts(self, embeds: FlatEmbeds, patch_features_BPD: Tensor, plan: BatchPlan) -> None:
+    def _pool_for_texts(self, embeds: FlatEmbeds, patches: Patches, plan: BatchPlan) -> None:
         """Pools each text's image for the text and, where a part of the loss needs it, for the text's negatives."""
         assert self.pooler is not None
         text_TD = embeds.text_TD
         if embeds.negative_nD is None or embeds.negative_text_index_n is None or not self._pools_negatives:
-            pooled_TD, _ = self.pooler(text_TD, patch_features_BPD, embeds.image_index_T, slots=plan.text_slots)
+            pooled_TD, _ = self.pooler(text_TD, patches, embeds.image_index_T, slots=plan.text_slots)
             embeds.contextualized_TD = normalize(pooled_TD)
             return
         # In one pass, which projects the patches of an image once.
         image_index_n = embeds.image_index_T[embeds.negative_text_index_n]
         pooled, _ = self.pooler(
             torch.cat([text_TD, embeds.negative_nD]),
-            patch_features_BPD,
+            patches,
             torch.cat([embeds.image_index_T, image_index_n]),
             slots=plan.negative_slots,
         )
@@ -132,7 +208,7 @@ class FlatBatchModel(BetaCLIPPreTrainedModel):
         embeds.contextualized_TD, embeds.contextualized_negative_nD = normalize(pooled).split(counts)
 
     @_outside_of_graphs
-    def _plan_batch(self, batch: FlatBatch, input_ids: Tensor, is_long: Tensor | None) -> BatchPlan:
+    def _plan_batch(self, batch: FlatBatch) -> BatchPlan:
         """Plans a batch that has no plan. This waits for the GPU; nothing else in a training step does."""
         granularity_T = None
         region_image_index_R = None
@@ -144,7 +220,7 @@ class FlatBatchModel(BetaCLIPPreTrainedModel):
         if batch.texts.negatives is not None:
             negative_text_index_n = batch.texts.negatives.text_index.cpu()
         return plan_batch(
-            self.plan_texts(input_ids, is_long),
+            self.pack_batch_texts(batch),
             batch.image_index.cpu(),
             len(batch.pixel_values),
             granularity_T=granularity_T,
@@ -152,26 +228,18 @@ class FlatBatchModel(BetaCLIPPreTrainedModel):
             negative_text_index_n=negative_text_index_n,
         )
 
-    def pool_boxes(
-        self,
-        pixel_values: Tensor,
-        patch_features_BPD: Tensor,
-        regions: RegionBatch,
-        box_format: str = "xyxy_normalized",
-        slots: ImageSlots | None = None,
-    ) -> Tensor:
-        """Pools the patch features of each box, `(R, D)`; `slots` are those of the boxes, if they are known."""
-        height, width = pixel_values.shape[-2:]
-        patch = self.config.vision_config.patch_size
-        grid = (height // patch, width // patch)
-        boxes_R4 = grid_boxes(regions.boxes, box_format, (height, width), grid)
-        return roi_align(patch_features_BPD, boxes_R4, regions.image_index, grid, slots)
-
     def loss_of(self, embeds: FlatEmbeds) -> tuple[Tensor, dict[str, Tensor]]:
         """Returns the loss and its parts, computed as the present [`loss_context`] asks."""
         if self._objective is not None:
             return self._objective(embeds, self.loss_scales())
-        return batch_objective(self.config, embeds, self.loss_scales(), self._gather)
+        return self.objective_of(embeds, self.loss_scales(), self._gather)
+
+    def objective_of(
+        self, embeds: FlatEmbeds, scales: dict[str, Tensor], gather: Gather | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Returns the loss and its parts from embeddings and scales that may come from several batches."""
+        modules = {"rank_loss": getattr(self, "rank_loss", None)}
+        return batch_objective(self.config, embeds, scales, gather, modules)
 
     @contextmanager
     def loss_context(self, *, gather: Gather | None = None, objective: Objective | None = None) -> Iterator[None]:
@@ -207,11 +275,18 @@ class FlatBatchModel(BetaCLIPPreTrainedModel):
             self._gather, self._objective = before
 
     def loss_scales(self) -> dict[str, Tensor]:
-        """Returns the logarithm of the logit scale of each part of the loss that this model can compute, by name."""
+        """
+        Returns the logarithm of the logit scale of each part of the loss that this model can compute, by name.
+
+        The bias of a sigmoid contrast is "logit_bias".
+        """
         scales = {}
         for name, part in LOSS_PARTS.items():
-            if part.requires is None or getattr(self.config, part.requires):
+            is_known = hasattr(self.config, part.weight)
+            if is_known and (part.requires is None or getattr(self.config, part.requires)):
                 scales[name] = self._logit_scale(part.logit_scale)
+        if hasattr(self, "logit_bias"):
+            scales["logit_bias"] = self._logit_scale("logit_bias")
         return scales
 
     def _logit_scale(self, name: str) -> Tensor:
@@ -222,4 +297,4 @@ class FlatBatchModel(BetaCLIPPreTrainedModel):
         return self.get_parameter(name).squeeze()
 
 
-__all__ = ["FlatBatchModel"]
+__all__ = ["NEGATIVE_ARGUMENTS", "REGION_ARGUMENTS", "FlatBatchModel"]

@@ -1,6 +1,6 @@
 # Copyright 2026 The beta-clip-hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of the arguments of `BetaCLIPModel.forward` that mean something for one kind of batch alone."""
+"""Checks of the arguments of a model's `forward` that mean something for one kind of batch alone."""
 
 from inspect import signature
 from typing import Any
@@ -43,6 +43,12 @@ def checked_arguments_of_plain_batch(kwargs: dict[str, Any], forward: Any) -> di
     return {name: value for name, value in kwargs.items() if value is not None}
 
 
+def check_one_of(**arguments: Any) -> None:
+    """Raises `ValueError` unless exactly one of two arguments is given."""
+    if sum(value is not None for value in arguments.values()) != 1:
+        raise ValueError(f"exactly one of {' and '.join(arguments)} must be given")
+
+
 def check_arguments_of_flat_batch(kwargs: dict[str, Any], config: Any) -> None:
     """
     Checks the arguments of a batch with `image_index` that are not in the signature. None of them has an effect.
@@ -57,7 +63,7 @@ def check_arguments_of_flat_batch(kwargs: dict[str, Any], config: Any) -> None:
             raise ValueError(_refusal(name, True))
     for name, value in kwargs.items():
         if name in ("gather", "objective"):
-            raise TypeError(f"{name} is an argument of `BetaCLIPModel.loss_context`, and not of forward")
+            raise TypeError(f"{name} is an argument of `loss_context`, and not of forward")
         if name not in _UNSET_ARGUMENTS:
             raise TypeError(f"forward got an unexpected keyword argument {name!r} for a batch with image_index")
         # Not `in`: a tensor has no single truth value to compare.
@@ -80,4 +86,9 @@ def _refusal(name: str, value: Any) -> str:
     return f"{name} must be left unset for a batch with image_index, but is {value!r}"
 
 
-__all__ = ["check_arguments_of_flat_batch", "check_unset", "checked_arguments_of_plain_batch"]
+__all__ = [
+    "check_arguments_of_flat_batch",
+    "check_one_of",
+    "check_unset",
+    "checked_arguments_of_plain_batch",
+]

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the parts of the loss compute from: the embeddings of a flat batch, and the other processes."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -60,12 +60,16 @@ class LossInputs:
         embeds: The batch of this process.
         gather: Joins the processes.
         counts: How many rows each process has, by rank, for each kind of rows.
+        logit_bias (*optional*): The bias of a sigmoid contrast.
+        modules: The modules of the model that keep something from step to step, by the part of the loss.
     """
 
     config: Any
     embeds: FlatEmbeds
     gather: Gather
     counts: dict[str, list[int]]
+    logit_bias: Tensor | None = None
+    modules: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def first_image(self) -> int:
@@ -77,4 +81,9 @@ class LossInputs:
         return self.gather.sized(self.counts[kind])
 
 
-__all__ = ["FlatEmbeds", "LossInputs"]
+def or_empty(rows: Tensor | None, like: Tensor) -> Tensor:
+    """Returns the rows, or no rows of the width and dtype of other rows."""
+    return like[:0] if rows is None else rows
+
+
+__all__ = ["FlatEmbeds", "LossInputs", "or_empty"]

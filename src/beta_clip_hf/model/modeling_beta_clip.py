@@ -13,18 +13,25 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.clip.modeling_clip import CLIPModel
 from transformers.utils.generic import can_return_tuple
 
-from .batch_beta_clip import BatchTexts, FlatBatch, RegionBatch, TextNegatives
+from .batch_beta_clip import FlatBatch, RegionBatch
+from .batch_plan_beta_clip import BatchPlan
+from .conditioned_scores_beta_clip import ConditionedScores
 from .flat_model_beta_clip import FlatBatchModel
-from .forward_checks_beta_clip import check_arguments_of_flat_batch, check_unset, checked_arguments_of_plain_batch
-from .loss_inputs_beta_clip import FlatEmbeds
-from .objective_beta_clip import multiplier
+from .forward_checks_beta_clip import (
+    check_arguments_of_flat_batch,
+    check_one_of,
+    check_unset,
+    checked_arguments_of_plain_batch,
+)
 from .outputs_beta_clip import BetaCLIPOutput, output_of_images, output_of_texts
-from .pooler_beta_clip import TextConditionedPooler, normalize
-from .ragged_beta_clip import index_or_pairs
+from .packing_beta_clip import TextPacking
+from .pretrained_beta_clip import BetaCLIPPreTrainedModel
+from .ragged_beta_clip import ImageSlots, index_or_pairs
+from .regions_beta_clip import grid_boxes, roi_align
 from .sharding_beta_clip import gathers_weights
 
 
-class BetaCLIPModel(FlatBatchModel):
+class BetaCLIPModel(BetaCLIPPreTrainedModel, ConditionedScores, FlatBatchModel):
     r"""
     CLIP with a text-conditioned pooler, for captions of up to 248 tokens, their sentences, their phrases, and regions.
 
@@ -35,6 +42,8 @@ class BetaCLIPModel(FlatBatchModel):
 
     Source: arXiv 2512.12678 (β-CLIP), arXiv 2505.05071 (FG-CLIP).
     """
+
+    output_class = BetaCLIPOutput
 
     # Docstrings are written out. transformers' `auto_docstring` would describe `input_ids` as a batch of one text for
     # each image, and link to pages of transformers' own documentation.
@@ -102,49 +111,33 @@ class BetaCLIPModel(FlatBatchModel):
         plan = kwargs.pop("plan", None)
         if pixel_values is not None and pixel_values.shape[0] == 0:
             raise ValueError("pixel_values must hold at least one image, but holds none")
-        region_arguments = {
+        arguments = {
+            "granularity": granularity,
+            "boxes": boxes,
             "region_image_index": region_image_index,
             "region_input_ids": region_input_ids,
             "hard_input_ids": hard_input_ids,
             "hard_region_index": hard_region_index,
+            "negative_input_ids": negative_input_ids,
+            "negative_text_index": negative_text_index,
         }
-        negative_arguments = {"negative_input_ids": negative_input_ids, "negative_text_index": negative_text_index}
         if image_index is None:
-            flat_arguments = {"granularity": granularity, "boxes": boxes, **region_arguments, **negative_arguments}
-            check_unset(flat_arguments, "image_index")
+            check_unset(arguments, "image_index")
             kwargs = checked_arguments_of_plain_batch(kwargs, self.forward)
             kwargs.update(attention_mask=attention_mask, position_ids=position_ids)
             kwargs.update(return_loss=return_loss, interpolate_pos_encoding=interpolate_pos_encoding)
             return self._plain_forward(input_ids, pixel_values, **kwargs)
-
-        if input_ids is None or pixel_values is None:
-            raise ValueError("image_index needs input_ids and pixel_values beside it, but one of them is missing")
         check_arguments_of_flat_batch(kwargs, self.config)
-        regions = None
-        if boxes is None:
-            check_unset(region_arguments, "boxes")
-        else:
-            regions = RegionBatch(
-                boxes,
-                region_image_index,  # type: ignore[arg-type]  # it checks that there is one
-                region_input_ids,
-                hard_input_ids,
-                hard_region_index,
-            )
-        negatives = None
-        if negative_input_ids is not None or negative_text_index is not None:
-            negatives = TextNegatives(negative_input_ids, negative_text_index)  # type: ignore[arg-type]  # it checks both
-        has_loss = bool(return_loss)
-        # Texts of regions and negatives serve a loss only.
-        texts = BatchTexts(input_ids)
-        if has_loss:
-            texts = self.texts_to_encode(input_ids, regions, negatives)
-        batch = FlatBatch(pixel_values, texts, image_index, granularity, regions, plan, has_loss)
-        embeds = self.embed_batch(batch, interpolate_pos_encoding)
-        outputs = self._outputs(embeds)
-        if has_loss:
-            outputs.loss, outputs.losses = self.loss_of(embeds)
-        return outputs
+        batch = self.flat_batch(
+            input_ids,
+            pixel_values,
+            image_index,
+            arguments,
+            plan=plan,
+            has_loss=bool(return_loss),
+            image_options={"interpolate_pos_encoding": interpolate_pos_encoding},
+        )
+        return self.flat_outputs(batch)
 
     def _plain_forward(self, input_ids: Tensor | None, pixel_values: Tensor | None, **kwargs: Any) -> BetaCLIPOutput:
         """Computes a batch without `image_index` as `CLIPModel` does, or only what images or texts alone have."""
@@ -182,20 +175,6 @@ class BetaCLIPModel(FlatBatchModel):
             raise ValueError("at least one of input_ids and pixel_values must be given, but neither is")
         outputs = self.get_text_features(input_ids, attention_mask, position_ids, return_dict=True, **kwargs)
         return output_of_texts(outputs)
-
-    def _outputs(self, embeds: FlatEmbeds) -> BetaCLIPOutput:
-        """Returns the outputs of a batch, without its loss."""
-        # Autocast would run this product in half precision: logits up to 100 need more digits than that.
-        with torch.autocast(embeds.image_BD.device.type, enabled=False):
-            logits_BT = multiplier(self.logit_scale) * embeds.image_BD @ embeds.text_TD.T
-        return BetaCLIPOutput(
-            logits_per_image=logits_BT,
-            logits_per_text=logits_BT.T,
-            image_embeds=embeds.image_BD,
-            text_embeds=embeds.text_TD,
-            contextualized_embeds=embeds.contextualized_TD,
-            region_embeds=embeds.region_RD,
-        )
 
     get_image_features = gathers_weights(CLIPModel.get_image_features)
 
@@ -310,52 +289,57 @@ class BetaCLIPModel(FlatBatchModel):
             ValueError: If the model has no pooler, an input is missing or given twice, or there are neither T images
                 nor one.
         """
-        pooler = self._pooler_or_error()
-        if pixel_values is not None and patch_features is None:
+        self.pooler_or_error()
+        check_one_of(pixel_values=pixel_values, patch_features=patch_features)
+        check_one_of(input_ids=input_ids, text_embeds=text_embeds)
+        if pixel_values is not None:
             patch_features = self.get_patch_features(pixel_values, interpolate_pos_encoding)
-        elif pixel_values is not None or patch_features is None:
-            raise ValueError("exactly one of pixel_values and patch_features must be given")
-        if input_ids is not None and text_embeds is None:
+        if input_ids is not None:
             # Texts of a flat batch may take different paths, so that the encoder wants the path of each.
             is_long = torch.full(input_ids.shape[:1], self.is_long_path(path), device=input_ids.device)
             text_embeds = self.encode_texts(input_ids, is_long)
-        elif input_ids is not None or text_embeds is None:
-            raise ValueError("exactly one of input_ids and text_embeds must be given")
-        index = index_or_pairs(image_index, patch_features.shape[0], text_embeds.shape[0], "texts", text_embeds.device)
-        pooled_TD, attentions_THP = pooler(text_embeds, patch_features, index, output_attentions)
-        # In at least float32: cosines of half-precision vectors would tie where models differ little.
-        pooled_TD = normalize(pooled_TD)
-        return (pooled_TD, attentions_THP) if output_attentions else pooled_TD
+        return self.pool_for_texts(patch_features, text_embeds, image_index, output_attentions)
 
-    @gathers_weights
-    def score_pairs(self, patch_features: Tensor, text_embeds: Tensor, *, chunk_size: int | None = None) -> Tensor:
-        """Scores EVERY image with every text, `(B, T)`, see [`TextConditionedPooler.score_pairs`]."""
-        return self._pooler_or_error().score_pairs(patch_features, text_embeds, chunk_size=chunk_size)
+    # What a flat batch asks of the towers
 
-    @gathers_weights
-    def score_candidates(
+    def encode_batch_texts(self, batch: FlatBatch, packing: Any) -> Tensor:
+        """Returns features `(T, D)` of all texts of a batch, un-normalised."""
+        input_ids = batch.texts.joined()
+        # The collator's plan covers the texts of regions too. Without a loss these are not encoded, and the model packs
+        # the others itself.
+        if packing.last_T.shape != input_ids.shape[:1]:
+            packing = None
+        return self.encode_texts(input_ids, self._takes_long_path(batch), packing)
+
+    def pack_batch_texts(self, batch: FlatBatch) -> TextPacking:
+        """Plans the texts of a batch that has no plan."""
+        return self.plan_texts(batch.texts.joined(), self._takes_long_path(batch))
+
+    def _plan_batch(self, batch: FlatBatch) -> BatchPlan:
+        if torch.compiler.is_compiling() and not batch.has_loss:
+            return BatchPlan(self.packing_of_graph(batch.texts.joined()))
+        return super()._plan_batch(batch)
+
+    def _takes_long_path(self, batch: FlatBatch) -> Tensor | None:
+        """Returns which of all texts of a batch take the long path, in a model with two."""
+        if self.long_text_projection is None or batch.granularity is None:
+            return None
+        return batch.texts.is_long(batch.granularity)
+
+    def pool_boxes(
         self,
-        patch_features: Tensor,
-        text_embeds: Tensor,
-        image_index: Tensor,
-        text_index: Tensor,
-        *,
-        chunk_size: int | None = None,
+        pixel_values: Tensor,
+        patches: Tensor,
+        regions: RegionBatch,
+        box_format: str = "xyxy_normalized",
+        slots: ImageSlots | None = None,
     ) -> Tensor:
-        """Scores the pairs of a shortlist, see [`TextConditionedPooler.score_candidates`]."""
-        return self._pooler_or_error().score_candidates(
-            patch_features, text_embeds, image_index, text_index, chunk_size=chunk_size
-        )
-
-    def _pooler_or_error(self) -> TextConditionedPooler:
-        """Returns the pooler.
-
-        Raises:
-            ValueError: If the model has none.
-        """
-        if self.pooler is None:
-            raise ValueError("use_pooler must be True for text-conditioned features, but is False")
-        return self.pooler
+        """Pools the patch features of each box, `(R, D)`; `slots` are those of the boxes, if they are known."""
+        height, width = pixel_values.shape[-2:]
+        patch = self.config.vision_config.patch_size
+        grid = (height // patch, width // patch)
+        boxes_R4 = grid_boxes(regions.boxes, box_format, (height, width), grid)
+        return roi_align(patches, boxes_R4, regions.image_index, grid, slots)
 
 
 __all__ = ["BetaCLIPModel", "BetaCLIPOutput"]

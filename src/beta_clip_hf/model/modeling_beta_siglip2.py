@@ -1,60 +1,51 @@
 # Copyright 2026 The beta-clip-hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""FG-CLIP 2 and SigLIP 2 on Hugging Face's SigLIP 2: three text paths, patch features of any grid, regions.
+"""FG-CLIP 2, SigLIP 2 and β-CAL on Hugging Face's SigLIP 2: three text paths, images of any grid, pooler, regions.
 
 Only what differs from `Siglip2Model` is written here.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.models.siglip2.modeling_siglip2 import Siglip2Output
 from transformers.utils.generic import can_return_tuple
 
-from .configuration_beta_siglip2 import SIGLIP_TEXT_PATHS
-from .forward_checks_beta_clip import checked_arguments_of_plain_batch
+from .batch_beta_clip import FlatBatch, RegionBatch
+from .conditioned_scores_beta_clip import ConditionedScores
+from .flat_model_beta_clip import FlatBatchModel
+from .forward_checks_beta_clip import (
+    check_arguments_of_flat_batch,
+    check_one_of,
+    check_unset,
+    checked_arguments_of_plain_batch,
+)
+from .outputs_beta_siglip2 import BetaSiglip2Output, output_of_images, output_of_texts
 from .patch_map_beta_clip import PatchMap
 from .pretrained_beta_siglip2 import BetaSiglip2PreTrainedModel
-from .ragged_beta_clip import index_or_pairs
+from .ragged_beta_clip import ImageSlots, index_or_pairs
 from .regions_beta_clip import grid_boxes, roi_align_of_map
+from .sharding_beta_clip import gathers_weights
+from .text_hash_beta_clip import hash_tokens
+from .text_rows_beta_siglip2 import TextRows, plan_batch_rows
 
 
-@dataclass
-class PatchInputs:
-    """
-    Holds the images of a batch as the vision tower takes them.
-
-    Args:
-        pixel_values (`Tensor` of shape `(B, P, 3 · patch²)`): Patches, each flattened as row, column, channel.
-        mask (`Tensor` of shape `(B, P)`, *optional*): 1 for a patch, 0 for padding; `None` where there is no padding.
-        grid_sizes (`Tensor` of shape `(B, 2)`, int64): Rows and columns of each image.
-    """
-
-    pixel_values: Tensor
-    mask: Tensor | None
-    grid_sizes: Tensor
-
-    def is_patch(self) -> Tensor:
-        """Returns which places hold a patch, `(B, P)`."""
-        if self.mask is None:
-            return torch.ones(self.pixel_values.shape[:2], dtype=torch.bool, device=self.pixel_values.device)
-        return self.mask.bool()
-
-
-class BetaSiglip2Model(BetaSiglip2PreTrainedModel):
+class BetaSiglip2Model(BetaSiglip2PreTrainedModel, ConditionedScores, FlatBatchModel):
     r"""
-    SigLIP 2 with the parts of FG-CLIP 2: a long text path, a path for the texts of regions, and patch features.
+    SigLIP 2 with the parts of FG-CLIP 2 (a long text path, a path for the texts of regions, patch features) and of
+    β-CLIP (a text-conditioned pooler).
 
-    Images may have any grid of patches. A batch is that of [`~transformers.Siglip2Model`], bit for bit.
+    Images may have any grid of patches. Without `image_index` a batch is that of [`~transformers.Siglip2Model`], bit
+    for bit. With it, a batch is B images and T flat texts, as for [`BetaCLIPModel`].
 
     Texts are padded to the full length of their path, and padding is attended to: without it, or with a mask, a text
     has another embedding, which is of no use. Pooled is the last position.
 
-    Source: arXiv 2510.10921 (FG-CLIP 2), arXiv 2502.14786 (SigLIP 2).
+    Source: arXiv 2510.10921 (FG-CLIP 2), arXiv 2502.14786 (SigLIP 2), arXiv 2512.12678 (β-CLIP).
     """
+
+    output_class = BetaSiglip2Output
 
     @can_return_tuple
     def forward(
@@ -65,33 +56,105 @@ class BetaSiglip2Model(BetaSiglip2PreTrainedModel):
         spatial_shapes: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
+        image_index: Tensor | None = None,
+        granularity: Tensor | None = None,
+        boxes: Tensor | None = None,
+        region_image_index: Tensor | None = None,
+        region_input_ids: Tensor | None = None,
+        hard_input_ids: Tensor | None = None,
+        hard_region_index: Tensor | None = None,
+        negative_input_ids: Tensor | None = None,
+        negative_text_index: Tensor | None = None,
         return_loss: bool | None = None,
         **kwargs: Any,
-    ) -> Siglip2Output:
+    ) -> BetaSiglip2Output:
         r"""
-        Embeds images and texts as [`~transformers.Siglip2Model`] does, on the short path; or images or texts alone.
+        Embeds a batch and, with `return_loss`, computes its loss; images or texts may also come alone.
+
+        Without `image_index` it does what [`~transformers.Siglip2Model`] does, on the short path: the loss is the
+        sigmoid loss of images and texts in pairs.
 
         Args:
             input_ids (`Tensor` of shape `(T, L)`, int64):
-                Texts, padded to all positions of the short path (64). Nothing is checked here; see
-                [`get_text_features`].
+                Texts, padded to all positions of the short path (64). With `image_index`, padded to all positions of
+                the longest path that a text of the batch takes; of texts on shorter paths the first columns count.
             pixel_values, pixel_attention_mask, spatial_shapes: The images, see [`get_image_features`].
             attention_mask, position_ids: As in `Siglip2Model`; to be left out.
-            return_loss (`bool`): Also compute the sigmoid loss of images and texts in pairs.
-            kwargs: What transformers passes to any model; passed on to the towers.
+            image_index (`Tensor` of shape `(T,)`, int64, *optional*): The image of each text, 0..B-1, non-decreasing.
+            granularity (`Tensor` of shape `(T,)`, int64, *optional*):
+                The kind of each text, see [`Granularity`]. A loss needs it, with one caption per image and at most one
+                short caption. The configuration says which path each kind takes; without it all take the short one.
+            boxes (`Tensor` of shape `(R, 4)`, *optional*):
+                Any number of regions, xyxy as fractions of the image's width and height.
+            region_image_index (`Tensor` of shape `(R,)`, int64): The image of each box.
+            region_input_ids (`Tensor` of shape `(R, L)`): The text of each box; box path.
+            hard_input_ids (`Tensor` of shape `(N, L)`):
+                For each flagged box its true text, then its negatives, any number of them; box path.
+            hard_region_index (`Tensor` of shape `(N,)`, int64): The box of each hard text, non-decreasing.
+            negative_input_ids (`Tensor` of shape `(n, L)`):
+                Negatives of any of the T texts, false of its image; each takes the path of its text.
+            negative_text_index (`Tensor` of shape `(n,)`, int64): The text of each negative, non-decreasing.
+            return_loss (`bool`): Also compute `loss` (Σ weight · part) and `losses` (the parts).
+            kwargs: What transformers passes to any model. A plain batch passes it on to the towers, a batch with
+                `image_index` takes it unset only.
 
         Returns:
             Outputs with L2-normalised `image_embeds` and `text_embeds`, `logits_per_image` (B, T), `logits_per_text`
             and `loss`. Images or texts alone have their embeddings and the outputs of their tower.
 
         Raises:
-            ValueError: If images and texts are missing, a loss lacks one of them or their numbers differ, or the images
-                have no shapes.
+            ValueError: If images and texts are missing, or one of them in a batch with `image_index` or a loss, the
+                images have no shapes, shapes disagree, texts are shorter than their path, or a loss cannot be computed:
+                B ≠ T in a plain batch, no `granularity`, an image with no caption or several, boxes for a model without
+                `use_regions`.
             TypeError: If an argument is not known.
         """
-        kwargs = checked_arguments_of_plain_batch(kwargs, self.forward)
+        # Internal: the `BatchPlan` of this very batch, which the collator adds, and which the model trusts.
+        plan = kwargs.pop("plan", None)
+        arguments = {
+            "granularity": granularity,
+            "boxes": boxes,
+            "region_image_index": region_image_index,
+            "region_input_ids": region_input_ids,
+            "hard_input_ids": hard_input_ids,
+            "hard_region_index": hard_region_index,
+            "negative_input_ids": negative_input_ids,
+            "negative_text_index": negative_text_index,
+        }
+        image_options = {"pixel_attention_mask": pixel_attention_mask, "spatial_shapes": spatial_shapes}
+        if image_index is None:
+            check_unset(arguments, "image_index")
+            kwargs = checked_arguments_of_plain_batch(kwargs, self.forward)
+            kwargs.update(attention_mask=attention_mask, position_ids=position_ids, return_loss=return_loss)
+            return self._plain_forward(input_ids, pixel_values, image_options, **kwargs)
+        check_arguments_of_flat_batch(kwargs, self.config)
+        batch = self.flat_batch(
+            input_ids,
+            pixel_values,
+            image_index,
+            arguments,
+            plan=plan,
+            has_loss=bool(return_loss),
+            image_options=image_options,
+        )
+        return self.flat_outputs(batch)
+
+    def _plain_forward(
+        self,
+        input_ids: Tensor | None,
+        pixel_values: Tensor | None,
+        image_options: dict[str, Any],
+        *,
+        attention_mask: Tensor | None,
+        position_ids: Tensor | None,
+        return_loss: bool | None,
+        **kwargs: Any,
+    ) -> BetaSiglip2Output:
+        """Computes a batch without `image_index` as `Siglip2Model` does, or only what images or texts alone have."""
         if pixel_values is not None:
-            images = self._patch_inputs(pixel_values, pixel_attention_mask, spatial_shapes)
+            images = self.patch_inputs(
+                pixel_values, image_options["pixel_attention_mask"], image_options["spatial_shapes"]
+            )
             kwargs.update(
                 pixel_values=images.pixel_values, pixel_attention_mask=images.mask, spatial_shapes=images.grid_sizes
             )
@@ -101,22 +164,21 @@ class BetaSiglip2Model(BetaSiglip2PreTrainedModel):
             if return_loss:
                 raise ValueError("a loss needs input_ids and pixel_values, but one of them is missing")
             if pixel_values is not None:
-                vision_outputs = self.vision_model(**kwargs)
-                return Siglip2Output(
-                    image_embeds=_normalized(vision_outputs.pooler_output), vision_model_output=vision_outputs
-                )
+                return output_of_images(self.vision_model(**kwargs))
             if input_ids is None:
                 raise ValueError("at least one of input_ids and pixel_values must be given, but neither is")
-            text_outputs = self.text_model(input_ids, attention_mask, position_ids, **kwargs)
-            return Siglip2Output(text_embeds=_normalized(text_outputs.pooler_output), text_model_output=text_outputs)
+            return output_of_texts(self.text_model(input_ids, attention_mask, position_ids, **kwargs))
         if return_loss and len(input_ids) != len(pixel_values):
             raise ValueError(
                 f"a loss needs as many texts as images, but there are {len(input_ids)} texts and {len(pixel_values)} "
                 "images"
             )
-        return super().forward(
+        outputs = super().forward(
             input_ids, attention_mask=attention_mask, position_ids=position_ids, return_loss=return_loss, **kwargs
         )
+        # SigLIP computes it without a weight. `losses` holds parts before their weights in any case.
+        losses = None if outputs.loss is None else {"sigmoid_loss": outputs.loss}
+        return BetaSiglip2Output(**outputs, losses=losses)
 
     @can_return_tuple
     def get_image_features(
@@ -142,7 +204,7 @@ class BetaSiglip2Model(BetaSiglip2PreTrainedModel):
         Raises:
             ValueError: If patches come without `spatial_shapes`, or an image is smaller than a patch.
         """
-        images = self._patch_inputs(pixel_values, pixel_attention_mask, spatial_shapes)
+        images = self.patch_inputs(pixel_values, pixel_attention_mask, spatial_shapes)
         return self.vision_model(images.pixel_values, images.mask, images.grid_sizes, **kwargs)
 
     @can_return_tuple
@@ -171,7 +233,7 @@ class BetaSiglip2Model(BetaSiglip2PreTrainedModel):
             ValueError: If the path is unknown, or the texts have another length than all positions of their path.
         """
         path = path or "short"
-        self._check_texts(input_ids, path)
+        self.check_texts(input_ids, path)
         if path == "long":
             if position_ids is None:
                 position_ids = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
@@ -201,10 +263,9 @@ class BetaSiglip2Model(BetaSiglip2PreTrainedModel):
 
         Source: FG-CLIP 2 (arXiv 2510.10921), its dense feature head.
         """
-        images = self._patch_inputs(pixel_values, pixel_attention_mask, spatial_shapes)
-        outputs = self.vision_model(images.pixel_values, images.mask, images.grid_sizes)
-        features_BPD = self.patch_head(outputs.last_hidden_state, images.mask)
-        return PatchMap(features_BPD, images.grid_sizes, images.is_patch())
+        # One pass serves both; the pooling head costs next to nothing.
+        _, patches = self.encode_images(pixel_values, pixel_attention_mask, spatial_shapes)
+        return patches
 
     def get_region_features(
         self,
@@ -239,78 +300,98 @@ class BetaSiglip2Model(BetaSiglip2PreTrainedModel):
         """
         # Each image is encoded once, however many boxes it has.
         patches = self.get_patch_features(pixel_values, pixel_attention_mask, spatial_shapes)
-        device = patches.features.device
-        index_R = index_or_pairs(region_image_index, len(patches.features), len(boxes), "boxes", device)
-        grid_B2 = patches.grid_sizes.to(device)
-        size_B2 = grid_B2 * self.config.vision_config.patch_size if image_sizes is None else image_sizes.to(device)
-        boxes_R4 = grid_boxes(boxes, box_format, size_B2[index_R], grid_B2[index_R])
-        return roi_align_of_map(patches, boxes_R4, index_R)
+        index_R = index_or_pairs(
+            region_image_index, len(patches.features), len(boxes), "boxes", patches.features.device
+        )
+        return self._pooled_boxes(patches, boxes, index_R, box_format, image_sizes)
 
-    def _patch_inputs(self, pixel_values: Tensor, mask: Tensor | None, grid_sizes: Tensor | None) -> PatchInputs:
-        """
-        Returns images as patches, with their mask and grids.
+    def _pooled_boxes(
+        self,
+        patches: PatchMap,
+        boxes: Tensor,
+        index_R: Tensor,
+        box_format: str,
+        image_sizes: Tensor | None = None,
+        slots: ImageSlots | None = None,
+    ) -> Tensor:
+        """Pools boxes, see [`get_region_features`] for the arguments; `index_R` is the image of each box."""
+        grid_B2 = patches.grid_sizes.to(patches.features.device, non_blocking=True)
+        size_B2 = grid_B2 * self.config.vision_config.patch_size if image_sizes is None else image_sizes.to(grid_B2)
+        boxes_R4 = grid_boxes(boxes, box_format, size_B2[index_R], grid_B2[index_R])
+        return roi_align_of_map(patches, boxes_R4, index_R, slots)
+
+    @gathers_weights
+    def get_text_conditioned_image_features(
+        self,
+        pixel_values: Tensor | None = None,
+        input_ids: Tensor | None = None,
+        *,
+        patch_features: PatchMap | None = None,
+        text_embeds: Tensor | None = None,
+        image_index: Tensor | None = None,
+        path: str | None = None,
+        output_attentions: bool = False,
+        pixel_attention_mask: Tensor | None = None,
+        spatial_shapes: Tensor | None = None,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        r"""
+        Embeds images as each text sees them.
+
+        Args:
+            pixel_values (with `pixel_attention_mask` and `spatial_shapes`) or patch_features (a [`PatchMap`]):
+                The images, as in [`get_image_features`], or from [`get_patch_features`].
+            input_ids (padded to their path) or text_embeds (`(T, D)`, normalised or not): The texts.
+            image_index (`Tensor` of shape `(T,)`, int64, *optional*):
+                The image of each text. By default texts and images come in pairs (T = B), or there is one image.
+            path: The path of the texts, as in [`get_text_features`].
+            output_attentions (`bool`): Also return where each text looked.
+
+        Returns:
+            `(T, D)`, L2-normalised; with `output_attentions` also the attention `(T, H, P)`, which is 0 for padding.
 
         Raises:
-            ValueError: If patches come without their grids, or an image is smaller than a patch.
+            ValueError: If the model has no pooler, an input is missing or given twice, or there are neither T images
+                nor one.
         """
-        if pixel_values.ndim == 4:
-            pixel_values, grid_sizes = patches_of(pixel_values, self.config.vision_config.patch_size)
-            return PatchInputs(pixel_values, None, grid_sizes)
-        if grid_sizes is None:
-            raise ValueError(
-                "spatial_shapes must come with patches (B, P, 3 · patch²), which do not say the grid of an image, but "
-                "is missing: pass all that the processor returns"
-            )
-        if mask is None:
-            num_patches_B = grid_sizes.prod(dim=1).to(pixel_values.device)
-            place_P = torch.arange(pixel_values.shape[1], device=pixel_values.device)
-            mask = (place_P < num_patches_B[:, None]).long()
-        return PatchInputs(pixel_values, mask, grid_sizes)
+        self.pooler_or_error()
+        check_one_of(pixel_values=pixel_values, patch_features=patch_features)
+        check_one_of(input_ids=input_ids, text_embeds=text_embeds)
+        if pixel_values is not None:
+            patch_features = self.get_patch_features(pixel_values, pixel_attention_mask, spatial_shapes)
+        if input_ids is not None:
+            text_embeds = self.get_text_features(input_ids, path=path, return_dict=True).pooler_output
+        return self.pool_for_texts(patch_features, text_embeds, image_index, output_attentions)
 
-    def _check_texts(self, input_ids: Tensor, path: str) -> None:
-        """Raises `ValueError` for a path that does not exist, or texts of another length than its positions."""
-        if path not in SIGLIP_TEXT_PATHS:
-            raise ValueError(f"path must be one of {SIGLIP_TEXT_PATHS}, but is {path!r}")
-        length = self.config.text_config.max_position_embeddings
-        if path == "long":
-            length = self.config.long_text_max_position_embeddings
-        if input_ids.ndim != 2 or input_ids.shape[1] != length:
-            raise ValueError(
-                f"input_ids on the {path} path must have shape (T, {length}), because the last position is pooled and "
-                f"padding is attended to, but are {tuple(input_ids.shape)}: pad each text on the right to {length} "
-                "tokens"
-            )
+    # What a flat batch asks of the towers
 
+    def encode_batch_texts(self, batch: FlatBatch, packing: TextRows) -> Tensor:
+        """Returns features `(T, D)` of all texts of a batch, un-normalised."""
+        input_ids = batch.texts.joined()
+        # The collator's plan covers the texts of regions too. Without a loss these are not encoded.
+        if packing.num_texts != len(input_ids):
+            packing = self.pack_batch_texts(batch).to(input_ids.device)
+        return self.encode_texts(input_ids, packing)
 
-def patches_of(pixel_values: Tensor, patch_size: int) -> tuple[Tensor, Tensor]:
-    """
-    Cuts images of one size into patches, as a convolution with that stride does; what does not fill a patch is cut off.
+    @torch.compiler.disable
+    def pack_batch_texts(self, batch: FlatBatch) -> TextRows:
+        """Plans the texts of a batch that has no plan, see [`plan_batch_rows`]."""
+        granularity_T = None if batch.granularity is None else batch.granularity.cpu()
+        return plan_batch_rows(batch.texts, granularity_T, self.config)
 
-    Args:
-        pixel_values (`Tensor` of shape `(B, 3, height, width)`).
-        patch_size: The side of a patch.
+    def pool_boxes(
+        self,
+        pixel_values: Tensor,
+        patches: PatchMap,
+        regions: RegionBatch,
+        box_format: str = "xyxy_normalized",
+        slots: ImageSlots | None = None,
+    ) -> Tensor:
+        """Pools the patch features of each box, `(R, D)`; `slots` are those of the boxes, if they are known."""
+        return self._pooled_boxes(patches, regions.boxes, regions.image_index, box_format, slots=slots)
 
-    Returns:
-        Patches `(B, P, patch² · 3)`, row-major, each flattened as row, column, channel; and the grids `(B, 2)`, on the
-        CPU.
-
-    Raises:
-        ValueError: If an image is smaller than a patch.
-    """
-    height, width = pixel_values.shape[-2:]
-    rows, columns = height // patch_size, width // patch_size
-    if rows == 0 or columns == 0:
-        raise ValueError(f"images must have sides of at least {patch_size} pixels, but have {height} × {width}")
-    whole = pixel_values[:, :, : rows * patch_size, : columns * patch_size]
-    cells = whole.unflatten(2, (rows, patch_size)).unflatten(4, (columns, patch_size))
-    # To image, row of the grid, column of the grid, row of the patch, column of the patch, channel.
-    patches = cells.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
-    return patches, torch.tensor([[rows, columns]]).expand(len(pixel_values), 2)
-
-
-def _normalized(embeds_MD: Tensor) -> Tensor:
-    # In the same steps as `Siglip2Model.forward`, whose embeddings these equal bit for bit.
-    return embeds_MD / embeds_MD.norm(p=2, dim=-1, keepdim=True)
+    def hash_texts(self, input_ids_TL: Tensor) -> Tensor:
+        """Returns a number `(T,)` int64 for each text, equal for equal texts of the same width."""
+        return hash_tokens(input_ids_TL)
 
 
 __all__ = ["BetaSiglip2Model", "PatchMap"]

@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """From the embeddings of a flat batch to the named parts of its loss, in one process or over several.
 
-[`LOSS_PARTS`] lists the parts. A new part takes three steps: a field `…_loss_weight` in `BetaCLIPConfig`, a function
-that computes it, and a row of the table. A logit scale of its own needs no more than its name in that row: the model
-makes the parameter and starts it from CLIP's, training clamps and logs it, and exports leave it out.
+[`LOSS_PARTS`] lists the parts. A new part takes three steps: a field `…_loss_weight` in the configuration of the models
+that can have it, a function that computes it, and a row of the table. A logit scale of its own needs no more than its
+name in that row: the model makes the parameter and starts it from CLIP's, training clamps and logs it, and exports
+leave it out.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,7 +25,14 @@ from .loss_beta_clip import (
     text_conditioned_loss,
     text_negative_loss,
 )
-from .loss_inputs_beta_clip import FlatEmbeds, LossInputs
+from .loss_inputs_beta_clip import FlatEmbeds, LossInputs, or_empty
+from .loss_parts_beta_siglip2 import (
+    hard_contrast_part,
+    intra_text_part,
+    rank_part,
+    short_sigmoid_part,
+    sigmoid_part,
+)
 from .tiled_beta_clip import at_least_float32
 
 
@@ -39,7 +47,7 @@ class LossPart:
 
     Args:
         function: Computes the unweighted part from the inputs and the multiplier s.
-        weight: The field of `BetaCLIPConfig` that weighs the part; with 0 it is not computed.
+        weight: The field of the configuration that weighs the part; with 0, or without the field, it is not computed.
         logit_scale: The parameter of the model that holds the logarithm of s; ends in "logit_scale". The model makes
             it, unless it is CLIP's or that of a module (`pooler.logit_scale`).
         rows: The kind of rows that the part needs, see [`FlatEmbeds.row_counts`]. The part is computed if any process
@@ -53,6 +61,10 @@ class LossPart:
     rows: str
     requires: str | None = None
 
+    def weight_in(self, config: Any) -> float:
+        """Returns the weight of the part in a configuration; 0 where models of its kind do not have the part."""
+        return getattr(config, self.weight, 0.0)
+
     def is_possible(self, config: Mapping[str, Any]) -> bool:
         """Whether a model of this configuration has the logit scale; a missing value is the default."""
         # The switch may be one that a subclass of the configuration adds.
@@ -60,16 +72,24 @@ class LossPart:
 
 
 def batch_objective(
-    config: Any, embeds: FlatEmbeds, logit_scales: dict[str, Tensor], gather: Gather | None = None
+    config: Any,
+    embeds: FlatEmbeds,
+    logit_scales: dict[str, Tensor],
+    gather: Gather | None = None,
+    modules: Mapping[str, Any] | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Returns the loss Σ weight · part and its parts, see [`batch_losses`]."""
-    losses = batch_losses(config, embeds, logit_scales, gather)
-    weighted = [getattr(config, LOSS_PARTS[name].weight) * part for name, part in losses.items()]
+    losses = batch_losses(config, embeds, logit_scales, gather, modules)
+    weighted = [LOSS_PARTS[name].weight_in(config) * part for name, part in losses.items()]
     return sum(weighted[1:], start=weighted[0]), losses
 
 
 def batch_losses(
-    config: Any, embeds: FlatEmbeds, logit_scales: dict[str, Tensor], gather: Gather | None = None
+    config: Any,
+    embeds: FlatEmbeds,
+    logit_scales: dict[str, Tensor],
+    gather: Gather | None = None,
+    modules: Mapping[str, Any] | None = None,
 ) -> dict[str, Tensor]:
     r"""
     Computes the parts of the loss that have a weight, that the model has a scale for, and that the batch has rows for.
@@ -79,8 +99,11 @@ def batch_losses(
     Args:
         config (`BetaCLIPConfig`): Read for the weights, `beta` and `alignment_loss`.
         embeds: The batch, with `caption`, `short` and `aligned`.
-        logit_scales (`dict[str, Tensor]`): The logarithm of s for each part that the model can compute, by its name.
+        logit_scales (`dict[str, Tensor]`):
+            The logarithm of s for each part that the model can compute, by its name; and the bias of a sigmoid
+            contrast as "logit_bias".
         gather (*optional*): Joins several processes.
+        modules (*optional*): The modules of the model that keep something from step to step, by the part.
 
     Returns:
         The parts by name, unweighted scalars; every process holds the value of the whole batch.
@@ -88,17 +111,18 @@ def batch_losses(
     Raises:
         ValueError: If no part has weight.
 
-    Source: arXiv 2512.12678 (`clip_loss`, `beta_cal_loss`), arXiv 2505.05071 (the other parts).
+    Source: arXiv 2512.12678 (`clip_loss`, `beta_cal_loss`), arXiv 2510.10921 (`loss_parts_beta_siglip2.py`), arXiv
+    2505.05071 (the other parts).
     """
     gather = OneProcess() if gather is None else gather
     own_counts = embeds.row_counts()
     # One exchange tells everything that has to be known to gather the rows of all parts.
     counts_by_rank = gather.row_counts(*own_counts.values())
     counts = {kind: list(column) for kind, column in zip(own_counts, zip(*counts_by_rank, strict=True), strict=True)}
-    inputs = LossInputs(config, embeds, gather, counts)
+    inputs = LossInputs(config, embeds, gather, counts, logit_scales.get("logit_bias"), modules or {})
     losses = {}
     for name, part in LOSS_PARTS.items():
-        if name in logit_scales and getattr(config, part.weight) and sum(counts[part.rows]):
+        if name in logit_scales and part.weight_in(config) and sum(counts[part.rows]):
             losses[name] = part.function(inputs, multiplier(logit_scales[name]))
     if not losses:
         raise ValueError("a loss needs a part of positive weight, but the configuration has none")
@@ -180,11 +204,11 @@ def _region(inputs: LossInputs, logit_scale: Tensor) -> Tensor:
     """Computes `region_loss` of the boxes and their texts."""
     embeds = inputs.embeds
     # A process without region texts takes part in the exchange with no rows, even if it has boxes.
-    region_text_RD = _or_empty(embeds.region_text_RD, embeds.image_BD)
-    region_RD = _or_empty(embeds.region_RD, embeds.image_BD)[: len(region_text_RD)]
+    region_text_RD = or_empty(embeds.region_text_RD, embeds.image_BD)
+    region_RD = or_empty(embeds.region_RD, embeds.image_BD)[: len(region_text_RD)]
     text_id_R = None
     if inputs.config.mask_identical_region_texts:
-        text_id_R = _or_empty(embeds.region_text_id_R, embeds.image_index_T)
+        text_id_R = or_empty(embeds.region_text_id_R, embeds.image_index_T)
     return region_loss(
         region_RD, region_text_RD, logit_scale=logit_scale, text_id_R=text_id_R, gather=inputs.gather_of("regions")
     )
@@ -193,9 +217,9 @@ def _region(inputs: LossInputs, logit_scale: Tensor) -> Tensor:
 def _hard_negative(inputs: LossInputs, logit_scale: Tensor) -> Tensor:
     """Computes `hard_negative_loss` as a mean over the flagged regions of all processes."""
     embeds = inputs.embeds
-    region_RD = _or_empty(embeds.region_RD, embeds.image_BD)
-    hard_ND = _or_empty(embeds.hard_text_ND, embeds.image_BD)
-    index_N = _or_empty(embeds.hard_region_index_N, embeds.image_index_T)
+    region_RD = or_empty(embeds.region_RD, embeds.image_BD)
+    hard_ND = or_empty(embeds.hard_text_ND, embeds.image_BD)
+    index_N = or_empty(embeds.hard_region_index_N, embeds.image_index_T)
     own_mean = hard_negative_loss(region_RD, hard_ND, index_N, logit_scale=logit_scale)
     return _mean_over_processes(inputs.gather, own_mean, index_N)
 
@@ -204,7 +228,7 @@ def _text_negative(inputs: LossInputs, logit_scale: Tensor) -> Tensor:
     """Computes `text_negative_loss` of the image embeddings."""
     embeds = inputs.embeds
     image_TD = embeds.image_BD[embeds.image_index_T]
-    index_n = _or_empty(embeds.negative_text_index_n, embeds.image_index_T)
+    index_n = or_empty(embeds.negative_text_index_n, embeds.image_index_T)
     return _loss_of_negatives(inputs, image_TD, image_TD[index_n], logit_scale)
 
 
@@ -212,7 +236,7 @@ def _conditioned_negative(inputs: LossInputs, logit_scale: Tensor) -> Tensor:
     """Computes `text_negative_loss` of the images as they are pooled for each text and for each negative."""
     embeds = inputs.embeds
     assert embeds.contextualized_TD is not None
-    pooled_nD = _or_empty(embeds.contextualized_negative_nD, embeds.contextualized_TD)
+    pooled_nD = or_empty(embeds.contextualized_negative_nD, embeds.contextualized_TD)
     return _loss_of_negatives(inputs, embeds.contextualized_TD, pooled_nD, logit_scale)
 
 
@@ -227,8 +251,8 @@ def _loss_of_negatives(inputs: LossInputs, image_TD: Tensor, image_nD: Tensor, l
         logit_scale: s.
     """
     embeds = inputs.embeds
-    negative_nD = _or_empty(embeds.negative_nD, embeds.text_TD)
-    index_n = _or_empty(embeds.negative_text_index_n, embeds.image_index_T)
+    negative_nD = or_empty(embeds.negative_nD, embeds.text_TD)
+    index_n = or_empty(embeds.negative_text_index_n, embeds.image_index_T)
     scores_T = (at_least_float32(image_TD) * at_least_float32(embeds.text_TD)).sum(dim=-1)
     scores_n = (at_least_float32(image_nD) * at_least_float32(negative_nD)).sum(dim=-1)
     own_mean = text_negative_loss(scores_T, scores_n, index_n, logit_scale=logit_scale)
@@ -248,11 +272,6 @@ def _mean_over_processes(gather: Gather, own_mean: Tensor, index_N: Tensor) -> T
     # A list is compared with one image or region: two numbers per process are enough, no embedding has to travel.
     total, count = gather.sum(torch.stack([own_mean * num_lists, num_lists.to(own_mean)]))
     return total / count
-
-
-def _or_empty(rows: Tensor | None, like: Tensor) -> Tensor:
-    """Returns the rows, or no rows of the width and dtype of other rows."""
-    return like[:0] if rows is None else rows
 
 
 # The parts of the loss, in the order in which they are computed, summed and logged.
@@ -302,7 +321,37 @@ LOSS_PARTS: dict[str, LossPart] = {
         rows="negatives",
         requires="use_pooler",
     ),
+    "sigmoid_loss": LossPart(sigmoid_part, weight="sigmoid_loss_weight", logit_scale="logit_scale", rows="images"),
+    "short_sigmoid_loss": LossPart(
+        short_sigmoid_part, weight="short_sigmoid_loss_weight", logit_scale="logit_scale", rows="short_captions"
+    ),
+    "intra_text_loss": LossPart(
+        intra_text_part,
+        weight="intra_text_loss_weight",
+        logit_scale="region_logit_scale",
+        rows="regions",
+        requires="use_regions",
+    ),
+    "hard_contrast_loss": LossPart(
+        hard_contrast_part,
+        weight="hard_contrast_loss_weight",
+        logit_scale="hard_negative_logit_scale",
+        rows="hard_texts",
+        requires="use_regions",
+    ),
+    "rank_loss": LossPart(
+        rank_part,
+        weight="rank_loss_weight",
+        logit_scale="hard_negative_logit_scale",
+        rows="hard_texts",
+        requires="use_regions",
+    ),
 }
+
+
+def needs_rows(config: Any, rows: str) -> bool:
+    """Tells whether a part of positive weight needs rows of a kind, see [`LossPart`]."""
+    return any(part.rows == rows and part.weight_in(config) for part in LOSS_PARTS.values())
 
 
 def added_logit_scales(config: Any = None) -> list[str]:
@@ -334,4 +383,5 @@ __all__ = [
     "batch_losses",
     "batch_objective",
     "multiplier",
+    "needs_rows",
 ]

@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The patch features of images whose grids differ."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -24,4 +25,42 @@ class PatchMap(NamedTuple):
     mask: Tensor
 
 
-__all__ = ["PatchMap"]
+# The patch features of images: those of one grid are a tensor `(B, P, D)`, those of several a map.
+Patches = Tensor | PatchMap
+
+
+def features_of(patches: Patches) -> Tensor:
+    """Returns the patch features `(B, P, D)`."""
+    return patches.features if isinstance(patches, PatchMap) else patches
+
+
+def select_images(patches: Patches, index: Any) -> Patches:
+    """Returns the patches of some images, which an index or a slice names."""
+    if not isinstance(patches, PatchMap):
+        return patches[index]
+    # The grids may be on the CPU.
+    grid_index = index.to(patches.grid_sizes.device) if isinstance(index, Tensor) else index
+    return PatchMap(patches.features[index], patches.grid_sizes[grid_index], patches.mask[index])
+
+
+def padding_bias(patches: Patches, dtype: torch.dtype, extra: int = 0) -> Tensor | None:
+    """
+    Returns what attention adds to the logits of patches: 0, and for padding the lowest number; `None` without a mask.
+
+    Args:
+        patches: The patches of B images.
+        dtype: That of the logits.
+        extra: Keys behind the patches that every query may look at.
+
+    Returns:
+        `(B, 1, 1, P + extra)`.
+    """
+    if not isinstance(patches, PatchMap):
+        return None
+    bias_BP = torch.zeros_like(patches.mask, dtype=dtype).masked_fill(~patches.mask, torch.finfo(dtype).min)
+    if extra:
+        bias_BP = torch.nn.functional.pad(bias_BP, (0, extra))
+    return bias_BP[:, None, None]
+
+
+__all__ = ["PatchMap", "Patches", "features_of", "padding_bias", "select_images"]

@@ -2,27 +2,30 @@
 # SPDX-License-Identifier: Apache-2.0
 """The text-conditioned pooler of β-CLIP: a text attends to an image's patches and gets its own view of it."""
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
+from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .activations_beta_clip import fuse_in_training
 from .attention_beta_clip import eager_attention
-from .configuration_beta_clip import BetaCLIPConfig
 from .half_blocks_beta_clip import HalfBlocks
+from .pair_chunks_beta_clip import (
+    check_index,
+    chunks_of_pairs,
+    empty_scores,
+    joined_pairs,
+    pairs_at_a_time,
+    slices_of_size,
+)
+from .patch_map_beta_clip import Patches, PatchMap, features_of, padding_bias, select_images
 from .ragged_beta_clip import ImageSlots, slots_by_image
 from .sharding_beta_clip import gathers_weights
-
-
-# Pairs at a time: on a CPU as many as its caches hold, elsewhere as many as keep a GPU busy.
-_PAIRS_ON_CPU = 1024
-_PAIRS_ELSEWHERE = 32768
 
 
 _is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)  # torch 2.6 has but one
@@ -46,12 +49,12 @@ class TextConditionedPooler(nn.Module):
     per image, and what a text gets does not depend on the other texts.
 
     Args:
-        config (`BetaCLIPConfig`): `projection_dim` is D; the rest is named `pooler_…` there.
+        config (`BetaCLIPConfig` or `BetaSiglip2Config`): `projection_dim` is D; the rest is named `pooler_…` there.
 
     Source: arXiv 2512.12678, text-conditioned pooling; the null token and the layer norms on q, k, v are FLAIR's.
     """
 
-    def __init__(self, config: BetaCLIPConfig) -> None:
+    def __init__(self, config: Any) -> None:
         super().__init__()
         width = config.projection_dim
         self.num_heads = config.pooler_num_attention_heads
@@ -74,10 +77,19 @@ class TextConditionedPooler(nn.Module):
         self.v_norm = norm(width)
         self.logit_scale = nn.Parameter(torch.tensor(float(config.pooler_logit_scale_init_value)))
 
+    @torch.no_grad()
+    def start_weights(self) -> None:
+        """Gives all weights their first values, but for those that a checkpoint has filled already."""
+        for projection in (self.q_proj, self.k_proj, self.v_proj):
+            init.xavier_uniform_(projection.weight)
+        for linear in (self.out_proj, self.fc1, self.fc2):
+            init.normal_(linear.weight, std=linear.in_features**-0.5)
+        init.constant_(self.logit_scale, self.config.pooler_logit_scale_init_value)
+
     def forward(
         self,
         text_embeds_TD: Tensor,
-        patch_features_BPD: Tensor,
+        patches: Patches,
         image_index_T: Tensor,
         output_attentions: bool = False,
         slots: ImageSlots | None = None,
@@ -87,7 +99,8 @@ class TextConditionedPooler(nn.Module):
 
         Args:
             text_embeds_TD (`Tensor` of shape `(T, D)`): text embeddings (normalised here).
-            patch_features_BPD (`Tensor` of shape `(B, P, D)`): dense image features (normalised here).
+            patches (`Tensor` of shape `(B, P, D)` or [`PatchMap`]):
+                dense image features (normalised here). Padding in a map has weight 0, and no influence.
             image_index_T (`Tensor` of shape `(T,)`, int64): the image of each text, in any order.
             output_attentions (`bool`): also return the attention weights, under every attention implementation.
             slots (*optional*): what [`slots_by_image`] makes of `image_index`. Without it, this waits for a GPU.
@@ -97,15 +110,19 @@ class TextConditionedPooler(nn.Module):
             sum to 1, less what a null token took.
         """
         if slots is None and torch.compiler.is_compiling():
-            return self._pool_copies(text_embeds_TD, patch_features_BPD, image_index_T, output_attentions)
-        num_images = len(patch_features_BPD)
+            return self._pool_copies(text_embeds_TD, patches, image_index_T, output_attentions)
+        num_images = len(features_of(patches))
         if slots is None:
             slots = slots_by_image(image_index_T, num_images)
         # One block of texts per image: its keys and values need no copy for each text.
         queries_BSD = slots.block(self.project_texts(text_embeds_TD), num_images)
-        keys_BHPd, values_BHPd = self.project_patches(patch_features_BPD)
+        keys_BHPd, values_BHPd = self.project_patches(patches)
         attended_BSD, weights_BHSP = self.attend(
-            self.split_heads(queries_BSD), keys_BHPd, values_BHPd, output_attentions=output_attentions
+            self.split_heads(queries_BSD),
+            keys_BHPd,
+            values_BHPd,
+            bias=self._bias(patches),
+            output_attentions=output_attentions,
         )
         # Slots without a text are dropped before the MLP, which is most of the work.
         pooled_TD = self.transform(slots.rows(attended_BSD))
@@ -114,7 +131,7 @@ class TextConditionedPooler(nn.Module):
         return pooled_TD, slots.rows(weights_BHSP.transpose(1, 2))
 
     def _pool_copies(
-        self, text_embeds_TD: Tensor, patch_features_BPD: Tensor, image_index_T: Tensor, output_attentions: bool
+        self, text_embeds_TD: Tensor, patches: Patches, image_index_T: Tensor, output_attentions: bool
     ) -> tuple[Tensor, Tensor | None]:
         """
         Does what [`forward`] does with a copy of an image's keys and values for each of its texts.
@@ -122,11 +139,13 @@ class TextConditionedPooler(nn.Module):
         A graph cannot hold a block of texts per image, whose size is read from the data.
         """
         queries_T1D = self.project_texts(text_embeds_TD)[:, None]
-        keys_BHPd, values_BHPd = self.project_patches(patch_features_BPD)
+        keys_BHPd, values_BHPd = self.project_patches(patches)
+        bias_B11P = self._bias(patches)
         attended_T1D, weights_TH1P = self.attend(
             self.split_heads(queries_T1D),
             keys_BHPd[image_index_T],
             values_BHPd[image_index_T],
+            bias=None if bias_B11P is None else bias_B11P[image_index_T],
             output_attentions=output_attentions,
         )
         pooled_TD = self.transform(attended_T1D[:, 0])
@@ -138,12 +157,16 @@ class TextConditionedPooler(nn.Module):
         unit_embeds = normalize(text_embeds).to(self._dtype)
         return self.q_proj(self.q_norm(unit_embeds))
 
-    def project_patches(self, patch_features_BPD: Tensor) -> tuple[Tensor, Tensor]:
+    def project_patches(self, patches: Patches) -> tuple[Tensor, Tensor]:
         """
         Returns the keys and values of patch features, normalised or not, both `(B, H, P, d)`.
 
         With a null token, P is one more.
         """
+        patch_features_BPD = features_of(patches)
+        if isinstance(patches, PatchMap):
+            # What a tower computes for padding has no meaning, and 0 times infinity would be no number.
+            patch_features_BPD = patch_features_BPD.masked_fill(~patches.mask[:, :, None], 0)
         unit_features_BPD = normalize(patch_features_BPD).to(self._dtype)
         keys_BPD = self.k_proj(self.k_norm(unit_features_BPD))
         values_BPD = self.v_proj(self.v_norm(unit_features_BPD))
@@ -152,6 +175,10 @@ class TextConditionedPooler(nn.Module):
             keys_BPD = F.pad(keys_BPD, (0, 0, 0, 1))
             values_BPD = F.pad(values_BPD, (0, 0, 0, 1))
         return self.split_heads(keys_BPD), self.split_heads(values_BPD)
+
+    def _bias(self, patches: Patches) -> Tensor | None:
+        """Returns what is added to the logits of patches, `(B, 1, 1, P)`, see [`padding_bias`]."""
+        return padding_bias(patches, self._dtype, extra=int(self.use_null_token))
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -163,7 +190,13 @@ class TextConditionedPooler(nn.Module):
         return rows.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
     def attend(
-        self, queries: Tensor, keys: Tensor, values: Tensor, *, output_attentions: bool = False
+        self,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        *,
+        bias: Tensor | None = None,
+        output_attentions: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """
         Lets queries attend to patches.
@@ -171,6 +204,7 @@ class TextConditionedPooler(nn.Module):
         Args:
             queries (`Tensor` of shape `(B, H, rows, d)`): the same number for each image.
             keys, values (`Tensor` of shape `(B, H, P, d)`): from [`project_patches`].
+            bias (`Tensor` of shape `(B, 1, 1, P)`, *optional*): Is added to the logits.
             output_attentions: Also return the attention weights.
 
         Returns:
@@ -179,9 +213,12 @@ class TextConditionedPooler(nn.Module):
         """
         # The fused kernels keep no weights. A pooler that no model has given an implementation takes SDPA.
         name = "eager" if output_attentions else self.config._attn_implementation or "sdpa"
+        if bias is not None and name != "eager":
+            # The other kernels take no mask of keys alone.
+            name = "sdpa"
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(name, eager_attention)
         scaling = queries.shape[-1] ** -0.5
-        attended, weights = attention(self, queries, keys, values, None, scaling=scaling, is_causal=False)
+        attended, weights = attention(self, queries, keys, values, bias, scaling=scaling, is_causal=False)
         if not output_attentions:
             return attended.flatten(-2), None
         return attended.flatten(-2), weights[..., :-1] if self.use_null_token else weights
@@ -198,16 +235,14 @@ class TextConditionedPooler(nn.Module):
         return self.logit_scale.squeeze().clone()
 
     @gathers_weights
-    def score_pairs(
-        self, patch_features_BPD: Tensor, text_embeds_TD: Tensor, *, chunk_size: int | None = None
-    ) -> Tensor:
+    def score_pairs(self, patches: Patches, text_embeds_TD: Tensor, *, chunk_size: int | None = None) -> Tensor:
         r"""
         Computes the text-conditioned score v_{i|t} · u_t of EVERY image i with every text t.
 
         Pooling each image with its own caption only, and comparing across images, would leak the label; this does not.
 
         Args:
-            patch_features_BPD (`Tensor` of shape `(B, P, D)`): dense image features, normalised or not.
+            patches (`Tensor` of shape `(B, P, D)` or [`PatchMap`]): dense image features, normalised or not.
             text_embeds_TD (`Tensor` of shape `(T, D)`): text embeddings, normalised or not.
             chunk_size (`int`, *optional*):
                 Pairs computed at a time. The memory above the result is about `20 · D` numbers for each of them (or
@@ -221,23 +256,23 @@ class TextConditionedPooler(nn.Module):
         Raises:
             ValueError: if `chunk_size` is below 1, or the features have other shapes.
         """
-        self._check_features(patch_features_BPD, text_embeds_TD)
-        chunk_size = _pairs_at_a_time(chunk_size, text_embeds_TD)
+        self._check_features(features_of(patches), text_embeds_TD)
+        chunk_size = pairs_at_a_time(chunk_size, text_embeds_TD)
         if _is_exporting():
             # In one piece: a loop would fix the numbers of images and texts.
             unit_TD = normalize(text_embeds_TD)
-            return self._block_scores(patch_features_BPD, self.split_heads(self.project_texts(unit_TD)[None]), unit_TD)
-        num_images, num_patches = patch_features_BPD.shape[:2]
+            return self._block_scores(patches, self.split_heads(self.project_texts(unit_TD)[None]), unit_TD)
+        num_images, num_patches = features_of(patches).shape[:2]
         num_texts = len(text_embeds_TD)
-        scores_BT = _empty_scores((num_images, num_texts), text_embeds_TD)
+        scores_BT = empty_scores((num_images, num_texts), text_embeds_TD)
         # Texts outside, images inside: the queries of a slice of texts are projected once for all images.
-        for texts in _slices(num_texts, chunk_size):
+        for texts in slices_of_size(num_texts, chunk_size):
             unit_TD = normalize(text_embeds_TD[texts])
             queries_1HTd = self.split_heads(self.project_texts(unit_TD)[None])
             # Few texts and many patches: the keys and values of an image are then the larger part.
             images_at_a_time = chunk_size // max(len(unit_TD), num_patches)
-            for images in _slices(num_images, images_at_a_time):
-                block = (patch_features_BPD[images], queries_1HTd, unit_TD)
+            for images in slices_of_size(num_images, images_at_a_time):
+                block = (select_images(patches, images), queries_1HTd, unit_TD)
                 if torch.is_grad_enabled():
                     # Nothing here is random, so that no state of a generator has to be kept.
                     scores = checkpoint(self._block_scores, *block, use_reentrant=False, preserve_rng_state=False)
@@ -246,16 +281,16 @@ class TextConditionedPooler(nn.Module):
                 scores_BT[images, texts] = scores
         return scores_BT
 
-    def _block_scores(self, patch_features_BPD: Tensor, queries_1HTd: Tensor, unit_TD: Tensor) -> Tensor:
+    def _block_scores(self, patches: Patches, queries_1HTd: Tensor, unit_TD: Tensor) -> Tensor:
         """Returns the scores `(B, T)` of some images with some texts, from the texts' queries and unit vectors."""
-        keys_BHPd, values_BHPd = self.project_patches(patch_features_BPD)
+        keys_BHPd, values_BHPd = self.project_patches(patches)
         queries_BHTd = queries_1HTd.expand(keys_BHPd.shape[0], -1, -1, -1)
-        attended_BTD, _ = self.attend(queries_BHTd, keys_BHPd, values_BHPd)
+        attended_BTD, _ = self.attend(queries_BHTd, keys_BHPd, values_BHPd, bias=self._bias(patches))
         return (normalize(self.transform(attended_BTD)) * unit_TD).sum(dim=-1)
 
     def score_candidates(
         self,
-        patch_features_BPD: Tensor,
+        patches: Patches,
         text_embeds_TD: Tensor,
         image_index: Tensor,
         text_index: Tensor,
@@ -273,7 +308,7 @@ class TextConditionedPooler(nn.Module):
         ```
 
         Args:
-            patch_features_BPD, text_embeds_TD, chunk_size: as in [`score_pairs`].
+            patches, text_embeds_TD, chunk_size: as in [`score_pairs`].
             image_index, text_index (`Tensor`, int64):
                 Image and text of each pair, of shapes that broadcast to one another. Pairs may repeat. Only images in a
                 pair are looked at, once each (again for every `chunk_size` pairs of an image).
@@ -285,29 +320,29 @@ class TextConditionedPooler(nn.Module):
             ValueError: if `chunk_size` is below 1, the features have other shapes, an index names no image or no text,
                 or the shapes of the indices do not broadcast.
         """
-        self._check_features(patch_features_BPD, text_embeds_TD)
-        chunk_size = _pairs_at_a_time(chunk_size, text_embeds_TD)
+        self._check_features(features_of(patches), text_embeds_TD)
+        chunk_size = pairs_at_a_time(chunk_size, text_embeds_TD)
         if not torch.compiler.is_compiling():
-            _check_index("image_index", image_index, len(patch_features_BPD))
-            _check_index("text_index", text_index, len(text_embeds_TD))
-        image_M, text_M, shape = _joined_pairs(image_index, text_index)
+            check_index("image_index", image_index, len(features_of(patches)))
+            check_index("text_index", text_index, len(text_embeds_TD))
+        image_M, text_M, shape = joined_pairs(image_index, text_index)
         if torch.compiler.is_compiling():
-            return self._score_pooled(text_embeds_TD[text_M], patch_features_BPD, image_M).view(shape)
-        scores_M = _empty_scores((len(image_M),), text_embeds_TD)
-        num_patches = patch_features_BPD.shape[1]
-        for chunk in _chunks_of_pairs(image_M, chunk_size, num_patches):
-            patches_UPD = patch_features_BPD[chunk.images]
+            return self._score_pooled(text_embeds_TD[text_M], patches, image_M).view(shape)
+        scores_M = empty_scores((len(image_M),), text_embeds_TD)
+        num_patches = features_of(patches).shape[1]
+        for chunk in chunks_of_pairs(image_M, chunk_size, num_patches):
+            chunk_patches = select_images(patches, chunk.images)
             # One image alone may have more pairs than fit at a time.
             for part in range(0, len(chunk.pairs), chunk_size):
                 pairs = chunk.pairs[part : part + chunk_size]
                 local_image_M = chunk.local_images[part : part + chunk_size]
                 texts_MD = text_embeds_TD[text_M[pairs]]
-                scores_M[pairs] = self._score_pooled(texts_MD, patches_UPD, local_image_M)
+                scores_M[pairs] = self._score_pooled(texts_MD, chunk_patches, local_image_M)
         return scores_M.view(shape)
 
-    def _score_pooled(self, texts_MD: Tensor, patches_BPD: Tensor, image_index_M: Tensor) -> Tensor:
+    def _score_pooled(self, texts_MD: Tensor, patches: Patches, image_index_M: Tensor) -> Tensor:
         """Returns the score `(M,)` of each text with its image."""
-        pooled_MD, _ = self(texts_MD, patches_BPD, image_index_M)
+        pooled_MD, _ = self(texts_MD, patches, image_index_M)
         return (normalize(pooled_MD) * normalize(texts_MD)).sum(dim=-1)
 
     def _check_features(self, patch_features: Tensor, text_embeds: Tensor) -> None:
@@ -317,84 +352,6 @@ class TextConditionedPooler(nn.Module):
             raise ValueError(f"patch_features must have shape (B, P, {width}), but has {tuple(patch_features.shape)}")
         if text_embeds.ndim != 2 or text_embeds.shape[-1] != width:
             raise ValueError(f"text_embeds must have shape (T, {width}), but has {tuple(text_embeds.shape)}")
-
-
-class _PairChunk(NamedTuple):
-    """Pairs that are scored together, with all images that are in them."""
-
-    images: Tensor
-    """The images, indices into all images."""
-    pairs: Tensor
-    """The pairs, indices into all pairs."""
-    local_images: Tensor
-    """The image of each of these pairs, an index into `images`."""
-
-
-def _chunks_of_pairs(image_M: Tensor, chunk_size: int, num_patches: int) -> Iterator[_PairChunk]:
-    """
-    Yields all pairs in chunks of whole images.
-
-    Args:
-        image_M: The image of each pair.
-        chunk_size: Pairs or patches that a chunk may hold, unless a single image has more.
-        num_patches: P.
-    """
-    image_U, local_image_M, counts_U = torch.unique(image_M, return_inverse=True, return_counts=True)
-    # Images with similar numbers of pairs come together, because a block has a slot for each pair of its fullest image.
-    order_U = counts_U.argsort(descending=True)
-    image_U = image_U[order_U]
-    local_image_M = order_U.argsort()[local_image_M]
-    counts = counts_U[order_U].tolist()
-    sorted_pairs_M = local_image_M.argsort()
-
-    first_image = 0
-    first_pair = 0
-    while first_pair < len(sorted_pairs_M):
-        # The first image of a chunk is its fullest.
-        num_images = max(1, chunk_size // max(counts[first_image], num_patches))
-        end_image = first_image + num_images
-        end_pair = first_pair + sum(counts[first_image:end_image])
-        pairs = sorted_pairs_M[first_pair:end_pair]
-        yield _PairChunk(image_U[first_image:end_image], pairs, local_image_M[pairs] - first_image)
-        first_image = end_image
-        first_pair = end_pair
-
-
-def _pairs_at_a_time(chunk_size: int | None, embeds: Tensor) -> int:
-    """Returns the chunk size, or the default for the device."""
-    if chunk_size is None:
-        return _PAIRS_ON_CPU if embeds.device.type == "cpu" else _PAIRS_ELSEWHERE
-    if chunk_size < 1:
-        raise ValueError(f"chunk_size must be at least 1 pair, but is {chunk_size}")
-    return chunk_size
-
-
-def _empty_scores(shape: tuple[int, ...], text_embeds: Tensor) -> Tensor:
-    """Allocates scores in at least float32."""
-    return text_embeds.new_empty(shape, dtype=torch.promote_types(text_embeds.dtype, torch.float32))
-
-
-def _slices(total: int, size: int) -> list[slice]:
-    """Cuts `range(total)` into slices of a size; a size below 1 counts as 1."""
-    size = max(1, size)
-    return [slice(first, first + size) for first in range(0, total, size)]
-
-
-def _check_index(name: str, index: Tensor, count: int) -> None:
-    """Raises `ValueError` if an index names none of so many rows."""
-    wrong = index[(index < 0) | (index >= count)]
-    if len(wrong):
-        raise ValueError(f"{name} must be in 0..{count - 1}, but is {int(wrong[0])}")
-
-
-def _joined_pairs(image_index: Tensor, text_index: Tensor) -> tuple[Tensor, Tensor, torch.Size]:
-    """Returns image and text of each of M pairs, both `(M,)`, and the common shape that the indices came in."""
-    try:
-        shape = torch.broadcast_shapes(image_index.shape, text_index.shape)
-    except RuntimeError as error:
-        shapes = f"{tuple(image_index.shape)} and {tuple(text_index.shape)}"
-        raise ValueError(f"image_index and text_index must broadcast, but have shapes {shapes}") from error
-    return image_index.expand(shape).flatten(), text_index.expand(shape).flatten(), shape
 
 
 __all__ = ["TextConditionedPooler", "normalize"]

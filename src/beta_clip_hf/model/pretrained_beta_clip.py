@@ -178,11 +178,7 @@ class BetaCLIPPreTrainedModel(EncodingModel, CLIPTowers):
         super()._init_weights(module)
         # transformers' own functions: they leave alone what a checkpoint has filled already.
         if isinstance(module, TextConditionedPooler):
-            for projection in (module.q_proj, module.k_proj, module.v_proj):
-                init.xavier_uniform_(projection.weight)
-            for linear in (module.out_proj, module.fc1, module.fc2):
-                init.normal_(linear.weight, std=linear.in_features**-0.5)
-            init.constant_(module.logit_scale, self.config.pooler_logit_scale_init_value)
+            module.start_weights()
         elif isinstance(module, TwoPathTextEmbeddings):
             init.normal_(module.long_position_embedding.weight, std=0.02 * self.config.initializer_factor)
         elif module is getattr(self, "long_text_projection", None):

@@ -6,9 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import Siglip2Model
 from transformers import initialization as init
-from transformers.models.siglip2.modeling_siglip2 import Siglip2TextEmbeddings
 
 from .checkpoints_beta_clip import read_weights, weight_names
 from .checkpoints_beta_siglip2 import (
@@ -25,8 +23,9 @@ from .configuration_beta_siglip2 import SIGLIP_TEXT_POSITIONS, BetaSiglip2Config
 from .loading_checks_beta_clip import check_model_type, load_checked
 from .loss_beta_siglip2 import RankLoss
 from .patch_head_beta_siglip2 import PatchHead
+from .pooler_beta_clip import TextConditionedPooler
 from .positions_beta_clip import KEPT_TEXT_POSITIONS, stretch_table
-from .two_path_embeddings_beta_clip import LongPositions
+from .towers_beta_siglip2 import LastSiglip2TextLayer, Siglip2Towers, Siglip2TwoPathTextEmbeddings
 
 
 # What a model is loaded from, as the message on a checkpoint of another kind says it.
@@ -38,13 +37,10 @@ PATH_PARTS = ("text_model.embeddings.long_position_embedding.", "long_text_head.
 # What a model with `use_regions` has beside. The threshold is a run's own: no checkpoint of others has it.
 REGION_PARAMETERS = ("region_logit_scale", "hard_negative_logit_scale")
 THRESHOLD_PART = "rank_loss."
+POOLER_PART = "pooler."
 
 
-class Siglip2TwoPathTextEmbeddings(LongPositions, Siglip2TextEmbeddings):
-    """SigLIP 2's text embeddings, with a second table of positions for the long path (FG-CLIP 2, arXiv 2510.10921)."""
-
-
-class BetaSiglip2PreTrainedModel(Siglip2Model):
+class BetaSiglip2PreTrainedModel(Siglip2Towers):
     """The parts of a model, their first values, and `from_pretrained`; what it computes is [`BetaSiglip2Model`]."""
 
     config_class = BetaSiglip2Config
@@ -56,18 +52,16 @@ class BetaSiglip2PreTrainedModel(Siglip2Model):
     # exp(logit_scale) of bfloat16 is off by half a percent, and steps of a small learning rate are lost in it.
     _keep_in_fp32_modules_strict: Any = ("logit_scale", "logit_bias", "threshold", *REGION_PARAMETERS)
     _no_split_modules: Any = (
-        *(Siglip2Model._no_split_modules or ()),
+        *(Siglip2Towers._no_split_modules or ()),
+        LastSiglip2TextLayer.__name__,
         Siglip2TwoPathTextEmbeddings.__name__,
         PatchHead.__name__,
+        TextConditionedPooler.__name__,
     )
 
     def __init__(self, config: BetaSiglip2Config) -> None:
         super().__init__(config)
-        text_config: Any = config.text_config
-        self.text_model.embeddings = Siglip2TwoPathTextEmbeddings(text_config, config.long_text_max_position_embeddings)
-        self.long_text_head = nn.Linear(text_config.hidden_size, text_config.projection_size)
-        self.box_text_head = nn.Linear(text_config.hidden_size, text_config.projection_size)
-        self.patch_head = PatchHead(config.vision_config)
+        self.pooler = TextConditionedPooler(config) if config.use_pooler else None
         if config.use_regions:
             for name in REGION_PARAMETERS:
                 self.register_parameter(name, nn.Parameter(torch.tensor(config.region_logit_scale_init_value)))
@@ -87,13 +81,14 @@ class BetaSiglip2PreTrainedModel(Siglip2Model):
         It takes the arguments of [`~transformers.PreTrainedModel.from_pretrained`], and fields of
         [`BetaSiglip2Config`]. Every tensor of the checkpoint is used as it is.
 
-        - FG-CLIP 2 (`model_type` "fgclip2") has all parts. With the logit scales that training adds, `use_regions` is
-          True.
+        - FG-CLIP 2 (`model_type` "fgclip2") has all parts but the pooler. With the logit scales that training adds,
+          `use_regions` is True.
         - SigLIP 2 ("siglip2", or "siglip" of a fixed resolution) and SigLIP ("siglip") get the long and the box path
           and the patch head from what they have: the stretched positions, copies of the text head, and a copy of the
           pooling head. Of a fixed resolution, the convolution over patches becomes a linear layer.
 
-        Logit scales of regions that are new start from `region_logit_scale_init_value`.
+        Logit scales of regions that are new start from `region_logit_scale_init_value`. With `use_pooler=True` a pooler
+        that a checkpoint lacks starts at random.
 
         Raises:
             ValueError: If it is a checkpoint of another kind, a tensor is missing that is not of a new part, or has
@@ -154,7 +149,9 @@ class BetaSiglip2PreTrainedModel(Siglip2Model):
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         # transformers' own functions: they leave alone what a checkpoint has filled already.
-        if isinstance(module, RankLoss):
+        if isinstance(module, TextConditionedPooler):
+            module.start_weights()
+        elif isinstance(module, RankLoss):
             init.zeros_(module.threshold)
         elif module is self:
             # The stock model's `__init__` comes here before ours has made the scales.
@@ -173,11 +170,13 @@ def _converted_weights(stored: dict[str, Any], source: Any, hub_arguments: dict[
 
 def _new_parts(stored: dict[str, Any]) -> tuple[str, ...]:
     """Returns the parts that a checkpoint may lack, by the beginnings of the names of their tensors."""
+    region_parts = (*REGION_PARAMETERS, THRESHOLD_PART)
     if not stored or stored["model_type"] not in (FG_CLIP2, BetaSiglip2Config.model_type):
-        return (*PATH_PARTS, *REGION_PARAMETERS, THRESHOLD_PART)
-    if stored.get("use_regions"):
-        return ()
-    return (*REGION_PARAMETERS, THRESHOLD_PART)
+        return (*PATH_PARTS, *region_parts, POOLER_PART)
+    parts = [] if stored.get("use_regions") else list(region_parts)
+    if not stored.get("use_pooler"):
+        parts.append(POOLER_PART)
+    return tuple(parts)
 
 
 __all__ = ["BetaSiglip2PreTrainedModel"]

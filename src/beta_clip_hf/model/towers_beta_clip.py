@@ -19,11 +19,8 @@ from .half_blocks_beta_clip import HalfBlocks
 from .last_blocks_beta_clip import set_last_blocks
 from .packing_beta_clip import TextPacking, plan_texts, text_lengths, unplanned_packing
 from .sharding_beta_clip import gathers_weights
+from .text_hash_beta_clip import hash_tokens
 from .two_path_embeddings_beta_clip import LongPositions
-
-
-# The multiplier of Knuth's linear congruential generator MMIX: odd, and its powers modulo 2^64 look random.
-_HASH_FACTOR = 6364136223846793005
 
 
 class TwoPathTextEmbeddings(LongPositions, CLIPTextEmbeddings):
@@ -335,14 +332,9 @@ class CLIPTowers(CLIPModel):
     def hash_texts(self, input_ids_TL: Tensor) -> Tensor:
         """
         Returns a number `(T,)` int64 for each text, equal for equal texts whatever their padding.
-
-        It is a polynomial of the tokens modulo 2^64: computed on the GPU, with no wait, and equal in all processes.
         """
         position_L = torch.arange(input_ids_TL.shape[1], device=input_ids_TL.device)
-        factor_L = torch.full_like(position_L, _HASH_FACTOR).cumprod(0)
-        is_token_TL = position_L < self.text_lengths(input_ids_TL)[:, None]
-        # Ids are counted from 1, because an id 0 would add nothing. Integers wrap around without an error.
-        return ((input_ids_TL + 1) * factor_L * is_token_TL).sum(dim=1)
+        return hash_tokens(input_ids_TL, position_L < self.text_lengths(input_ids_TL)[:, None])
 
 
 __all__ = ["CLIPTowers", "TwoPathTextEmbeddings"]

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..model.gather_beta_clip import Gather
 from ..model.loss_inputs_beta_clip import FlatEmbeds
-from ..model.objective_beta_clip import Objective, batch_objective
+from ..model.objective_beta_clip import Objective
 from .distributed import whole_tensor
 
 
@@ -106,7 +106,7 @@ class CachedContrast:
             # Outside of `forward` a scale may be sharded.
             scales[name] = whole_tensor(scale.detach()).requires_grad_()
         leaves = [_leaves(part) for part in parts]
-        loss, losses = batch_objective(model.config, _joined(parts, leaves), scales, gather)
+        loss, losses = model.objective_of(_joined(parts, leaves), scales, gather)
         loss.backward()
         self.loss = loss.detach()
         self.losses = {name: part.detach() for name, part in losses.items()}
