@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from beta_clip_cli.main import main
 from beta_clip_hf import BetaCLIPModel, BetaCLIPProcessor
@@ -191,6 +191,16 @@ def test_commands_take_an_adapter(adapter):
     half = BetaCLIPModel.from_pretrained(adapter, dtype=torch.bfloat16, beta=0.25)
     assert half.dtype == torch.bfloat16 and half.config.beta == 0.25
     assert {weight.dtype for weight in half.parameters()} == {torch.bfloat16}
+
+
+def test_an_adapter_with_a_broken_weight_is_refused(adapter):
+    path = adapter / "adapter_model.safetensors"
+    tensors = load_file(path)
+    name = next(name for name in tensors if name.endswith("layers.0.mlp.fc1.lora_B.weight"))
+    tensors[name][0, 0] = float("nan")
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"must be finite, but .+ has NaN or infinity in .+layers.0.mlp.fc1.weight"):
+        BetaCLIPModel.from_pretrained(adapter)
 
 
 def test_an_adapter_is_not_quantised(adapter):

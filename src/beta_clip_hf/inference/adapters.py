@@ -10,6 +10,7 @@ from transformers.utils import cached_file, logging
 
 from ..model.adapters_beta_clip import ADAPTER_FILE
 from ..model.configuration_beta_clip import HUB_ARGUMENTS
+from ..model.loading_checks_beta_clip import check_finite
 
 
 def require_peft() -> Any:
@@ -42,7 +43,7 @@ def read_adapter(source: Any, model_class: Any, *, config: Any = None, **kwargs:
 
     Raises:
         ImportError: if peft is not installed.
-        ValueError: if the base model is not named, or the model is to be quantised.
+        ValueError: if the base model is not named, the model is to be quantised, or the adapter has NaN or infinity.
     """
     peft = require_peft()
     if kwargs.get("quantization_config") is not None:
@@ -65,6 +66,7 @@ def read_adapter(source: Any, model_class: Any, *, config: Any = None, **kwargs:
     merged = peft.PeftModel.from_pretrained(base, source, **hub).merge_and_unload()
     # PEFT freezes what it adapts, and computes adapters in float32.
     merged.requires_grad_(True).to(dtype).eval()
+    check_finite(merged, source)
     merged.config.name_or_path = str(source)
     if wants_info:
         return merged, {"missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": set(), "error_msgs": []}
