@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import BitsAndBytesConfig
+from transformers import BitsAndBytesConfig, TorchAoConfig
 
 from beta_clip_hf import BetaCLIPModel
 from integration.uses import all_uses, assert_similar_uses, flat_batch, new_model
@@ -55,5 +55,14 @@ def test_torchao(directory, expected):
 
     model = BetaCLIPModel.from_pretrained(directory).eval()
     quantize_(model, Int8WeightOnlyConfig())
+    assert type(model.pooler.q_proj.weight) is not torch.nn.Parameter
+    assert_similar_uses(model, expected, 0.999)
+
+
+def test_torchao_by_the_configuration(directory, expected):
+    pytest.importorskip("torchao", reason="torchao is not installed")
+    from torchao.quantization import Int8WeightOnlyConfig
+
+    model = BetaCLIPModel.from_pretrained(directory, quantization_config=TorchAoConfig(Int8WeightOnlyConfig())).eval()
     assert type(model.pooler.q_proj.weight) is not torch.nn.Parameter
     assert_similar_uses(model, expected, 0.999)

@@ -38,6 +38,14 @@ def test_unknown_options_are_named(tiny_processor, texts, options, message):
         tiny_processor(images=[Image.new("RGB", (32, 32))] * 2, **texts, **options)
 
 
+def test_options_of_other_modalities_pass(tiny_processor, texts):
+    """sentence-transformers hands over the options of sound and video as well."""
+    options = {"padding": True, "return_tensors": "pt"}
+    expected = tiny_processor(**texts, **options)["input_ids"]
+    others = {"audio_kwargs": {"sampling_rate": 16000}, "videos_kwargs": {}}
+    assert torch.equal(tiny_processor(**texts, **options, **others)["input_ids"], expected)
+
+
 @pytest.mark.parametrize("place", ["flat", "nested"])
 @pytest.mark.parametrize(
     ("option", "value", "message"),
