@@ -41,6 +41,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="weights of caption, sentences and phrases in a hierarchical score, whose sum is 1 "
         "(default: 0.4,0.2,0.4, or 0.8,0,0.2 for windows)",
     )
+    parser.add_argument(
+        "--min-confidence",
+        metavar="P",
+        type=float,
+        default=0.0,
+        help="least confidence of an image, from 0 to 1: the share of texts without a match whose best image scores "
+        "less; if no image has it, nothing matches (default: 0, show all)",
+    )
     parser.add_argument("--exact", action="store_true", help="compare with every image, even of a large index")
     parser.add_argument("--html", metavar="FILE", help="page of pictures with heat maps to write as well")
     parser.add_argument("--model", metavar="MODEL", help="where the model of the index is now, if it was moved")
@@ -66,11 +74,15 @@ def run(args: argparse.Namespace) -> Report:
         top=args.top,
         rerank=Reranking(args.rerank, **options),
         exact=args.exact,
+        min_confidence=args.min_confidence,
         page=args.html or None,
         model=args.model,
         device=args.device,
     )
-    return Report(hit_records(hits), format_hits(hits))
+    text = format_hits(hits)
+    if args.min_confidence and not hits:
+        text = f"nothing matches: no image has a confidence of {args.min_confidence:g}"
+    return Report(hit_records(hits), text)
 
 
 def _rerank_options(args: argparse.Namespace) -> dict[str, Any]:

@@ -28,6 +28,11 @@ def test_the_page_shows_each_phrase_of_the_description(index, tmp_path, photos):
     page = write_gallery(tmp_path / "found.html", hits, index, "<b>bold</b>", phrases_to_show(Query(TEXT))).read_text()
     assert page.count("data:image/jpeg") == 1 + 3  # the scale; the image and its two heat maps
     assert "the image can no longer be opened" in page and "<b>bold" not in page
+    # Each hit is a card that links to its file, and shows its name; the maps of an untrained pooler are explained.
+    assert page.count("<section>") == 3 and page.index('class="cards"') > page.index("Colour scale")
+    assert f'<a href="{(photos / os.path.basename(hits[0].image)).as_uri()}"' in page or "below" in hits[0].image
+    assert page.count("<a href=") == 1 and str(photos) not in page.replace(photos.as_uri(), "")
+    assert "This model looks nowhere in particular" in page
 
 
 def test_the_help_repeats_the_scores_and_the_weights_of_the_library():

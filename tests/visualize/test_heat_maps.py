@@ -5,7 +5,7 @@ import torch
 from matplotlib import colormaps
 from PIL import Image
 
-from beta_clip_hf.visualize.heat_maps import colour_bar, enlarged, highest_of, overlay
+from beta_clip_hf.visualize.heat_maps import colour_bar, enlarged, evenness, highest_of, looks_nowhere, overlay
 
 
 def is_grey(pixel):
@@ -72,3 +72,16 @@ def test_small_images_are_drawn_larger_and_large_ones_as_they_are():
     assert large.getpixel((8, 4)) == large.getpixel((11, 7)) == (255, 0, 0)
     assert large.getpixel((7, 7)) == large.getpixel((8, 3)) == (255, 255, 255)
     assert enlarged(image, shortest_side=2) is image
+
+
+def test_a_model_that_looks_nowhere_is_told_from_one_that_looks_somewhere():
+    even, spot = torch.ones(6, 6), torch.zeros(6, 6)
+    spot[2, 3] = 4.0
+    assert evenness(even) == pytest.approx(1) and evenness(spot) == pytest.approx(1 / 36)
+    half = torch.cat([torch.ones(3, 6), torch.zeros(3, 6)])
+    assert evenness(half) == pytest.approx(0.5) and evenness(10 * half) == evenness(half)
+    assert evenness(torch.zeros(2, 2)) == 1
+    noise = even + 0.05 * torch.randn(6, 6, generator=torch.Generator().manual_seed(0))
+    assert looks_nowhere(even, noise) and not looks_nowhere(even, spot) and not looks_nowhere()
+    with pytest.raises(ValueError, match="negative or NaN"):
+        evenness(torch.full((2, 2), float("nan")))

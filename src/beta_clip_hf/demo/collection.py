@@ -43,7 +43,7 @@ class CollectionOptions(TypedDict, total=False):
 
 
 class Example(NamedTuple):
-    """An image to try with a true caption and a false one. A caption that is not known is empty."""
+    """An image to try with a true caption and another one. A caption that is not known is empty."""
 
     image: Image.Image
     caption: str = ""
@@ -65,8 +65,8 @@ class Collection:
         """
         Returns an image with its captions.
 
-        Only generated scenes have a false caption, one of their hard negatives. An image that cannot be opened any more
-        is passed over, and not counted from then on.
+        The other caption of a generated scene is one of its hard negatives, that of a photo the caption of the next
+        photo. An image that cannot be opened any more is passed over, and not counted from then on.
 
         Args:
             number: Position of the image in the collection. After the last image comes the first one again.
@@ -83,7 +83,9 @@ class Collection:
             key = self._example_keys[place]
             image = image_of(key, self.index.table)
             if image is not None:
-                return Example(image, self._caption_of(key))
+                following = self._example_keys[(place + 1) % len(self._example_keys)]
+                caption, other = self._caption_of(key), self._caption_of(following)
+                return Example(image, caption, other if caption and other != caption else "")
             del self._example_keys[place]
         if len(self.index) > 0:
             raise ValueError("No image of the collection can be opened.")

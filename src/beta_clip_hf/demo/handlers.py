@@ -128,8 +128,8 @@ class Handlers:
             except Exception:
                 logger.exception("%s has failed", handler.__name__)
                 sentence = "This has failed, for a reason that only the log of the demo knows."
-            # Gradio shows the message as HTML.
-            raise gr.Error(escape(sentence), print_exception=False)
+            # Gradio shows the message as HTML. It stays until it is closed: without it only "Error" would be left.
+            raise gr.Error(escape(sentence), duration=None, print_exception=False)
 
         # Gradio finds out from the types of the parameters what to pass.
         request = Parameter("request", Parameter.POSITIONAL_OR_KEYWORD, annotation=gr.Request)

@@ -12,7 +12,7 @@ from ..search.gallery import image_of
 from ..search.index import PhotoIndex
 from ..search.query import Hit
 from ..search.rerank import attention_maps
-from ..visualize.heat_maps import highest_of, overlay, scale_image
+from ..visualize.heat_maps import NOWHERE, highest_of, looks_nowhere, overlay, scale_image
 from ..visualize.pages import figure_html, png_uri
 from .views import Comparison, Found, Scores, Seen, shown_size
 
@@ -50,7 +50,7 @@ def hit_html(index: PhotoIndex, found: Found, place: int) -> str:
     figures = [whole]
     for phrase, heat_YX in zip(found.phrases, maps_TYX, strict=True):
         figures.append(heat_html(overlay(view, heat_YX, highest), phrase))
-    return head + _figures_html(figures) + scale_html(highest)
+    return head + _figures_html(figures) + scale_html(highest) + _note_on(maps_TYX)
 
 
 def _maps_of_hit(index: PhotoIndex, hit: Hit, phrases: Sequence[str]) -> Tensor:
@@ -98,7 +98,7 @@ def text_html(seen: Seen, place: int, head: int | None = None) -> str:
     if seen.look.attention_THYX is None:
         return _figures_html([plain]) + note_html(NO_POOLER) + scores
     heat = heat_html(seen.heat_map(place, head), seen.texts[place].text, classes=["heat"])
-    return _figures_html([plain, heat]) + scale_html(seen.highest(head)) + scores
+    return _figures_html([plain, heat]) + scale_html(seen.highest(head)) + _note_on(seen.look.maps(head)) + scores
 
 
 def _scores_of_text(seen: Seen, place: int) -> str:
@@ -132,7 +132,8 @@ def comparison_html(compared: Comparison, head: int | None = None) -> str:
         figures = [heat_html(seen.heat_map(place, head), seen.texts[place].text) for place in places]
         if figures:
             sections.append(f"<section><h3>Only in caption {letter}</h3>{_figures_html(figures)}</section>")
-    return f'{verdict}{table}<div class="sides">{"".join(sections)}</div>{scale_html(seen.highest(head))}'
+    scale = scale_html(seen.highest(head)) + _note_on(seen.look.maps(head))
+    return f'{verdict}{table}<div class="sides">{"".join(sections)}</div>{scale}'
 
 
 def _score_row(name: str, scores: Scores) -> str:
@@ -194,6 +195,11 @@ def scale_html(highest: float) -> str:
 def note_html(text: str) -> str:
     """Shows a line of small text."""
     return f'<p class="note">{escape(text)}</p>'
+
+
+def _note_on(maps_TYX: Tensor) -> str:
+    """Says so if all heat maps are grey."""
+    return note_html(NOWHERE) if looks_nowhere(*maps_TYX) else ""
 
 
 def _figures_html(figures: Iterable[str]) -> str:

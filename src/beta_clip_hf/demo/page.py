@@ -132,7 +132,7 @@ def _search_tab(handlers: Handlers) -> None:
     found = gr.State(time_to_live=KEPT_SECONDS)
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=280):
-            text = gr.Textbox(label="Description", lines=3, max_length=handlers.limits.characters, elem_id="query")
+            text = gr.Textbox(label="Description", lines=3, elem_id="query")
             top = gr.Slider(4, 24, value=8, step=4, label="How many images")
             rerank = gr.Checkbox(
                 label="Order the best by how each text sees them",
@@ -170,9 +170,7 @@ def _explore_tab(handlers: Handlers, heads: list[str]) -> None:
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=280):
             image = _image_input("explore-image", handlers.limits)
-            caption = gr.Textbox(
-                label="Caption", lines=4, max_length=handlers.limits.characters, elem_id="explore-caption"
-            )
+            caption = gr.Textbox(label="Caption", lines=4, elem_id="explore-caption")
             with gr.Row():
                 example = gr.Button("Next example", min_width=150, elem_id="explore-example")
                 button = gr.Button("Look", variant="primary", min_width=80, elem_id="look")
@@ -199,12 +197,11 @@ def _compare_tab(handlers: Handlers, heads: list[str]) -> None:
     """Builds the tab that compares two captions."""
     compared = gr.State(time_to_live=KEPT_SECONDS)
     number = gr.State(0)
-    characters = handlers.limits.characters
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=280):
             image = _image_input("compare-image", handlers.limits)
-            first = gr.Textbox(label="Caption A", lines=3, max_length=characters, elem_id="caption-a")
-            second = gr.Textbox(label="Caption B", lines=3, max_length=characters, elem_id="caption-b")
+            first = gr.Textbox(label="Caption A", lines=3, elem_id="caption-a")
+            second = gr.Textbox(label="Caption B", lines=3, elem_id="caption-b")
             with gr.Row():
                 example = gr.Button("Next example", min_width=150, elem_id="compare-example")
                 button = gr.Button("Compare", variant="primary", min_width=80, elem_id="compare")

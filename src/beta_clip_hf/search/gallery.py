@@ -12,7 +12,7 @@ from torch import Tensor
 from ..data.images import load_image, thumbnail
 from ..model.image_views_beta_clip import view_in_pixels
 from ..text.phrases import PhraseExtractor
-from ..visualize.heat_maps import colour_bar, highest_of, overlay
+from ..visualize.heat_maps import NOWHERE, highest_of, looks_nowhere, overlay, scale_image, scale_label
 from ..visualize.pages import Picture, Section, write_page
 from ..visualize.tables import format_table
 from .index import PhotoIndex, load_embedder
@@ -29,6 +29,8 @@ MOST_PHRASES = 5
 SHOWN_SIDE = 640
 # The table of hits shows this many characters of a caption.
 _CAPTION_LENGTH = 60
+# Below this confidence of the best image, perhaps nothing matches.
+DOUBTFUL = 0.5
 
 
 def search_index(
@@ -39,6 +41,7 @@ def search_index(
     top: int = 20,
     rerank: int | Reranking = 0,
     exact: bool = False,
+    min_confidence: float = 0.0,
     page: str | os.PathLike[str] | None = None,
     model: str | None = None,
     device: str | None = None,
@@ -49,7 +52,7 @@ def search_index(
     Args:
         path: The directory or URI of the index.
         query: The query.
-        where, top, rerank, exact: See [`PhotoIndex.search`].
+        where, top, rerank, exact, min_confidence: See [`PhotoIndex.search`].
         page: The file of the page, see [`write_gallery`]. By default none is written.
         model: Where the model of the index is now, if it was moved.
         device: See [`load_embedder`].
@@ -64,7 +67,7 @@ def search_index(
     info = ImageTable.open(path).info
     embedder = load_embedder(model or info["model"], device=device, dtype=info["dtype"])
     index = PhotoIndex.open(path, embedder)
-    hits = index.search(query, where=where, top=top, rerank=rerank, exact=exact)
+    hits = index.search(query, where=where, top=top, rerank=rerank, exact=exact, min_confidence=min_confidence)
     if page is not None:
         write_gallery(page, hits, index, title_of(query), phrases_to_show(query))
         logger.info("the page is %s", page)
@@ -72,7 +75,11 @@ def search_index(
 
 
 def format_hits(hits: Sequence[Hit]) -> str:
-    """Formats hits as a plain-text table: rank, score, path, and the beginning of the caption."""
+    """
+    Formats hits as a plain-text table: rank, score, path, confidence, and the beginning of the caption.
+
+    A line below says so if no image stands out.
+    """
     if not hits:
         return "nothing was found"
     rows = []
@@ -81,8 +88,13 @@ def format_hits(hits: Sequence[Hit]) -> str:
         if len(caption) > _CAPTION_LENGTH:
             caption = caption[: _CAPTION_LENGTH - 1] + "…"
         # A sign has its place, so that tables of different searches look alike.
-        rows.append([str(rank), f"{hit.score:6.3f}", hit.image, caption])
-    return format_table(["rank", "score", "image", ""], rows, align="rrll")
+        confidence = "–" if hit.confidence is None else f"{hit.confidence:.2f}"
+        rows.append([str(rank), f"{hit.score:6.3f}", hit.image, confidence, caption])
+    table = format_table(["rank", "score", "image", "confidence", ""], rows, align="rrlrl")
+    best = max((hit.confidence for hit in hits if hit.confidence is not None), default=None)
+    if best is not None and best < DOUBTFUL:
+        table = f"{table}\n\nPerhaps nothing matches: {1 - best:.0%} of texts without a match find an image as good."
+    return table
 
 
 def hit_records(hits: Sequence[Hit]) -> list[dict[str, Any]]:
@@ -94,6 +106,7 @@ def hit_records(hits: Sequence[Hit]) -> list[dict[str, Any]]:
             "image": hit.image,
             "score": hit.score,
             "similarity": hit.similarity,
+            "confidence": hit.confidence,
             "reranked": hit.reranked,
             "columns": dict(hit.columns),
         }
@@ -171,8 +184,9 @@ def write_gallery(
     sections = []
     if maps:
         legend = "grey where the model looks no more than evenly; one scale for all."
-        scale = Picture(colour_bar(highest), "attention")
-        sections.append(Section(f"Where each phrase looks: {legend}", [scale]))
+        scale = Picture(scale_image(440, 20), scale_label(highest), alt="Colour scale: grey to dark blue to yellow")
+        note = NOWHERE if looks_nowhere(*all_maps) else ""
+        sections.append(Section(f"Where each phrase looks: {legend}", [scale], note))
     for rank, hit in enumerate(hits, 1):
         sections.append(_hit_section(rank, hit, index, phrases, maps.get(hit.image), highest))
     if any(hit.reranked is not None for hit in hits):
@@ -191,17 +205,21 @@ def _hit_section(
     highest: float,
 ) -> Section:
     """Returns the part of the page that shows a hit; `maps_TYX` holds a map for each phrase."""
-    text = f"{rank}. {hit.score:.3f}  {hit.image}"
+    confidence = "" if hit.confidence is None else f", confidence {hit.confidence:.2f}"
+    # The name alone: a path is longer than a card is wide, and the link shows it.
+    text = f"{rank}. {hit.score:.3f}{confidence}  {os.path.basename(hit.image)}"
     image = image_of(hit.image, index.table)
     if image is None:
-        return Section(text, [], "the image can no longer be opened")
-    pictures = [Picture(image, "whole image")]
+        return Section(text, [], "the image can no longer be opened", is_card=True)
+    caption = str(hit.columns.get("caption", ""))
+    link = Path(hit.image).as_uri() if os.path.isfile(hit.image) else None
+    pictures = [Picture(image, "whole image", alt=caption or os.path.basename(hit.image), link=link)]
     if maps_TYX is not None:
         # The model sees what its processor does not crop away, and the map covers only that.
         view = image.crop(view_in_pixels(image.size, index.embedder.image_processor))
         for (phrase, weight), map_YX in zip(phrases, maps_TYX, strict=True):
             pictures.append(Picture(overlay(view, map_YX, highest), with_weight(phrase, weight)))
-    return Section(text, pictures, str(hit.columns.get("caption", "")))
+    return Section(text, pictures, caption, is_card=True)
 
 
 def image_of(key: str, table: ImageTable) -> Image.Image | None:

@@ -17,6 +17,7 @@ from ..inference.quantization import check_precision, check_truncate_dim, trunca
 from ..inference.shards import Shards, split
 from .changes import Added, Changes, count_added, find_changes, updated_records
 from .query import Hit, Query, embed_query
+from .recalibration import recalibrate
 from .rerank import Reranking, rerank_hits
 from .reuse import reused_fragments
 from .schema import OWN_COLUMNS
@@ -186,6 +187,7 @@ class PhotoIndex:
             if changes.new or changes.changed or changes.gone or changes.updated:
                 self.table.finish()
             added = count_added(changes, unreadable, photos.skipped)
+        recalibrate(self.table, self.embedder)
         return processes.broadcast(added)
 
     def _prepare(self, photos: Photos) -> Changes:
@@ -238,6 +240,7 @@ class PhotoIndex:
         top: int = 20,
         rerank: int | Reranking = 0,
         exact: bool = False,
+        min_confidence: float = 0.0,
     ) -> list[Hit]:
         """
         Returns the images that fit a query best, best first.
@@ -249,6 +252,8 @@ class PhotoIndex:
             rerank: The number of best images by embeddings that are ordered again by how each text sees them, 0 for
                 none; or a [`Reranking`], which names the score too.
             exact: Whether to compare with every image even if there are a vector index or codes.
+            min_confidence: The least `confidence` of an image, in [0, 1). 0 takes all. If nothing matches, the list is
+                empty.
 
         Raises:
             ValueError: if a number is out of range, the condition is not valid, or re-ranking lacks a text or a model
@@ -256,13 +261,21 @@ class PhotoIndex:
         """
         if top < 1:
             raise ValueError(f"top must be at least 1, but is {top}")
+        if not 0 <= min_confidence < 1:
+            raise ValueError(f"min_confidence must be at least 0 and less than 1, but is {min_confidence}")
         if isinstance(rerank, int):
             rerank = Reranking(rerank)
         if isinstance(query, str):
             query = Query(query)
         embedded = embed_query(query, self.embedder, self.truncate_dim)
         rows = self.table.nearest(embedded.vector_D.numpy(), max(top, rerank.count), where=where, exact=exact)
-        hits = [embedded.hit(row) for row in rows]
+        calibration = self.table.read_calibration()
+        hits = [embedded.hit(row, calibration) for row in rows]
+        if min_confidence:
+            if embedded.has_images or calibration is None:
+                problem = "its query has images" if embedded.has_images else "the index is not calibrated: index again"
+                raise ValueError(f"min_confidence must be 0 for this search, because {problem}")
+            hits = [hit for hit in hits if hit.confidence is not None and hit.confidence >= min_confidence]
         if rerank.count:
             rerank_hits(hits[: rerank.count], embedded, rerank, self.table, self.embedder)
         # The two scores are on different scales: re-ranked images come first.

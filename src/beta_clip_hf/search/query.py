@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..inference.embedder import Embedder
 from ..inference.quantization import truncate
+from .calibration import Calibration, count_words
 
 
 # Columns of a table row that a hit does not repeat, beside those that begin with "file_".
@@ -73,6 +74,9 @@ class Hit:
     """The columns of the index for this image: caption, width, height, and those of its row."""
     vector_D: np.ndarray | None = field(default=None, repr=False, compare=False)
     """(D,) the normalised embedding of the image."""
+    confidence: float | None = None
+    """The share of texts without a match whose best image has less of a lift, see [`Calibration`]; `None` for a query
+    with images, and for an index that is not calibrated."""
 
     @property
     def score(self) -> float:
@@ -98,18 +102,29 @@ class EmbeddedQuery:
     """(D,) the weighted sum of the embeddings of the query's images, cut if the index cuts them."""
     total_weight: float
     """The sum of the absolute weights."""
+    has_description: bool
+    """Whether the first text is the description."""
+    has_images: bool
+    """Whether images are parts of the query."""
 
     @property
     def vector_D(self) -> Tensor:
         """Returns the weighted sum of all embeddings of the query, (D,)."""
         return self.weights_T @ self.text_vectors_TD + self.image_part_D
 
-    def hit(self, row: Mapping[str, Any]) -> Hit:
+    @property
+    def num_words(self) -> float:
+        """Returns the length of the query: the words of its description, or of a phrase on average."""
+        texts = self.texts[:1] if self.has_description else self.texts
+        return sum(map(count_words, texts)) / max(len(texts), 1)
+
+    def hit(self, row: Mapping[str, Any], calibration: Calibration | None = None) -> Hit:
         """
         Scores an image by its embedding.
 
         Args:
             row: A row that [`ImageTable.nearest`] returns.
+            calibration: What texts without a match score in the collection.
         """
         vector_D = row["vector"]
         similarity = float(self.vector_D.numpy() @ vector_D) / self.total_weight
@@ -118,7 +133,12 @@ class EmbeddedQuery:
             is_internal = name in _INTERNAL_COLUMNS or name.startswith("file_")
             if value is not None and not is_internal:
                 columns[name] = value
-        return Hit(row["image"], similarity, columns=columns, vector_D=vector_D)
+        confidence = None
+        # An image is closer to images than any text is.
+        if calibration is not None and not self.has_images:
+            lift = similarity - float(self.vector_D.numpy() @ calibration.mean_D) / self.total_weight
+            confidence = calibration.confidence(lift, self.num_words)
+        return Hit(row["image"], similarity, columns=columns, vector_D=vector_D, confidence=confidence)
 
 
 def embed_query(query: Query, embedder: Embedder, truncate_dim: int | None = None) -> EmbeddedQuery:
@@ -152,7 +172,16 @@ def embed_query(query: Query, embedder: Embedder, truncate_dim: int | None = Non
     image_weights = [weight for _, weight in query.images]
     total_weight = sum(map(abs, text_weights + image_weights))
     weights_T = torch.tensor(text_weights, dtype=torch.float32)
-    embedded = EmbeddedQuery(texts, text_embeds_TD, weights_T, text_vectors_TD, image_part_D, total_weight)
+    embedded = EmbeddedQuery(
+        texts,
+        text_embeds_TD,
+        weights_T,
+        text_vectors_TD,
+        image_part_D,
+        total_weight,
+        has_description=query.text is not None,
+        has_images=bool(query.images),
+    )
     # The cosine distance of the index is undefined for a vector of length 0.
     if embedded.vector_D.norm() < 1e-4 * total_weight:
         raise ValueError("the parts of a query must not cancel out, but do: change a weight")

@@ -11,6 +11,8 @@ from .codes import code_type
 
 # The names of the tables: images with their embeddings; patch features, if they are kept; files that could not be read.
 IMAGES, PATCHES, UNREADABLE = "images", "patches", "unreadable"
+# What texts without a match score; the table is there once the index has images.
+CALIBRATION = "calibration"
 # The key under which the schema of the images keeps what the index remembers, as JSON.
 INFO = b"beta_clip_hf"
 SCHEMA = 1
@@ -44,7 +46,7 @@ def exists(path: str | os.PathLike[str]) -> bool:
     """
     # Connecting to a missing directory would create it.
     may_exist = "://" in str(path) or os.path.isdir(path)
-    return may_exist and IMAGES in _table_names(connect(path))
+    return may_exist and IMAGES in table_names(connect(path))
 
 
 def connect(path: str | os.PathLike[str]) -> Any:
@@ -78,17 +80,17 @@ def create_tables(
     # pyarrow comes with LanceDB.
     import pyarrow as pa
 
-    present = _table_names(database)
-    if IMAGES in present:
+    if IMAGES in table_names(database):
         raise ValueError(f"{path} must not hold an index yet, but does: open it")
     key = pa.field("image", pa.string())
     source = pa.field("file_source", pa.string())
     content = pa.field("file_sha256", pa.string())
     if store_patches:
         patch_fields = [key, content, pa.field("patches", pa.binary()), pa.field("patch_rows", pa.int32())]
-        _create_empty(database, PATCHES, pa.schema(patch_fields), present)
+        # An earlier try that was stopped may have left the table.
+        create_or_replace(database, PATCHES, schema=pa.schema(patch_fields))
     unreadable_fields = [key, source, pa.field("error", pa.string())]
-    _create_empty(database, UNREADABLE, pa.schema(unreadable_fields), present)
+    create_or_replace(database, UNREADABLE, schema=pa.schema(unreadable_fields))
     codes = code_type(info.get("precision", "float32"), embedding_size)
     code_fields = [] if codes is None else [pa.field("codes", codes)]
     number_type = pa.float32() if codes is None else pa.float16()
@@ -112,11 +114,13 @@ def create_tables(
     return database
 
 
-def _create_empty(database: Any, name: str, schema: Any, present: Iterable[str]) -> None:
-    # An earlier try that was stopped may have left the table.
-    mode = "overwrite" if name in present else "create"
-    database.create_table(name, schema=schema, mode=mode)
+def create_or_replace(database: Any, name: str, content: Any = None, *, schema: Any = None) -> None:
+    """Creates a table with some content, or an empty one of a schema, in the place of an earlier one."""
+    # LanceDB warns where there is nothing to overwrite.
+    mode = "overwrite" if name in table_names(database) else "create"
+    database.create_table(name, content, schema=schema, mode=mode)
 
 
-def _table_names(database: Any) -> Iterable[str]:
+def table_names(database: Any) -> Iterable[str]:
+    """Returns the names of the tables of a database."""
     return database.list_tables().tables

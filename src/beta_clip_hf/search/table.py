@@ -3,15 +3,30 @@
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..inference.shards import split
+from .calibration import Calibration
 from .codes import CANDIDATES, best_by_int8, codes_of
-from .schema import HEAVY_COLUMNS, IMAGES, INFO, PATCHES, SCHEMA, UNREADABLE, Stored, connect, create_tables, exists
+from .filters import explained_filter_errors, key_filter, quoted
+from .schema import (
+    CALIBRATION,
+    HEAVY_COLUMNS,
+    IMAGES,
+    INFO,
+    PATCHES,
+    SCHEMA,
+    UNREADABLE,
+    Stored,
+    connect,
+    create_or_replace,
+    create_tables,
+    exists,
+    table_names,
+)
 
 
 # With fewer images, each query is compared with all of them: that is fast enough and misses nothing.
@@ -187,9 +202,9 @@ class ImageTable:
     def delete(self, keys: Sequence[str]) -> None:
         """Removes images."""
         for batch_keys in split(keys, KEYS_PER_FILTER):
-            self._images.delete(_key_filter(batch_keys))
+            self._images.delete(key_filter(batch_keys))
             if self._patches is not None:
-                self._patches.delete(_key_filter(batch_keys))
+                self._patches.delete(key_filter(batch_keys))
 
     def unreadable(self) -> list[tuple[str, str]]:
         """Returns key and error of each image that could not be read."""
@@ -198,7 +213,7 @@ class ImageTable:
 
     def forget_unreadable(self, source: str) -> None:
         """Removes the unreadable images of a source from the list, so that they are tried again."""
-        self._unreadable.delete(f"file_source = {_quoted(source)}")
+        self._unreadable.delete(f"file_source = {quoted(source)}")
 
     def add_unreadable(self, source: str, errors: Sequence[tuple[str, str]]) -> None:
         """Keeps key and error of images that could not be read."""
@@ -274,14 +289,14 @@ class ImageTable:
         else:
             # 0 means no upper limit: a strict condition may need every partition.
             query = query.minimum_nprobes(probes).maximum_nprobes(0).refine_factor(REFINE)
-        with _explained_filter_errors(where, self.columns):
+        with explained_filter_errors(where, self.columns):
             return self._rows_with_vectors(query.to_arrow())
 
     def _nearest_by_codes(self, vector_D: np.ndarray, count: int, where: str | None) -> list[dict[str, Any]]:
         """Finds candidates by their codes, and orders them by their embeddings."""
         num_candidates = count * CANDIDATES[self.precision]
         columns = [*self.columns, "vector"]
-        with _explained_filter_errors(where, self.columns):
+        with explained_filter_errors(where, self.columns):
             if self.precision == "binary":
                 bits = codes_of(vector_D[None], "binary")[0]
                 query = self._images.search(bits, vector_column_name="codes").distance_type("hamming")
@@ -296,7 +311,7 @@ class ImageTable:
                 keys = best_by_int8(scan.to_batches(), vector_D, num_candidates)
                 rows = []
                 for batch_keys in split(keys, KEYS_PER_FILTER):
-                    fetched = self._images.search().where(_key_filter(batch_keys)).select(columns).to_arrow()
+                    fetched = self._images.search().where(key_filter(batch_keys)).select(columns).to_arrow()
                     rows += self._rows_with_vectors(fetched)
         rows.sort(key=lambda row: -float(row["vector"] @ vector_D / np.linalg.norm(row["vector"])))
         return rows[:count]
@@ -308,6 +323,26 @@ class ImageTable:
         others = [name for name in result.column_names if name not in ("vector", "_distance")]
         rows = result.select(others).to_pylist()
         return [{**row, "vector": vector} for row, vector in zip(rows, vectors, strict=True)]
+
+    def vectors(self) -> Iterator[tuple[list[str | None], np.ndarray]]:
+        """Yields the captions of all images and their embeddings (G, D) float32, in parts."""
+        for batch in self._images.search().select(["caption", "vector"]).to_batches():
+            vectors_GD = batch["vector"].flatten().to_numpy().astype(np.float32).reshape(-1, self.embedding_size)
+            yield batch["caption"].to_pylist(), vectors_GD
+
+    def write_calibration(self, calibration: Calibration) -> None:
+        """Replaces what is known of the scores of texts without a match."""
+        import pyarrow as pa
+
+        record = {**calibration._asdict(), "mean_D": calibration.mean_D.tolist()}
+        create_or_replace(self._database, CALIBRATION, pa.table({"record": [json.dumps(record)]}))
+
+    def read_calibration(self) -> Calibration | None:
+        """Returns what was written last; `None` for an index of an earlier version, and for one without images."""
+        if CALIBRATION not in table_names(self._database):
+            return None
+        record = json.loads(self._database.open_table(CALIBRATION).to_arrow()["record"][0].as_py())
+        return Calibration(**{**record, "mean_D": np.array(record["mean_D"], dtype=np.float32)})
 
     def recall(self, queries_QD: np.ndarray, top: int = 20, probes: int = PROBES) -> float:
         """Returns the share of the `top` images of exact search that are found without it; a mean over queries."""
@@ -327,7 +362,7 @@ class ImageTable:
         """Returns columns of images by key. Images that are not in the table are left out."""
         rows_by_key: dict[str, dict[str, Any]] = {}
         for batch_keys in split(keys, KEYS_PER_FILTER):
-            query = self._images.search().where(_key_filter(batch_keys)).select(["image", *columns])
+            query = self._images.search().where(key_filter(batch_keys)).select(["image", *columns])
             for row in query.to_arrow().to_pylist():
                 rows_by_key[row.pop("image")] = row
         return rows_by_key
@@ -338,7 +373,7 @@ class ImageTable:
         contents = self.fetch(keys, ["file_sha256"])
         patches_by_key = {}
         for batch_keys in split(keys, KEYS_PER_FILTER):
-            for row in self._patches.search().where(_key_filter(batch_keys)).to_arrow().to_pylist():
+            for row in self._patches.search().where(key_filter(batch_keys)).to_arrow().to_pylist():
                 # A run that was stopped may have left patches of an earlier or later content.
                 content = contents.get(row["image"], {})
                 if content.get("file_sha256") != row["file_sha256"]:
@@ -363,25 +398,3 @@ class ImageTable:
                 values = [None if value is None else str(value) for value in values]
             columns[field.name] = pa.array(values, field.type)
         return pa.table(columns)
-
-
-@contextmanager
-def _explained_filter_errors(where: str | None, columns: Mapping[str, str]) -> Iterator[None]:
-    """Adds the condition and the columns that it may name to an error of LanceDB."""
-    try:
-        yield
-    except (ValueError, RuntimeError) as error:
-        if where is None:
-            raise
-        raise ValueError(
-            f"where must be a condition in SQL over {', '.join(columns)}, but is {where!r}: {error}"
-        ) from None
-
-
-def _key_filter(keys: Sequence[str]) -> str:
-    return f"image IN ({', '.join(map(_quoted, keys))})"
-
-
-def _quoted(text: str) -> str:
-    """Returns a text as an SQL string."""
-    return "'" + text.replace("'", "''") + "'"

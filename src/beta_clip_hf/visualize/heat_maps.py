@@ -15,6 +15,13 @@ from torch.nn.functional import interpolate
 
 LEAST_HIGHEST = 1.25
 """Least end of a colour scale: without it, the noise of an almost uniform map would look like a strong map."""
+NOWHERE_EVENNESS = 0.99
+"""From here on a map says nothing. Maps of a new pooler reach 1.000; of the β-CLIP that ships, half are below 0.975."""
+NOWHERE = (
+    "This model looks nowhere in particular: for each of these texts its attention is almost even, so heat maps are "
+    "grey. Its pooler is not trained, or knows nothing of what is shown."
+)
+"""Said beside maps of which [`looks_nowhere`] is true."""
 _OPAQUE = 0.9
 """Opacity of the colour at the end of the scale, which lets the image shine through everywhere."""
 _MEDIUM_GREY = 153
@@ -52,6 +59,30 @@ def highest_of(*maps: Tensor) -> float:
     for heat_YX in maps:
         highest = max(highest, float(relative_to_uniform(heat_YX).max()))
     return highest
+
+
+def evenness(heat_YX: Tensor) -> float:
+    """
+    Returns over which share of an image a text looks: 1 for a uniform map, 1/P for one that is a single patch.
+
+    It is exp(H)/P with the entropy H of the map and its P patches.
+
+    Args:
+        heat_YX: (Y, X), not negative, of any scale.
+
+    Raises:
+        ValueError: if it is not a map, see [`relative_to_uniform`].
+    """
+    shares_P = relative_to_uniform(heat_YX).flatten().double()
+    shares_P = shares_P / len(shares_P)
+    # 0 · log 0 is 0.
+    entropy = -torch.special.xlogy(shares_P, shares_P).sum()
+    return float(entropy.exp()) / len(shares_P)
+
+
+def looks_nowhere(*maps: Tensor) -> bool:
+    """Tells whether no map is much else than uniform, so that all are grey. Without a map it is False."""
+    return bool(maps) and all(evenness(heat_YX) >= NOWHERE_EVENNESS for heat_YX in maps)
 
 
 def enlarged(image: Image.Image, shortest_side: int = 384) -> Image.Image:
@@ -103,8 +134,17 @@ def overlay(image: Image.Image, heat_YX: Tensor, highest: float | None = None) -
     return _image(_mixed(strength, grey))
 
 
+def scale_label(highest: float) -> str:
+    """Describes the two ends of the colour scale, as text below [`scale_image`]."""
+    return f"attention, from 1 × uniform (left) to {highest:.3g} × uniform (right)"
+
+
 def colour_bar(highest: float, width: int = 440) -> Image.Image:
-    """Draws the colour scale of [`overlay`] with its two ends, from 1 x uniform to `highest`."""
+    """
+    Draws the colour scale of [`overlay`] with its two ends, from 1 x uniform to `highest`, on white.
+
+    Pages show [`scale_image`] with [`scale_label`] below it instead, whose text follows the dark mode.
+    """
     bar = Image.new("RGB", (width, 48), "white")
     bar.paste(scale_image(width, 20), (0, 0))
     draw = ImageDraw.Draw(bar)

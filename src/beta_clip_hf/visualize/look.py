@@ -22,7 +22,7 @@ from ..inference.models import load_model
 from ..inference.processes import own_device
 from ..model.modeling_beta_clip import BetaCLIPModel
 from .attention import plot_phrase_attention
-from .heat_maps import colour_bar, enlarged, highest_of, overlay
+from .heat_maps import NOWHERE, enlarged, highest_of, looks_nowhere, overlay, scale_image, scale_label
 from .pages import Picture, Section, write_page
 from .regions import plot_region_scores
 from .tables import format_table
@@ -143,6 +143,8 @@ def write_look(
     """
     path = Path(path)
     check_suffix(path)
+    if seen.attention_THYX is not None and looks_nowhere(*seen.maps(head)):
+        logger.warning(NOWHERE)
     if path.suffix.lower() == ".html":
         return [_write_page(path, seen, texts, head, title)]
     paths = []
@@ -191,12 +193,15 @@ def _write_page(path: Path, seen: Look, texts: Sequence[ShownText], head: int | 
             f"Heat maps: {heads}, on one colour scale, grey where a text looks no more than evenly. “As seen” is the "
             "cosine of a text with the image as this text sees it, “cosine” that with the whole image."
         )
+        if looks_nowhere(*seen.maps(head)):
+            summary = f"{NOWHERE} {summary}"
         sections += _heat_map_sections(seen, texts, head)
     if len(seen.boxes_R4):
         with tempfile.TemporaryDirectory() as folder:
             figure = load_image(_draw_regions(Path(folder) / "regions.png", seen, texts))
         note = "The cosine of each region's feature with each text; the best is in bold."
-        sections.append(Section("Regions", [Picture(figure, is_wide=True)], note))
+        alt = "The boxes in the image, and a table of the cosine of each box with each text"
+        sections.append(Section("Regions", [Picture(figure, is_wide=True, alt=alt)], note))
     return write_page(path, title or texts[0].text, sections, summary=summary, width=PAGE_PICTURE_WIDTH)
 
 
@@ -221,9 +226,14 @@ def _heat_map_sections(seen: Look, texts: Sequence[ShownText], head: int | None)
             heat_map = overlay(view, maps_TYX[index], highest)
             pictures.append(Picture(heat_map, f"{name}\n{_score_note(seen, index)}", is_marked=not is_phrase))
         if not sections:
-            pictures = [Picture(view, "what the model sees"), *pictures, Picture(colour_bar(highest), "attention")]
+            pictures = [Picture(view, "what the model sees"), *pictures, _scale(highest)]
         sections.append(Section(texts[indices[0]].text, pictures))
     return sections
+
+
+def _scale(highest: float) -> Picture:
+    """Shows the colour scale. Its ends are named below it, and not on it: a page may be light or dark."""
+    return Picture(scale_image(440, 20), scale_label(highest), alt="Colour scale: grey to dark blue to yellow")
 
 
 def format_scores(seen: Look, texts: Sequence[ShownText]) -> str:

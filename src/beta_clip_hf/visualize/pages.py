@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from html import escape
+from itertools import groupby
 from pathlib import Path
 
 from PIL import Image
@@ -24,19 +25,27 @@ _PAGE = """<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>
 <style>
-:root {{ color-scheme: light dark; --line: #8884; --mark: #0072B2; --faint: #777; }}
-body {{ font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; }}
+:root {{ color-scheme: light dark; --line: #8884; --mark: #0072B2; --faint: light-dark(#666, #aaa); }}
+body {{ font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem;
+  overflow-wrap: anywhere; }}
 h1 {{ font-size: 1.4rem; }}
 .summary, .note {{ color: var(--faint); }}
 section {{ border-top: 1px solid var(--line); padding: 1rem 0; }}
 section > p {{ margin: 0 0 .7rem; max-width: 60rem; }}
 .row {{ display: flex; flex-wrap: wrap; gap: .8rem; }}
-figure {{ margin: 0; width: {width}px; }}
+.row > figure {{ margin: 0; width: {width}px; max-width: 100%; }}
 figure img {{ width: 100%; border-radius: 4px; display: block; outline: 3px solid transparent; }}
 figure.marked img {{ outline-color: var(--mark); }}
 figure.marked figcaption {{ font-weight: 600; }}
-figure.wide {{ width: 100%; }}
-figcaption {{ font-size: .85rem; overflow-wrap: anywhere; padding-top: .3rem; white-space: pre-line; }}
+.row > figure.wide {{ width: 100%; }}
+a {{ color: inherit; }}
+a:focus-visible {{ outline: 3px solid var(--mark); outline-offset: 2px; border-radius: 4px; }}
+.cards {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 17rem), 1fr)); gap: 1rem; }}
+.cards section {{ border: 1px solid var(--line); border-radius: 8px; padding: .8rem; min-width: 0; }}
+.cards .row > figure {{ flex: 0 1 calc(50% - .4rem); width: auto; }}
+.cards .row > figure:first-child {{ flex-basis: 100%; }}
+@media (max-width: 30rem) {{ body {{ margin: 1rem auto; }} }}
+figcaption {{ font-size: .85rem; padding-top: .3rem; white-space: pre-line; }}
 </style>
 <h1>{title}</h1>
 <p class="summary">{summary}</p>
@@ -60,6 +69,10 @@ class Picture:
     """Whether the picture is emphasised by a frame and a bold caption."""
     is_wide: bool = False
     """Whether the picture takes the whole width of the page, as a figure with text in it needs."""
+    alt: str | None = None
+    """Text for readers who do not see the picture; by default the caption."""
+    link: str | None = None
+    """Address that a click on the picture leads to, for example that of the image file."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +83,8 @@ class Section:
     pictures: Sequence[Picture] = field(default=())
     note: str = ""
     """Small text between the two."""
+    is_card: bool = False
+    """Whether the section is a card: cards stand side by side, as many as the screen has room for."""
 
 
 def write_page(
@@ -88,7 +103,11 @@ def write_page(
     Returns:
         `path`.
     """
-    body = "\n".join(_section_html(section, width) for section in sections)
+    parts = []
+    for is_card, group in groupby(sections, key=lambda section: section.is_card):
+        html = "\n".join(_section_html(section, width) for section in group)
+        parts.append(f'<div class="cards">\n{html}\n</div>' if is_card else html)
+    body = "\n".join(parts)
     page = _PAGE.format(title=escape(title), summary=escape(summary), sections=body, width=width)
     return write_text(path, page)
 
@@ -112,7 +131,9 @@ def _data_uri(image: Image.Image, image_format: str, **options: int) -> str:
     return f"data:image/{image_format.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def figure_html(uri: str, caption: str, *, alt: str | None = None, classes: Sequence[str] = ()) -> str:
+def figure_html(
+    uri: str, caption: str, *, alt: str | None = None, classes: Sequence[str] = (), link: str | None = None
+) -> str:
     """
     Formats a picture with its caption as an HTML figure. Both texts are escaped.
 
@@ -121,6 +142,7 @@ def figure_html(uri: str, caption: str, *, alt: str | None = None, classes: Sequ
         caption: Text below the picture.
         alt: Text in place of the picture for readers who do not see it; by default the caption.
         classes: CSS classes of the figure.
+        link: Address that a click on the picture leads to.
 
     >>> figure_html("a.png", "2 < 3", classes=["heat"])
     '<figure class="heat"><img src="a.png" alt="2 &lt; 3"><figcaption>2 &lt; 3</figcaption></figure>'
@@ -129,7 +151,10 @@ def figure_html(uri: str, caption: str, *, alt: str | None = None, classes: Sequ
     if classes:
         opening = f'<figure class="{" ".join(classes)}">'
     alt_text = escape(caption if alt is None else alt)
-    return f'{opening}<img src="{uri}" alt="{alt_text}"><figcaption>{escape(caption)}</figcaption></figure>'
+    picture = f'<img src="{uri}" alt="{alt_text}">'
+    if link is not None:
+        picture = f'<a href="{escape(link)}">{picture}</a>'
+    return f"{opening}{picture}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
 def _section_html(section: Section, width: int) -> str:
@@ -140,7 +165,10 @@ def _section_html(section: Section, width: int) -> str:
     if section.note:
         note = f'<p class="note">{escape(section.note)}</p>\n'
     pictures = "\n".join(_picture_html(picture, width) for picture in section.pictures)
-    return f'<section>\n{text}{note}<div class="row">\n{pictures}\n</div>\n</section>'
+    row = f'<div class="row">\n{pictures}\n</div>\n'
+    # The pictures of cards begin at one height: a note may be long.
+    body = f"{text}{row}{note}" if section.is_card else f"{text}{note}{row}"
+    return f"<section>\n{body}</section>"
 
 
 def _picture_html(picture: Picture, width: int) -> str:
@@ -152,4 +180,5 @@ def _picture_html(picture: Picture, width: int) -> str:
     longest_side = STORED_PER_SHOWN * width
     if picture.is_wide:
         longest_side = WIDE_SIDE
-    return figure_html(jpeg_uri(picture.image, longest_side), picture.caption, classes=classes)
+    uri = jpeg_uri(picture.image, longest_side)
+    return figure_html(uri, picture.caption, alt=picture.alt, classes=classes, link=picture.link)
