@@ -123,7 +123,8 @@ class BetaSiglip2Config(BatchSettings, Siglip2Config):
         """
         text_config: Any = self.text_config
         vision_config: Any = self.vision_config
-        if not vision_config.vision_use_head:
+        # transformers 5.17 knows no vision tower without a head.
+        if not getattr(vision_config, "vision_use_head", True):
             raise ValueError("vision_use_head must be True, because the head gives the image embedding, but is False")
         if text_config.projection_size != vision_config.hidden_size:
             raise ValueError(
