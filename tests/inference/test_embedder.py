@@ -5,8 +5,11 @@ from itertools import chain
 import pytest
 import torch
 from PIL import Image
+from torch.utils.flop_counter import FlopCounterMode
 
-from beta_clip_hf.inference.embedder import Embedder
+from beta_clip_hf import BetaCLIPModel
+from beta_clip_hf.inference.embedder import TOKENS_AT_A_TIME_ON_CPU, Embedder
+from beta_clip_hf.model.packing_beta_clip import text_lengths
 
 
 TEXTS = ["a dog", "a very long description of two dogs and their ball", "a cat", "a dog", "cats"] * 3
@@ -36,6 +39,76 @@ def test_texts_keep_their_order_and_do_not_depend_on_the_batch(tiny_model, tiny_
 def test_equal_texts_are_tied_exactly(tiny_model, tiny_processor):
     embeds = Embedder(tiny_model, tiny_processor, batch_size=2).texts(TEXTS)
     assert torch.equal(embeds[0], embeds[3]) and torch.equal(embeds[:5], embeds[5:10])
+
+
+def mixed_texts(count):
+    """Half of them long, half of them short, none like another."""
+    long = [f"number {i} is a long description of two dogs and a ball, and it goes on " for i in range(count // 2)]
+    return long + [f"dog {i}" for i in range(count - len(long))]
+
+
+def operations(work):
+    """The floating-point operations of some work."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("path", [None, "long"])
+def test_packed_texts_equal_texts_alone_in_float64(tiny_model, both_systems_config, tiny_processor, path):
+    model = tiny_model.double()
+    if path is not None:
+        model = BetaCLIPModel(both_systems_config).double().eval()
+        tiny_processor.short_max_length = 77
+    embedder = Embedder(model, tiny_processor, normalize=False, batch_size=3)
+    texts = [*mixed_texts(9), "dog 1 ", "a dog"]
+    # The embedder gives float32, so its steps are taken one by one.
+    embedder._scaled = lambda features: features
+    embeds = embedder.texts(texts, whole_captions=path == "long")
+    options = {} if path is None else {"path": path}
+    alone = []
+    for text in texts:
+        with torch.no_grad():
+            inputs = tiny_processor(text=[text], path=path, return_tensors="pt")
+            alone.append(model.get_text_features(**inputs, **options).pooler_output[0])
+    assert embeds.dtype == torch.float64
+    torch.testing.assert_close(embeds, torch.stack(alone), atol=1e-12, rtol=0)
+    # Space at its end is cleaned away: the tokens are equal.
+    assert torch.equal(embeds[texts.index("dog 1")], embeds[texts.index("dog 1 ")])
+
+
+def test_packing_saves_a_fifth_of_the_operations_of_sorted_batches(tiny_model, tiny_processor):
+    texts = mixed_texts(96)
+    embedder = Embedder(tiny_model, tiny_processor)
+    by_length = sorted(texts, key=len)
+
+    def padded():
+        for start in range(0, len(texts), 32):
+            inputs = tiny_processor(text=by_length[start : start + 32], padding=True, return_tensors="pt")
+            with torch.no_grad():
+                tiny_model.get_text_features(**inputs)
+
+    assert operations(lambda: embedder.texts(texts)) <= 0.8 * operations(padded)
+
+
+def test_a_batch_of_texts_has_no_more_tokens_than_fit(tiny_model, tiny_processor, monkeypatch):
+    seen = []
+    encode = tiny_model.encode_texts
+
+    def counting(ids, is_long, packing):
+        tokens = int(text_lengths(ids, tiny_model.text_model.eos_token_id).sum())
+        assert packing.num_places <= 1.5 * tokens
+        seen.append((tokens, len(ids)))
+        return encode(ids, is_long, packing)
+
+    monkeypatch.setattr(tiny_model, "encode_texts", counting)
+    Embedder(tiny_model, tiny_processor, batch_size=100).texts(mixed_texts(400))
+    assert max(tokens for tokens, _ in seen) <= TOKENS_AT_A_TIME_ON_CPU
+    assert sum(count for _, count in seen) == 400 and len(seen) < 20
+    seen.clear()
+    Embedder(tiny_model, tiny_processor, batch_size=1).texts(mixed_texts(10))
+    positions = tiny_model.config.text_config.max_position_embeddings
+    assert max(tokens for tokens, _ in seen) <= positions
 
 
 def test_no_text_is_an_empty_tensor(tiny_model, tiny_processor):

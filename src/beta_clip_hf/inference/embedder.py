@@ -26,6 +26,8 @@ logger = logging.get_logger(__name__)
 
 TEXTS_PER_SHARD = 4096
 """Texts that are encoded before their embeddings are written: what a run that is stopped can lose."""
+# What a block of the text tower computes of so many tokens still fits into the caches of a core.
+TOKENS_AT_A_TIME_ON_CPU = 2048
 
 
 class HasPatches(Protocol):
@@ -69,7 +71,8 @@ class Embedder:
             device and in its own dtype. If the processor makes images of another size than the model's, positions are
             interpolated, and a warning says so.
         processor: Tokenizes texts; resizes and crops images.
-        batch_size: Number of images, and of texts, in a batch.
+        batch_size: Number of images in a batch. Texts are packed into rows without padding: a batch has at most the tokens
+            of so many texts of full length. Models that cannot pack, such as SigLIP, encode so many texts at a time.
         num_workers: Number of processes that read images; 0 reads them in this process.
         squash: Whether to resize images to the model's size without regard to their shape, instead of what the
             processor does. An image processor without a size (NaFlex) keeps shapes and crops nothing in any case.
@@ -124,23 +127,20 @@ class Embedder:
         path = None
         if whole_captions and self.has_long_path:
             path = "long"
-        # Texts of similar length share a batch, which saves padding. Equal lengths are sorted by the text itself, so
-        # that a batch does not depend on the order of the input.
+        # Texts of similar length share a shard, which saves padding. Equal lengths are sorted by the text itself, so
+        # that a shard does not depend on the order of the input.
         distinct = sorted(set(texts), key=lambda text: (len(text), text))
         if not distinct:
             return torch.zeros(0, embedding_width(self.model.config), device=self.model.device)
         shards = split(distinct, TEXTS_PER_SHARD)
+        encode_shard = self._encode_packed if hasattr(self.model, "encode_texts") else self._encode_padded
 
         def encode_shards(numbers: Sequence[int]) -> Iterator[Kept]:
             """Yields the embeddings of each shard."""
             total = sum(len(shards[number]) for number in numbers)
             with logging.tqdm(total=total, desc="texts", unit=" texts") as progress:
                 for number in numbers:
-                    embeds = []
-                    for batch in split(shards[number], self.batch_size):
-                        embeds.append(self._encode_texts(batch, path))
-                        progress.update(len(batch))
-                    yield {"embeds": torch.cat(embeds).cpu()}
+                    yield {"embeds": encode_shard(shards[number], path, progress).cpu()}
 
         # Embeddings that are on the disk under the name of this work are taken as they are: it must identify the texts.
         digest = hashlib.sha256("\0".join([path or "", *distinct]).encode()).hexdigest()
@@ -149,14 +149,50 @@ class Embedder:
         places = [place_of_text[text] for text in texts]
         return kept["embeds"][places].to(self.model.device)
 
-    def _encode_texts(self, texts: list[str], path: str | None) -> Tensor:
-        """Embeds one batch of texts: (T, D) float32, normalised."""
-        inputs = text_inputs(self.model, self.processor, texts, path).to(self.model.device)
+    def _encode_packed(self, texts: list[str], path: str | None, progress: Any) -> Tensor:
+        """Embeds texts in rows of several texts, (T, D) float32; texts of equal tokens are encoded once."""
+        inputs = text_inputs(self.model, self.processor, texts, path)
+        ids_UL, place_T = inputs["input_ids"].unique(dim=0, return_inverse=True)
+        length_U = self.model.text_lengths(ids_UL)
+        # Sorted, so that the rows of a batch are as wide as its longest text and hardly wider.
+        order_U = length_U.argsort(stable=True)
+        device = self.model.device
+        embeds = []
+        for text_V in _token_batches(order_U, length_U[order_U], self._tokens_at_a_time(path)):
+            ids_VL = ids_UL[text_V, : int(length_U[text_V].max())]
+            is_long_V = torch.full((len(text_V),), path == "long")
+            # Planned on the CPU: the model would wait for a GPU to plan by itself.
+            packing = self.model.plan_texts(ids_VL, is_long_V)
+            with _evaluation_mode(self.model):
+                features_VD = self.model.encode_texts(ids_VL.to(device), is_long_V.to(device), packing)
+            embeds.append(self._scaled(features_VD))
+            progress.update(len(text_V))
+        progress.update(len(texts) - len(order_U))
+        # The place of each distinct text in the batches, one after the other.
+        batch_place_U = order_U.argsort()
+        return torch.cat(embeds)[batch_place_U[place_T].to(device)]
+
+    def _encode_padded(self, texts: list[str], path: str | None, progress: Any) -> Tensor:
+        """Embeds texts that are padded to the longest of a batch, (T, D) float32."""
         # Only models of ours have text paths; others do not know the argument.
         options = {} if path is None else {"path": path}
-        with _evaluation_mode(self.model):
-            features_TD = self.model.get_text_features(**inputs, **options).pooler_output
-        return self._scaled(features_TD)
+        embeds = []
+        for batch in split(texts, self.batch_size):
+            inputs = text_inputs(self.model, self.processor, batch, path).to(self.model.device)
+            with _evaluation_mode(self.model):
+                features_TD = self.model.get_text_features(**inputs, **options).pooler_output
+            embeds.append(self._scaled(features_TD))
+            progress.update(len(batch))
+        return torch.cat(embeds)
+
+    def _tokens_at_a_time(self, path: str | None) -> int:
+        """Returns the largest number of tokens of a batch of packed texts."""
+        config = self.model.config
+        positions = config.text_config.max_position_embeddings
+        if path == "long":
+            positions = config.long_text_max_position_embeddings
+        tokens = self.batch_size * positions
+        return min(tokens, TOKENS_AT_A_TIME_ON_CPU) if self.model.device.type == "cpu" else tokens
 
     def _scaled(self, features_MD: Tensor) -> Tensor:
         """Returns features in float32, of length 1 if this embedder normalises."""
@@ -340,6 +376,19 @@ class Embedder:
                 output_attentions=True,
             )
         return attention_THP.float()
+
+
+def _token_batches(text_U: Tensor, length_U: Tensor, most_tokens: int) -> Iterator[Tensor]:
+    """Yields consecutive texts that have at most so many tokens together, and at least one text."""
+    end_U = length_U.cumsum(0)
+    first = 0
+    num_before = 0
+    while first < len(text_U):
+        stop = int(torch.searchsorted(end_U, num_before + most_tokens, right=True))
+        stop = max(stop, first + 1)
+        yield text_U[first:stop]
+        first = stop
+        num_before = int(end_U[stop - 1])
 
 
 def embedding_width(config: Any) -> int:
