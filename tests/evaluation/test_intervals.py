@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from beta_clip_hf.evaluation.intervals import bootstrap_interval
+from beta_clip_hf.evaluation import intervals
+from beta_clip_hf.evaluation.intervals import bootstrap_interval, bootstrap_intervals
+from evaluation import naive_metrics
 
 
 def test_bootstrap_covers_the_normal_interval_and_repeats():
@@ -28,6 +30,22 @@ def test_bootstrap_resamples_whole_clusters():
     }
     assert width["copies as clusters"] == pytest.approx(width["one of each"])
     assert width["copies as independent"] < width["one of each"] / 2
+
+
+def test_the_intervals_of_several_means_are_those_of_the_loop_over_resamples(monkeypatch):
+    values_NI = torch.rand(3, 20, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    clusters = torch.arange(20) % 6
+    draws = torch.randint(6, (50, 6), generator=torch.Generator().manual_seed(4)).tolist()
+    expected = []
+    for values in values_NI.tolist():
+        means = torch.tensor(naive_metrics.paired_difference(values, clusters.tolist(), draws), dtype=torch.float64)
+        expected.append(tuple(means.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()))
+    for drawn_at_a_time in (1, 60, 10_000):
+        monkeypatch.setattr(intervals, "DRAWN_AT_A_TIME", drawn_at_a_time)
+        found = bootstrap_intervals(values_NI, clusters, num_resamples=50, seed=4)
+        assert len(set(found)) == 3
+        for interval, expected_interval in zip(found, expected, strict=True):
+            assert interval == pytest.approx(expected_interval, abs=1e-12)
 
 
 def test_bootstrap_of_one_value_is_a_point():

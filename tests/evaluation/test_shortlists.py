@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from beta_clip_hf.evaluation.metrics import hits_at_k, match_ranks
-from beta_clip_hf.evaluation.shortlists import best_candidates, reranked
+from beta_clip_hf.evaluation.metrics import SCORES_AT_A_TIME, hits_at_k, match_ranks
+from beta_clip_hf.evaluation.shortlists import best_candidates, best_of_rows, reranked
 from evaluation import naive_metrics
 
 
@@ -73,11 +73,27 @@ def test_a_shortlist_of_everything_is_the_second_score_alone():
 
 def test_the_best_candidates_of_both_ways(monkeypatch):
     scores_BT = torch.randn(7, 23, generator=torch.Generator().manual_seed(0))
-    monkeypatch.setattr("beta_clip_hf.evaluation.shortlists.SCORES_AT_A_TIME", 40)  # in several pieces
+    monkeypatch.setitem(SCORES_AT_A_TIME, "cpu", 40)  # in several pieces
     found = best_candidates(lambda images, texts: scores_BT[images, texts], 7, 23, 9)
     assert torch.equal(found.texts_BK.long(), scores_BT.argsort(dim=1, descending=True)[:, :9])
     assert torch.equal(found.images_TK.long(), scores_BT.T.argsort(dim=1, descending=True))  # there are only 7
     assert torch.equal(found.text_ends_BK.long(), torch.arange(1, 10).expand(7, -1))
+
+
+@pytest.mark.parametrize("kind", ["distinct", "tied", "constant", "infinite"])
+@pytest.mark.parametrize(("num_candidates", "count"), [(1, 1), (40, 10), (43, 9), (43, 43), (400, 3)])
+def test_the_best_of_rows_are_those_of_topk(kind, num_candidates, count):
+    scores_QG = torch.randn(11, num_candidates, generator=torch.Generator().manual_seed(count))
+    if kind == "tied":
+        scores_QG = scores_QG.round()
+    elif kind == "constant":
+        scores_QG.zero_()
+    elif kind == "infinite":
+        scores_QG[:, count // 2 :] = -torch.inf
+    values_QK, index_QK = best_of_rows(scores_QG, count)
+    assert torch.equal(values_QK, scores_QG.topk(count, dim=1).values)
+    assert torch.equal(scores_QG.gather(1, index_QK), values_QK)
+    assert all(len(set(row)) == count for row in index_QK.tolist())
 
 
 def test_of_the_tied_at_the_end_of_a_shortlist_all_are_taken_or_none():

@@ -2,12 +2,15 @@
 
 import hashlib
 import io
+import os
 
 import pytest
 import torch
 from PIL import Image
 
-from beta_clip_hf.inference.identity import config_hash, image_digest, model_hash
+from beta_clip_hf.inference import identity
+from beta_clip_hf.inference.identity import config_hash, image_digest, loaded_model_hash, model_hash
+from beta_clip_hf.inference.models import load_model
 
 
 def test_a_file_has_one_digest_however_it_is_given(tmp_path):
@@ -39,6 +42,45 @@ def test_weights_have_one_hash_and_every_change_another(tiny_model):
     changed = model_hash(tiny_model)
     halved = model_hash(tiny_model.to(torch.bfloat16))
     assert len({before, changed, halved}) == 3
+
+
+def test_the_weights_of_files_that_have_not_changed_are_hashed_once(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(identity, "HF_HOME", str(tmp_path / "home"))
+    hashed = []
+    monkeypatch.setattr(identity, "model_hash", lambda model: hashed.append(1) or model_hash(model))
+
+    def found(dtype=torch.float32):
+        model = load_model(str(checkpoint), torch.device("cpu"), dtype).model
+        assert loaded_model_hash(str(checkpoint), model) == model_hash(model)
+        return len(hashed)
+
+    # Files that may still be written to are hashed each time.
+    assert [found(), found()] == [1, 2]
+
+    def age(seconds):
+        for path in checkpoint.iterdir():
+            os.utime(path, (path.stat().st_atime, path.stat().st_mtime - seconds))
+
+    age(60)
+    assert [found(), found()] == [3, 3]
+    assert [found(torch.bfloat16), found(torch.bfloat16), found()] == [4, 4, 4]
+    age(60)
+    assert [found(), found()] == [5, 5]
+    # Another file of the same size.
+    with torch.no_grad():
+        model = load_model(str(checkpoint), torch.device("cpu")).model
+        model.visual_projection.weight[0, 0] += 1
+        model.save_pretrained(checkpoint)
+    age(30)
+    assert [found(), found()] == [6, 6]
+
+
+def test_a_home_that_cannot_be_written_to_costs_only_the_hash(checkpoint, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("no directory")
+    monkeypatch.setattr(identity, "HF_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr(identity, "_SETTLED_SECONDS", -60.0)
+    model = load_model(str(checkpoint), torch.device("cpu")).model
+    assert loaded_model_hash(str(checkpoint), model) == model_hash(model)
 
 
 def test_the_place_of_a_configuration_does_not_count(tiny_model, tiny_processor):

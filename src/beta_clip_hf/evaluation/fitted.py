@@ -50,7 +50,17 @@ def chosen_for_halves(tried: Sequence[MatchRanks], is_odd_Q: Tensor) -> tuple[in
         tried: Ranks of all queries by each setting. The first of equally good ones is chosen.
         is_odd_Q: (Q,) bool, which half each query is in.
     """
-    hits = [hits_at_k(ranks, 1) for ranks in tried]
+    return best_for_halves([hits_at_k(ranks, 1) for ranks in tried], is_odd_Q)
+
+
+def best_for_halves(hits: Sequence[Tensor], is_odd_Q: Tensor) -> tuple[int, int]:
+    """
+    Returns which of some settings is best for the even and for the odd queries, by the hits of the other half.
+
+    Args:
+        hits: The hits of all queries by each setting, (Q,). The first of equally good ones is chosen.
+        is_odd_Q: (Q,) bool, which half each query is in.
+    """
 
     def best_on(is_chosen_Q: Tensor) -> int:
         sums = [float(hits_Q[is_chosen_Q].sum()) for hits_Q in hits]

@@ -11,9 +11,9 @@ from ..inference.shards import Kept
 from ..text.hierarchy import TextHierarchy
 from .copies import with_first_copies
 from .fitted import FittedRanks, fitted_ranks
-from .metrics import RetrievalRanks, retrieval_ranks
-from .scores import matrix_scores
+from .metrics import RetrievalRanks
 from .shortlists import Candidates, CandidateScores, ShortlistPairs, Shortlists, reranked_both_ways
+from .weighted import weighted_ranks
 
 
 MOST_PART_SCORES = 2**22
@@ -107,18 +107,20 @@ class HierarchicalScores:
             kept: What [`measure`](HierarchicalScores.measure) has returned, joined.
         """
         digests = kept["digests"]
-        sentences_BT = with_first_copies(kept[f"{name}/sentences"], digests)
-        phrases_BT = with_first_copies(kept[f"{name}/phrases"], digests)
+        device = caption_BT.device
+        sentences_BT = with_first_copies(kept[f"{name}/sentences"], digests).to(device)
+        phrases_BT = with_first_copies(kept[f"{name}/phrases"], digests).to(device)
         return PartScores(caption_BT, sentences_BT, phrases_BT)
 
 
 def candidates_of_pairs(scores: PartScores, shortlists: Shortlists) -> CandidateParts:
     """Returns the scores of the candidates of shortlists from those of all pairs, (B, T)."""
-    texts_BK = shortlists.texts_BK.long()
-    images_TK = shortlists.images_TK.long()
+    device = scores.caption.device
+    texts_BK = shortlists.texts_BK.long().to(device)
+    images_TK = shortlists.images_TK.long().to(device)
     return CandidateParts(
-        texts=PartScores(*(part_BT.gather(1, texts_BK) for part_BT in scores)),
-        images=PartScores(*(part_BT.T.gather(1, images_TK) for part_BT in scores)),
+        texts=PartScores(*(part_BT.gather(1, texts_BK).cpu() for part_BT in scores)),
+        images=PartScores(*(part_BT.T.gather(1, images_TK).cpu() for part_BT in scores)),
     )
 
 
@@ -148,12 +150,7 @@ def hierarchical_ranks(scores: PartScores, image_index_T: Tensor) -> FittedRanks
         scores: (B, T) scores of all pairs.
         image_index_T: (T,) int64, the image of each text.
     """
-    num_images = len(scores.caption)
-    tried = {}
-    for weights in WEIGHTS:
-        total_BT = scores.total(weights)
-        tried[weights] = retrieval_ranks(matrix_scores(total_BT), image_index_T, num_images)
-    return fitted_ranks(tried, image_index_T, num_images)
+    return weighted_ranks(scores, {weights: weights for weights in WEIGHTS}, image_index_T)
 
 
 def hierarchical_reranked(

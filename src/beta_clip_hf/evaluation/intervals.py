@@ -35,26 +35,59 @@ def bootstrap_interval(
     Raises:
         ValueError: if there is no value, a value is not finite, or the shapes differ.
     """
-    if len(values_I) == 0:
+    (interval,) = bootstrap_intervals(
+        values_I[None], cluster_index_I, num_resamples=num_resamples, confidence=confidence, seed=seed
+    )
+    return interval
+
+
+def bootstrap_intervals(
+    values_NI: Tensor,
+    cluster_index_I: Tensor | None = None,
+    *,
+    num_resamples: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> list[tuple[float, float]]:
+    """
+    Computes the intervals of N means over the same items, such as R@1 and R@5, from the same resamples.
+
+    Args:
+        values_NI: (N, I) the values of each mean.
+        cluster_index_I, num_resamples, confidence, seed: As for [`bootstrap_interval`].
+
+    Returns:
+        N times what [`bootstrap_interval`] returns.
+
+    Raises:
+        ValueError: if there is no value, a value is not finite, or the shapes differ.
+    """
+    num_values = values_NI.shape[1]
+    if num_values == 0:
         raise ValueError("the number of values must be at least 1, but is 0")
-    if not values_I.isfinite().all():
+    if not values_NI.isfinite().all():
         raise ValueError("values must be finite, but at least one is not")
     if cluster_index_I is None:
-        cluster_index_I = torch.arange(len(values_I))
-    if cluster_index_I.shape != values_I.shape:
-        shapes = f"{tuple(values_I.shape)}, {tuple(cluster_index_I.shape)}"
+        cluster_index_I = torch.arange(num_values)
+    if cluster_index_I.shape != values_NI.shape[1:]:
+        shapes = f"{tuple(values_NI.shape[1:])}, {tuple(cluster_index_I.shape)}"
         raise ValueError(f"values and cluster_index must both have the shape (values,), but have {shapes}")
     _, cluster_I = cluster_index_I.cpu().unique(return_inverse=True)
     num_clusters = int(cluster_I.max()) + 1
     # The mean of a resample needs only the sum and the number of the values of each cluster.
-    zeros = torch.zeros(num_clusters, dtype=torch.float64)
-    cluster_sums = zeros.index_add(0, cluster_I, values_I.cpu().double())
-    cluster_sizes = zeros.index_add(0, cluster_I, torch.ones(len(cluster_I), dtype=torch.float64))
+    values_and_ones = torch.cat([values_NI.cpu().double(), torch.ones(1, num_values, dtype=torch.float64)])
+    zeros = torch.zeros(len(values_and_ones), num_clusters, dtype=torch.float64)
+    sums_and_sizes = zeros.index_add(1, cluster_I, values_and_ones)
     generator = torch.Generator().manual_seed(seed)
     means = []
     for resamples in torch.arange(num_resamples).split(max(1, DRAWN_AT_A_TIME // num_clusters)):
         drawn = torch.randint(num_clusters, (len(resamples), num_clusters), generator=generator)
-        means.append(cluster_sums[drawn].sum(dim=1) / cluster_sizes[drawn].sum(dim=1))
+        # How often each cluster is drawn: a product with it sums all values at once.
+        drawn += num_clusters * torch.arange(len(resamples))[:, None]
+        times = torch.bincount(drawn.flatten(), minlength=drawn.numel()).view(drawn.shape).double()
+        totals = sums_and_sizes @ times.T
+        means.append(totals[:-1] / totals[-1])
     tail = (1 - confidence) / 2
-    low, high = torch.cat(means).quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
-    return low, high
+    ends = torch.cat(means, dim=1).quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64), dim=1)
+    lows, highs = ends.tolist()
+    return list(zip(lows, highs, strict=True))

@@ -17,8 +17,8 @@ from .scores import EVERYTHING, ScoreFunction, check_no_nan
 
 
 DEFAULT_KS = (1, 5, 10)
-# 256 MiB in float32: 432 images against 155,070 texts.
-SCORES_AT_A_TIME = 2**26
+# By type of device: 4 MiB in float32, which fit the caches of a CPU, or 256 MiB, in which a GPU has much to do at once.
+SCORES_AT_A_TIME = {"cpu": 2**20, "other": 2**26}
 # Integers up to this one are exact in float32.
 LARGEST_EXACT_FLOAT32 = 2**24
 
@@ -36,6 +36,10 @@ class MatchRanks(NamedTuple):
     """(Q,) int64: number of candidates with exactly its score, itself included."""
     tied_relevant_Q: Tensor
     """(Q,) int64: number of relevant candidates among the tied ones."""
+
+    def to(self, device: torch.device | str) -> "MatchRanks":
+        """Returns the ranks on a device."""
+        return MatchRanks(*(counts_Q.to(device) for counts_Q in self))
 
 
 def concatenate_ranks(parts: Sequence[MatchRanks]) -> MatchRanks:
@@ -95,7 +99,7 @@ class RetrievalRanks(NamedTuple):
 
 
 def retrieval_ranks(
-    score: ScoreFunction, image_index_T: Tensor, num_images: int, *, scores_at_a_time: int = SCORES_AT_A_TIME
+    score: ScoreFunction, image_index_T: Tensor, num_images: int, *, scores_at_a_time: int | None = None
 ) -> RetrievalRanks:
     """
     Ranks retrieval in both directions without the whole score matrix.
@@ -109,7 +113,8 @@ def retrieval_ranks(
             `lambda images, texts: scores_BT[images, texts]`.
         image_index_T: (T,) int64, the image that each text belongs to, in any order; several texts may have the same.
         num_images: Number of images, B.
-        scores_at_a_time: Number of scores to hold at once; about twice that is in memory.
+        scores_at_a_time: Number of scores to hold at once; about twice that is in memory. By default what suits the
+            device, see [`scores_that_suit`].
 
     Returns:
         Ranks on the device of `image_index_T`.
@@ -123,6 +128,8 @@ def retrieval_ranks(
     if not num_texts_B.all():
         image = int((num_texts_B == 0).nonzero()[0])
         raise ValueError(f"every image must have a text, but image {image} has none")
+    if scores_at_a_time is None:
+        scores_at_a_time = scores_that_suit(score)
     image_parts = []
     for images in row_slices(num_images, len(image_index_T), scores_at_a_time):
         scores = check_no_nan(score(images, EVERYTHING))
@@ -136,6 +143,12 @@ def retrieval_ranks(
         query_M = torch.arange(len(image_M), device=image_M.device)
         text_parts.append(_ranks_of_pairs(scores.T, query_M, image_M))
     return RetrievalRanks(concatenate_ranks(image_parts), concatenate_ranks(text_parts))
+
+
+def scores_that_suit(score: ScoreFunction) -> int:
+    """Returns how many scores are held at once on the device on which they are computed."""
+    device = score(slice(0, 1), slice(0, 1)).device
+    return SCORES_AT_A_TIME.get(device.type, SCORES_AT_A_TIME["other"])
 
 
 def row_slices(num_rows: int, num_columns: int, scores_at_a_time: int) -> list[slice]:

@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .fitted import FittedRanks, fitted_ranks
+from .fitted import FittedRanks
 from .metric_names import MEDIAN_RANK, MetricName
-from .metrics import MatchRanks, RetrievalRanks, expected_ranks, hits_at_k, retrieval_ranks
-from .results import Metric, mean_metric
-from .scores import ScoreFunction
+from .metrics import MatchRanks, RetrievalRanks, expected_ranks, hits_at_k
+from .results import Metric, mean_metrics
 from .shortlists import CandidateScores, Shortlists, reranked_both_ways
+from .weighted import weighted_ranks
 
 
 WEIGHTS = tuple(tenth / 10 for tenth in range(11))
@@ -54,47 +54,47 @@ def sum_ranks(cls_BT: Tensor, pairs_BT: Tensor, image_index_T: Tensor) -> Fitted
         cls_BT, pairs_BT: (B, T) the two scores.
         image_index_T: (T,) int64, the image of each text.
     """
-    tried = {}
-    for weight in WEIGHTS:
-        # lerp gives exactly `cls` for 0 and exactly `all_pairs` for 1.
-        score = _mixed_score(cls_BT, pairs_BT, weight)
-        tried[weight] = retrieval_ranks(score, image_index_T, len(cls_BT))
-    return fitted_ranks(tried, image_index_T, len(cls_BT))
+    choices = {weight: (1 - weight, weight) for weight in WEIGHTS}
+    return weighted_ranks((cls_BT, pairs_BT), choices, image_index_T)
 
 
 def rank_metrics(
-    name: MetricName, ranks: MatchRanks, chance: MatchRanks, image_Q: Tensor, *, ks: Sequence[int], seed: int
-) -> list[Metric]:
+    names: Sequence[MetricName],
+    ranks: Sequence[MatchRanks],
+    chance: MatchRanks,
+    image_Q: Tensor,
+    *,
+    ks: Sequence[int],
+    seed: int,
+) -> list[list[Metric]]:
     """
-    Returns R@k and median rank of one score in one direction.
+    Returns R@k and median rank of several scores in one direction.
 
     Args:
-        name: Their name, without the metric.
-        ranks: Ranks of Q queries.
+        names: For each score the name of its metrics, without the metric.
+        ranks: For each score the ranks of Q queries.
         chance: Ranks of the same queries if all scores are alike.
         image_Q: (Q,) int64, the image of each query.
         ks: Values of k.
         seed: Seed of the bootstrap intervals.
     """
+    recall_names = []
+    hits = []
+    for name, score_ranks in zip(names, ranks, strict=True):
+        recall_names += [replace(name, metric=f"R@{k}") for k in ks]
+        hits += [hits_at_k(score_ranks, k) for k in ks]
+    chances = [float(hits_at_k(chance, k).mean()) for k in ks] * len(names)
+    # One bootstrap for all scores and all k.
+    recalls = mean_metrics(recall_names, torch.stack(hits), chances=chances, cluster_index_I=image_Q, seed=seed)
+    chance_median = float(expected_ranks(chance).quantile(0.5))
     metrics = []
-    for k in ks:
-        metric = mean_metric(
-            replace(name, metric=f"R@{k}"),
-            hits_at_k(ranks, k),
-            chance=float(hits_at_k(chance, k).mean()),
-            cluster_index_I=image_Q,
-            seed=seed,
+    for number, (name, score_ranks) in enumerate(zip(names, ranks, strict=True)):
+        # `quantile` takes the middle between two ranks, and `median` would take the lower one.
+        median = Metric(
+            replace(name, metric=MEDIAN_RANK),
+            value=float(expected_ranks(score_ranks).quantile(0.5)),
+            chance=chance_median,
+            count=len(image_Q),
         )
-        metrics.append(metric)
-    # `quantile` takes the middle between two ranks, and `median` would take the lower one.
-    median = Metric(
-        replace(name, metric=MEDIAN_RANK),
-        value=float(expected_ranks(ranks).quantile(0.5)),
-        chance=float(expected_ranks(chance).quantile(0.5)),
-        count=len(image_Q),
-    )
-    return [*metrics, median]
-
-
-def _mixed_score(cls_BT: Tensor, pairs_BT: Tensor, weight: float) -> ScoreFunction:
-    return lambda images, texts: torch.lerp(cls_BT[images, texts], pairs_BT[images, texts], weight)
+        metrics.append([*recalls[number * len(ks) : (number + 1) * len(ks)], median])
+    return metrics

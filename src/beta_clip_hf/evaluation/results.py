@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..files import write_bytes, write_json, write_text
 from ..visualize import tables
-from .intervals import bootstrap_interval
+from .intervals import bootstrap_intervals
 from .metric_names import MetricName
 
 
@@ -62,17 +62,42 @@ def mean_metric(
         cluster_index_I: (I,) int64, the image of each value: values of one image are resampled together.
         seed: Seed of the bootstrap.
     """
-    low, high = bootstrap_interval(values_I, cluster_index_I, seed=seed)
-    return Metric(
-        name=name,
-        value=float(values_I.double().mean()),
-        chance=chance,
-        low=low,
-        high=high,
-        count=len(values_I),
-        values_I=values_I,
-        cluster_index_I=cluster_index_I,
-    )
+    (metric,) = mean_metrics([name], values_I[None], chances=[chance], cluster_index_I=cluster_index_I, seed=seed)
+    return metric
+
+
+def mean_metrics(
+    names: Sequence[MetricName],
+    values_NI: Tensor,
+    *,
+    chances: Sequence[float | None],
+    cluster_index_I: Tensor | None = None,
+    seed: int = 0,
+) -> list[Metric]:
+    """
+    Returns the means of N metrics over the same items with their bootstrap intervals, for which all are resampled once.
+
+    Args:
+        names: Names of the metrics.
+        values_NI: (N, I) the values of each.
+        chances: Their values for a model that scores everything alike.
+        cluster_index_I, seed: As for [`mean_metric`].
+    """
+    intervals = bootstrap_intervals(values_NI, cluster_index_I, seed=seed)
+    metrics = []
+    for name, values_I, chance, (low, high) in zip(names, values_NI, chances, intervals, strict=True):
+        metric = Metric(
+            name=name,
+            value=float(values_I.double().mean()),
+            chance=chance,
+            low=low,
+            high=high,
+            count=len(values_I),
+            values_I=values_I,
+            cluster_index_I=cluster_index_I,
+        )
+        metrics.append(metric)
+    return metrics
 
 
 def metrics_to_json(metrics: Iterable[Metric]) -> dict[str, dict[str, Any]]:

@@ -209,7 +209,7 @@ class RetrievalProbe:
         has_all_hierarchical = self.hierarchical is None or self.hierarchical.all_pairs
         if has_all_conditioned and has_all_hierarchical:
             return None
-        return self._shortlists(kept)._asdict() | {"first_B": first_copies(kept["digests"])}
+        return self._shortlists(self._cls_score(kept), kept)._asdict() | {"first_B": first_copies(kept["digests"])}
 
     def second_pass(self, plan: Kept) -> Callable[[ImageBatch], Kept]:
         """Returns a function that scores the pairs of the shortlists."""
@@ -245,13 +245,14 @@ class RetrievalProbe:
             "image_to_text": torch.arange(len(kept["image_embeds"])),
             "text_to_image": self.image_index_T,
         }
-        metrics: list[Metric] = []
-        for score, ranks in self._all_ranks(kept).by_score.items():
-            for direction, direction_ranks in ranks._asdict().items():
-                name = MetricName(self.name, score, "", direction)
-                image_Q = image_of_query[direction]
-                metrics += rank_metrics(name, direction_ranks, chance[direction], image_Q, ks=self.ks, seed=self.seed)
-        return metrics
+        by_score = self._all_ranks(kept).by_score
+        by_direction = []
+        for direction, image_Q in image_of_query.items():
+            names = [MetricName(self.name, score, "", direction) for score in by_score]
+            ranks = [getattr(score_ranks, direction) for score_ranks in by_score.values()]
+            by_direction.append(rank_metrics(names, ranks, chance[direction], image_Q, ks=self.ks, seed=self.seed))
+        # Score by score, and both directions of each.
+        return list(chain.from_iterable(chain.from_iterable(zip(*by_direction, strict=True))))
 
     def report(self, kept: Kept) -> dict[str, Any]:
         """
@@ -293,9 +294,9 @@ class RetrievalProbe:
         images_BD = with_first_copies(kept["image_embeds"], kept["digests"])
         return embedding_scores(images_BD.to(self.text_embeds_TD.device), self.text_embeds_TD)
 
-    def _shortlists(self, kept: Kept) -> Shortlists:
+    def _shortlists(self, cls_score: ScoreFunction, kept: Kept) -> Shortlists:
         num_images, num_texts = len(kept["image_embeds"]), len(self.image_index_T)
-        shortlists = best_candidates(self._cls_score(kept), num_images, num_texts, RERANKED[-1])
+        shortlists = best_candidates(cls_score, num_images, num_texts, RERANKED[-1])
         # Rows of one matrix may differ in their last bits: copies of an image take the shortlist of the first.
         first_B = first_copies(kept["digests"])
         return shortlists._replace(texts_BK=shortlists.texts_BK[first_B], text_ends_BK=shortlists.text_ends_BK[first_B])
@@ -308,45 +309,53 @@ class RetrievalProbe:
 
     def _compute_ranks(self, kept: Kept) -> RanksByScore:
         cls_score = self._cls_score(kept)
+        has_all_parts = self.hierarchical is not None and self.hierarchical.all_pairs
+        if self.all_pairs or has_all_parts:
+            # As large as the other scores of all pairs, on the device of the texts: it is computed once for all that
+            # follows.
+            cls_score = matrix_scores(cls_score(EVERYTHING, EVERYTHING))
         ranks = RanksByScore({}, {})
         ranks.add("cls", self._ranks(cls_score, len(kept["image_embeds"])))
-        if not self.conditioned and self.hierarchical is None:
-            return ranks
+        shortlists = None
+        if self.all_pairs or has_all_parts:
+            shortlists = self._shortlists(cls_score, kept)
         if self.conditioned:
-            self._add_conditioned(ranks, cls_score, kept)
+            self._add_conditioned(ranks, cls_score, shortlists, kept)
         if self.hierarchical is not None:
-            self._add_hierarchical(ranks, cls_score, kept)
+            self._add_hierarchical(ranks, cls_score, shortlists, kept)
         return ranks
 
-    def _add_conditioned(self, ranks: RanksByScore, cls_score: ScoreFunction, kept: Kept) -> None:
+    def _add_conditioned(
+        self, ranks: RanksByScore, cls_score: ScoreFunction, shortlists: Shortlists | None, kept: Kept
+    ) -> None:
         if self.conditioned_pairs is not None:
             scores = self.conditioned_pairs.joined(kept, "conditioned")
             ranks.add_reranked(RERANKED, self.conditioned_pairs.shortlists, scores, self.image_index_T)
             return
-        pairs_BT = with_first_copies(kept["pair_scores"], kept["digests"])
+        assert shortlists is not None
+        device = self.text_embeds_TD.device
+        pairs_BT = with_first_copies(kept["pair_scores"], kept["digests"]).to(device)
         ranks.add("all_pairs", self._ranks(matrix_scores(pairs_BT), len(pairs_BT)))
-        shortlists = self._shortlists(kept)
         scores = CandidateScores(
-            texts_BK=pairs_BT.gather(1, shortlists.texts_BK.long()),
-            images_TK=pairs_BT.T.gather(1, shortlists.images_TK.long()),
+            texts_BK=pairs_BT.gather(1, shortlists.texts_BK.long().to(device)).cpu(),
+            images_TK=pairs_BT.T.gather(1, shortlists.images_TK.long().to(device)).cpu(),
         )
         ranks.add_reranked(RERANKED, shortlists, scores, self.image_index_T)
-        # Both scores of a sum are added on the CPU, where those of all pairs are kept.
-        cls_BT = cls_score(EVERYTHING, EVERYTHING).cpu()
-        ranks.add_fitted("sum", sum_ranks(cls_BT, pairs_BT, self.image_index_T))
+        ranks.add_fitted("sum", sum_ranks(cls_score(EVERYTHING, EVERYTHING), pairs_BT, self.image_index_T))
 
-    def _add_hierarchical(self, ranks: RanksByScore, cls_score: ScoreFunction, kept: Kept) -> None:
+    def _add_hierarchical(
+        self, ranks: RanksByScore, cls_score: ScoreFunction, shortlists: Shortlists | None, kept: Kept
+    ) -> None:
         assert self.hierarchical is not None
-        shortlists = self._shortlists(kept).cut(RERANKED[0])
-        caption_BT = None
-        if self.hierarchical_pairs is None:
-            caption_BT = cls_score(EVERYTHING, EVERYTHING).cpu()
+        if self.hierarchical_pairs is not None:
+            shortlists = self.hierarchical_pairs.shortlists
+        assert shortlists is not None
+        shortlists = shortlists.cut(RERANKED[0])
         for name in self.hierarchical.places:
             if self.hierarchical_pairs is not None:
                 candidates = joined_candidates(name, self.hierarchical_pairs, kept)
             else:
-                assert caption_BT is not None
-                scores = self.hierarchical.scores(name, caption_BT, kept)
+                scores = self.hierarchical.scores(name, cls_score(EVERYTHING, EVERYTHING), kept)
                 ranks.add_fitted(name, hierarchical_ranks(scores, self.image_index_T))
                 candidates = candidates_of_pairs(scores, shortlists)
             if RERANKED[0] < len(shortlists.texts_BK):

@@ -40,7 +40,7 @@ def embedding_scores(image_embeds_BD: Tensor, text_embeds_TD: Tensor) -> ScoreFu
     if not is_matrix or image_embeds_BD.shape[1] != text_embeds_TD.shape[1]:
         shapes = " and ".join(str(tuple(side.shape)) for side in sides)
         raise ValueError(f"embeddings must be (images, width) and (texts, width), but are {shapes}")
-    if not all(side.isfinite().all() for side in sides):
+    if not all(_is_finite(side) for side in sides):
         raise ValueError("embeddings must be finite, but at least one number is not")
     is_double = all(side.dtype == torch.float64 for side in sides)
     dtype = torch.float64 if is_double else torch.float32
@@ -56,6 +56,13 @@ def embedding_scores(image_embeds_BD: Tensor, text_embeds_TD: Tensor) -> ScoreFu
         return scores
 
     return score
+
+
+def _is_finite(embeds_MD: Tensor) -> bool:
+    """Tells whether all numbers are finite, without a tensor of as many answers."""
+    if embeds_MD.numel() == 0:
+        return True
+    return all(bool(extreme.isfinite()) for extreme in embeds_MD.aminmax())
 
 
 def matrix_scores(scores_BT: Tensor) -> ScoreFunction:
@@ -75,15 +82,24 @@ class DistinctEmbeddings:
     """
 
     def __init__(self, embeds_MD: Tensor) -> None:
-        distinct_UD, place_M = embeds_MD.unique(dim=0, return_inverse=True)
-        has_copies = len(distinct_UD) < len(embeds_MD)
         self.embeds_MD = embeds_MD
         # Without copies the rows stay in their order: nothing has to be spread.
         self.embeds_UD: Tensor = embeds_MD
         self._place_M: Tensor | None = None
-        if has_copies:
-            self.embeds_UD = distinct_UD
-            self._place_M = place_M
+        # Copies agree in their first two numbers, and few others do. To sort whole rows takes their memory again.
+        _, start_M, num_alike = embeds_MD[:, :2].unique(dim=0, return_inverse=True, return_counts=True)
+        may_be_copy_M = num_alike[start_M] > 1
+        candidates_SD = embeds_MD[may_be_copy_M]
+        if len(candidates_SD) == 0:
+            return
+        distinct_SD, place_S = candidates_SD.unique(dim=0, return_inverse=True)
+        if len(distinct_SD) == len(candidates_SD):
+            return
+        others_VD = embeds_MD[~may_be_copy_M]
+        self.embeds_UD = torch.cat([others_VD, distinct_SD])
+        self._place_M = torch.empty_like(start_M)
+        self._place_M[~may_be_copy_M] = torch.arange(len(others_VD), device=start_M.device)
+        self._place_M[may_be_copy_M] = len(others_VD) + place_S
 
     def rows(self, part: slice) -> Tensor:
         """Returns the embeddings of a slice of the rows; for all rows only the distinct ones, to be spread."""

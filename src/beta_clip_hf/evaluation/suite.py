@@ -21,7 +21,7 @@ from transformers.utils import logging as transformers_logging
 
 from ..data.rows import Row
 from ..inference.embedder import Embedder
-from ..inference.identity import config_hash, environment, image_digest, model_hash
+from ..inference.identity import config_hash, environment, image_digest, loaded_model_hash
 from ..inference.image_sample import ImageSample
 from ..inference.models import load_model
 from ..inference.processes import Processes, launched_processes, own_device
@@ -193,7 +193,7 @@ class _Evaluation:
             "schema": SCHEMA,
             "model": {
                 "name": settings.model,
-                "sha256": model_hash(model),
+                "sha256": loaded_model_hash(settings.model, model),
                 "config_sha256": config_hash(model, self.loaded.processor),
                 "parameters": sum(parameter.numel() for parameter in model.parameters()),
             },

@@ -71,13 +71,14 @@ class Embedder:
             device and in its own dtype. If the processor makes images of another size than the model's, positions are
             interpolated, and a warning says so.
         processor: Tokenizes texts; resizes and crops images.
-        batch_size: Number of images in a batch. Texts are packed into rows without padding: a batch has at most the tokens
-            of so many texts of full length. Models that cannot pack, such as SigLIP, encode so many texts at a time.
+        batch_size: Number of images in a batch. Texts are packed into rows without padding: a batch has at most the
+            tokens of so many texts of full length. Models that cannot pack, such as SigLIP, encode so many at a time.
         num_workers: Number of processes that read images; 0 reads them in this process.
         squash: Whether to resize images to the model's size without regard to their shape, instead of what the
             processor does. An image processor without a size (NaFlex) keeps shapes and crops nothing in any case.
         normalize: Whether embeddings of whole images and of texts get length 1. Scores are of such embeddings.
         shards: Shares the work between processes and keeps the results on the disk, see [`Shards`].
+        weights_hash: The `model_hash` of the model, if it is known. Whoever changes the weights sets it to `None`.
 
     Raises:
         ValueError: if `batch_size` is below 1.
@@ -93,11 +94,13 @@ class Embedder:
         squash: bool = False,
         normalize: bool = True,
         shards: Shards | None = None,
+        weights_hash: str | None = None,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, but is {batch_size}")
         self.normalize = normalize
         self.model = model
+        self.weights_hash = weights_hash
         self.processor = processor
         self.batch_size = batch_size
         self.num_workers = num_workers

@@ -4,19 +4,26 @@ import hashlib
 import json
 import os
 import platform
+import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from huggingface_hub.constants import HF_HOME
 from safetensors import safe_open
 from torch import Tensor, nn
+from transformers.utils import cached_file
 
+from ..files import write_text
+from ..model.adapters_beta_clip import ADAPTER_FILE
 from ..version import __version__
 
 
+# A file that is younger may still be written to within a tick of its clock.
+_SETTLED_SECONDS = 2.0
 # Settings that change no feature. Padding and truncation are left over from the tokenizer's last call.
 _WITHOUT_EFFECT = {
     "_name_or_path",
@@ -67,6 +74,58 @@ def _tensors_hash(tensors: Iterable[tuple[str, Tensor]]) -> str:
         # numpy has no bfloat16, so the bytes are taken before.
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def loaded_model_hash(name_or_path: str, model: Any) -> str:
+    """
+    Returns the [`model_hash`] of a model that is as it was loaded, without reading all weights again.
+
+    The hash is kept beside transformers' own cache, under the names, sizes and times of the files in the model's
+    directory, its dtype, and the versions that load it. Directories that change, or that name a base model elsewhere,
+    are hashed each time.
+
+    Args:
+        name_or_path: Directory or Hub id.
+        model: What [`load_model`](beta_clip_hf.inference.models.load_model) has returned for it, unchanged.
+    """
+    key = _key_of_files(name_or_path, model)
+    if key is None:
+        return model_hash(model)
+    kept = Path(HF_HOME) / "beta_clip_hf" / "weights" / key
+    try:
+        return kept.read_text(encoding="ascii")
+    except OSError:
+        # Not yet there, or not to be read.
+        found = model_hash(model)
+    with suppress(OSError):
+        # A home that cannot be written to costs the time of a hash, and nothing else.
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_text(kept, found)
+    return found
+
+
+def _key_of_files(name_or_path: str, model: Any) -> str | None:
+    """Returns what identifies the files of a model, or `None` where it is not sure."""
+    # In a directory, or in the cache of the Hub, which names a folder by its commit.
+    config_file = cached_file(
+        name_or_path,
+        "config.json",
+        local_files_only=True,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    if config_file is None or (Path(config_file).parent / ADAPTER_FILE).exists():
+        return None
+    files = []
+    for path in sorted(Path(config_file).parent.iterdir()):
+        if path.suffix in (".json", ".safetensors", ".bin"):
+            stat = path.stat()
+            if time.time() - stat.st_mtime < _SETTLED_SECONDS:
+                return None
+            files.append((str(path.absolute()), stat.st_size, stat.st_mtime_ns))
+    versions = (__version__, torch.__version__, transformers.__version__)
+    identity = [type(model).__name__, str(model.dtype), versions, files]
+    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()
 
 
 def config_hash(model: Any, processor: Any) -> str:

@@ -8,6 +8,7 @@ texts of any lengths in a row (`torch.nn.attention.varlen`); it needs no other p
 """
 
 from importlib import import_module
+from importlib.util import find_spec
 from inspect import signature
 from typing import Any
 
@@ -19,13 +20,9 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.generic import is_flash_attention_requested
 
 
-try:
-    varlen_attn: Any = import_module("torch.nn.attention.varlen").varlen_attn
-except ImportError:  # torch before 2.10
-    varlen_attn = None
-
-
 VARLEN = "torch_varlen"
+# Imported where it is used: that takes longer than the rest of this package together. torch before 2.10 lacks it.
+_VARLEN_MODULE = "torch.nn.attention.varlen"
 
 
 def eager_attention(
@@ -88,6 +85,7 @@ def varlen_attention(
             "precision and without dropout"
         )
     query_PHd, key_PHd, value_PHd = (part[0].transpose(0, 1) for part in (query, key, value))
+    varlen_attn = import_module(_VARLEN_MODULE).varlen_attn
     # Its argument for causal attention was renamed.
     is_new = "window_size" in signature(varlen_attn).parameters
     causal: dict[str, Any] = {"window_size": (-1, 0)} if is_new else {"is_causal": True}
@@ -133,7 +131,7 @@ def check_attention(config: Any, device: torch.device) -> None:
         )
 
 
-if varlen_attn is not None:
+if find_spec(_VARLEN_MODULE) is not None:
     ALL_ATTENTION_FUNCTIONS.register(VARLEN, varlen_attention)
     ALL_MASK_ATTENTION_FUNCTIONS.register(VARLEN, sdpa_mask)
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ..inference.embedder import Embedder, ImageBatch
-from ..inference.identity import model_hash
+from ..inference.identity import loaded_model_hash, model_hash
 from ..inference.models import load_model
 from ..inference.processes import Processes, own_device
 from ..inference.quantization import check_precision, check_truncate_dim, truncate
@@ -331,7 +331,14 @@ def load_embedder(
         raise ValueError(f"dtype must be one of {DTYPES}, but is {dtype!r}")
     loaded = load_model(str(model), own_device(device), getattr(torch, dtype))
     shards = Shards(processes=Processes())
-    return Embedder(loaded.model, loaded.processor, batch_size=batch_size, num_workers=num_workers, shards=shards)
+    return Embedder(
+        loaded.model,
+        loaded.processor,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        shards=shards,
+        weights_hash=loaded_model_hash(str(model), loaded.model),
+    )
 
 
 @dataclass
@@ -370,7 +377,8 @@ class _Fragment:
 
 def _identity(embedder: Embedder) -> dict[str, str]:
     """Returns what must be equal for the embeddings of two embedders to be comparable."""
-    return {"dtype": str(embedder.model.dtype).removeprefix("torch."), "sha256": model_hash(embedder.model)}
+    weights_hash = embedder.weights_hash or model_hash(embedder.model)
+    return {"dtype": str(embedder.model.dtype).removeprefix("torch."), "sha256": weights_hash}
 
 
 def _check_model(table: ImageTable, embedder: Embedder) -> None:
