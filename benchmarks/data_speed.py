@@ -12,6 +12,7 @@ import argparse
 import json
 import random
 import statistics
+import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -20,8 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
 import torch
 from PIL import Image
+from pyarrow import parquet
 from report import OUTPUT, format_spread, markdown_table, spread, write_report
 
 from beta_clip_hf import BetaCLIPDataCollator, BetaCLIPProcessor
@@ -96,6 +99,7 @@ def make_steps(
 
     crops = [crop(image, part) for image, part in zip(images, parts, strict=True)]
     cropping = BetaCLIPDataCollator(processor, random_resized_crop=CROP)
+    as_bytes = BetaCLIPDataCollator(processor, random_resized_crop=CROP, uint8_pixels=True)
     whole = BetaCLIPDataCollator(processor)
     texts = [cropping.sample_texts(check_row(row)) for row in rows]
 
@@ -116,6 +120,7 @@ def make_steps(
         "sample texts, phrases extracted": for_each(sample_texts, rows),
         "tokenise": lambda: processor(hierarchies=texts),
         "whole batch, cropped, phrases given": lambda: cropping(rows_with_phrases),
+        "whole batch, cropped, phrases given, bytes": lambda: as_bytes(rows_with_phrases),
         "whole batch, cropped, phrases extracted": lambda: cropping(rows),
         "whole batch, not cropped, phrases given": lambda: whole(rows_with_phrases),
     }
@@ -160,6 +165,52 @@ def measure_size(
         for name, step in steps.items():
             result.milliseconds.setdefault(name, []).append(1000 * cpu_seconds(step) / ROWS)
     return result
+
+
+def measure_formats(processor: BetaCLIPProcessor, captions: Sequence[str], rounds: int) -> dict[str, dict[str, float]]:
+    """
+    Measures rows from the formats of files to batches of bytes.
+
+    Returns:
+        By format the rows per second of one core, from reading to the batch, and under "share" the time of decoding,
+        cropping and tokenising alone, relative to that of the whole.
+    """
+    width, height = SIZES[1]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        files = [folder / f"{number}.jpg" for number in range(ROWS)]
+        for number, file in enumerate(files):
+            make_picture((width, height), number).save(file, quality=90)
+        write_formats(folder, files, captions)
+        collator = BetaCLIPDataCollator(processor, random_resized_crop=CROP, uint8_pixels=True)
+        steps = make_steps([str(file) for file in files], captions, processor)
+        times: dict[str, list[float]] = {}
+        shares: list[float] = []
+        for _ in range(rounds):
+            alone = sum(cpu_seconds(steps[step]) for step in ("decode", CROP_STEP, "tokenise"))
+            for source in ("rows.jsonl", "rows.tar", "rows.parquet"):
+                seconds = cpu_seconds(lambda source=source: collator(list(load_rows(folder / source))))  # type: ignore[misc]
+                times.setdefault(source, []).append(ROWS / seconds)
+                if source == "rows.jsonl":
+                    shares.append(alone / seconds)
+    return {source: spread(rates) for source, rates in times.items()} | {"share": spread(shares)}
+
+
+def write_formats(folder: Path, files: Sequence[Path], captions: Sequence[str]) -> None:
+    """Writes the same rows as JSONL, as a tar of samples, and as Parquet with the bytes of the images."""
+    lines = []
+    contents = []
+    with tarfile.open(folder / "rows.tar", "w") as tar:
+        for file, caption in zip(files, captions, strict=True):
+            lines.append(json.dumps({"image": file.name, "caption": caption}))
+            contents.append(file.read_bytes())
+            tar.add(file, file.name)
+            text = folder / f"{file.stem}.txt"
+            text.write_text(caption, encoding="utf-8")
+            tar.add(text, text.name)
+    (folder / "rows.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    images = [{"bytes": content, "path": file.name} for content, file in zip(contents, files, strict=True)]
+    parquet.write_table(pyarrow.table({"image": images, "caption": list(captions)}), folder / "rows.parquet")
 
 
 def mean_difference(images: Sequence[Image.Image], others: Sequence[Image.Image]) -> float:
@@ -228,11 +279,13 @@ def main() -> None:
         tokenizer = train_clip_tokenizer(captions)
     processor = BetaCLIPProcessor.from_image_size(tokenizer, SIDE)
     steps, table = measure_steps(processor, captions, args.rounds)
-    readers = {}
+    readers = measure_formats(processor, captions, args.rounds)
+    share = readers.pop("share")
     if args.shared:
-        readers = measure_readers(args.shared, args.rounds)
-        rows = [(name, format_spread(rates, 0)) for name, rates in readers.items()]
-        table = f"{table}\n\n{markdown_table(('', 'per second'), rows)}"
+        readers |= measure_readers(args.shared, args.rounds)
+    rows = [(name, format_spread(rates, 0)) for name, rates in readers.items()]
+    table = f"{table}\n\n{markdown_table(('', 'per second'), rows)}"
+    table += f"\n\nDecoding, cropping and tokenising alone, of the whole from JSONL: {format_spread(share, 2)}."
     words = statistics.mean(len(caption.split()) for caption in captions)
     kind = type(processor.image_processor).__name__
     title = f"{kind}, captions of {words:.0f} words, {SIDE} pixels, median of {args.rounds} rounds"

@@ -27,6 +27,40 @@ def add_device_argument(parser: Any) -> None:
     )
 
 
+def add_feeding_arguments(parser: Any) -> None:
+    """
+    Adds `--batch-size` and `--num-workers`, see [`feeding_settings`].
+
+    Args:
+        parser: A parser or a group of its arguments.
+    """
+    parser.add_argument(
+        "--batch-size",
+        metavar="N",
+        type=int,
+        help="images, and whole texts, to encode at a time (default: 32; on a GPU by its memory, up to 256)",
+    )
+    parser.add_argument(
+        "--num-workers",
+        metavar="N",
+        type=int,
+        help="number of processes that read images (default: 0, for a GPU one less than cores)",
+    )
+
+
+def feeding_settings(args: argparse.Namespace) -> dict[str, int]:
+    """Returns `batch_size` and `num_workers`: what was given, else what suits the device."""
+    # Imports torch.
+    from beta_clip_hf.inference.feeding import suited_feeding
+    from beta_clip_hf.inference.processes import own_device
+
+    suited = suited_feeding(own_device(args.device))
+    return {
+        "batch_size": suited.batch_size if args.batch_size is None else args.batch_size,
+        "num_workers": suited.num_workers if args.num_workers is None else args.num_workers,
+    }
+
+
 def add_reading_arguments(parser: Any, *, split: str | None = "train", with_range: bool = True) -> None:
     """
     Adds the arguments that say how rows are read, see [`reading_settings`].

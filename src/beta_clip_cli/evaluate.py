@@ -5,7 +5,13 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from .arguments import add_device_argument, add_reading_arguments, reading_settings
+from .arguments import (
+    add_device_argument,
+    add_feeding_arguments,
+    add_reading_arguments,
+    feeding_settings,
+    reading_settings,
+)
 from .reports import Report, add_json_argument, reporting
 
 
@@ -59,14 +65,13 @@ def add_evaluation_arguments(parser: Any) -> None:
         metavar="DATA",
         help="folder or file of the data, or a folder that holds one named like each task",
     )
-    parser.add_argument(
-        "--batch-size", metavar="N", type=int, default=32, help="number of images, and of texts, to encode at a time"
-    )
-    parser.add_argument("--num-workers", metavar="N", type=int, default=0, help="number of processes that read images")
+    add_feeding_arguments(parser)
     add_reading_arguments(parser, split="test")
     add_device_argument(parser)
     parser.add_argument(
-        "--dtype", default="float32", choices=["float32", "bfloat16", "float16"], help="precision of the model"
+        "--dtype",
+        choices=["float32", "bfloat16", "float16"],
+        help="precision of the model (default: float32, bfloat16 on a GPU that has it)",
     )
     parser.add_argument(
         "--allow-subset", action="store_true", help="measure an incomplete benchmark, and mark its results so"
@@ -117,12 +122,14 @@ def task_names(words: str) -> list[str]:
 
 def evaluation_settings(args: argparse.Namespace) -> dict[str, Any]:
     """Returns the fields of `EvaluationSettings` that [`add_evaluation_arguments`] has added."""
+    from beta_clip_hf.inference.feeding import suited_feeding
+    from beta_clip_hf.inference.processes import own_device
+
     return {
         "data": args.data,
-        "batch_size": args.batch_size,
-        "num_workers": args.num_workers,
+        **feeding_settings(args),
         "device": args.device,
-        "dtype": args.dtype,
+        "dtype": args.dtype or suited_feeding(own_device(args.device)).dtype,
         "allow_subset": args.allow_subset,
         "limit": args.limit,
         "seed": args.seed,

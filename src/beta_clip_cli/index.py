@@ -8,7 +8,9 @@ from typing import Any
 from .arguments import (
     SHIPPED_MODEL,
     add_device_argument,
+    add_feeding_arguments,
     add_reading_arguments,
+    feeding_settings,
     reading_settings,
     single_or_list,
 )
@@ -55,11 +57,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="keep the first N numbers of each embedding (default: as the index, all for a new one)",
     )
     add_reading_arguments(parser)
-    parser.add_argument("--batch-size", metavar="N", type=int, default=32, help="number of images to encode at a time")
-    parser.add_argument("--num-workers", metavar="N", type=int, default=0, help="number of processes that read images")
+    add_feeding_arguments(parser)
     add_device_argument(parser)
     parser.add_argument(
-        "--dtype", choices=DTYPES, help="dtype of the model (default: that of the index, float32 for a new one)"
+        "--dtype",
+        choices=DTYPES,
+        help="dtype of the model (default: that of the index; for a new one float32, or bfloat16 on a GPU)",
     )
     add_json_argument(parser)
 
@@ -76,7 +79,8 @@ def run(args: argparse.Namespace) -> Report:
 
     from beta_clip_hf.search.build import IndexSettings, build_index
 
-    if args.num_workers:
+    feeding = feeding_settings(args)
+    if feeding["num_workers"]:
         # LanceDB runs threads, which a forked process would lack.
         torch.multiprocessing.set_start_method("spawn", force=True)
     settings = IndexSettings(
@@ -88,8 +92,7 @@ def run(args: argparse.Namespace) -> Report:
         reading=reading,
         device=args.device,
         dtype=args.dtype,
-        batch_size=args.batch_size,
-        num_workers=args.num_workers,
+        **feeding,
     )
     built = build_index(single_or_list(args.photos), args.out, settings)
     if built is None:

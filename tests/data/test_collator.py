@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from beta_clip_hf import BetaCLIPDataCollator, Granularity, TextHierarchy
 from beta_clip_hf.data.crop import crop_box, resized_part
 from beta_clip_hf.data.readers import load_rows
+from beta_clip_hf.model.image_views_beta_clip import scaled_pixels
 
 
 SENTENCES = [
@@ -332,3 +333,30 @@ def test_crop_shows_the_part_that_it_names():
     assert cropped.size == (64, 64)
     assert cropped.getpixel((0, 32))[0] == pytest.approx(top + height / 2, abs=2)
     assert cropped.getpixel((63, 0))[0] == pytest.approx(top, abs=3)
+
+
+@pytest.mark.parametrize("crop", [None, (0.5, 1.0)])
+def test_bytes_and_their_scale_are_the_pixels_of_the_processor(collate, tiny_model, crop):
+    scaled = collate(random_resized_crop=crop)(ROWS)
+    batch = collate(random_resized_crop=crop, uint8_pixels=True)(ROWS)
+    assert batch["pixel_values"].dtype == torch.uint8
+    assert batch["pixel_values"].nbytes * 4 == scaled["pixel_values"].nbytes
+    # In float64, as the processor's settings define them.
+    image_processor = collate().processor.image_processor
+    mean, std = (torch.tensor(getattr(image_processor, name)).double() for name in ("image_mean", "image_std"))
+    shares = batch["pixel_values"].double() / 255
+    exact = (shares - mean[:, None, None]) / std[:, None, None]
+    found = scaled_pixels(batch["pixel_values"], batch["pixel_scale"])
+    assert found.dtype == torch.float32 and found.std() > 0.1
+    torch.testing.assert_close(found.double(), exact, atol=1e-6, rtol=0)
+    torch.testing.assert_close(found, scaled["pixel_values"], atol=1e-6, rtol=0)
+    with torch.no_grad():
+        outputs, expected = tiny_model(**batch), tiny_model(**scaled)
+    torch.testing.assert_close(outputs.loss, expected.loss, atol=1e-4, rtol=0)
+    torch.testing.assert_close(outputs.image_embeds, expected.image_embeds, atol=1e-5, rtol=0)
+
+
+def test_a_processor_that_does_not_normalise_gives_no_bytes(collate):
+    collate().processor.image_processor.do_normalize = False
+    with pytest.raises(ValueError, match="uint8_pixels must be False"):
+        collate(uint8_pixels=True)

@@ -8,7 +8,8 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 from beta_clip_hf import BetaCLIPModel
-from beta_clip_hf.inference.embedder import TOKENS_AT_A_TIME_ON_CPU, Embedder
+from beta_clip_hf.inference.embedder import Embedder
+from beta_clip_hf.inference.texts import TOKENS_AT_A_TIME_ON_CPU
 from beta_clip_hf.model.packing_beta_clip import text_lengths
 
 

@@ -2,12 +2,11 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import normalize as unit_length
 from torch.utils.data import DataLoader
 from transformers.utils import logging
@@ -15,19 +14,18 @@ from transformers.utils import logging
 from ..data.regions import DEFAULT_BOX_FORMAT
 from ..data.rows import Row
 from ..model.boxes_beta_clip import seen_box
-from ..model.image_views_beta_clip import squashed, view_of_image
+from ..model.image_views_beta_clip import UNSCALED, pixel_scale, scaled_pixels, squashed, view_of_image
 from ..model.regions_beta_clip import roi_align
-from .models import text_inputs
+from .models import evaluation_mode
 from .reading import ImageReader, ProcessedImages
 from .shards import Kept, Shards, split
+from .texts import packed_features, padded_features
 
 
 logger = logging.get_logger(__name__)
 
 TEXTS_PER_SHARD = 4096
 """Texts that are encoded before their embeddings are written: what a run that is stopped can lose."""
-# What a block of the text tower computes of so many tokens still fits into the caches of a core.
-TOKENS_AT_A_TIME_ON_CPU = 2048
 
 
 class HasPatches(Protocol):
@@ -108,6 +106,8 @@ class Embedder:
         self.image_processor = processor.image_processor
         if squash and self.image_processor.size:
             self.image_processor = squashed(self.image_processor)
+        # Images travel to a GPU as bytes. On a CPU they are what the image processor makes of them, to the last bit.
+        self.pixel_scale = pixel_scale(self.image_processor) if model.device.type == "cuda" else None
         self.has_pooler = getattr(model, "pooler", None) is not None
         self.has_patch_features = hasattr(model, "encode_images")
         self.has_long_path = getattr(model.config, "use_long_text_path", False)
@@ -136,14 +136,22 @@ class Embedder:
         if not distinct:
             return torch.zeros(0, embedding_width(self.model.config), device=self.model.device)
         shards = split(distinct, TEXTS_PER_SHARD)
-        encode_shard = self._encode_packed if hasattr(self.model, "encode_texts") else self._encode_padded
+        encode = packed_features if hasattr(self.model, "text_lengths") else padded_features
 
         def encode_shards(numbers: Sequence[int]) -> Iterator[Kept]:
             """Yields the embeddings of each shard."""
             total = sum(len(shards[number]) for number in numbers)
             with logging.tqdm(total=total, desc="texts", unit=" texts") as progress:
                 for number in numbers:
-                    yield {"embeds": encode_shard(shards[number], path, progress).cpu()}
+                    features_TD = encode(
+                        self.model,
+                        self.processor,
+                        shards[number],
+                        path,
+                        batch_size=self.batch_size,
+                        on_encoded=progress.update,
+                    )
+                    yield {"embeds": self._scaled(features_TD).cpu()}
 
         # Embeddings that are on the disk under the name of this work are taken as they are: it must identify the texts.
         digest = hashlib.sha256("\0".join([path or "", *distinct]).encode()).hexdigest()
@@ -151,51 +159,6 @@ class Embedder:
         place_of_text = {text: place for place, text in enumerate(distinct)}
         places = [place_of_text[text] for text in texts]
         return kept["embeds"][places].to(self.model.device)
-
-    def _encode_packed(self, texts: list[str], path: str | None, progress: Any) -> Tensor:
-        """Embeds texts in rows of several texts, (T, D) float32; texts of equal tokens are encoded once."""
-        inputs = text_inputs(self.model, self.processor, texts, path)
-        ids_UL, place_T = inputs["input_ids"].unique(dim=0, return_inverse=True)
-        length_U = self.model.text_lengths(ids_UL)
-        # Sorted, so that the rows of a batch are as wide as its longest text and hardly wider.
-        order_U = length_U.argsort(stable=True)
-        device = self.model.device
-        embeds = []
-        for text_V in _token_batches(order_U, length_U[order_U], self._tokens_at_a_time(path)):
-            ids_VL = ids_UL[text_V, : int(length_U[text_V].max())]
-            is_long_V = torch.full((len(text_V),), path == "long")
-            # Planned on the CPU: the model would wait for a GPU to plan by itself.
-            packing = self.model.plan_texts(ids_VL, is_long_V)
-            with _evaluation_mode(self.model):
-                features_VD = self.model.encode_texts(ids_VL.to(device), is_long_V.to(device), packing)
-            embeds.append(self._scaled(features_VD))
-            progress.update(len(text_V))
-        progress.update(len(texts) - len(order_U))
-        # The place of each distinct text in the batches, one after the other.
-        batch_place_U = order_U.argsort()
-        return torch.cat(embeds)[batch_place_U[place_T].to(device)]
-
-    def _encode_padded(self, texts: list[str], path: str | None, progress: Any) -> Tensor:
-        """Embeds texts that are padded to the longest of a batch, (T, D) float32."""
-        # Only models of ours have text paths; others do not know the argument.
-        options = {} if path is None else {"path": path}
-        embeds = []
-        for batch in split(texts, self.batch_size):
-            inputs = text_inputs(self.model, self.processor, batch, path).to(self.model.device)
-            with _evaluation_mode(self.model):
-                features_TD = self.model.get_text_features(**inputs, **options).pooler_output
-            embeds.append(self._scaled(features_TD))
-            progress.update(len(batch))
-        return torch.cat(embeds)
-
-    def _tokens_at_a_time(self, path: str | None) -> int:
-        """Returns the largest number of tokens of a batch of packed texts."""
-        config = self.model.config
-        positions = config.text_config.max_position_embeddings
-        if path == "long":
-            positions = config.long_text_max_position_embeddings
-        tokens = self.batch_size * positions
-        return min(tokens, TOKENS_AT_A_TIME_ON_CPU) if self.model.device.type == "cpu" else tokens
 
     def _scaled(self, features_MD: Tensor) -> Tensor:
         """Returns features in float32, of length 1 if this embedder normalises."""
@@ -216,7 +179,8 @@ class Embedder:
             range(len(rows)),  # type: ignore[arg-type]  # anything with a length and an index will do
             batch_sampler=batches,  # type: ignore[arg-type]  # any sequence of batches will do
             num_workers=self.num_workers,
-            collate_fn=ImageReader(rows, self.image_processor),
+            collate_fn=ImageReader(rows, self.image_processor, {} if self.pixel_scale is None else UNSCALED),
+            pin_memory=self.model.device.type == "cuda",
         )
         total = sum(len(batch) for batch in batches)
         with logging.tqdm(total=total, desc="images", unit=" images") as progress:
@@ -226,10 +190,12 @@ class Embedder:
 
     def encode_images(self, processed: ProcessedImages) -> ImageBatch:
         """Encodes one batch of images that have been read and processed."""
-        inputs = {name: tensor.to(self.model.device) for name, tensor in processed.inputs.items()}
+        inputs = {name: tensor.to(self.model.device, non_blocking=True) for name, tensor in processed.inputs.items()}
+        if self.pixel_scale is not None and inputs["pixel_values"].dtype == torch.uint8:
+            inputs["pixel_values"] = scaled_pixels(inputs["pixel_values"], self.pixel_scale)
         inputs["pixel_values"] = inputs["pixel_values"].to(self.model.dtype)
         options = self._size_options(inputs["pixel_values"])
-        with _evaluation_mode(self.model):
+        with evaluation_mode(self.model):
             if self.has_patch_features:
                 features_BD, patches_BPD = self.model.encode_images(inputs["pixel_values"], **options)
                 grid = self._patch_grid(inputs["pixel_values"])
@@ -280,7 +246,7 @@ class Embedder:
         Returns:
             (T,) float32: text-conditioned scores v_{i|t} · u_t.
         """
-        with _evaluation_mode(self.model):
+        with evaluation_mode(self.model):
             conditioned_TD = self.model.get_text_conditioned_image_features(
                 patch_features=batch.patch_features_BPD, text_embeds=text_embeds_TD, image_index=image_in_batch_T
             )
@@ -288,7 +254,7 @@ class Embedder:
 
     def pair_scores(self, batch: HasPatches, text_embeds_TD: Tensor) -> Tensor:
         """Scores every image of a batch with every text: (B, T) float32, text-conditioned."""
-        with _evaluation_mode(self.model):
+        with evaluation_mode(self.model):
             return self.model.score_pairs(batch.patch_features_BPD, text_embeds_TD).float()
 
     def candidate_scores(
@@ -312,7 +278,7 @@ class Embedder:
         distinct_pairs, place_K = (image_in_batch_K * num_texts + text_index_K).unique(return_inverse=True)
         image_index = distinct_pairs.div(num_texts, rounding_mode="floor").to(device)
         text_index = (distinct_pairs % num_texts).to(device)
-        with _evaluation_mode(self.model):
+        with evaluation_mode(self.model):
             scores = self.model.score_candidates(batch.patch_features_BPD, text_embeds_TD, image_index, text_index)
         return scores.float()[place_K.to(device)]
 
@@ -371,7 +337,7 @@ class Embedder:
         Returns:
             (T, H, P) float32.
         """
-        with _evaluation_mode(self.model):
+        with evaluation_mode(self.model):
             _, attention_THP = self.model.get_text_conditioned_image_features(
                 patch_features=batch.patch_features_BPD,
                 text_embeds=text_embeds_TD,
@@ -381,31 +347,6 @@ class Embedder:
         return attention_THP.float()
 
 
-def _token_batches(text_U: Tensor, length_U: Tensor, most_tokens: int) -> Iterator[Tensor]:
-    """Yields consecutive texts that have at most so many tokens together, and at least one text."""
-    end_U = length_U.cumsum(0)
-    first = 0
-    num_before = 0
-    while first < len(text_U):
-        stop = int(torch.searchsorted(end_U, num_before + most_tokens, right=True))
-        stop = max(stop, first + 1)
-        yield text_U[first:stop]
-        first = stop
-        num_before = int(end_U[stop - 1])
-
-
 def embedding_width(config: Any) -> int:
     """Returns D of a model: CLIP names it, that of SigLIP is the width of its text tower's projection."""
     return getattr(config, "projection_dim", None) or config.text_config.projection_size
-
-
-@contextmanager
-def _evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Runs a model without gradients and without dropout, and leaves it in the mode that it was in."""
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        model.train(was_training)

@@ -1,9 +1,11 @@
 """Loads any CLIP-like checkpoint as a model and a processor for an [`Embedder`], and tokenizes texts for it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 from transformers import AutoModel, AutoProcessor, BatchFeature, CLIPModel
 
 from ..model.checkpoints_beta_clip import is_fg_clip, weight_names
@@ -126,3 +128,15 @@ def text_inputs(model: Any, processor: Any, texts: Sequence[str], path: str | No
     else:
         lengths = {"padding": True, "max_length": min(positions, processor.tokenizer.model_max_length)}
     return processor(text=list(texts), truncation=True, return_tensors="pt", **lengths)
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Runs a model without gradients and without dropout, and leaves it in the mode that it was in."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)

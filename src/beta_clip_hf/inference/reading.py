@@ -1,7 +1,7 @@
 """Reads the images of rows and runs the image processor on them, in worker processes if there are any."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -28,6 +28,10 @@ class ProcessedImages:
     inputs: dict[str, Tensor]
     """What the image processor returns: `pixel_values`, and for some processors masks and shapes."""
 
+    def pin_memory(self) -> "ProcessedImages":
+        """Returns the images in pinned memory, from which a GPU copies while it computes. A DataLoader calls this."""
+        return replace(self, inputs={name: tensor.pin_memory() for name, tensor in self.inputs.items()})
+
 
 class ImageReader:
     """
@@ -37,11 +41,13 @@ class ImageReader:
     Args:
         rows: Rows with an `image`.
         image_processor: Resizes, crops and normalises.
+        options: Options of the image processor, for example `UNSCALED`.
     """
 
-    def __init__(self, rows: Sequence[Row], image_processor: Any) -> None:
+    def __init__(self, rows: Sequence[Row], image_processor: Any, options: Mapping[str, Any] | None = None) -> None:
         self.rows = rows
         self.image_processor = image_processor
+        self.options = dict(options or {})
 
     def __call__(self, indices: Sequence[int]) -> ProcessedImages:
         """
@@ -60,7 +66,9 @@ class ImageReader:
             sizes=[image.size for image in images],
             # The file is hashed, not the decoded image: decoders differ in the last bit of a pixel.
             digests=[image_digest(row["image"]) for row in rows],
-            inputs=dict(self.image_processor(within_memory(images, self.image_processor), return_tensors="pt")),
+            inputs=dict(
+                self.image_processor(within_memory(images, self.image_processor), return_tensors="pt", **self.options)
+            ),
         )
 
 

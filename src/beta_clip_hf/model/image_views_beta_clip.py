@@ -1,6 +1,6 @@
 # Copyright 2026 The beta-clip-hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""What an image processor does to an image: which part of the image the model sees, and in which size."""
+"""What an image processor does to an image: which part of it the model sees, in which size, and on which scale."""
 
 import copy
 import math
@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
+import torch
 from PIL import Image
+from torch import Tensor
 from transformers.image_processing_utils import get_size_dict
 from transformers.image_utils import get_image_size, is_pil_image
 
@@ -171,6 +173,40 @@ def squashed(image_processor: Any) -> Any:
     return image_processor
 
 
+def pixel_scale(image_processor: Any) -> Tensor | None:
+    """
+    Returns how an image processor maps levels of 0 to 255 to numbers for the model, see [`scaled_pixels`].
+
+    Returns:
+        `(2, 3)` float32: for each channel the factor and the number that is added. `None` for a processor that does not
+        both rescale and normalise three channels.
+    """
+    settings = [getattr(image_processor, name, None) for name in ("rescale_factor", "image_mean", "image_std")]
+    steps = [getattr(image_processor, name, False) for name in ("do_rescale", "do_normalize")]
+    if not all(steps) or any(setting is None for setting in settings):
+        return None
+    factor, mean, std = (torch.as_tensor(setting, dtype=torch.float64) for setting in settings)
+    if mean.numel() != 3 or std.numel() != 3:
+        return None
+    return torch.stack([factor / std, -mean / std]).float()
+
+
+# What the image processor is asked for pixels that are scaled later.
+UNSCALED = {"do_rescale": False, "do_normalize": False}
+
+
+def scaled_pixels(levels: Tensor, scale_23: Tensor) -> Tensor:
+    """
+    Scales pixels on the device that they are on, to the numbers of the image processor (float32: to 1e-6).
+
+    Args:
+        levels: `(B, 3, height, width)` uint8.
+        scale_23: From [`pixel_scale`].
+    """
+    factor, shift = scale_23.to(levels.device, torch.float32)[:, :, None, None]
+    return torch.addcmul(shift, levels, factor)
+
+
 def width_and_height(image: Any) -> tuple[int, int]:
     """Returns the size of an image in any form that an image processor takes."""
     # transformers' `get_image_size` returns (width, height) for a PIL image, and (height, width) for all others.
@@ -196,7 +232,10 @@ def _resized_size(width: int, height: int, image_processor: Any) -> tuple[int, i
 
 
 __all__ = [
+    "UNSCALED",
     "boxes_in_view",
+    "pixel_scale",
+    "scaled_pixels",
     "seen_size",
     "squashed",
     "view_in_pixels",

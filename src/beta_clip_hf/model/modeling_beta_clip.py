@@ -23,6 +23,7 @@ from .forward_checks_beta_clip import (
     check_unset,
     checked_arguments_of_plain_batch,
 )
+from .image_views_beta_clip import scaled_pixels
 from .outputs_beta_clip import BetaCLIPOutput, output_of_images, output_of_texts
 from .packing_beta_clip import TextPacking
 from .pretrained_beta_clip import BetaCLIPPreTrainedModel
@@ -109,6 +110,10 @@ class BetaCLIPModel(BetaCLIPPreTrainedModel, ConditionedScores, FlatBatchModel):
         # Internal: the `BatchPlan` of this very batch, which the collator adds, and which the model trusts. Without it
         # the model works the plan out, checks it, and waits for the GPU. `CLIPModel` does not know it.
         plan = kwargs.pop("plan", None)
+        # As internal: the scale of pixels that come as bytes, a quarter of what floats are.
+        scale = kwargs.pop("pixel_scale", None)
+        if scale is not None and pixel_values is not None:
+            pixel_values = scaled_pixels(pixel_values, scale)
         if pixel_values is not None and pixel_values.shape[0] == 0:
             raise ValueError("pixel_values must hold at least one image, but holds none")
         arguments = {

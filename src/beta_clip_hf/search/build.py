@@ -9,7 +9,8 @@ from transformers.utils import logging as transformers_logging
 
 from ..data.scenes import default_model
 from ..inference.embedder import Embedder
-from ..inference.processes import Processes, launched_processes
+from ..inference.feeding import suited_feeding
+from ..inference.processes import Processes, launched_processes, own_device
 from .index import Added, PhotoIndex, load_embedder
 from .schema import exists
 from .sources import open_photos
@@ -30,7 +31,8 @@ class IndexSettings:
             all numbers.
         reading: How the photos are read: arguments of [`open_photos`], such as `format`, `split` and `columns`.
         device: See [`load_embedder`].
-        dtype: The dtype of the model; by default that of the index, and float32 for a new one.
+        dtype: The dtype of the model; by default that of the index, and for a new one what suits the device, see
+            [`suited_feeding`].
         batch_size, num_workers: See [`Embedder`].
     """
 
@@ -110,7 +112,8 @@ def build_index(photos: Any, path: str | os.PathLike[str], settings: IndexSettin
 
 def _create(path: str | os.PathLike[str], settings: IndexSettings) -> PhotoIndex:
     assert settings.model is not None
-    embedder = _load(settings.model, settings.dtype or "float32", settings)
+    dtype = settings.dtype or suited_feeding(own_device(settings.device)).dtype
+    embedder = _load(settings.model, dtype, settings)
     name = settings.model
     # A search may start in another directory.
     if os.path.isdir(name):

@@ -14,6 +14,7 @@ from ..data.scenes import SceneDataset
 from ..data.tokenizers import clip_tokenizer_from_bpe, train_clip_tokenizer
 from ..evaluation.benchmarks.long_captions import SHARE_LISTS, SHARE_TEST_RECORDS
 from ..model.configuration_beta_clip import BetaCLIPConfig
+from ..model.image_views_beta_clip import pixel_scale
 from ..model.modeling_beta_clip import BetaCLIPModel
 from ..model.processing_beta_clip import BetaCLIPProcessor
 from .arguments import BetaCLIPTrainingArguments
@@ -71,6 +72,9 @@ def prepare_trainer(config: Mapping[str, Any], args: BetaCLIPTrainingArguments) 
         eval_rows = open_rows(data["eval"], seed=args.seed, strict=strict)
     model, processor = build_model(config["model"], train_rows)
     sampling = {name: data[name] for name in COLLATOR_KEYS if name in data}
+    if args.device.type == "cuda" and pixel_scale(processor.image_processor) is not None:
+        # Workers feed a GPU, and have less to do with bytes.
+        sampling.setdefault("uint8_pixels", True)
     trainer = BetaCLIPTrainer(
         model,
         args,

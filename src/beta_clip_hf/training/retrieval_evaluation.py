@@ -123,6 +123,8 @@ class RetrievalEvaluation(ShardedTrainer):
         if "granularity" in inputs:
             input_ids = input_ids[inputs["granularity"] == Granularity.CAPTION]
         batch = {"pixel_values": inputs["pixel_values"], "input_ids": input_ids}
+        if "pixel_scale" in inputs:
+            batch["pixel_scale"] = inputs["pixel_scale"]
         if self.model.config.use_long_text_path:
             # Captions take the long path. A batch without granularities would take the short one.
             batch["image_index"] = torch.arange(len(input_ids), device=input_ids.device)
