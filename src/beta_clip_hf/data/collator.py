@@ -193,13 +193,14 @@ class BetaCLIPDataCollator:
         negatives = None
         if self.num_caption_negatives or self.num_phrase_negatives:
             negatives = [example.negatives for example in examples]
+        image_options: dict[str, Any] = {"images_kwargs": UNSCALED} if self.uint8_pixels else {}
         batch = self.processor(
             images=[example.image for example in examples],
             hierarchies=[example.texts for example in examples],
             regions=regions,
             box_format="xyxy_normalized",
             negatives=negatives,
-            images_kwargs=UNSCALED if self.uint8_pixels else {},
+            **image_options,
         )
         if self._pixel_scale is not None:
             batch["pixel_scale"] = self._pixel_scale

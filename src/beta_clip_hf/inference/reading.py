@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..data.columns import CAPTION_COLUMNS
@@ -41,7 +42,7 @@ class ImageReader:
     Args:
         rows: Rows with an `image`.
         image_processor: Resizes, crops and normalises.
-        options: Options of the image processor, for example `UNSCALED`.
+        options: Options of the image processor by which it returns bytes, `UNSCALED`, or none.
     """
 
     def __init__(self, rows: Sequence[Row], image_processor: Any, options: Mapping[str, Any] | None = None) -> None:
@@ -59,6 +60,11 @@ class ImageReader:
         # Each row is read once: the sequence may be a table that decodes an image every time it is asked for a row.
         rows = [self.rows[index] for index in indices]
         images = [load_image(row["image"]) for row in rows]
+        small_images = within_memory(images, self.image_processor)
+        inputs = dict(self.image_processor(small_images, return_tensors="pt", **self.options))
+        if self.options and inputs["pixel_values"].dtype != torch.uint8:
+            # The processor resizes to fractions of levels.
+            inputs = dict(self.image_processor(small_images, return_tensors="pt"))
         return ProcessedImages(
             indices=list(indices),
             # A worker pickles its result. Images would travel to the main process, which does not need them.
@@ -66,9 +72,7 @@ class ImageReader:
             sizes=[image.size for image in images],
             # The file is hashed, not the decoded image: decoders differ in the last bit of a pixel.
             digests=[image_digest(row["image"]) for row in rows],
-            inputs=dict(
-                self.image_processor(within_memory(images, self.image_processor), return_tensors="pt", **self.options)
-            ),
+            inputs=inputs,
         )
 
 

@@ -179,8 +179,10 @@ def pixel_scale(image_processor: Any) -> Tensor | None:
 
     Returns:
         `(2, 3)` float32: for each channel the factor and the number that is added. `None` for a processor that does not
-        both rescale and normalise three channels.
+        both rescale and normalise three channels, or that gives patches (NaFlex, which has no size).
     """
+    if not getattr(image_processor, "size", None):
+        return None
     settings = [getattr(image_processor, name, None) for name in ("rescale_factor", "image_mean", "image_std")]
     steps = [getattr(image_processor, name, False) for name in ("do_rescale", "do_normalize")]
     if not all(steps) or any(setting is None for setting in settings):
@@ -195,14 +197,16 @@ def pixel_scale(image_processor: Any) -> Tensor | None:
 UNSCALED = {"do_rescale": False, "do_normalize": False}
 
 
-def scaled_pixels(levels: Tensor, scale_23: Tensor) -> Tensor:
+def scaled_pixels(levels: Any, scale_23: Tensor | None) -> Any:
     """
     Scales pixels on the device that they are on, to the numbers of the image processor (float32: to 1e-6).
 
     Args:
         levels: `(B, 3, height, width)` uint8.
-        scale_23: From [`pixel_scale`].
+        scale_23: From [`pixel_scale`]. Without it, pixels have their scale already, and stay as they are.
     """
+    if levels is None or scale_23 is None:
+        return levels
     factor, shift = scale_23.to(levels.device, torch.float32)[:, :, None, None]
     return torch.addcmul(shift, levels, factor)
 

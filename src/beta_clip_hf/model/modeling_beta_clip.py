@@ -110,10 +110,8 @@ class BetaCLIPModel(BetaCLIPPreTrainedModel, ConditionedScores, FlatBatchModel):
         # Internal: the `BatchPlan` of this very batch, which the collator adds, and which the model trusts. Without it
         # the model works the plan out, checks it, and waits for the GPU. `CLIPModel` does not know it.
         plan = kwargs.pop("plan", None)
-        # As internal: the scale of pixels that come as bytes, a quarter of what floats are.
-        scale = kwargs.pop("pixel_scale", None)
-        if scale is not None and pixel_values is not None:
-            pixel_values = scaled_pixels(pixel_values, scale)
+        # As internal: the scale of pixels that come as bytes.
+        pixel_values = scaled_pixels(pixel_values, kwargs.pop("pixel_scale", None))
         if pixel_values is not None and pixel_values.shape[0] == 0:
             raise ValueError("pixel_values must hold at least one image, but holds none")
         arguments = {

@@ -21,6 +21,7 @@ from .forward_checks_beta_clip import (
     check_unset,
     checked_arguments_of_plain_batch,
 )
+from .image_views_beta_clip import scaled_pixels
 from .outputs_beta_siglip2 import BetaSiglip2Output, output_of_images, output_of_texts
 from .patch_map_beta_clip import PatchMap
 from .pretrained_beta_siglip2 import BetaSiglip2PreTrainedModel
@@ -111,6 +112,7 @@ class BetaSiglip2Model(BetaSiglip2PreTrainedModel, ConditionedScores, FlatBatchM
         """
         # Internal: the `BatchPlan` of this very batch, which the collator adds, and which the model trusts.
         plan = kwargs.pop("plan", None)
+        pixel_values = scaled_pixels(pixel_values, kwargs.pop("pixel_scale", None))
         arguments = {
             "granularity": granularity,
             "boxes": boxes,
