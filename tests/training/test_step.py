@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch._dynamo.utils import counters
+from transformers import Trainer
 
 from beta_clip_hf import BetaCLIPDataCollator, BetaCLIPTrainer, BetaCLIPTrainingArguments, SceneDataset
 from beta_clip_hf.training import callbacks
@@ -133,3 +134,28 @@ def test_half_blocks_learn_what_modules_learn(tiny_config, tmp_path):
         if not name.endswith("k_proj.bias"):  # its gradient is rounding, which Adam scales up
             torch.testing.assert_close(found[name], value, rtol=0, atol=1e-4, msg=name)
     assert max((start[name] - value).abs().max() for name, value in expected.items()) > 1e-3
+
+
+def test_a_step_sets_all_modules_to_training_once_and_counts_no_parameters(tiny_config, tmp_path, monkeypatch):
+    counts = []
+    for steps in (2, 5):
+        trainer = new_trainer(tiny_config, tmp_path, max_steps=steps)
+        calls = {"train": 0, "num_parameters": 0}
+
+        def counting(name, calls=calls, model=trainer.model):
+            method = getattr(model, name)
+
+            def counted(*args, **kwargs):
+                calls[name] += 1
+                return method(*args, **kwargs)
+
+            return counted
+
+        for name in calls:
+            monkeypatch.setattr(trainer.model, name, counting(name))
+        trainer.train()
+        counts.append(calls)
+    assert counts[1]["train"] - counts[0]["train"] == 3
+    assert counts[0]["num_parameters"] == counts[1]["num_parameters"]
+    batch = trainer.data_collator([trainer.train_dataset[0]])
+    assert trainer.floating_point_ops(batch) == Trainer.floating_point_ops(trainer, batch) > 0

@@ -110,6 +110,7 @@ class BetaCLIPTrainer(AveragingTrainer, ResumableTrainer, RetrievalEvaluation):
         self._contrast: CachedContrast | None = None
         self._contrast_batches: list[dict[str, Any]] = []
         self._micro_batches = itertools.count()
+        self._num_parameters: int | None = None
         self._guard = NonFiniteGuard(lambda: self.last_checkpoint)
         self._frozen = frozen_modules(self.model, parts_to_freeze(args.freeze))
         for callback in (ParameterBounds(), CheckpointedTowers(), SamplingEpoch(data_collator), self._guard):
@@ -170,15 +171,28 @@ class BetaCLIPTrainer(AveragingTrainer, ResumableTrainer, RetrievalEvaluation):
     def _set_training_mode(self, model: nn.Module) -> None:
         """Sets the training mode. Frozen modules have no dropout, as in the model that they come from."""
         model.train()
+        self._set_frozen_mode()
+
+    def _set_frozen_mode(self) -> None:
         for module in self._frozen:
             module.eval()
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Estimates the operations of a batch like `Trainer`, which counts all parameters again in each step."""
+        name = getattr(self.model, "main_input_name", "input_ids")
+        if name not in inputs or not hasattr(self.model, "num_parameters"):
+            return 0
+        if self._num_parameters is None:
+            self._num_parameters = self.model.num_parameters(exclude_embeddings=True)
+        return 6 * inputs[name].numel() * self._num_parameters
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Computes the loss in one call of the model that encodes everything, as DDP needs it."""
         if model.training:
-            self._set_training_mode(model)
+            # The Trainer has just set the mode of all modules, which takes milliseconds.
+            self._set_frozen_mode()
         if self._contrast is not None and model.training:
             with self._contrast.micro_batch(next(self._micro_batches)):
                 outputs = model(**inputs)
