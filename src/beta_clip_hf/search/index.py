@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -220,14 +221,20 @@ class PhotoIndex:
             return []
         errors: list[tuple[str, str]] = []
         fragment = _Fragment(self.truncate_dim)
-        for batch in self.embedder.images(ReadablePhotos(photos, keys)):
-            for row in batch.rows:
-                if "error" in row:
-                    errors.append((row["record"]["image"], row["error"]))
-            fragment.add(batch, with_patches=self.table.stores_patches)
-            if fragment.is_full:
-                fragment.append_to(self.table)
-                fragment = _Fragment(self.truncate_dim)
+        # The disk is written to while the model encodes. After an error, too, what is being written is written whole.
+        with ThreadPoolExecutor(max_workers=1) as writer:
+            written: Future[None] | None = None
+            for batch in self.embedder.images(ReadablePhotos(photos, keys)):
+                errors += [(row["record"]["image"], row["error"]) for row in batch.rows if "error" in row]
+                fragment.add(batch, with_patches=self.table.stores_patches)
+                if fragment.is_full:
+                    # At most two fragments are in memory.
+                    if written is not None:
+                        written.result()
+                    written = writer.submit(fragment.append_to, self.table)
+                    fragment = _Fragment(self.truncate_dim)
+            if written is not None:
+                written.result()
         fragment.append_to(self.table)
         self.table.add_unreadable(photos.name, errors)
         return errors
