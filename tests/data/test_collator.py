@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from beta_clip_hf import BetaCLIPDataCollator, Granularity, TextHierarchy
 from beta_clip_hf.data.crop import crop_box, resized_part
 from beta_clip_hf.data.readers import load_rows
-from beta_clip_hf.model.image_views_beta_clip import scaled_pixels
+from beta_clip_hf.model.batch_beta_clip import scaled_pixels
 
 
 SENTENCES = [

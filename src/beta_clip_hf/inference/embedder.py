@@ -13,8 +13,9 @@ from transformers.utils import logging
 
 from ..data.regions import DEFAULT_BOX_FORMAT
 from ..data.rows import Row
+from ..model.batch_beta_clip import scaled_pixels
 from ..model.boxes_beta_clip import seen_box
-from ..model.image_views_beta_clip import UNSCALED, pixel_scale, scaled_pixels, squashed, view_of_image
+from ..model.image_views_beta_clip import UNSCALED, pixel_scale, squashed, view_of_image
 from ..model.regions_beta_clip import roi_align
 from .models import evaluation_mode
 from .reading import ImageReader, ProcessedImages

@@ -181,4 +181,19 @@ def _check_rows(tensor: Tensor | None, rows: int, name: str) -> None:
         raise ValueError(f"{name} must be one row for each of {rows}, but is {shown}")
 
 
-__all__ = ["BatchTexts", "FlatBatch", "RegionBatch", "TextNegatives"]
+def scaled_pixels(levels: Any, scale_23: Tensor | None) -> Any:
+    """
+    Scales pixels on the device that they are on, to the numbers of the image processor (float32: to 1e-6).
+
+    Args:
+        levels: `(B, 3, height, width)` uint8.
+        scale_23: `(2, 3)`, from `pixel_scale`: for each channel the factor and the number that is added. Without it,
+            pixels have their scale already, and stay as they are.
+    """
+    if levels is None or scale_23 is None:
+        return levels
+    factor, shift = scale_23.to(levels.device, torch.float32)[:, :, None, None]
+    return torch.addcmul(shift, levels.to(torch.float32), factor)
+
+
+__all__ = ["BatchTexts", "FlatBatch", "RegionBatch", "TextNegatives", "scaled_pixels"]

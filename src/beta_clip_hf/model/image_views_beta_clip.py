@@ -175,7 +175,7 @@ def squashed(image_processor: Any) -> Any:
 
 def pixel_scale(image_processor: Any) -> Tensor | None:
     """
-    Returns how an image processor maps levels of 0 to 255 to numbers for the model, see [`scaled_pixels`].
+    Returns how an image processor maps levels of 0 to 255 to numbers for the model, see `scaled_pixels`.
 
     Returns:
         `(2, 3)` float32: for each channel the factor and the number that is added. `None` for a processor that does not
@@ -195,20 +195,6 @@ def pixel_scale(image_processor: Any) -> Tensor | None:
 
 # What the image processor is asked for pixels that are scaled later.
 UNSCALED = {"do_rescale": False, "do_normalize": False}
-
-
-def scaled_pixels(levels: Any, scale_23: Tensor | None) -> Any:
-    """
-    Scales pixels on the device that they are on, to the numbers of the image processor (float32: to 1e-6).
-
-    Args:
-        levels: `(B, 3, height, width)` uint8.
-        scale_23: From [`pixel_scale`]. Without it, pixels have their scale already, and stay as they are.
-    """
-    if levels is None or scale_23 is None:
-        return levels
-    factor, shift = scale_23.to(levels.device, torch.float32)[:, :, None, None]
-    return torch.addcmul(shift, levels, factor)
 
 
 def width_and_height(image: Any) -> tuple[int, int]:
@@ -239,7 +225,6 @@ __all__ = [
     "UNSCALED",
     "boxes_in_view",
     "pixel_scale",
-    "scaled_pixels",
     "seen_size",
     "squashed",
     "view_in_pixels",

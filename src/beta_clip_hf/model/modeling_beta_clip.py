@@ -13,7 +13,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.clip.modeling_clip import CLIPModel
 from transformers.utils.generic import can_return_tuple
 
-from .batch_beta_clip import FlatBatch, RegionBatch
+from .batch_beta_clip import FlatBatch, RegionBatch, scaled_pixels
 from .batch_plan_beta_clip import BatchPlan
 from .conditioned_scores_beta_clip import ConditionedScores
 from .flat_model_beta_clip import FlatBatchModel
@@ -23,7 +23,6 @@ from .forward_checks_beta_clip import (
     check_unset,
     checked_arguments_of_plain_batch,
 )
-from .image_views_beta_clip import scaled_pixels
 from .outputs_beta_clip import BetaCLIPOutput, output_of_images, output_of_texts
 from .packing_beta_clip import TextPacking
 from .pretrained_beta_clip import BetaCLIPPreTrainedModel

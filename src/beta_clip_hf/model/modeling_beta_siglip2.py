@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils.generic import can_return_tuple
 
-from .batch_beta_clip import FlatBatch, RegionBatch
+from .batch_beta_clip import FlatBatch, RegionBatch, scaled_pixels
 from .conditioned_scores_beta_clip import ConditionedScores
 from .flat_model_beta_clip import FlatBatchModel
 from .forward_checks_beta_clip import (
@@ -21,7 +21,6 @@ from .forward_checks_beta_clip import (
     check_unset,
     checked_arguments_of_plain_batch,
 )
-from .image_views_beta_clip import scaled_pixels
 from .outputs_beta_siglip2 import BetaSiglip2Output, output_of_images, output_of_texts
 from .patch_map_beta_clip import PatchMap
 from .pretrained_beta_siglip2 import BetaSiglip2PreTrainedModel
