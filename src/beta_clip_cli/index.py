@@ -30,8 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--name",
         metavar="NAME",
-        help="name of this collection in the index (default: its path or id, with the split and the range); a later "
-        "run with the same name removes what the collection no longer has, and nothing of other collections",
+        help="name of this collection in the index; a later run with the same name removes what the collection no "
+        "longer has, and nothing of other collections (default: its path or id, with the split and the range)",
     )
     parser.add_argument(
         "--out", metavar="DIR", required=True, help="index to make or update: a directory, or a URI of object storage"
