@@ -15,7 +15,8 @@ NEWEST ?= --pre
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 INSTALLED_MIN := $(VENV_MIN)/.installed
-# Two processes on two cores: a thread pool in each would only make them wait for one another.
+# Two processes on two cores: a thread pool in each would only make them wait for one another. The demo has one process,
+# but small steps: on a busy machine with two cores, two threads took five times as long as one.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
@@ -33,7 +34,7 @@ $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(INSTALLED)  ## fine-tune a small CLIP as a β-CLIP and plainly, and compare them (DEMO_OUTPUT, DEMO_ARGS)
-	$(BIN)/python examples/demo.py --output $(DEMO_OUTPUT) $(DEMO_ARGS)
+	$(ONE_THREAD) $(BIN)/python examples/demo.py --output $(DEMO_OUTPUT) $(DEMO_ARGS)
 
 test: lint mixins  ## lint, types, doctests and all tests but the stress tests (PYTEST_ARGS, WORKERS)
 	$(ONE_THREAD) $(BIN)/python -m pytest --numprocesses $(WORKERS) -m "not stress" $(PYTEST_ARGS)

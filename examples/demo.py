@@ -131,4 +131,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.stderr.write("\ninterrupted: `make demo` begins again\n")
+        sys.exit(130)

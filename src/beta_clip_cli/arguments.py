@@ -61,7 +61,9 @@ def feeding_settings(args: argparse.Namespace) -> dict[str, int]:
     }
 
 
-def add_reading_arguments(parser: Any, *, split: str | None = "train", with_range: bool = True) -> None:
+def add_reading_arguments(
+    parser: Any, *, split: str | None = "train", with_range: bool = True, with_select: bool = False
+) -> None:
     """
     Adds the arguments that say how rows are read, see [`reading_settings`].
 
@@ -69,6 +71,7 @@ def add_reading_arguments(parser: Any, *, split: str | None = "train", with_rang
         parser: A parser or a group of its arguments.
         split: The split that is read if none is named, for the help; `None` adds no `--split`.
         with_range: Whether to add `--skip` and `--take`.
+        with_select: Whether to add `--select`.
     """
     parser.add_argument("--format", choices=FORMATS, help="format of the data, if it cannot be guessed")
     parser.add_argument(
@@ -94,6 +97,12 @@ def add_reading_arguments(parser: Any, *, split: str | None = "train", with_rang
             "--skip", metavar="N", type=int, help="number of records at the start of the data that are held out"
         )
         parser.add_argument("--take", metavar="N", type=int, help="largest number of records of the data that are used")
+    if with_select:
+        parser.add_argument(
+            "--select",
+            metavar="FILE",
+            help="file with the id of a record on each line: only these are used, as held_out.txt of a run",
+        )
     parser.add_argument(
         "--no-group",
         action="store_true",
@@ -114,7 +123,7 @@ def reading_settings(args: argparse.Namespace) -> dict[str, Any]:
         ValueError: for a column that is not `THEIRS=OURS`.
     """
     settings: dict[str, Any] = {}
-    for name in ("format", "image_root", "split", "skip", "take", "delimiter", "encoding"):
+    for name in ("format", "image_root", "split", "skip", "take", "select", "delimiter", "encoding"):
         value = getattr(args, name, None)
         if value is not None:
             settings[name] = value

@@ -5,7 +5,9 @@ import logging
 import sys
 
 from .commands import COMMANDS, MODELS, Command
-from .main import build_parser, parsers_of
+from .evaluate import TASKS
+from .main import build_parser
+from .parser import parsers_of
 
 
 logger = logging.getLogger(__name__)
@@ -39,7 +41,7 @@ def completion_script(shell: str) -> str:
     try:
         import shtab
     except ImportError as error:
-        raise ImportError('Completion needs shtab: pip install "beta-clip-hf[completion]"') from error
+        raise ImportError("completion needs shtab: pip install shtab") from error
     importable = [command for command in COMMANDS if _is_importable(command)]
     parser = build_parser(*importable)
     for command_parser in parsers_of(parser):
@@ -49,6 +51,9 @@ def completion_script(shell: str) -> str:
                 action.complete = shtab.FILE  # type: ignore[attr-defined]
             elif action.metavar in DIRECTORIES:
                 action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]
+            elif action.dest == "tasks":
+                # Only here: the words between the commas are checked by the command.
+                action.choices = TASKS
     return shtab.complete(parser, shell)
 
 

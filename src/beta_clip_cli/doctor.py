@@ -122,8 +122,6 @@ def _examine_package(name: str, allowed: str, extra: str) -> Finding:
     except PackageNotFoundError:
         detail = f"not installed (needs {allowed or 'any version'})"
         remedy = f"pip install '{name}{allowed}'"
-        if extra:
-            remedy = f"pip install '{PACKAGE}[{extra}]'"
         return Finding(subject, MISSING, detail, remedy, is_needed)
     from packaging.specifiers import SpecifierSet
 

@@ -10,6 +10,8 @@ USER_ERRORS = (ValueError, OSError, ImportError, FloatingPointError)
 """Errors that a user can mend. Any other is a fault of the program."""
 # Errors of libraries are known by their names, because importing torch and safetensors would take seconds.
 OUT_OF_MEMORY, DAMAGED = "OutOfMemoryError", "SafetensorError"
+# What huggingface_hub makes of a configuration's wrong value; the error that it hides says what is wrong.
+WRONG_FIELDS = ("StrictDataclassClassValidationError", "StrictDataclassFieldValidationError")
 _REMEDIES = {
     errno.ENOENT: "check the path",
     errno.EEXIST: "there is a file where a directory is to be; choose another name",
@@ -53,6 +55,8 @@ def sentence_of(error: BaseException, models: Sequence[str] = ()) -> str | None:
         return f"the memory of the device does not suffice, try a smaller --batch-size: {message}"
     if error_name == DAMAGED:
         return f"the weights of {present} must be whole, but are not ({message}): copy or download them again"
+    if error_name in WRONG_FIELDS:
+        return " ".join(str(error.__cause__ or error).split())
     if not isinstance(error, USER_ERRORS):
         return None
     for words, meaning in _HUB_MEANINGS.items():

@@ -66,7 +66,7 @@ def add_evaluation_arguments(parser: Any) -> None:
         help="folder or file of the data, or a folder that holds one named like each task",
     )
     add_feeding_arguments(parser)
-    add_reading_arguments(parser, split="test")
+    add_reading_arguments(parser, split="test", with_select=True)
     add_device_argument(parser)
     parser.add_argument(
         "--dtype",
@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> Report:
                 raise ValueError(f"{name} must be given, but is not: see beta-clip evaluate --help")
 
     from beta_clip_hf.evaluation.benchmarks import format_benchmarks
-    from beta_clip_hf.evaluation.results import format_table
+    from beta_clip_hf.evaluation.results import format_headline, format_table
     from beta_clip_hf.evaluation.suite import EvaluationSettings, describe_tasks, evaluate_tasks
 
     if args.list_tasks:
@@ -109,7 +109,13 @@ def run(args: argparse.Namespace) -> Report:
     settings = EvaluationSettings(
         model=args.model, tasks=task_names(args.tasks), output=args.output, **evaluation_settings(args)
     )
-    return Report(evaluate_tasks(settings, show_table))
+    results = evaluate_tasks(settings, show_table)
+    if results is None:
+        # Of several processes, only the first one has them.
+        return Report(None)
+    # The tables are long. What matters most comes last, where it is seen.
+    headlines = [format_headline(task, results["tasks"][task]) for task in settings.tasks]
+    return Report(results, "\n".join(headlines))
 
 
 def task_names(words: str) -> list[str]:

@@ -17,6 +17,7 @@ from typing import Any
 
 from .commands import COMMANDS, GROUPS, MODELS, Command
 from .errors import masked, sentence_of
+from .parser import CommandParser, parsers_of
 
 
 # Exit codes beside 0 and argparse's 2: those of sysexits.h, and 128 plus the number of the signal.
@@ -42,13 +43,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(message)s")
     for package in ("beta_clip_hf", __package__):
         logging.getLogger(package).setLevel(logging.INFO)
-    models: list[str] = []
+    parser, args = None, argparse.Namespace()
     try:
         try:
             parser = build_parser(find_command(argv))
             args = parser.parse_args(argv)
             args.words = argv
-            models = _models(parser, args)
             return args.run(args)
         finally:
             # A full disk or a closed pipe shows itself only here, where the handlers below report it.
@@ -62,7 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if "--debug" in argv:
             raise
-        return _report_error(error, models)
+        # Now: a command may have learnt from a file which model is meant.
+        return _report_error(error, _models(parser, args) if parser else [])
 
 
 def _report_error(error: Exception, models: Sequence[str]) -> int:
@@ -101,7 +102,7 @@ def build_parser(*chosen: Command | None) -> argparse.ArgumentParser:
         chosen: The commands whose modules are imported and whose arguments are added. All others have their names only.
     """
     summary = "Train, evaluate and convert β-CLIP and FG-CLIP models."
-    parser = argparse.ArgumentParser(prog="beta-clip", **_parser_options(summary, "beta-clip train --help"))
+    parser = CommandParser(prog="beta-clip", **_parser_options(summary, "beta-clip train --help"))
     parser.add_argument("--version", action="version", version=f"%(prog)s {_version()}")
     top = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     groups: dict[str, Any] = {}
@@ -160,16 +161,6 @@ def _version() -> str:
         from beta_clip_hf.version import __version__
 
         return __version__
-
-
-def parsers_of(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
-    """Returns a parser and the parsers of all its commands."""
-    parsers = [parser]
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            for command_parser in action.choices.values():
-                parsers += parsers_of(command_parser)
-    return parsers
 
 
 def _models(parser: argparse.ArgumentParser, args: argparse.Namespace) -> list[str]:

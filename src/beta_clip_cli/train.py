@@ -4,7 +4,9 @@ import argparse
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from .arguments import add_reading_arguments, reading_settings, single_or_list
@@ -105,6 +107,12 @@ FLAGS = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `beta-clip train`."""
+    parser.add_argument(
+        "photos",
+        nargs="*",
+        metavar="DATA",
+        help="photos with captions, as --train-data; without --config, their number chooses the recipe",
+    )
     parser.add_argument("--config", metavar="FILE", help="YAML or JSON file with the sections model, data and training")
     parser.add_argument(
         "--set",
@@ -122,6 +130,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help_text = f"{flag.help_text} ({flag.key})"
         parser.add_argument(flag.name, type=flag.value_type, metavar=flag.metavar, nargs=nargs, help=help_text)
     add_reading_arguments(parser, with_range=False)
+    parser.add_argument(
+        "--eval-fraction",
+        type=float,
+        metavar="X",
+        help="share of the photos to hold out and evaluate on (data.eval_fraction; of the recipe: 0.1)",
+    )
     parser.add_argument(
         "--eval-split", metavar="NAME", help="which split of the evaluation data to read (default: train)"
     )
@@ -154,7 +168,13 @@ def run(args: argparse.Namespace) -> Report:
     if args.resume and args.overwrite:
         raise ValueError("--resume and --overwrite must not be given together: a run goes on, or begins again")
     config = configuration(args)
+    # An error about the model names it, also if a file has named it.
+    args.model = config["model"].get("from_pretrained")
+    train_rows = None
+    if chooses_recipe(args, config):
+        config, train_rows = _with_recipe(config)
 
+    from beta_clip_hf.training.outcome import format_outcome
     from beta_clip_hf.training.run import RunSettings, train
     from beta_clip_hf.training.signals import RunStopped
 
@@ -168,6 +188,7 @@ def run(args: argparse.Namespace) -> Report:
         checkpoint=checkpoint,
         overwrite=args.overwrite,
         allowed_changes=args.allow_changed,
+        train_rows=train_rows,
     )
     try:
         finished = train(settings)
@@ -175,7 +196,73 @@ def run(args: argparse.Namespace) -> Report:
         return _report_stop(stopped, args)
     if not finished.is_main_process:
         return Report(None)
-    return Report({"output": finished.output_dir, **finished.results})
+    parts = [format_outcome(finished.results), next_commands(args, config, finished.output_dir)]
+    return Report({"output": finished.output_dir, **finished.results}, "\n\n".join(filter(None, parts)))
+
+
+def chooses_recipe(args: argparse.Namespace, config: Mapping[str, Any]) -> bool:
+    """Tells whether the number of photos chooses the configuration: photos and a model are named, and no file."""
+    return bool(args.photos) and args.config is None and bool(config["model"].get("from_pretrained"))
+
+
+def _with_recipe(config: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    """Opens the photos, and fills the configuration with the recipe for their number."""
+    from beta_clip_hf.training.build import open_train_rows
+    from beta_clip_hf.training.config import check_values
+    from beta_clip_hf.training.recipe import with_recipe
+
+    check_values(config)
+    rows = open_train_rows(config)
+    if not hasattr(rows, "__len__"):
+        raise ValueError(
+            f"the photos must be counted before a recipe is chosen for them, but {config['data']['train']!r} is a "
+            "stream: give a recipe, for example --config examples/configs/small_collection.yaml, with --train-data "
+            "and --eval-data"
+        )
+    filled = with_recipe(config, len(rows))
+    if not filled["training"].get("output_dir"):
+        name = Path(str(_source_of(filled) or "photos").rstrip("/")).name.partition(".")[0]
+        filled["training"]["output_dir"] = f"runs/{name or 'photos'}"
+    return filled, rows
+
+
+def next_commands(args: argparse.Namespace, config: Mapping[str, Any], output: str) -> str:
+    """Returns the commands that come after a training; "" if the photos are not in one place."""
+    source = _source_of(config)
+    if not isinstance(source, str):
+        return ""
+    reading = list(chain.from_iterable(_reading_words(args)))
+    # What is evaluated are the photos that were held out, or else those that were named.
+    evaluated = [source, "--select", f"{output}/held_out.txt"]
+    if os.path.isdir(source):
+        evaluated += ["--split", args.split or "train"]
+    if not config["data"].get("eval_fraction"):
+        evaluated = [args.eval_data[0] if args.eval_data else "PHOTOS"]
+    run_name = Path(output).name
+    measuring = ["--model", output, "--tasks", "photos", "--output", f"{output}/evaluation"]
+    commands = [
+        ["evaluate", *measuring, "--data", *evaluated, *reading],
+        ["index", source, *reading, "--out", f"{output}.index", "--model", output],
+        ["push", output, f"my-name/{run_name}", "--dry-run", f"{output}-upload"],
+    ]
+    lines = [f"  beta-clip {shlex.join(words)}" for words in commands]
+    return "Next: measure more, search the photos, look at what would be published:\n" + "\n".join(lines)
+
+
+def _source_of(config: Mapping[str, Any]) -> Any:
+    train = config["data"].get("train")
+    return train.get("source") if isinstance(train, Mapping) else train
+
+
+def _reading_words(args: argparse.Namespace) -> Iterator[list[str]]:
+    """Yields the options that say how the photos are read, for another command."""
+    for name in ("format", "image_root", "delimiter", "encoding"):
+        if getattr(args, name) is not None:
+            yield [f"--{name.replace('_', '-')}", getattr(args, name)]
+    if args.columns:
+        yield ["--columns", *args.columns]
+    if args.no_group:
+        yield ["--no-group"]
 
 
 def _report_stop(stopped: Any, args: argparse.Namespace) -> Report:
@@ -217,6 +304,8 @@ def configuration(args: argparse.Namespace) -> dict[str, Any]:
     """
     if args.steps is not None and args.epochs is not None:
         raise ValueError("--steps and --epochs must not be given together: each says how long the run is")
+    if args.photos and args.train_data:
+        raise ValueError("the photos must be named once, but are named with --train-data too")
     for name in ("steps", "epochs"):
         value = getattr(args, name)
         if value is not None and value < 0:
@@ -233,6 +322,10 @@ def configuration(args: argparse.Namespace) -> dict[str, Any]:
         value = getattr(args, flag.name.removeprefix("--").replace("-", "_"))
         if value is not None:
             values[flag.key] = single_or_list(value) if flag.key in ROW_SETS else value
+    if args.photos:
+        values["data.train"] = single_or_list(args.photos)
+    if args.eval_fraction is not None:
+        values["data.eval_fraction"] = args.eval_fraction
     # A source replaces another one with all its settings, so it comes before what `--set` says of it.
     overrides: list[tuple[str, Any]] = [(key, values[key]) for key in ROW_SETS if key in values]
     overrides += [(key, parse_value(text)) for key, text in settings]

@@ -180,7 +180,7 @@ def test_wrong_usage(argv: list[str], fake, capsys) -> None:
         (OSError("Error no file named model.safetensors found in directory x."), "directory must have its weights"),
         (SafetensorError("invalid header"), "the weights of the model must be whole, but are not (invalid header)"),
         (OutOfMemoryError("2 GiB"), "try a smaller --batch-size"),
-        (ImportError('reading Parquet needs datasets: pip install "beta-clip-hf[train]"'), "pip install"),
+        (ImportError("reading Parquet needs datasets: pip install datasets"), "pip install"),
         (ValueError(), "ValueError"),
     ],
 )  # fmt: skip

@@ -22,15 +22,17 @@ PARTS = {
     "fg_clip_stage1": GLOBAL,
     "fg_clip_stage2": GLOBAL | REGIONAL,
     "beta_fg": GLOBAL | REGIONAL | {"beta_cal_loss"},
+    "small_collection": {"clip_loss", "beta_cal_loss"},
     "recommended": GLOBAL | REGIONAL | FALSE_TEXTS | {"beta_cal_loss", "text_clip_loss"},
 }
 EVERY_PART = GLOBAL | REGIONAL | FALSE_TEXTS | {"beta_cal_loss", "text_clip_loss"}
-POOLERS = {"beta_clip_ce", "beta_clip_bce", "beta_fg", "recommended"}
+POOLERS = {"beta_clip_ce", "beta_clip_bce", "beta_fg", "recommended", "small_collection"}
 # What a machine without GPUs changes: sizes, not the recipe. A larger rate, so that few steps move the weights.
 SMALL = [
     "training.max_steps=3", "training.per_device_train_batch_size=4", "training.gradient_accumulation_steps=1",
     "training.dataloader_num_workers=0", "training.save_strategy=no", "training.logging_steps=1",
     "training.learning_rate=1e-3", "training.warmup_steps=0", "training.use_cpu=true", "training.disable_tqdm=true",
+    "training.eval_strategy=no", "training.load_best_model_at_end=false", "data.eval_fraction=0",
 ]  # fmt: skip
 
 

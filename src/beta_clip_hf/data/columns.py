@@ -51,6 +51,11 @@ def check_columns(columns: Collection[str], source: str) -> None:
         missing.append("image")
     if not any(name in columns for name in CAPTION_COLUMNS):
         missing.append("caption")
+    if missing == ["caption"] and "label" in columns:
+        raise ValueError(
+            f"{source} must have captions, but has the labels of a folder per class: write a text for each image into "
+            "metadata.jsonl, or into a .txt file beside it; --columns label=caption would train on the names of classes"
+        )
     if missing:
         likely = {name: _likely_column(name, columns) for name in missing}
         hint = ", ".join(f'"{likely[name]}": "{name}"' for name in missing)

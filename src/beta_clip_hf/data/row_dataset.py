@@ -93,6 +93,12 @@ class RowDataset(Dataset[Row]):
             return self._read(self._usable[index])
         return join_rows([self._read(place) for place in self._photos[index]], as_list=self._as_list)
 
+    def record_ids(self, index: int) -> list[str]:
+        """Returns the ids of the records of a row, several of them if rows were grouped."""
+        if self._photos is None:
+            return [self[index]["id"]]
+        return [self._read(place)["id"] for place in self._photos[index]]
+
     def _read(self, place: int) -> Row:
         return self._reader.read_again(self._table[place], self._table.location(place))
 

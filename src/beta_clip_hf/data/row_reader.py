@@ -1,5 +1,6 @@
 """Turns raw records into rows: renames columns, checks fields, and finds where images lie."""
 
+import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -9,8 +10,11 @@ from .columns import check_columns, rename_columns
 from .images import check_image_file
 from .paths import find_path
 from .records import Record, Scan
-from .rows import Row, check_row, row_checked_before, with_image
+from .rows import Row, check_row, row_checked_before, with_image, without_blank_captions
+from .spelling import did_you_mean
 
+
+logger = logging.getLogger(__name__)
 
 # A column counts as missing if none of so many records has it: a wrong name is one error, and not a million of them.
 RECORDS_WITH_ALL_COLUMNS = 100
@@ -70,13 +74,18 @@ class RowReader:
         """
         renamed = rename_columns(record, self.columns)
         self._format.check(renamed)
-        row = check_row(self._format.to_row(renamed))
+        row_record = self._format.to_row(renamed)
+        kept_record = without_blank_captions(row_record)
+        row = check_row(kept_record)
+        if kept_record is not row_record:
+            blank = len(row_record["captions"]) - len(row["captions"])
+            logger.warning("%s: %d of its captions are blank, and are left out", location, blank)
         return self._placed(row, location)
 
     def read_again(self, record: Record, location: str) -> Row:
         """Makes the row of a record that was checked before, without checking it again."""
         renamed = rename_columns(record, self.columns)
-        row = row_checked_before(self._format.to_row(renamed))
+        row = row_checked_before(without_blank_captions(self._format.to_row(renamed)))
         return self._placed(row, location)
 
     def image_name(self, record: Record) -> str | None:
@@ -115,7 +124,10 @@ class RowReader:
             return
         absent = sorted(set(self.columns) - present)
         if absent:
-            raise ValueError(f"columns must rename what is there, but {absent} is not in {sorted(present)} of {source}")
+            raise ValueError(
+                f"columns must rename what is there, but {absent} is not in {sorted(present)} of {source}"
+                f"{did_you_mean(absent[0], present)}"
+            )
         renamed = rename_columns(dict.fromkeys(present), self.columns)
         self._format.check_columns(renamed.keys(), source)
 

@@ -109,6 +109,24 @@ def with_image(row: Row, image: Any) -> Row:
     return copied
 
 
+def without_blank_captions(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns a record without the blank ones among its `captions`, or the record itself if none is blank, or all are.
+
+    So a blank caption does not cost the photo that has others. Anything but a text stays, to be refused.
+    """
+    captions = record.get("captions")
+    if not isinstance(captions, (list, tuple)):
+        return record
+    kept = [caption for caption in captions if not _is_blank(caption)]
+    if not kept or len(kept) == len(captions):
+        return record
+    return {**record, "captions": kept}
+
+
+def _is_blank(caption: Any) -> bool:
+    return caption is None or (isinstance(caption, str) and not caption.strip())
+
+
 def row_id(row: Mapping[str, Any]) -> str:
     """Returns the row's `id`.
 

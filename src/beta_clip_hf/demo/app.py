@@ -37,7 +37,7 @@ def open_page(limits: Limits | None = None, **collection_options: Unpack[Collect
         ValueError: see [`open_collection`].
     """
     if find_spec("gradio") is None:
-        raise ImportError('The demo needs Gradio: pip install "beta-clip-hf[demo]"')
+        raise ImportError("the demo needs Gradio: pip install gradio lancedb matplotlib")
     with TemporaryDirectory(prefix="beta-clip-uploads-") as folder, open_collection(**collection_options) as collection:
         # Gradio reads these variables when it is imported.
         os.environ.update(GRADIO_ANALYTICS_ENABLED="0", GRADIO_TEMP_DIR=folder)

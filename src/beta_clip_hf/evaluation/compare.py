@@ -146,8 +146,12 @@ def _check_comparable(task: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> 
     """Checks that two results of a task are about the same questions. Only the precision of the models may differ."""
     for field in SAME_IN_BOTH:
         if a.get(field) != b.get(field):
+            hint = ""
+            if field == "data_hash":
+                hint = ": they are of other photos or texts; evaluate both models with the same --data"
             raise ValueError(
                 f"{field} of task {task} must be the same in both results, but is {a.get(field)!r} and {b.get(field)!r}"
+                f"{hint}"
             )
     rules_a, rules_b = a["rules"], b["rules"]
     differing = [rule for rule in {**rules_a, **rules_b} if rules_a.get(rule) != rules_b.get(rule)]

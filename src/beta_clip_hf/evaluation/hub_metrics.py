@@ -142,7 +142,7 @@ def _metric_class(name: str, recipe: _Recipe) -> type[Any]:
         import datasets
         import evaluate
     except ImportError as error:
-        raise ImportError(f'{name} needs evaluate and datasets: pip install "beta-clip-hf[eval]"') from error
+        raise ImportError(f"{name} needs evaluate and datasets: pip install evaluate datasets") from error
 
     def feature(nested: _Nested) -> Any:
         if isinstance(nested, str):

@@ -128,6 +128,32 @@ def format_table(task: str, result: Mapping[str, Any]) -> str:
     return f"{task} ({result['protocol']}; {counts})\n{tables.format_table(TABLE_HEADER, rows)}"
 
 
+def format_headline(task: str, result: Mapping[str, Any]) -> str:
+    """
+    Formats what matters most of a task on one line: R@1 in both directions, or else its first metric.
+
+    Args:
+        task: Name of the task.
+        result: Result of the task as in results.json.
+    """
+    figures = result["figures"]
+    first_recall = next((name for name, record in figures.items() if record["name"]["metric"] == "R@1"), None)
+    keys = list(figures)[:1]
+    if first_recall is not None:
+        kind = (figures[first_recall]["name"]["probe"], figures[first_recall]["name"]["score"])
+        keys = [
+            key
+            for key, record in figures.items()
+            if record["name"]["metric"] == "R@1" and (record["name"]["probe"], record["name"]["score"]) == kind
+        ]
+    parts = []
+    for key in keys:
+        row = _table_row(key, figures[key])
+        chance = f" (chance {row[3]})" if row[3] else ""
+        parts.append(f"{key} {row[1]}{chance}")
+    return f"{task}, in per cent: {', '.join(parts)}" if parts else f"{task}: nothing was measured"
+
+
 def format_side_by_side(
     results: Mapping[str, Mapping[str, Any]], names: Mapping[str, str | Sequence[str]], heading: str = ""
 ) -> str:

@@ -20,6 +20,7 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from ..data.rows import Row
+from ..data.spelling import did_you_mean
 from ..inference.embedder import Embedder
 from ..inference.identity import config_hash, environment, image_digest, loaded_model_hash
 from ..inference.image_sample import ImageSample
@@ -129,7 +130,9 @@ def check_tasks(names: Sequence[str]) -> None:
     """
     for name in names:
         if name not in BENCHMARKS:
-            raise ValueError(f"tasks must be of {', '.join(BENCHMARKS)}, but one is {name!r}")
+            raise ValueError(
+                f"tasks must be of {', '.join(BENCHMARKS)}, but one is {name!r}{did_you_mean(name, BENCHMARKS)}"
+            )
 
 
 def describe_tasks() -> list[dict[str, str]]:

@@ -21,7 +21,7 @@ def require_peft() -> Any:
         ImportError: if it is not installed.
     """
     if find_spec("peft") is None:
-        raise ImportError('LoRA adapters need peft: pip install peft, or pip install "beta-clip-hf[lora]"')
+        raise ImportError("LoRA adapters need peft: pip install peft")
     import peft
 
     return peft

@@ -325,7 +325,7 @@ def _import_onnx() -> None:
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise ImportError(f'An export to ONNX needs {error.name}: pip install "beta-clip-hf[onnx]"') from error
+        raise ImportError(f"an export to ONNX needs {error.name}: pip install onnx onnxruntime onnxscript") from error
 
 
 @contextmanager

@@ -59,7 +59,7 @@ def connect(path: str | os.PathLike[str]) -> Any:
     try:
         import lancedb
     except ImportError as error:
-        raise ImportError('An index needs LanceDB: pip install "beta-clip-hf[search]"') from error
+        raise ImportError("an index needs LanceDB: pip install lancedb") from error
     # With an interval of 0 each read sees what other processes have written.
     return lancedb.connect(str(path), read_consistency_interval=timedelta(0))
 

@@ -32,7 +32,7 @@ def get_tagger(tagger: str | Tagger) -> Tagger:
     """Returns the tagger with a name ("rules", "nltk" or "textblob"), or `tagger` itself if it is a callable.
 
     Raises:
-        ValueError: If the name is unknown.
+        ValueError: If the name is unknown, or NLTK's data are not there.
         ImportError: If the tagger's package is not installed.
     """
     if callable(tagger):
@@ -42,7 +42,20 @@ def get_tagger(tagger: str | Tagger) -> Tagger:
         raise ValueError(f"tagger must be one of {sorted(taggers)} or a callable, but is {tagger!r}")
     if tagger != "rules":
         _import(tagger)
+    if tagger == "nltk":
+        _check_nltk_data()
     return taggers[tagger]
+
+
+def _check_nltk_data() -> None:
+    """Raises `ValueError` if NLTK's tagger has no data: it says so with the first text, at length."""
+    try:
+        _import("nltk").pos_tag(["a"])
+    except LookupError as error:
+        raise ValueError(
+            "the tagger nltk must have its data in NLTK's data path, but has not: get it with "
+            "python -m nltk.downloader averaged_perceptron_tagger_eng, or take --tagger rules"
+        ) from error
 
 
 def mark_relations(words: Sequence[str], tags: str) -> str:
@@ -113,7 +126,7 @@ def _import(name: str) -> Any:
         return importlib.import_module(name)
     except ImportError as error:
         package = name.partition(".")[0]
-        raise ImportError(f'{package} is not installed: pip install "beta-clip-hf[text]"') from error
+        raise ImportError(f"the tagger {package} is not installed: pip install {package}") from error
 
 
 _PENN_TAGS = {

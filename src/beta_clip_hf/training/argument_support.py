@@ -1,9 +1,22 @@
 """Which arguments of transformers' Trainer work with a contrastive loss, and why the others are refused."""
 
+import math
+import os
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields
 from importlib.util import find_spec
 from typing import Any
+
+from transformers.integrations.integration_utils import (
+    INTEGRATION_TO_CALLBACK,
+    get_available_reporting_integrations,
+)
+from transformers.utils.logging import get_log_levels_dict
+
+from ..data.columns import check_columns
+from ..data.spelling import did_you_mean
+from ..model.processing_beta_clip import BetaCLIPProcessor
+from ..visualize.log_keys import recall_keys
 
 
 _NO_LABELS = "a contrast has no labels"
@@ -131,6 +144,20 @@ REFUSED_OPTIMIZERS: Mapping[str, str] = {
     "schedule_free": "it has no schedule, and towers and pooler follow a cosine each",
 }
 
+# The least values of numbers for which transformers and torch would take, or refuse in their own words, smaller ones.
+LEAST: Mapping[str, float] = {
+    **dict.fromkeys(("adam_beta1", "adam_beta2", "adam_epsilon", "data_seed", "dataloader_num_workers"), 0),
+    **dict.fromkeys(("eval_delay", "max_grad_norm", "seed", "warmup_steps", "weight_decay"), 0),
+    "dataloader_prefetch_factor": 1,
+}
+# Numbers of steps, or shares of all steps, between two things. 0 would mean all the time, or never.
+ABOVE_ZERO = ("eval_steps", "logging_steps", "save_steps")
+BELOW_ONE = ("adam_beta1", "adam_beta2")
+# What NumPy takes for a seed.
+_LARGEST_SEED = 2**32 - 1
+# Reports that are there, or not, by more than a package.
+_OWN_REPORTS = ("none", "all", "azure_ml", "flyte", "kubeflow")
+
 
 def check_arguments(args: Any) -> None:
     """
@@ -156,7 +183,81 @@ def check_arguments(args: Any) -> None:
         )
     if args.do_eval and _name(args.eval_strategy) == "no":
         raise ValueError("do_eval must be left at False, but is True: eval_strategy says when there is an evaluation")
+    check_numbers(args)
+    if args.log_level not in {*get_log_levels_dict(), "passive"}:
+        known = [*get_log_levels_dict(), "passive"]
+        raise ValueError(
+            f"log_level must be one of {', '.join(known)}, but is {args.log_level!r}"
+            f"{did_you_mean(args.log_level, known)}"
+        )
+    if args.load_best_model_at_end and _name(args.eval_strategy) == "no":
+        raise ValueError(
+            "eval_strategy must be 'steps' or 'epoch' for load_best_model_at_end, but is 'no': without evaluations "
+            "there is no best model"
+        )
+    check_packages(args)
     check_optimizer(_name(args.optim), args.optim_args)
+
+
+def check_numbers(args: Any) -> None:
+    """Raises `ValueError` for a number that is out of its range, or is none."""
+    for name, least in LEAST.items():
+        value = getattr(args, name)
+        if value is not None and not (math.isfinite(value) and value >= least):
+            raise ValueError(f"{name} must be a number of at least {least:g}, but is {value!r}")
+    for name in ABOVE_ZERO:
+        value = getattr(args, name)
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise ValueError(f"{name} must be a number above 0 of steps, or a share of all steps, but is {value!r}")
+    for name in BELOW_ONE:
+        if getattr(args, name) >= 1:
+            raise ValueError(f"{name} must be below 1, but is {getattr(args, name)!r}")
+    for name in ("seed", "data_seed"):
+        if (getattr(args, name) or 0) > _LARGEST_SEED:
+            raise ValueError(f"{name} must be at most {_LARGEST_SEED}, but is {getattr(args, name)!r}")
+
+
+def check_packages(args: Any) -> None:
+    """Raises `ImportError` if a package that the arguments need is not installed."""
+    names = args.report_to if isinstance(args.report_to, list | tuple) else [args.report_to or "none"]
+    known = sorted({*_OWN_REPORTS, *INTEGRATION_TO_CALLBACK})
+    for name in names:
+        if name not in known:
+            raise ValueError(f"report_to must be one of {', '.join(known)}, but is {name!r}{did_you_mean(name, known)}")
+        if name not in _OWN_REPORTS and name not in get_available_reporting_integrations():
+            package = name.replace("_", "-")
+            raise ImportError(f"report_to={name!r} needs {package}: pip install {package}, or leave report_to out")
+    if args.deepspeed and find_spec("deepspeed") is None:
+        raise ImportError("deepspeed is not installed: pip install deepspeed, or leave deepspeed out")
+
+
+def check_evaluation(args: Any, eval_dataset: Any) -> None:
+    """
+    Checks that there is something to evaluate on, and that a best checkpoint is chosen by what is measured.
+
+    Args:
+        args: The training arguments.
+        eval_dataset: The evaluation rows, a dict of several, or `None`.
+
+    Raises:
+        ValueError: if rows are missing, or `metric_for_best_model` is none of the metrics.
+    """
+    if eval_dataset is None and _name(args.eval_strategy) != "no":
+        raise ValueError(
+            f"eval_dataset must be given for eval_strategy={_name(args.eval_strategy)!r}, but is None: name rows to "
+            "evaluate on (--eval-data), hold some of the photos out (--eval-fraction 0.1), or set "
+            "training.eval_strategy=no"
+        )
+    metric = args.metric_for_best_model
+    if metric is None or eval_dataset is None:
+        return
+    data_names = list(eval_dataset) if isinstance(eval_dataset, Mapping) else []
+    known = [key.name for key in recall_keys(data_names) if not data_names or key.data]
+    # The name of a data set comes before what is measured, and that of the average before or after it.
+    if metric.removeprefix("eval_").replace("ema_", "", 1) not in known:
+        raise ValueError(
+            f"metric_for_best_model must be one of {', '.join(known)}, but is {metric!r}{did_you_mean(metric, known)}"
+        )
 
 
 def check_optimizer(optim: str, settings: str | None = None) -> None:
@@ -199,6 +300,35 @@ def check_trainer_arguments(arguments: Mapping[str, Any]) -> None:
             raise ValueError(f"{name} must be None, but is {arguments[name]!r}: {reason}")
 
 
+def check_rows_and_processor(arguments: Mapping[str, Any], processor: Any, data_collator: Any) -> None:
+    """
+    Checks what a Trainer is given for rows and, if it has no collator, for a processor.
+
+    Args:
+        arguments: The arguments of the Trainer, by name.
+        processor: Its processing_class.
+        data_collator: Its collator of training batches, or `None` for the default one.
+
+    Raises:
+        ValueError: if rows are the name of a file or lack columns, or the processor is another one.
+    """
+    for name in ("train_dataset", "eval_dataset"):
+        rows = arguments.get(name)
+        if isinstance(rows, str | os.PathLike):
+            raise ValueError(f"{name} must hold rows, but is {str(rows)!r}: open it with load_rows({str(rows)!r})")
+    if data_collator is not None:
+        return
+    if not isinstance(processor, BetaCLIPProcessor):
+        raise ValueError(
+            f"processing_class must be a BetaCLIPProcessor, but is a {type(processor).__name__}: make one of the same "
+            "files with BetaCLIPProcessor.from_pretrained"
+        )
+    columns = getattr(arguments.get("train_dataset"), "column_names", None)
+    if isinstance(columns, list):
+        # A data set of the Hub. `load_rows` checks and renames columns by itself.
+        check_columns(columns, "train_dataset")
+
+
 def _default(field: Field) -> Any:
     if field.default_factory is not MISSING:
         return field.default_factory()
@@ -219,6 +349,8 @@ __all__ = [
     "REFUSED_OPTIMIZERS",
     "WORKING",
     "check_arguments",
+    "check_evaluation",
     "check_optimizer",
+    "check_rows_and_processor",
     "check_trainer_arguments",
 ]

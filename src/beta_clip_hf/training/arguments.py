@@ -1,6 +1,7 @@
 """Training arguments: transformers' `TrainingArguments` with β-CLIP's recipe as defaults."""
 
 import logging
+import math
 import os
 from dataclasses import dataclass, field
 from typing import Any
@@ -139,7 +140,7 @@ class BetaCLIPTrainingArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         if not is_accelerate_available():
-            raise ImportError('Training needs accelerate: pip install "beta-clip-hf[train]"')
+            raise ImportError("training needs accelerate: pip install accelerate")
         check_arguments(self)
         self._check_length()
         self._check_rates()
@@ -177,6 +178,8 @@ class BetaCLIPTrainingArguments(TrainingArguments):
     def _check_rates(self) -> None:
         for name in LEARNING_RATES:
             rate = getattr(self, name)
+            if not math.isfinite(rate):
+                raise ValueError(f"{name} must be a finite number, but is {rate}")
             if rate < 0:
                 raise ValueError(f"{name} must not be negative, but is {rate}")
         if not 0 < self.layer_decay <= 1:

@@ -2,14 +2,15 @@
 
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoTokenizer, set_seed
 
 from ..data.collator import BetaCLIPDataCollator
+from ..data.holding_out import hold_out
 from ..data.readers import load_rows
+from ..data.regions import regions_of
 from ..data.scenes import SceneDataset
 from ..data.tokenizers import clip_tokenizer_from_bpe, train_clip_tokenizer
 from ..evaluation.benchmarks.long_captions import SHARE_LISTS, SHARE_TEST_RECORDS
@@ -18,17 +19,20 @@ from ..model.image_views_beta_clip import pixel_scale
 from ..model.modeling_beta_clip import BetaCLIPModel
 from ..model.processing_beta_clip import BetaCLIPProcessor
 from .arguments import BetaCLIPTrainingArguments
-from .config import COLLATOR_KEYS
+from .config import COLLATOR_KEYS, TRAINING_TYPES
 from .loading import LOADING_KEYS, loading_arguments
 from .output_dir import check_no_checkpoints
 from .run_record import describe_origin, write_config
 from .trainer import BetaCLIPTrainer
+from .value_types import check_types
 
 
 logger = logging.getLogger(__name__)
 
 # Rows of the window in which a stream is shuffled, unless its source says another number.
 SHUFFLE_BUFFER = 1000
+# Rows that are looked at for regions.
+_ROWS_LOOKED_AT = 100
 # Training arguments that count something there must be one of.
 _COUNTS = ("gradient_accumulation_steps", "per_device_train_batch_size", "per_device_eval_batch_size")
 
@@ -53,22 +57,28 @@ def build_trainer(config: Mapping[str, Any], *, resume: bool = False) -> BetaCLI
     return trainer
 
 
-def prepare_trainer(config: Mapping[str, Any], args: BetaCLIPTrainingArguments) -> BetaCLIPTrainer:
+def prepare_trainer(
+    config: Mapping[str, Any], args: BetaCLIPTrainingArguments, train_rows: Any = None
+) -> BetaCLIPTrainer:
     """
     Builds the Trainer of a configuration, see [`build_trainer`], and writes nothing.
 
     Args:
         config: The sections that [`read_config`] returns.
         args: The arguments that [`build_arguments`] makes of its section `training`.
+        train_rows: The rows of `data.train`, if they are open already.
     """
     # Before anything random: a tokenizer, new weights, the shuffling of rows.
     set_seed(args.seed)
     data = config["data"]
     strict = bool(data.get("strict", False))
-    order_seed = args.seed if args.data_seed is None else args.data_seed
-    train_rows = open_rows(data["train"], seed=order_seed, strict=strict, shuffle=True)
+    if train_rows is None:
+        train_rows = open_train_rows(config)
     eval_rows = None
-    if data.get("eval"):
+    if data.get("eval_fraction"):
+        # Not of the run's seed: another seed must not train on what was held out before.
+        train_rows, eval_rows = hold_out(train_rows, data["eval_fraction"])
+    elif data.get("eval"):
         eval_rows = open_rows(data["eval"], seed=args.seed, strict=strict)
     model, processor = build_model(config["model"], train_rows)
     sampling = {name: data[name] for name in COLLATOR_KEYS if name in data}
@@ -84,7 +94,23 @@ def prepare_trainer(config: Mapping[str, Any], args: BetaCLIPTrainingArguments) 
         eval_dataset=eval_rows,
     )
     trainer.origin = describe_origin(config)
+    _warn_of_missing_regions(trainer)
     return trainer
+
+
+def _warn_of_missing_regions(trainer: BetaCLIPTrainer) -> None:
+    """Warns of a training with regions on rows that bring none."""
+    rows, collator = trainer.train_dataset, trainer.data_collator
+    if not getattr(collator, "num_regions", 0) or not hasattr(rows, "__len__"):
+        return
+    looked_at = min(len(rows), _ROWS_LOOKED_AT)
+    if not any(regions_of(rows[number]) for number in range(looked_at)):
+        logger.warning(
+            "none of the first %d rows has regions, or phrases with one box: region_loss and hard_negative_loss are "
+            "not trained, and what the model says of boxes (show --box) means nothing; give rows with boxes, or set "
+            "data.num_regions=0 and model.config.use_regions=false",
+            looked_at,
+        )
 
 
 def build_arguments(training: Mapping[str, Any]) -> BetaCLIPTrainingArguments:
@@ -94,17 +120,26 @@ def build_arguments(training: Mapping[str, Any]) -> BetaCLIPTrainingArguments:
     Raises:
         ValueError: if a value is not possible.
     """
-    # TrainingArguments compares values with numbers without looking at their type: a string would be a TypeError.
-    defaults = {field.name: field.default for field in fields(BetaCLIPTrainingArguments)}
-    for name, value in training.items():
-        default = defaults[name]
-        is_number = isinstance(default, int | float) and not isinstance(default, bool)
-        if is_number and isinstance(value, str):
-            raise ValueError(f"training.{name} must be a number, but is {value!r}")
     for name in _COUNTS:
         if name in training and (type(training[name]) is not int or training[name] < 1):
             raise ValueError(f"training.{name} must be a whole number of at least 1, but is {training[name]!r}")
-    return BetaCLIPTrainingArguments(**training)
+    # TrainingArguments compares values with numbers without looking at their type: a string would be a TypeError.
+    check_types(training, TRAINING_TYPES, "training")
+    try:
+        return BetaCLIPTrainingArguments(**training)
+    except (TypeError, KeyError) as error:
+        # transformers looks names up in tables, and passes mappings on to functions.
+        raise ValueError(f"training must have values that transformers takes, but has not: {error}") from error
+
+
+def open_train_rows(config: Mapping[str, Any]) -> Any:
+    """Opens the rows of `data.train`, those to hold out among them."""
+    training = config["training"]
+    seed = training.get("data_seed")
+    if seed is None:
+        seed = training.get("seed", BetaCLIPTrainingArguments.seed)
+    strict = bool(config["data"].get("strict", False))
+    return open_rows(config["data"]["train"], seed=seed, strict=strict, shuffle=True)
 
 
 def open_rows(source: Any, *, seed: int, strict: bool, shuffle: bool = False) -> Any:
@@ -242,7 +277,12 @@ def build_tokenizer(settings: Any, train_rows: Any) -> Any:
         return train_clip_tokenizer(_captions(train_rows), vocab_size=settings["vocab_size"])
     if Path(settings).is_file():
         return clip_tokenizer_from_bpe(settings)
-    return AutoTokenizer.from_pretrained(settings)
+    try:
+        return AutoTokenizer.from_pretrained(settings)
+    except OSError as error:
+        raise ValueError(
+            f"model.tokenizer must be OpenAI's file of merges, a directory, or an id of the Hub, but is {settings!r}"
+        ) from error
 
 
 def _captions(rows: Any) -> Iterator[str]:
@@ -254,4 +294,12 @@ def _captions(rows: Any) -> Iterator[str]:
         yield rows[index]["caption"]
 
 
-__all__ = ["build_arguments", "build_model", "build_tokenizer", "build_trainer", "open_rows", "prepare_trainer"]
+__all__ = [
+    "build_arguments",
+    "build_model",
+    "build_tokenizer",
+    "build_trainer",
+    "open_rows",
+    "open_train_rows",
+    "prepare_trainer",
+]

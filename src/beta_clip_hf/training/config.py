@@ -4,10 +4,9 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
-from difflib import get_close_matches
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import yaml
 from transformers import CLIPTextConfig, CLIPVisionConfig
@@ -15,9 +14,11 @@ from transformers import CLIPTextConfig, CLIPVisionConfig
 from ..data.collator import BetaCLIPDataCollator
 from ..data.readers import load_rows
 from ..data.scenes import SceneDataset
+from ..data.spelling import did_you_mean
 from ..model.configuration_beta_clip import BetaCLIPConfig
 from .arguments import BetaCLIPTrainingArguments
 from .loading import LOADING_KEYS
+from .value_types import check_types
 
 
 SECTIONS = ("model", "data", "training")
@@ -32,7 +33,7 @@ def _parameters(function: Any, *left_out: str) -> tuple[str, ...]:
 ROW_SETS = ("train", "eval")
 # The classes and functions that take the values say which keys there are.
 COLLATOR_KEYS = _parameters(BetaCLIPDataCollator, "processor", "extractor", "strict", "seed")
-DATA_KEYS = ("train", "eval", "strict", *COLLATOR_KEYS)
+DATA_KEYS = ("train", "eval", "eval_fraction", "strict", *COLLATOR_KEYS)
 SOURCE_KEYS = _parameters(load_rows, "strict")
 SCENE_KEYS = ("scenes", *_parameters(SceneDataset, "num_scenes"))
 TRAINING_KEYS = tuple(field.name for field in fields(BetaCLIPTrainingArguments) if field.init)
@@ -41,6 +42,15 @@ TOWER_KEYS = {
     "vision_config": tuple(field.name for field in fields(CLIPVisionConfig)),
     "text_config": tuple(field.name for field in fields(CLIPTextConfig)),
 }
+# The types of their values. These three arguments are read by functions of their own, which take more.
+TRAINING_TYPES = get_type_hints(BetaCLIPTrainingArguments)
+for _name in ("freeze", "fsdp", "lora"):
+    del TRAINING_TYPES[_name]
+DATA_TYPES = {**get_type_hints(BetaCLIPDataCollator), "eval_fraction": float | None, "strict": bool}
+SOURCE_TYPES = get_type_hints(load_rows)
+SCENE_TYPES = {**get_type_hints(SceneDataset.__init__), "scenes": int}
+MODEL_TYPES = {"from_pretrained": str | None, "tokenizer": str | dict | None, "squash_images": bool | None}
+CONFIG_TYPES = {field.name: field.type for field in fields(BetaCLIPConfig)}
 
 
 def read_config(
@@ -148,12 +158,31 @@ def check_complete(config: Mapping[str, Any]) -> None:
         raise ValueError("data.eval must have a source (--eval-data) where it has settings, but has none")
     if not config["training"].get("output_dir"):
         raise ValueError("training.output_dir must be given (--output, or in the file of --config), but is not")
+    if config["data"].get("eval") and config["data"].get("eval_fraction"):
+        raise ValueError(
+            "one of data.eval (--eval-data) and data.eval_fraction (--eval-fraction) must be given, but both are"
+        )
     model = config["model"]
     if bool(model.get("from_pretrained")) == bool(model.get("from_scratch")):
         raise ValueError(
             "one of model.from_pretrained (--model) and model.from_scratch must be given, "
             f"but the model section has {sorted(model)}"
         )
+    check_values(config)
+
+
+def check_values(config: Mapping[str, Any]) -> None:
+    """Checks the types of the values of all sections. Raises `ValueError` for a value of another type."""
+    model, data = config["model"], config["data"]
+    check_types(config["training"], TRAINING_TYPES, "training")
+    check_types(model, MODEL_TYPES, "model")
+    for name in ("config", "from_scratch"):
+        check_types(model.get(name) or {}, CONFIG_TYPES, f"model.{name}")
+    check_types(data, DATA_TYPES, "data")
+    for name in ROW_SETS:
+        source = data.get(name)
+        if isinstance(source, Mapping):
+            check_types(source, SCENE_TYPES if "scenes" in source else SOURCE_TYPES, f"data.{name}")
 
 
 def check_keys(mapping: Any, known: Iterable[str], where: str) -> None:
@@ -173,8 +202,8 @@ def check_keys(mapping: Any, known: Iterable[str], where: str) -> None:
     known = tuple(known)
     for key in mapping:
         if key not in known:
-            suggestions = get_close_matches(str(key), known, n=3) or sorted(known)
-            raise ValueError(f"{where} must have known keys only, but has {key!r}; there is {', '.join(suggestions)}")
+            suggestion = did_you_mean(key, known) or f"; there is {', '.join(sorted(known))}"
+            raise ValueError(f"{where} must have known keys only, but has {key!r}{suggestion}")
 
 
 def parse_value(text: str) -> Any:
@@ -215,4 +244,4 @@ _Loader.add_implicit_resolver(_BOOL, re.compile(r"^(true|True|false|False)$"), l
 _Loader.add_implicit_resolver(_FLOAT, re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789"))
 
 
-__all__ = ["check_complete", "check_config", "check_keys", "parse_value", "read_config"]
+__all__ = ["check_complete", "check_config", "check_keys", "check_values", "parse_value", "read_config"]

@@ -166,6 +166,10 @@ class ResumableTrainer(DurableTrainer):
         changes = find_changes(stored.get("identity") or {}, self.identity)
         refuse_changes(changes, self.allowed_changes, checkpoint)
         step = manifest.get("step") or TrainerState.load_from_json(str(path / STATE_FILE)).global_step
+        if 0 <= self.args.max_steps < step:
+            raise ValueError(
+                f"max_steps must be at least the {step} steps that {checkpoint} has done, but is {self.args.max_steps}"
+            )
         self.progress = RunProgress.resumed(stored.get("progress"), step, changes)
         self._open_record = stored.get("open_record") or {}
         # Only now: a run that is refused must leave everything as it is.

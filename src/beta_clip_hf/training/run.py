@@ -7,7 +7,8 @@ from pathlib import Path
 from signal import Signals
 from typing import Any
 
-from ..files import write_json
+from ..data.holding_out import HeldOutPart
+from ..files import write_json, write_text
 from ..inference.processes import Processes
 from .arguments import BetaCLIPTrainingArguments
 from .build import build_arguments, prepare_trainer
@@ -18,6 +19,7 @@ from .config import check_complete
 from .image_record import record_images
 from .last_save import KeptElsewhere, keep_elsewhere, save_last_model
 from .output_dir import check_free, discard_earlier_run, held_directory, read_finished
+from .plan import Plan
 from .run_identity import check_allowed_keys, find_changes, refuse_changes
 from .run_record import RESULTS_FILE, describe_run, last_evaluation, write_config
 from .signals import STOPPED, NoEndOfEpoch, RunStopped, StopAtSignal, StopSignals
@@ -28,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 LOG_FILE = "train_log.json"
 CURVES_FILE = "train_curves.png"
+HELD_OUT_FILE = "held_out.txt"
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class RunSettings:
         overwrite: Whether a finished model and the checkpoints of an earlier run may be replaced.
         allowed_changes: Settings or sections in which a resumed run may differ from its checkpoint, as
             "training.max_steps" or "versions".
+        train_rows: The rows of `data.train`, if they are open already.
     """
 
     config: Mapping[str, Any]
@@ -51,6 +55,7 @@ class RunSettings:
     checkpoint: str | None = None
     overwrite: bool = False
     allowed_changes: Sequence[str] = ()
+    train_rows: Any = None
 
     def find_checkpoint(self, output_dir: str) -> str | None:
         """Returns the checkpoint from which the run continues, or `None` if it begins."""
@@ -108,7 +113,7 @@ def _train_alone(
     """Trains in an output directory that no other run writes."""
     output_dir = args.output_dir
     checkpoint, finished = _look_at_directory(settings, output_dir, processes)
-    trainer = prepare_trainer(settings.config, args)
+    trainer = prepare_trainer(settings.config, args, settings.train_rows)
     if finished is not None:
         changes = find_changes(finished["run"].get("identity") or {}, trainer.identity)
         if not any(change.is_of_recipe for change in changes):
@@ -132,6 +137,7 @@ def _train_alone(
             write_json(finished, Path(output_dir) / RESULTS_FILE, allow_nan=True)
     write_config(trainer)
     record_images(trainer)
+    _write_held_out(trainer)
     results = train_and_report(trainer, checkpoint, signals)
     return FinishedRun(output_dir, results, trainer.is_world_process_zero())
 
@@ -190,7 +196,12 @@ def train_and_report(
         # The first of all: the guard against NaN looks at the weights if a save is due.
         trainer.callback_handler.callbacks.insert(0, stop)
         trainer.add_callback(NoEndOfEpoch(signals))
+    plan = Plan(trainer)
+    trainer.add_callback(plan)
+    plan.tell()
     if trainer.eval_dataset is not None and checkpoint is None:
+        if trainer.is_world_process_zero():
+            logger.info("evaluating the model before the training")
         trainer.progress.before = trainer.evaluate()
     try:
         metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
@@ -225,6 +236,13 @@ def train_and_report(
     if trainer.args.push_to_hub:
         trainer.push_to_hub(commit_message="Model save", revision=trainer.args.hub_revision)
     return results
+
+
+def _write_held_out(trainer: BetaCLIPTrainer) -> None:
+    """Writes the ids of the photos that are held out, for `beta-clip evaluate --select`."""
+    rows: Any = trainer.eval_dataset
+    if isinstance(rows, HeldOutPart) and hasattr(rows.rows, "record_ids") and trainer.is_world_process_zero():
+        write_text(Path(trainer.args.output_dir) / HELD_OUT_FILE, "".join(f"{name}\n" for name in rows.record_ids()))
 
 
 def _save_model(trainer: BetaCLIPTrainer) -> KeptElsewhere | None:

@@ -152,6 +152,20 @@ def check_allowed_keys(keys: Iterable[str]) -> None:
             )
 
 
+def find_impossible(changes: Sequence[Change]) -> list[str]:
+    """Returns the keys of changes that no resumed run can make, because the optimiser's state would not fit."""
+    keys = []
+    for change in changes:
+        if change.key == "training.freeze" or change.key.startswith("training.lora"):
+            keys.append(change.key)
+        elif change.key == "training.layer_decay" and 1 in (change.before, change.after):
+            # With 1 the blocks of a tower are one group of parameters, and otherwise a group each.
+            keys.append(change.key)
+        elif change.key == "training.ema_decay" and not change.before:
+            keys.append(change.key)
+    return keys
+
+
 def refuse_changes(changes: Sequence[Change], allowed: Sequence[str], checkpoint: str) -> None:
     """
     Raises unless all changes are allowed. Those that are allowed are logged.
@@ -164,6 +178,13 @@ def refuse_changes(changes: Sequence[Change], allowed: Sequence[str], checkpoint
     Raises:
         ValueError: names what differs and is not allowed, and says how to allow it.
     """
+    impossible = find_impossible(changes)
+    if impossible:
+        raise ValueError(
+            f"a resumed run must have the {', '.join(impossible)} of its checkpoint {checkpoint}, but differs in "
+            f"{', '.join(map(str, changes))}: the optimiser's state does not fit to another value; set it as it was, "
+            "or begin a new run from the model, in another directory"
+        )
     refused = []
     for change in changes:
         if any(change.key == key or change.key.startswith(f"{key}.") for key in allowed):

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from ..data.collator import BetaCLIPDataCollator
 from ..data.row_dataset import RowStream
-from .argument_support import check_trainer_arguments
+from .argument_support import check_evaluation, check_rows_and_processor, check_trainer_arguments
 from .arguments import BetaCLIPTrainingArguments
 from .cached_gradients import CachedContrast
 from .callbacks import CheckpointedTowers, NonFiniteGuard, ParameterBounds, SamplingEpoch
@@ -89,6 +89,8 @@ class BetaCLIPTrainer(AveragingTrainer, ResumableTrainer, RetrievalEvaluation):
                 "but is None"
             )
         check_trainer_arguments(kwargs)
+        check_rows_and_processor(kwargs, processing_class, data_collator)
+        check_evaluation(args, kwargs.get("eval_dataset"))
         check_tuning(args, kwargs)
         data_collator = data_collator or BetaCLIPDataCollator(processing_class, seed=args.seed)
         if model is not None:

@@ -177,7 +177,7 @@ def _mixed(strength: Tensor, grey: Tensor) -> Tensor:
     try:
         from matplotlib import colormaps
     except ImportError as error:
-        raise ImportError('Heat maps need matplotlib: pip install "beta-clip-hf[search]"') from error
+        raise ImportError("heat maps need matplotlib: pip install matplotlib") from error
     colours = torch.from_numpy(colormaps["viridis"](strength.numpy())[..., :3]).float() * 255
     opacity = (_OPAQUE * strength)[..., None]
     return opacity * colours + (1 - opacity) * grey[..., None]

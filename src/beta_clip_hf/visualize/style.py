@@ -44,7 +44,7 @@ def require_matplotlib() -> None:
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError as error:
-        raise ImportError('Pictures need matplotlib: pip install "beta-clip-hf[eval]"') from error
+        raise ImportError("pictures need matplotlib: pip install matplotlib") from error
 
 
 def new_figure(width: float, height: float, *, padding: tuple[float, float] = (0.06, 0.08)) -> Any:

@@ -111,11 +111,24 @@ def _encoding(content: io.BytesIO | io.BufferedReader, name: str, encoding: str 
     return "utf-8"
 
 
+# What files that are no UTF-8 usually are. The last two know every byte, as on old systems of Apple and of DOS.
+_GUESSES = ("cp1252", "mac-roman", "cp437")
+
+
 def _wrong_encoding(name: str, encoding: str, error: UnicodeError) -> ValueError:
     if not isinstance(error, UnicodeDecodeError):
         return ValueError(_encoding_message(name, f"is not {encoding} ({error})", f"{encoding}-le"))
-    byte = error.object[error.start : error.start + 1].hex()
-    return ValueError(_encoding_message(name, f"has the byte 0x{byte}, which is none of {encoding}", "cp1252"))
+    byte = error.object[error.start : error.start + 1]
+    guesses = [guess for guess in _GUESSES if guess != encoding and _decodes(byte, guess)]
+    return ValueError(_encoding_message(name, f"has the byte 0x{byte.hex()}, which is none of {encoding}", guesses[0]))
+
+
+def _decodes(content: bytes, encoding: str) -> bool:
+    try:
+        content.decode(encoding)
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _encoding_message(name: str, finding: str, guess: str) -> str:

@@ -56,5 +56,9 @@ def files_of_split(directory: Path, split: str) -> list[Path]:
     if set(shards) != wanted:
         in_order = sorted(shards, key=lambda shard: (shard.parts, shard.part))
         names = ", ".join(f"{shard.part} of {shard.parts}" for shard in in_order)
-        raise ValueError(f"the shards of {split} in {str(directory)!r} must be all of one number, but are {names}")
+        missing = ", ".join(f"{shard.part}/{number}" for shard in sorted(wanted - set(shards)))
+        raise ValueError(
+            f"the shards of {split} in {str(directory)!r} must be all of one number, but are {names}"
+            + (f": build the missing ones with beta-clip hierarchy --shard {missing}" if missing else "")
+        )
     return sorted(directory.glob(f"{split}-*.jsonl"))
