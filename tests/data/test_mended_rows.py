@@ -1,5 +1,7 @@
 """What people write into their files that costs less than it seems: blank captions, separators, old encodings."""
 
+import json
+
 import pytest
 from PIL import Image
 
@@ -53,3 +55,19 @@ def test_a_folder_per_class_is_not_advised_to_train_on_its_labels():
 def test_a_column_that_looks_alike_is_named():
     with pytest.raises(ValueError, match=r"\['txt'\] is not in .*; did you mean text\?"):
         load_rows([{"image": b"1", "text": "A dog."}], columns={"txt": "caption"})
+
+
+def test_a_folder_that_is_laid_out_as_that_of_coco_is_read(tmp_path):
+    (tmp_path / "annotations").mkdir()
+    for split in ("train2017", "val2017"):
+        (tmp_path / split).mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / split / "1.png")
+        content = {
+            "images": [{"id": 1, "file_name": "1.png", "width": 8, "height": 8}],
+            "annotations": [{"id": 1, "image_id": 1, "caption": f"A photo of {split}."}],
+        }
+        (tmp_path / "annotations" / f"captions_{split}.json").write_text(json.dumps(content))
+    rows = load_rows(tmp_path)
+    assert [row["caption"] for row in rows] == ["A photo of train2017."]
+    assert rows[0]["image"].endswith("train2017/1.png")
+    assert load_rows(tmp_path, split="val")[0]["caption"] == "A photo of val2017."

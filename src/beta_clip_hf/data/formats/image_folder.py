@@ -60,6 +60,9 @@ def _table_file(directory: Path, split: str) -> Path | None:
         ValueError: if there are several, so that only the user can tell them apart.
     """
     tables = sorted(path for path in directory.iterdir() if _is_table(path))
+    coco_files = _coco_files(directory, split)
+    if not tables and len(coco_files) == 1:
+        return coco_files[0]
     for path in tables:
         if _stem(path) == split:
             return path
@@ -71,6 +74,12 @@ def _table_file(directory: Path, split: str) -> Path | None:
     if tables and _stem(tables[0]) in _OTHER_SPLITS:
         raise ValueError(f"split must be {_stem(tables[0])!r}, as {str(directory)!r} has no other, but is {split!r}")
     return next(iter(tables), None)
+
+
+def _coco_files(directory: Path, split: str) -> list[Path]:
+    """Returns the files of captions of a split in a folder that is laid out as that of COCO."""
+    files = (directory / "annotations").glob("captions_*.json")
+    return sorted(file for file in files if file.name.startswith(f"captions_{split}"))
 
 
 def _is_table(path: Path) -> bool:
@@ -97,7 +106,8 @@ def _recognises_table(source: Source) -> bool:
     if source.path is None or not source.path.is_dir() or is_saved_dataset(source.path):
         return False
     has_parquet = any(any(source.path.glob(pattern)) for pattern in ("*.parquet", "data/*.parquet"))
-    return not has_parquet and any(map(_is_table, source.path.iterdir()))
+    has_table = any(map(_is_table, source.path.iterdir())) or len(_coco_files(source.path, source.split)) == 1
+    return not has_parquet and has_table
 
 
 IMAGE_FOLDER = SourceFormat("imagefolder", _open, _recognises)
