@@ -96,6 +96,13 @@ FLAGS = (
         "initial learning rate of the towers",
     ),
     Flag(
+        "--max-bad-fraction",
+        "training.max_bad_fraction",
+        float,
+        "X",
+        "stop when more than this share of the rows cannot be used, as 0.01",
+    ),
+    Flag(
         "--seed",
         "training.seed",
         int,

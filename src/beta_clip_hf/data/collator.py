@@ -12,14 +12,15 @@ from ..model.batch_plan_beta_clip import BatchPlan, plan_batch
 from ..model.image_views_beta_clip import UNSCALED, pixel_scale, seen_size
 from ..model.packing_beta_clip import plan_texts, text_lengths
 from ..model.processing_beta_clip import BetaCLIPProcessor
-from ..model.text_cleaning_beta_clip import clean_checked_text, clean_text
+from ..model.text_cleaning_beta_clip import clean_checked_text, clean_text, is_blank
 from ..text.hierarchy import SENTENCE_ORDERS, TextHierarchy, with_checked_texts
 from ..text.phrases import PhraseExtractor
 from .crop import crop_box, resized_part
 from .images import load_image
 from .prefix_padding import pad_prefixes
+from .records import as_value_error
 from .region_sampling import Crop, draw_regions
-from .row_counts import report_skip
+from .row_counts import SkipLog, SkippedRow, report_skip
 from .row_texts import hierarchy_of, sentences_of
 from .rows import CheckedRow, Row, check_row, row_id
 from .text_negatives import draw_caption_negatives, draw_phrase_negatives
@@ -44,6 +45,10 @@ class _Example(NamedTuple):
     negatives: list[list[str]]
     regions: list[dict[str, Any]]
     start: float | None
+
+
+class NoUsableRow(ValueError):
+    """No row of a batch can be used."""
 
 
 @dataclass(eq=False, repr=False)
@@ -95,6 +100,9 @@ class BetaCLIPDataCollator:
             them on its device (equal to the processor's to 1e-6). Workers have less to do, and a quarter to send.
         extractor: Finds the phrases of rows that bring none; the default [`PhraseExtractor`] otherwise.
         strict: Whether a row that cannot be used is an error. By default it is skipped, logged and counted.
+
+    Attributes:
+        skip_log: Lists the rows that are skipped, see [`SkipLog`].
 
     Raises:
         ValueError: if an argument is out of range; on a call where no row of the batch can be used.
@@ -159,6 +167,7 @@ class BetaCLIPDataCollator:
         # process must see the skips of the workers.
         self._epoch = SharedEpoch()
         self._skipped = SharedCount()
+        self.skip_log = SkipLog()
 
     @property
     def skipped(self) -> int:
@@ -180,12 +189,13 @@ class BetaCLIPDataCollator:
         for row in rows:
             try:
                 examples.append(self._example(check_row(row)))
-            except ValueError as error:
+            # Whatever is wrong with a row, the others can still be used.
+            except Exception as error:
                 self._skipped.add()
-                report_skip(row_id(row), error, self.strict)
+                report_skip(SkippedRow.describe(row, as_value_error(error)), self.strict, self.skip_log)
         if not examples:
-            names = ", ".join(map(row_id, rows))
-            raise ValueError(f"a batch must have a row that can be used, but all {len(rows)} were skipped: {names}")
+            names = ", ".join(SkippedRow.describe(row, ValueError()).id for row in rows)
+            raise NoUsableRow(f"a batch must have a row that can be used, but all {len(rows)} were skipped: {names}")
         regions = None
         if self.num_regions:
             # Also if no row of this batch has regions: all batches of all processes must have the same tensors.
@@ -336,6 +346,12 @@ def _cleaned(texts: TextHierarchy) -> TextHierarchy:
     Raises:
         ValueError: if one is empty after cleaning; the message names its field.
     """
+    blank = [text for text in (*texts.sentences, *texts.phrases) if is_blank(text)]
+    if blank:
+        # A blank sentence costs the sentence, not the row.
+        sentences = [text for text in texts.sentences if text not in blank]
+        phrases = [text for text in texts.phrases if text not in blank]
+        texts = TextHierarchy(texts.caption, tuple(sentences), tuple(phrases), short_caption=texts.short_caption)
     caption = clean_checked_text(texts.caption, "caption")
     short_caption: str | None = None
     if texts.short_caption == texts.caption:

@@ -8,9 +8,14 @@ from collections.abc import Sequence
 from math import inf
 from typing import Any
 
+from ..model.text_cleaning_beta_clip import is_blank
+
 
 # Real annotations overshoot by rounding, so a box may reach over the edge of its image by this share of the side.
 BOX_TOLERANCE = 0.01
+# Larger values are mistakes, or attacks. A caption of 10,000 words has about 60,000 characters.
+MOST_CHARACTERS = 200_000
+MOST_ITEMS = 10_000
 # Longer values are cut in error messages.
 _LONGEST_SHOWN = 80
 
@@ -21,8 +26,19 @@ def is_list(value: Any) -> bool:
 
 
 def is_text(value: Any) -> bool:
-    """Tells whether a value is a string with something other than white space in it."""
-    return isinstance(value, str) and not value.isspace() and value != ""
+    """Tells whether a value is a string that shows something, is Unicode, and is not too long."""
+    return isinstance(value, str) and len(value) <= MOST_CHARACTERS and _is_unicode(value) and not is_blank(value)
+
+
+def _is_unicode(text: str) -> bool:
+    """Tells whether a text has no half of a surrogate pair, which no file and no tokenizer can hold."""
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def is_box(value: Any) -> bool:
@@ -51,6 +67,10 @@ def check_text(value: Any, field: str) -> None:
     """Raises `ValueError` if the value is not a text."""
     if is_text(value):
         return
+    if isinstance(value, str) and len(value) > MOST_CHARACTERS:
+        raise ValueError(f"{field} must have at most {MOST_CHARACTERS:,} characters, but has {len(value):,}")
+    if isinstance(value, str) and not _is_unicode(value):
+        raise ValueError(f"{field} must be Unicode, but has half of a surrogate pair: {shown(value)}")
     is_renamed_captions = field == "caption" and is_list(value)
     hint = ""
     if is_renamed_captions:
@@ -65,6 +85,21 @@ def check_texts(value: Any, field: str) -> None:
         return
     for index, text in enumerate(texts):
         check_text(text, f"{field}[{index}]")
+
+
+def check_list_of_texts(value: Any, field: str) -> None:
+    """Raises `ValueError` if the value is no list of strings, or none of them is a text. Blank ones are passed over."""
+    texts = items(value, field)
+    for index, text in enumerate(texts):
+        if not (is_text(text) or is_blank_text(text)):
+            check_text(text, f"{field}[{index}]")
+    if texts and not any(map(is_text, texts)):
+        raise ValueError(f"{field} must have a text that is not empty, but is {shown(value)}")
+
+
+def is_blank_text(value: Any) -> bool:
+    """Tells whether a value is a string that shows nothing."""
+    return isinstance(value, str) and len(value) <= MOST_CHARACTERS and is_blank(value)
 
 
 def check_box(value: Any, field: str) -> None:
@@ -95,6 +130,8 @@ def items(value: Any, field: str) -> Sequence[Any]:
     """
     if not is_list(value):
         raise ValueError(f"{field} must be a list, but is {shown(value)}")
+    if len(value) > MOST_ITEMS:
+        raise ValueError(f"{field} must have at most {MOST_ITEMS:,} items, but has {len(value):,}")
     return value
 
 
@@ -106,7 +143,14 @@ def shown(value: Any) -> str:
     """
     if value is None:
         return "missing"
-    text = repr(value)
+    if isinstance(value, (str, bytes, list, tuple)):
+        # Formatting all of a huge value would cost as much again.
+        value = value[:_LONGEST_SHOWN]
+    try:
+        text = repr(value)
+    except Exception:
+        # Nested too deeply, for example.
+        text = f"a {type(value).__name__}"
     if len(text) <= _LONGEST_SHOWN:
         return text
     return f"{text[: _LONGEST_SHOWN - 3]}..."

@@ -12,12 +12,14 @@ from ..model.image_loading_beta_clip import load_image
 
 # Words of the message about a path that leads nowhere.
 MISSING_FILE = "must be an existing file"
+# Longer paths are cut in error messages.
+_LONGEST_PATH = 300
 
 
 def check_image_file(image: Any, field: str = "image") -> None:
     """Raises `ValueError` if an image is the path of a file that does not exist. Other images pass."""
     if isinstance(image, (str, Path)) and not os.path.isfile(image):
-        raise ValueError(f"{field} {MISSING_FILE}, but is {str(image)!r}")
+        raise ValueError(f"{field} {MISSING_FILE}, but is {str(image)[:_LONGEST_PATH]!r}")
 
 
 def thumbnail(image: Image.Image, longest_side: int) -> Image.Image:

@@ -25,6 +25,13 @@ def hold_out_silently(records: int) -> None:
     """Does not count the records that a scan passes over."""
 
 
+def as_value_error(error: Exception) -> ValueError:
+    """Returns an exception of a single record as the error that says why the record is skipped."""
+    if isinstance(error, ValueError):
+        return error
+    return ValueError(f"a row must be readable, but is not: {type(error).__name__}: {error}")
+
+
 class Table(Protocol):
     """Records that can be read by index."""
 
@@ -67,8 +74,9 @@ class ScannedByIndex:
         for index in range(len(self)):
             try:
                 yield self.location(index), self[index]
-            except ValueError as error:
-                yield self.location(index), error
+            except Exception as error:
+                # Whatever is wrong with a record, the others can still be read.
+                yield self.location(index), as_value_error(error)
 
 
 class ListTable(ScannedByIndex):
@@ -180,7 +188,7 @@ def parse_record(text: bytes) -> Record:
     """
     try:
         record = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"a record must be JSON, but is not: {error}") from error
     if not isinstance(record, dict):
         raise ValueError(f"a record must be a JSON object, but is a {type(record).__name__}")

@@ -1,9 +1,21 @@
-"""Counts the rows of a source: those that are read, skipped and held out are all of them."""
+"""Counts the rows of a source: those that are read, skipped and held out are all of them. Lists those skipped."""
 
+import json
 import logging
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .fields import shown
+from .rows import row_id
 
 
 logger = logging.getLogger(__name__)
+
+# "train.jsonl:17" or "rows[17]".
+_PLACE = re.compile(r"(.+?)(?::|\[)(\d+)\]?")
 
 
 class RowCounts:
@@ -41,7 +53,7 @@ class RowCounts:
         """Counts and logs a row that is skipped; if `strict`, raises its error instead."""
         self.skipped += 1
         self.first_reason = self.first_reason or f"{location}: {error}"
-        report_skip(location, error, self.strict)
+        report_skip(SkippedRow(location, location, str(error)), self.strict)
 
     def hold_out(self, records: int = 1) -> None:
         """Counts records that are not selected."""
@@ -68,12 +80,90 @@ class RowCounts:
             )
 
 
-def report_skip(location: str, error: ValueError, strict: bool) -> None:
-    """Logs that a row is skipped, and why.
+class SkippedRow(NamedTuple):
+    """Tells which row is skipped, and why."""
+
+    id: str
+    location: str
+    """Where it is, as in "train.jsonl:17"; its id where nothing else is known."""
+    reason: str
+
+    @classmethod
+    def describe(cls, row: Mapping[str, Any], error: ValueError) -> "SkippedRow":
+        """Describes a row that a reader may have located."""
+        try:
+            name = row_id(row)
+        # It may be anything.
+        except Exception:
+            name = shown(row)
+        return cls(name, getattr(row, "location", "") or name, str(error))
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the line of `skipped.jsonl`: id, file, line and reason. The line of a list is the place in it."""
+        place = _PLACE.fullmatch(self.location)
+        file, line = (place[1], int(place[2])) if place else (self.location, None)
+        return {"id": self.id, "file": file, "line": line, "reason": self.reason}
+
+
+class SkipLog:
+    """
+    Lists skipped rows in a file, each once, from any number of processes and dataloader workers.
+
+    Attributes:
+        path: The file; `None` lists nothing.
+    """
+
+    def __init__(self) -> None:
+        self.path: Path | None = None
+        self._seen: set[tuple[str, str]] = set()
+
+    def add(self, row: SkippedRow) -> bool:
+        """Adds a row to the list. Returns whether it is not there yet."""
+        key = (row.id, row.reason)
+        if key in self._seen:
+            return False
+        if self.path is not None:
+            # Another worker, an earlier epoch or an earlier leg of the run may have written it.
+            self._seen |= {(known["id"], known["reason"]) for known in read_skipped(self.path)}
+        is_new = key not in self._seen
+        self._seen.add(key)
+        if is_new and self.path is not None:
+            line = json.dumps(row.to_json()) + "\n"
+            # One write at the end of the file: lines of other processes do not break it apart. Links are not followed.
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+            try:
+                descriptor = os.open(self.path, flags, 0o644)
+                with open(descriptor, "ab", buffering=0) as file:
+                    file.write(line.encode())
+            except OSError as error:
+                logger.warning("%s cannot be written: %s", self.path, error.strerror or error)
+        return is_new
+
+
+def read_skipped(path: Path) -> list[dict[str, Any]]:
+    """Returns the rows of a `skipped.jsonl`; none if it is not there. Broken lines are passed over."""
+    rows = []
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError:
+        return []
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(row, dict) and isinstance(row.get("id"), str) and isinstance(row.get("reason"), str):
+            rows.append(row)
+    return rows
+
+
+def report_skip(row: SkippedRow, strict: bool, log: SkipLog | None = None) -> None:
+    """Logs that a row is skipped, and why; with a list, once for each row of the run.
 
     Raises:
         ValueError: with the location before the reason, if `strict`.
     """
     if strict:
-        raise ValueError(f"{location}: {error}") from error
-    logger.warning("%s is skipped: %s", location, error)
+        raise ValueError(f"{row.location}: {row.reason}")
+    if log is None or log.add(row):
+        logger.warning("%s is skipped: %s", row.location, row.reason)

@@ -9,8 +9,8 @@ from pathlib import Path
 from .columns import check_columns, rename_columns
 from .images import check_image_file
 from .paths import find_path
-from .records import Record, Scan
-from .rows import Row, check_row, row_checked_before, with_image, without_blank_captions
+from .records import Record, Scan, as_value_error
+from .rows import CheckedRow, Row, check_row, row_checked_before, with_image, without_blank_captions
 from .spelling import did_you_mean
 
 
@@ -72,15 +72,19 @@ class RowReader:
         Raises:
             ValueError: if the record cannot become a row.
         """
-        renamed = rename_columns(record, self.columns)
-        self._format.check(renamed)
-        row_record = self._format.to_row(renamed)
-        kept_record = without_blank_captions(row_record)
-        row = check_row(kept_record)
-        if kept_record is not row_record:
-            blank = len(row_record["captions"]) - len(row["captions"])
-            logger.warning("%s: %d of its captions are blank, and are left out", location, blank)
-        return self._placed(row, location)
+        try:
+            renamed = rename_columns(record, self.columns)
+            self._format.check(renamed)
+            row_record = self._format.to_row(renamed)
+            kept_record = without_blank_captions(row_record)
+            row = check_row(kept_record)
+            if kept_record is not row_record:
+                blank = len(row_record["captions"]) - len(row["captions"])
+                logger.warning("%s: %d of its captions are blank, and are left out", location, blank)
+            return self._placed(row, location)
+        # Values of any kind may be in a record. What they break is this record's alone.
+        except Exception as error:
+            raise as_value_error(error) from error
 
     def read_again(self, record: Record, location: str) -> Row:
         """Makes the row of a record that was checked before, without checking it again."""
@@ -137,8 +141,9 @@ class RowReader:
         try:
             row = self(record, location)
             check_image_file(row["image"], self._format.image_field)
-        except ValueError as error:
-            return error
+        except Exception as error:
+            # A path may be too long, or hold a zero byte.
+            return as_value_error(error)
         return row
 
     def _placed(self, row: Row, location: str) -> Row:
@@ -147,4 +152,6 @@ class RowReader:
         if isinstance(image, (str, Path)):
             row = with_image(row, find_path(str(image), self._root))
         row["id"] = str(row.get("id", location))
+        if isinstance(row, CheckedRow):
+            row.location = location
         return row

@@ -13,7 +13,18 @@ from typing import Any
 
 from ..text.hierarchy import HIERARCHY_COLUMNS
 from .columns import CAPTION_COLUMNS
-from .fields import check_box, check_text, check_texts, is_box, is_text, items, shown
+from .fields import (
+    check_box,
+    check_list_of_texts,
+    check_text,
+    check_texts,
+    is_blank_text,
+    is_box,
+    is_text,
+    items,
+    shown,
+)
+from .records import as_value_error
 from .regions import ROW_BOX_FORMATS, check_boxes_in_stated_size
 
 
@@ -29,6 +40,9 @@ class CheckedRow(dict[str, Any]):
     It counts as checked until one of its checked fields is replaced. A plain copy (`{**row}`) is an unchecked row
     again. A change inside of a list, as `row["phrases"].append(…)`, is not noticed.
     """
+
+    location = ""
+    """Where a reader has found the row, as in "train.jsonl:17"; empty for other rows."""
 
     def __init__(self, fields: Mapping[str, Any]) -> None:
         super().__init__(fields)
@@ -55,6 +69,9 @@ def check_row(record: Mapping[str, Any]) -> CheckedRow:
     A box of `regions` must lie in the image: within 0 and 1 if `box_format` is "xyxy_normalized", else within `width`
     and `height` where the row has both. It may reach over by 1 % of the side, as rounded annotations do.
 
+    Blank sentences, phrases and items of `captions` are passed over; a row is not lost for them. Texts that show
+    nothing (zero width, markers), that are no Unicode, or that have more than 200,000 characters are not texts.
+
     Raises:
         ValueError: "field must be …, but is …".
 
@@ -63,11 +80,15 @@ def check_row(record: Mapping[str, Any]) -> CheckedRow:
     """
     if isinstance(record, CheckedRow) and record.is_unchanged:
         return record
-    row = _present_fields(record)
-    check_fields(row)
-    row = _with_caption(row)
-    check_text(row.get("caption"), "caption")
-    return CheckedRow(row)
+    try:
+        row = _present_fields(record)
+        check_fields(row)
+        row = _with_caption(row)
+        check_text(row.get("caption"), "caption")
+        return CheckedRow(row)
+    # Values of any kind may be in a record. What they break is this record's alone.
+    except Exception as error:
+        raise as_value_error(error) from error
 
 
 def row_checked_before(record: Mapping[str, Any]) -> CheckedRow:
@@ -153,7 +174,9 @@ def _with_caption(row: Row) -> Row:
     if "caption" in row:
         return row
     if "captions" in row:
-        return {**row, "caption": " ".join(row["captions"])}
+        # Blank ones are left out.
+        captions = [caption for caption in row["captions"] if not is_blank_text(caption)]
+        return {**row, "captions": captions, "caption": " ".join(captions)}
     for name in ("conversations", "messages"):
         if name in row:
             rest = {column: value for column, value in row.items() if column != name}
@@ -188,7 +211,7 @@ def _check_has_image(row: Mapping[str, Any]) -> None:
 
 
 def _check_captions(value: Any, field: str) -> None:
-    check_texts(value, field)
+    check_list_of_texts(value, field)
     if not value:
         raise ValueError(f"{field} must not be empty, but is []")
 
@@ -197,12 +220,15 @@ def _check_phrases(value: Any, field: str) -> None:
     for index, phrase in enumerate(items(value, field)):
         if isinstance(phrase, Mapping):
             _check_phrase(phrase, f"{field}[{index}]")
-        elif not is_text(phrase):
+        elif not (is_text(phrase) or is_blank_text(phrase)):
             check_text(phrase, f"{field}[{index}]")
 
 
 def _check_phrase(phrase: Mapping[str, Any], field: str) -> None:
-    check_text(phrase.get("text"), f"{field}.text")
+    if not is_blank_text(phrase.get("text")):
+        check_text(phrase.get("text"), f"{field}.text")
+    if not isinstance(phrase.get("kind") or "", str):
+        raise ValueError(f"{field}.kind must be a string, but is {shown(phrase['kind'])}")
     for index, box in enumerate(items(phrase.get("boxes") or [], f"{field}.boxes")):
         if not is_box(box):
             check_box(box, f"{field}.boxes[{index}]")
@@ -241,7 +267,7 @@ def _check_box_format(value: Any, field: str) -> None:
 _CHECKS: dict[str, Callable[[Any, str], None]] = {
     "caption": check_text,
     "captions": _check_captions,
-    "sentences": check_texts,
+    "sentences": check_list_of_texts,
     "phrases": _check_phrases,
     "phrase_sentences": _check_sentence_indices,
     "phrase_kinds": check_texts,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..data.columns import CAPTION_COLUMNS
 from ..data.images import load_image
-from ..data.rows import Row, check_row
+from ..data.rows import Row, check_row, row_id
 from ..model.image_views_beta_clip import within_memory
 from .identity import image_digest
 
@@ -59,7 +59,7 @@ class ImageReader:
         """
         # Each row is read once: the sequence may be a table that decodes an image every time it is asked for a row.
         rows = [self.rows[index] for index in indices]
-        images = [load_image(row["image"]) for row in rows]
+        images = [_image_of(row) for row in rows]
         small_images = within_memory(images, self.image_processor)
         inputs = dict(self.image_processor(small_images, return_tensors="pt", **self.options))
         if self.options and inputs["pixel_values"].dtype != torch.uint8:
@@ -74,6 +74,14 @@ class ImageReader:
             digests=[image_digest(row["image"]) for row in rows],
             inputs=inputs,
         )
+
+
+def _image_of(row: Row) -> Any:
+    try:
+        return load_image(row["image"])
+    except ValueError as error:
+        # An image inside of a table has no name of its own.
+        raise ValueError(f"row {row_id(row)}: {error}") from error
 
 
 def read_texts(rows: Sequence[Row]) -> list[Row]:

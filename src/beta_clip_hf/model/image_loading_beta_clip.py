@@ -18,7 +18,7 @@ _ORIENTATION, _UPRIGHT = 0x0112, 1
 # Numbers of channels that an array may have: grey, grey with alpha, RGB, RGBA.
 _CHANNELS = (1, 2, 3, 4)
 # Longer values are cut in error messages.
-_LONGEST_SHOWN = 80
+_LONGEST_SHOWN, _LONGEST_PATH = 80, 300
 
 
 def load_image(image: Any) -> Image.Image:
@@ -55,10 +55,12 @@ def load_image(image: Any) -> Image.Image:
             return _to_rgb(opened)
     # Each codec has exceptions of its own for a broken file.
     except Exception as error:
-        name = repr(str(image))
+        name = repr(str(image)[:_LONGEST_PATH])
         if isinstance(image, bytes):
             name = f"{len(image)} bytes"
-        raise ValueError(f"image must be readable, but is {name}: {error}") from error
+        # Without the path, which is there already and may be long.
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"image must be readable, but is {name}: {reason}") from error
 
 
 def load_images(images: Any, channels_are_inferred: bool = True, floats_are_rescaled: bool = True) -> list[Any]:

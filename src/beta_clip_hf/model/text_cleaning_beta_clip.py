@@ -4,12 +4,20 @@
 
 import html
 import re
+import unicodedata
 import warnings
 from typing import Any
 
 
 # What CLIP's tokenizer would read as its special tokens. A text with the second one in it would be read up to there.
 _SPECIAL_TOKENS = re.compile(r"<\|(?:startoftext|endoftext)\|>", re.IGNORECASE)
+# Most texts have a letter or a number, which is found at once. Escapes and markers have letters that say nothing.
+_LETTER = re.compile(r"\w")
+_NO_ESCAPES = re.compile(r"[^&<]*")
+# White space, control and format characters (zero width), marks without a letter, halves of surrogate pairs.
+_BLANK_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Cn", "Mn", "Me", "Zs", "Zl", "Zp"})
+# Letters and symbols of Unicode that are drawn as nothing: Hangul fillers, the blank of Braille.
+_BLANK_LETTERS = dict.fromkeys(map(ord, "\u115f\u1160\u2800\u3164\uffa0"))
 # ftfy changes nothing in printable ASCII with these.
 _PLAIN_WHITE_SPACE = str.maketrans("", "", "\n\t")
 
@@ -60,6 +68,21 @@ def _mended(text: str) -> str:
     return ftfy.fix_text(text)
 
 
+def is_blank(text: str) -> bool:
+    """
+    Tells whether a text shows nothing: white space, zero-width and control characters, escapes or markers of these.
+
+    >>> is_blank("\\u200b&nbsp; <|endoftext|>"), is_blank("a"), is_blank("?!")
+    (True, False, False)
+    """
+    if _NO_ESCAPES.fullmatch(text) is None:
+        text = _SPECIAL_TOKENS.sub(" ", html.unescape(html.unescape(text)))
+    text = text if text.isascii() else text.translate(_BLANK_LETTERS)
+    if _LETTER.search(text) is not None:
+        return False
+    return all(unicodedata.category(character) in _BLANK_CATEGORIES for character in text)
+
+
 def clean_checked_text(text: Any, name: str) -> CleanText:
     """
     Cleans a text that must not be empty.
@@ -72,9 +95,9 @@ def clean_checked_text(text: Any, name: str) -> CleanText:
         ValueError: if it is no string, or nothing is left of it after cleaning.
     """
     cleaned = clean_text(text) if isinstance(text, str) else None
-    if not cleaned:
+    if cleaned is None or is_blank(cleaned):
         raise ValueError(f"{name} must be a text that is not empty, but is {text!r}")
     return cleaned
 
 
-__all__ = ["CleanText", "clean_checked_text", "clean_text"]
+__all__ = ["CleanText", "clean_checked_text", "clean_text", "is_blank"]

@@ -65,6 +65,10 @@ class BetaCLIPTrainingArguments(TrainingArguments):
     - `evaluate_ema`: whether each evaluation measures the averaged weights too, as `eval_ema_t2i_r1`, ….
     - `attention_gallery`: the number of evaluation images of which each evaluation draws where their phrases look, see
       [`AttentionGallery`].
+    - `max_bad_fraction`: the run stops when more than this share of the rows, of the data or of the batches so far, had
+      to be skipped. With 1 it stops only if no row can be used.
+    - `max_bad_steps`: so many steps whose loss or gradient is not finite are passed over: they change no weight, and
+      are counted in the log as `bad_steps`. The next one stops the run. 0 stops at the first.
     - `gather_across_processes`: whether the losses see the texts of all processes, with the exact gradient of the one
       large batch, or only the texts of their own process.
 
@@ -123,6 +127,9 @@ class BetaCLIPTrainingArguments(TrainingArguments):
     evaluate_ema: bool = _option(False, "Evaluate the averaged weights too.")
 
     attention_gallery: int = _option(0, "Number of evaluation images to draw the attention of at each evaluation.")
+
+    max_bad_fraction: float = _option(1.0, "Largest share of the rows that may be skipped before the run stops.")
+    max_bad_steps: int = _option(0, "Number of steps with a loss or gradient that is not finite that are passed over.")
 
     lr_scheduler_type: str = _option("cosine", "Always the cosine; equal initial and end rates make it a constant.")
     warmup_steps: float = _option(0.001, "Warm-up of the towers: a number of steps or, below 1, a share of all steps.")

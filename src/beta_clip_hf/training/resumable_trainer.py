@@ -14,7 +14,7 @@ from transformers.trainer_utils import TrainOutput
 from .checkpoints import read_manifest, set_aside_newer
 from .choice import choose_checkpoint
 from .completeness import STATE_FILE
-from .counted_rows import CountedRows, take_counts
+from .counted_rows import BatchCounts, CountedRows, check_bad_fraction, take_counts
 from .durable_trainer import DurableTrainer
 from .progress import RunProgress
 from .run_identity import describe_identity, find_changes, refuse_changes
@@ -53,6 +53,8 @@ class ResumableTrainer(DurableTrainer):
         self.is_leg_begun = False
         self._rows_in_training = 0
         self._skipped_in_training = 0
+        # Those of the micro-batches of the present step.
+        self.batch_counts: list[BatchCounts] = []
         self.add_callback(_LegStart(self))
 
     def describe_checkpoint(self) -> dict[str, Any]:
@@ -233,9 +235,12 @@ class ResumableTrainer(DurableTrainer):
         """Reads the micro-batches of a step like `Trainer`, and counts their rows: the last of an epoch has fewer."""
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         # Batches that were read ahead, or again after a resume, do not come here: the count is that of the steps.
-        for counts in map(take_counts, batches):
+        self.batch_counts = [take_counts(batch) for batch in batches]
+        for counts in self.batch_counts:
             self._rows_in_training += counts.rows
             self._skipped_in_training += counts.skipped
+        most = self.args.max_bad_fraction
+        check_bad_fraction(self._skipped_in_training, self._rows_in_training, most, "the rows of the training batches")
         return batches, num_items
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:

@@ -11,6 +11,7 @@ from transformers.trainer_utils import speed_metrics
 from ..data.row_dataset import RowStream
 from ..model.configuration_beta_clip import Granularity
 from .arguments import BetaCLIPTrainingArguments
+from .counted_rows import CountedRows, take_counts
 from .distributed import ProcessGather
 from .recall import retrieval_metrics
 from .sharded_trainer import ShardedTrainer
@@ -48,7 +49,7 @@ class RetrievalEvaluation(ShardedTrainer):
         # A stream has the rows of its own process only.
         if not isinstance(rows, RowStream):
             rows = Subset(rows, range(self.args.process_index, len(rows), self.args.world_size))
-        return self._loader(rows, self.args.per_device_eval_batch_size, self.eval_data_collator)
+        return self._loader(rows, self.args.per_device_eval_batch_size, CountedRows(self.eval_data_collator))
 
     def _loader(self, dataset: Dataset, batch_size: int, collator: Any, drop_last: bool = False) -> DataLoader:
         """Returns a loader for this process alone."""
@@ -144,7 +145,7 @@ class RetrievalEvaluation(ShardedTrainer):
         nothing_ID = torch.zeros(0, self.model.config.projection_dim, device=self.args.device)
         image_parts, text_parts = [nothing_ID], [nothing_ID]
         for batch in self.batches_in_step(loader, self.row_gather):
-            is_blank = batch.pop("is_blank", False)
+            is_blank = take_counts(batch).is_blank or batch.pop("is_blank", False)
             _, embeds, _ = self.prediction_step(self.model, batch, prediction_loss_only=False)
             if is_blank:
                 continue

@@ -16,6 +16,7 @@ from .checkpoints import find_newest_whole, finish_interrupted
 from .choice import choose_checkpoint
 from .companions import Companions
 from .config import check_complete
+from .counted_rows import list_skipped
 from .image_record import record_images
 from .last_save import KeptElsewhere, keep_elsewhere, save_last_model
 from .output_dir import check_free, discard_earlier_run, held_directory, read_finished
@@ -199,6 +200,7 @@ def train_and_report(
     plan = Plan(trainer)
     trainer.add_callback(plan)
     plan.tell()
+    list_skipped(trainer, is_resumed=checkpoint is not None)
     if trainer.eval_dataset is not None and checkpoint is None:
         if trainer.is_world_process_zero():
             logger.info("evaluating the model before the training")

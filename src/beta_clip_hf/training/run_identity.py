@@ -28,7 +28,7 @@ _WITHOUT_EFFECT = (
     "dataloader_persistent_workers", "project", "trackio", "skip_memory_metrics", "enable_jit_checkpoint",
     "per_device_eval_batch_size", "eval_", "do_", "use_cpu", "local_rank", "deepspeed", "fsdp",
     "restore_callback_states", "gather_", "ignore_data_skip", "resume_from_checkpoint", "overwrite_output_dir",
-    "torch_empty_cache_steps", "evaluate_ema", "attention_gallery",
+    "torch_empty_cache_steps", "max_bad_fraction", "evaluate_ema", "attention_gallery",
 )  # fmt: skip
 _SOURCE_KEYS = ("source", "image_root")
 _CONFIG_WITHOUT_EFFECT = ("_name_or_path", "transformers_version", "architectures", "auto_map", "torch_dtype", "dtype")

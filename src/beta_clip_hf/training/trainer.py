@@ -1,10 +1,12 @@
 """The Trainer of β-CLIP: transformers' Trainer with two learning rates, losses over all processes and retrieval."""
 
 import itertools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -14,7 +16,7 @@ from .argument_support import check_evaluation, check_rows_and_processor, check_
 from .arguments import BetaCLIPTrainingArguments
 from .cached_gradients import CachedContrast
 from .callbacks import CheckpointedTowers, NonFiniteGuard, ParameterBounds, SamplingEpoch
-from .counted_rows import CountedRows
+from .counted_rows import BatchCounts, CountedRows
 from .distributed import ProcessGather
 from .freezing import frozen_modules, parts_to_freeze
 from .gallery import AttentionGallery
@@ -113,6 +115,7 @@ class BetaCLIPTrainer(AveragingTrainer, ResumableTrainer, RetrievalEvaluation):
         self._contrast_batches: list[dict[str, Any]] = []
         self._micro_batches = itertools.count()
         self._num_parameters: int | None = None
+        self._counts_of_batches: Iterator[BatchCounts] = iter(())
         self._guard = NonFiniteGuard(lambda: self.last_checkpoint)
         self._frozen = frozen_modules(self.model, parts_to_freeze(args.freeze))
         for callback in (ParameterBounds(), CheckpointedTowers(), SamplingEpoch(data_collator), self._guard):
@@ -207,11 +210,27 @@ class BetaCLIPTrainer(AveragingTrainer, ResumableTrainer, RetrievalEvaluation):
             with self.model.loss_context(gather=self.gather):
                 outputs = model(**inputs)
         if model.training:
+            outputs.loss = outputs.loss * self._weight_of_batch(outputs.loss)
             self._guard.watch(outputs.loss)
             self._loss_log.add(outputs.losses)
         if return_outputs:
             return outputs.loss, outputs
         return outputs.loss
+
+    def _weight_of_batch(self, loss: Tensor) -> Tensor | float:
+        """
+        Returns 0 for a micro-batch that lost all of its rows in any process, else 1.
+
+        Every process takes part in it, with a blank image if need be, because the others wait for its rows. Its loss
+        moves no weight.
+        """
+        counts = next(self._counts_of_batches, None)
+        is_blank = counts is not None and counts.is_blank
+        if self.args.world_size == 1:
+            return 0.0 if is_blank else 1.0
+        num_blank = torch.full((), float(is_blank), device=loss.device)
+        dist.all_reduce(num_blank)
+        return (num_blank == 0).to(loss.dtype)
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Moves a batch and its plan to the device, from pinned memory without waiting."""
@@ -223,6 +242,7 @@ class BetaCLIPTrainer(AveragingTrainer, ResumableTrainer, RetrievalEvaluation):
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
         """Reads the micro-batches of a step like `Trainer`. With `contrastive_batch_size` they form one contrast."""
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self._counts_of_batches = iter(self.batch_counts)
         if self.args.contrastive_batch_size:
             self._contrast_batches = batches
         return batches, num_items

@@ -150,7 +150,7 @@ def read_json(path: Path, name: str | None = None, object_hook: Callable[[dict[s
         if damage is not None:
             raise damage
         return json.loads(data, object_hook=object_hook)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{name or path.name} must be JSON, but is not: {error}") from error
 
 

@@ -97,7 +97,7 @@ def _read_columns(path: str, name: str) -> dict[str, Any]:
         content = file.read()
     try:
         columns = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{name} must be JSON, but is not: {error}") from error
     if not isinstance(columns, dict):
         raise ValueError(f"{name} must be a JSON object, but is a {type(columns).__name__}")

@@ -81,7 +81,7 @@ def record_of_sample(sample: Sample[bytes]) -> Record | ValueError:
     if sample.metadata is not None:
         try:
             record = json.loads(sample.metadata)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             return ValueError(f"{sample.id}.json must be JSON, but is not: {error}")
         if not isinstance(record, dict):
             return ValueError(f"{sample.id}.json must be a JSON object, but is a {type(record).__name__}")
