@@ -67,6 +67,21 @@ def sentence_of(error: BaseException, models: Sequence[str] = ()) -> str | None:
     return message or error_name
 
 
+# What a terminal would obey: control characters but the line feed and the tab, and marks that turn the direction.
+_CONTROLS = [code for code in (*range(32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A))]
+_ESCAPES = {code: f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" for code in _CONTROLS if chr(code) not in "\n\t"}
+
+
+def visible(text: str) -> str:
+    """
+    Makes the control characters of a text visible: a caption or a file name must not steer the terminal.
+
+    >>> visible("a \x1b[31mred\x1b[0m dog")
+    'a \\\\x1b[31mred\\\\x1b[0m dog'
+    """
+    return text.translate(_ESCAPES)
+
+
 def masked(text: str) -> str:
     """
     Hides tokens of the Hub in a text that is shown or stored.

@@ -12,6 +12,7 @@ from .arguments import (
     feeding_settings,
     reading_settings,
 )
+from .errors import visible
 from .reports import Report, add_json_argument, reporting
 
 
@@ -104,7 +105,7 @@ def run(args: argparse.Namespace) -> Report:
 
     def show_table(task: str, result: Mapping[str, Any]) -> None:
         """Writes the table of a task as soon as it is finished."""
-        sys.stdout.write(format_table(task, result) + "\n\n")
+        sys.stdout.write(visible(format_table(task, result)) + "\n\n")
 
     settings = EvaluationSettings(
         model=args.model, tasks=task_names(args.tasks), output=args.output, **evaluation_settings(args)

@@ -16,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from .commands import COMMANDS, GROUPS, MODELS, Command
-from .errors import masked, sentence_of
+from .errors import masked, sentence_of, visible
 from .parser import CommandParser, parsers_of
 
 
@@ -40,7 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exception: any error, with `--debug`.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
-    logging.basicConfig(format="%(message)s")
+    log = logging.StreamHandler()
+    log.setFormatter(VisibleFormatter("%(message)s"))
+    logging.basicConfig(handlers=[log])
     for package in ("beta_clip_hf", __package__):
         logging.getLogger(package).setLevel(logging.INFO)
     parser, args = None, argparse.Namespace()
@@ -66,13 +68,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _report_error(error, _models(parser, args) if parser else [])
 
 
+class VisibleFormatter(logging.Formatter):
+    """Formats records of the log without control characters, and without tokens."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Returns the line of a record."""
+        return visible(masked(super().format(record)))
+
+
 def _report_error(error: Exception, models: Sequence[str]) -> int:
     """Writes one sentence about an error and returns the exit code."""
     sentence = sentence_of(error, models)
     if sentence is None:
-        sys.stderr.write(masked(f"beta-clip: fault: {_fault_sentence(error)}\n"))
+        sys.stderr.write(visible(masked(f"beta-clip: fault: {_fault_sentence(error)}\n")))
         return FAULT
-    sys.stderr.write(masked(f"beta-clip: error: {sentence}\n"))
+    sys.stderr.write(visible(masked(f"beta-clip: error: {sentence}\n")))
     _let_go_of_output()
     return ERROR
 

@@ -8,6 +8,8 @@ from contextlib import nullcontext, redirect_stdout
 from functools import wraps
 from typing import Any, NamedTuple
 
+from .errors import visible
+
 
 class Report(NamedTuple):
     """Holds the result of a command."""
@@ -44,7 +46,7 @@ def reporting(run: Callable[[argparse.Namespace], Report]) -> Callable[[argparse
         if args.json:
             text = json.dumps(report.document, indent=2, ensure_ascii=False, allow_nan=False)
         if text:
-            sys.stdout.write(text + "\n")
+            sys.stdout.write(visible(text) + "\n")
         return report.code
 
     return run_and_write

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .arguments import add_reading_arguments, reading_settings, single_or_list
-from .errors import masked
+from .errors import masked, visible
 from .reports import Report, add_json_argument, reporting
 
 
@@ -278,7 +278,7 @@ def _report_stop(stopped: Any, args: argparse.Namespace) -> Report:
         message = f"beta-clip: {stopped}"
         if stopped.can_resume:
             message += f"; go on with: {resuming_command(args.words)}"
-        sys.stderr.write(masked(message) + "\n")
+        sys.stderr.write(visible(masked(message)) + "\n")
     return Report(None, code=stopped.code)
 
 

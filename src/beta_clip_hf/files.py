@@ -8,10 +8,16 @@ disk that is full, leaves the old file or the new one, never half of one.
 import errno
 import json
 import os
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+
+# Errors that the command line has a sentence for: of the device, and of weights that are cut.
+_OF_OTHERS = ("OutOfMemoryError", "SafetensorError")
+_LONGEST_REASON = 200
 
 
 @contextmanager
@@ -33,6 +39,9 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     # The process id keeps two processes that write the same file from writing into each other's.
     unfinished = path.with_name(f".{path.name}.part{os.getpid()}")
     try:
+        # A link that somebody has put there would lead the content elsewhere.
+        unfinished.unlink(missing_ok=True)
+        os.close(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
         yield unfinished
         flush_file(unfinished)
         unfinished.replace(path)
@@ -71,6 +80,40 @@ def write_json(value: Any, path: str | os.PathLike[str], *, allow_nan: bool = Fa
     return write_text(path, text + "\n")
 
 
+@contextmanager
+def naming_errors(name: str | os.PathLike[str], kind: str) -> Iterator[None]:
+    """
+    Reads what a stranger has written: whatever is wrong with it is one sentence that names it.
+
+    Args:
+        name: The file or directory, or the id of a repository.
+        kind: What it must be, as "a results.json of beta-clip evaluate".
+
+    Raises:
+        ValueError: in the place of any error of a library that is not the user's to mend as it is.
+    """
+    try:
+        yield
+    except (OSError, ImportError):
+        raise
+    except ValueError as error:
+        if str(name) in str(error) or _is_ours(error):
+            raise
+        raise ValueError(f"{name}: {error}") from error
+    # A file may break a library in any way: a wrong type, a missing key, a size that no memory holds.
+    except Exception as error:
+        if type(error).__name__ in _OF_OTHERS:
+            raise
+        reason = " ".join(str(error).split())[:_LONGEST_REASON]
+        raise ValueError(f"{name} must be {kind}, but cannot be read ({type(error).__name__}: {reason})") from error
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Tells whether this package has raised an error, whose sentence needs no other name."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    return frames[-1][0].f_globals.get("__name__", "").startswith(__name__.partition(".")[0])
+
+
 def flush_file(path: str | os.PathLike[str]) -> None:
     """Waits until the content of a file is on the disk: a rename can reach it before the content does."""
     with open(path, "rb+") as file:
@@ -94,4 +137,4 @@ def flush_directory(path: str | os.PathLike[str]) -> None:
         os.close(descriptor)
 
 
-__all__ = ["flush_directory", "flush_file", "replacing", "write_bytes", "write_json", "write_text"]
+__all__ = ["flush_directory", "flush_file", "naming_errors", "replacing", "write_bytes", "write_json", "write_text"]

@@ -30,7 +30,7 @@ RECORDS = [
     {"caption": ""},
     {"caption": "一只黑狗。A man sits on a chair.", "short_caption": " a man "},
     {"caption": "  A cat sleeps on a sofa.", "sentences": ["A cat sleeps", "on a sofa."]},
-    {"caption": "Half a pair: \ud83d, a dog.", "phrases": []},
+    {"caption": "A pair: \U0001f436, a dog.", "phrases": []},
 ]
 ROWS = 6  # can be used
 

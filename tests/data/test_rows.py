@@ -23,7 +23,7 @@ def row(**fields):
         ({"caption": ["A cat."]}, 'rename it with columns={"caption": "captions"}'),
         ({"captions": "A cat."}, "captions must be a list, but is 'A cat.'"),
         ({"captions": []}, "captions must not be empty"),
-        ({"captions": ["A cat.", ""]}, r"captions[1] must be a string that is not empty, but is ''"),
+        ({"captions": [" ", ""]}, "captions must have a text that is not empty, but is [' ', '']"),
         ({"sentences": "A cat."}, "sentences must be a list"),
         ({"phrases": {"text": "cat"}}, "phrases must be a list"),
         ({"phrases": ["cat", None]}, "phrases[1] must be a string that is not empty, but is missing"),

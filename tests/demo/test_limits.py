@@ -118,6 +118,38 @@ def test_requests_are_counted_and_measured():
     assert ask(guard, path="/gradio_api/queue/join", content_length=5)[0] == 200  # questions are, by those who answer
 
 
+def test_other_names_and_other_sites_are_refused():
+    guard = Guard(page, Limits(), RateLimit(100), hosts=["demo.example", "*.gradio.live"])
+    for host in ("localhost:7860", "127.0.0.1:7860", "[::1]:7860", "192.168.1.5", "demo.example", "x.gradio.live:443"):
+        assert ask(guard, method="GET", host=host)[0] == 200, host
+        assert ask(guard, host=host, origin=f"http://{host}", content_length=5)[0] == 200
+    for host in ("evil.example", "evil.example:7860", "127.0.0.1.evil.example", "gradio.live.evil.example"):
+        assert ask(guard, method="GET", host=host)[0] == 421, host
+        assert ask(guard, host=host, content_length=5)[0] == 421
+    for origin in ("http://evil.example", "https://localhost:7860.evil.example", "null", "http://localhost:1"):
+        assert ask(guard, host="localhost:7860", origin=origin, content_length=5)[0] == 403, origin
+
+
+def test_a_slow_request_is_hung_up():
+    received = []
+
+    async def reading(scope, receive, send):
+        received.append(await receive())
+        await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def never():
+        await asyncio.sleep(60)
+
+    async def send(message):
+        pass
+
+    guard = Guard(reading, Limits(seconds=0.05), RateLimit(2))
+    scope = {"type": "http", "method": "POST", "path": "/upload", "headers": [(b"content-length", b"5")]}
+    asyncio.run(guard(scope, never, send))
+    assert received == [{"type": "http.disconnect"}]
+
+
 def test_every_answer_keeps_the_page_to_itself():
     guard = Guard(page, Limits(), RateLimit(1))
     for answer in (ask(guard, method="GET"), ask(guard)):

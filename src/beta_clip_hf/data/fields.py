@@ -14,7 +14,7 @@ from ..model.text_cleaning_beta_clip import is_blank
 # Real annotations overshoot by rounding, so a box may reach over the edge of its image by this share of the side.
 BOX_TOLERANCE = 0.01
 # Larger values are mistakes, or attacks. A caption of 10,000 words has about 60,000 characters.
-MOST_CHARACTERS = 200_000
+MOST_CHARACTERS = 1_000_000
 MOST_ITEMS = 10_000
 # Longer values are cut in error messages.
 _LONGEST_SHOWN = 80
@@ -71,6 +71,8 @@ def check_text(value: Any, field: str) -> None:
         raise ValueError(f"{field} must have at most {MOST_CHARACTERS:,} characters, but has {len(value):,}")
     if isinstance(value, str) and not _is_unicode(value):
         raise ValueError(f"{field} must be Unicode, but has half of a surrogate pair: {shown(value)}")
+    if is_blank_text(value) and value.strip():
+        raise ValueError(f"{field} must be a text that is not empty, but is {shown(value)}")
     is_renamed_captions = field == "caption" and is_list(value)
     hint = ""
     if is_renamed_captions:
@@ -84,7 +86,9 @@ def check_texts(value: Any, field: str) -> None:
     if all(map(is_text, texts)):
         return
     for index, text in enumerate(texts):
-        check_text(text, f"{field}[{index}]")
+        # What only looks like a text is found where it is cleaned, if it is drawn.
+        if not (is_blank_text(text) and text.strip()):
+            check_text(text, f"{field}[{index}]")
 
 
 def check_list_of_texts(value: Any, field: str) -> None:

@@ -70,7 +70,7 @@ def check_row(record: Mapping[str, Any]) -> CheckedRow:
     and `height` where the row has both. It may reach over by 1 % of the side, as rounded annotations do.
 
     Blank sentences, phrases and items of `captions` are passed over; a row is not lost for them. Texts that show
-    nothing (zero width, markers), that are no Unicode, or that have more than 200,000 characters are not texts.
+    nothing (zero width, markers), that are no Unicode, or that have more than a million characters are not texts.
 
     Raises:
         ValueError: "field must be …, but is …".

@@ -1,11 +1,14 @@
 """Limits what a visitor of the demo may send, how often, and what the page itself may load."""
 
+import asyncio
 import math
 import time
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from http import HTTPStatus
+from ipaddress import ip_address
 from threading import Lock
 from typing import Any, NamedTuple
 
@@ -42,6 +45,7 @@ class Limits:
         megapixels: Largest size of an image in millions of pixels. A small file may hold a huge image.
         per_minute: Largest number of requests of one client in a minute: uploads, and questions to the model.
         characters: Largest length of a text.
+        seconds: Longest time in which a request must have arrived.
 
     Raises:
         ValueError: if a limit is not above 0.
@@ -51,6 +55,7 @@ class Limits:
     megapixels: float = 40
     per_minute: int = 120
     characters: int = 4000
+    seconds: float = 120
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -164,6 +169,46 @@ class _Refusal(NamedTuple):
     sentence: str
 
 
+def _host_name(host: str) -> str:
+    """
+    Returns a host without its port.
+
+    >>> _host_name("localhost:7860"), _host_name("[::1]:7860"), _host_name("10.0.0.1")
+    ('localhost', '::1', '10.0.0.1')
+    """
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.partition(":")[0]
+
+
+def _is_known_host(name: str, hosts: Sequence[str]) -> bool:
+    try:
+        # Nobody else can point an address in numbers at this machine.
+        ip_address(name)
+        return True
+    except ValueError:
+        return name == "localhost" or any(fnmatchcase(name, pattern.lower()) for pattern in hosts)
+
+
+def _in_time(receive: Callable[[], Awaitable[Any]], seconds: float) -> Callable[[], Awaitable[Any]]:
+    """Hangs up on a client that takes longer than so many seconds to send its request."""
+    end = time.monotonic() + seconds
+    is_whole = False
+
+    async def receive_in_time() -> Any:
+        nonlocal is_whole
+        if is_whole:
+            return await receive()
+        try:
+            message = await asyncio.wait_for(receive(), max(0.0, end - time.monotonic()))
+        except TimeoutError:
+            return {"type": "http.disconnect"}
+        is_whole = not message.get("more_body", False)
+        return message
+
+    return receive_in_time
+
+
 class Guard:
     """
     Guards an ASGI application as its middleware.
@@ -175,12 +220,17 @@ class Guard:
         app: The application.
         limits: What a visitor may send.
         rate: The limit that uploads and questions share.
+        hosts: Names under which the page may be asked for, beside addresses in numbers and localhost. "*.name" stands
+            for all names below one; an empty list for any name.
     """
 
-    def __init__(self, app: Callable[..., Awaitable[None]], limits: Limits, rate: RateLimit) -> None:
+    def __init__(
+        self, app: Callable[..., Awaitable[None]], limits: Limits, rate: RateLimit, hosts: Sequence[str] = ()
+    ) -> None:
         self.app = app
         self.limits = limits
         self.rate = rate
+        self.hosts = hosts
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Handles a request."""
@@ -190,12 +240,16 @@ class Guard:
                 message["headers"] = [*message.get("headers", ()), *HEADERS]
             await send(message)
 
+        if scope["type"] == "websocket" and self._stranger(scope) is not None:
+            await send({"type": "websocket.close", "code": 1008})
+            return
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        refusal = None
-        if scope["method"] == "POST":
+        refusal = self._stranger(scope)
+        if refusal is None and scope["method"] == "POST":
             refusal = self._refusal(scope)
+            receive = _in_time(receive, self.limits.seconds)
         if refusal is None:
             await self.app(scope, receive, send_with_headers)
             return
@@ -203,6 +257,25 @@ class Guard:
         headers = [(b"content-type", b"text/plain"), (b"content-length", str(len(body)).encode())]
         await send_with_headers({"type": "http.response.start", "status": int(refusal.status), "headers": headers})
         await send({"type": "http.response.body", "body": body})
+
+    def _stranger(self, scope: Any) -> _Refusal | None:
+        """
+        Returns why a request does not come from the page itself, or `None`.
+
+        A name that somebody has pointed at this machine must not reach the page: a site in the visitor's browser could
+        read the answers. Nor may another site send requests in the visitor's name.
+        """
+        headers = dict(scope["headers"])
+        host = headers.get(b"host", b"").decode("latin-1").lower()
+        if self.hosts and host and not _is_known_host(_host_name(host), self.hosts):
+            return _Refusal(HTTPStatus.MISDIRECTED_REQUEST, "This page is not asked for under this name.")
+        origin = headers.get(b"origin", b"").decode("latin-1").lower()
+        site = origin.partition("://")[2]
+        # Behind a proxy, the name that the browser knows may be another than the one that the page is asked under.
+        is_own_site = site == host or any(fnmatchcase(_host_name(site), name.lower()) for name in self.hosts)
+        if origin and host and not is_own_site:
+            return _Refusal(HTTPStatus.FORBIDDEN, "Another site may not ask in the name of a visitor.")
+        return None
 
     def _refusal(self, scope: Any) -> _Refusal | None:
         """Returns why a request is refused, or `None`."""

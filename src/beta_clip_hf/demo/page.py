@@ -4,6 +4,8 @@ The page of the demo: three tabs in Gradio.
 This file imports Gradio, which takes seconds: import it late.
 """
 
+import os
+import socket
 from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -105,7 +107,9 @@ def launch(page: Page, *, host: str = "127.0.0.1", port: int | None = None, shar
             pwa=False,
             ssr_mode=False,
             state_session_capacity=MAX_SESSIONS,
-            app_kwargs={"middleware": [Middleware(Guard, limits=page.limits, rate=page.rate)]},
+            app_kwargs={
+                "middleware": [Middleware(Guard, limits=page.limits, rate=page.rate, hosts=_hosts(host, share))]
+            },
             # The caller decides how long the page is served.
             prevent_thread_lock=True,
             quiet=True,
@@ -116,6 +120,18 @@ def launch(page: Page, *, host: str = "127.0.0.1", port: int | None = None, shar
             taken = f"{port} is not"
         raise ValueError(f"port must be free on {host}, but {taken}: give another with --port") from error
     return public_address or local_address
+
+
+def _hosts(host: str, share: bool) -> list[str]:
+    """Returns the names under which the page may be asked for; `BETA_CLIP_DEMO_HOSTS` adds some, for a proxy."""
+    hosts = [host, socket.gethostname(), socket.getfqdn()]
+    if share:
+        # The tunnel's address.
+        hosts.append("*.gradio.live")
+    if "SPACE_ID" in os.environ:
+        # A Space of the Hub lies behind its proxy.
+        hosts.append("*.hf.space")
+    return [*hosts, *filter(None, os.environ.get("BETA_CLIP_DEMO_HOSTS", "").split(","))]
 
 
 def _theme() -> gr.themes.Default:

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ..files import naming_errors
 from ..visualize.tables import format_markdown_table
 from .intervals import bootstrap_interval
 from .metric_names import MetricName
@@ -98,6 +99,11 @@ def compare(
         FileNotFoundError: if a file is missing.
     """
     path_a, path_b = _results_path(path_a), _results_path(path_b)
+    with naming_errors(f"{path_a} and {path_b}", "results of beta-clip evaluate"):
+        return _compare_files(path_a, path_b, tasks, seed)
+
+
+def _compare_files(path_a: Path, path_b: Path, tasks: Sequence[str] | None, seed: int) -> dict[str, Any]:
     a, b = _read(path_a), _read(path_b)
     if tasks is None:
         tasks = [task for task in a["tasks"] if task in b["tasks"]]
@@ -218,7 +224,7 @@ def _read_items(task: str, key: str, result: _Result) -> _Items:
 def _read(path: Path) -> dict[str, Any]:
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} must be a results.json, but is not JSON: {error}") from error
     schema = None
     # A file of JSON may also hold a list.
@@ -228,6 +234,9 @@ def _read(path: Path) -> dict[str, Any]:
         raise ValueError(
             f"{path} must be a results.json of schema {SCHEMA}, but its schema is {schema}: evaluate again"
         )
+    for name in ("model", "tasks"):
+        if not isinstance(results.get(name), dict):
+            raise ValueError(f"{name} of {path} must be an object, but is missing or another value: evaluate again")
     return results
 
 

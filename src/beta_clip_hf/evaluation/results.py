@@ -229,7 +229,7 @@ def read_results(output_dir: str | os.PathLike[str]) -> dict[str, Any] | None:
         results = json.loads(path.read_text(encoding="utf-8"))
         if results["schema"] == SCHEMA and {"model", "tasks"} <= set(results):
             return results
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         # Not JSON, or not an object: treated like another schema.
         pass
     logger.warning("%s is not of this version of beta-clip evaluate: it is replaced", path)

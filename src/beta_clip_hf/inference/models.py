@@ -1,6 +1,6 @@
 """Loads any CLIP-like checkpoint as a model and a processor for an [`Embedder`], and tokenizes texts for it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from transformers import AutoModel, AutoProcessor, BatchFeature, CLIPModel
 
+from ..data.fields import shown
+from ..files import naming_errors
 from ..model.checkpoints_beta_clip import is_fg_clip, weight_names
 from ..model.configuration_beta_clip import BetaCLIPConfig
 from ..model.loading_checks_beta_clip import load_checked
@@ -17,6 +19,20 @@ from ..model.processing_beta_clip import BetaCLIPProcessor
 
 # A SigLIP 2 of one resolution has the first type, NaFlex the second.
 SIGLIP_TYPES = ("siglip", "siglip2")
+# No CLIP is larger. A configuration that says so is a mistake, or would fill the memory.
+_LARGEST_SIZES = {
+    "hidden_size": 2**16,
+    "intermediate_size": 2**18,
+    "projection_dim": 2**16,
+    "num_hidden_layers": 1000,
+    "num_attention_heads": 2**12,
+    "vocab_size": 2**22,
+    "max_position_embeddings": 2**17,
+    "long_text_max_position_embeddings": 2**17,
+    "image_size": 2**14,
+    "patch_size": 2**10,
+    "num_channels": 2**8,
+}
 
 
 class LoadedModel(NamedTuple):
@@ -52,7 +68,9 @@ def load_model(name_or_path: str, device: torch.device, dtype: torch.dtype = tor
     Raises:
         ValueError: if the model has no features of images, or of texts.
     """
-    model, processor = _read(str(name_or_path))
+    with naming_errors(name_or_path, "the directory of a model, or its Hub id"):
+        check_sizes(BetaCLIPConfig.get_config_dict(str(name_or_path))[0])
+        model, processor = _read(str(name_or_path))
     if isinstance(processor, BetaCLIPProcessor):
         cut_to_positions(processor, model.config)
     model = model.to(device, dtype).eval()
@@ -61,6 +79,29 @@ def load_model(name_or_path: str, device: torch.device, dtype: torch.dtype = tor
     for tensor in (*model.parameters(), *model.buffers()):
         tensor.data = tensor.data.clone()
     return LoadedModel(model, processor, getattr(model, "pooler", None) is not None)
+
+
+def check_sizes(config: Mapping[str, Any], name: str = "config.json") -> None:
+    """
+    Checks the sizes of a stored configuration, so that no model is built that no machine could hold.
+
+    Args:
+        config: The content of a config.json.
+        name: Its name in messages.
+
+    Raises:
+        ValueError: if a size is no number above 0, or larger than any model's.
+    """
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            check_sizes(value, f"{name}: {key}")
+        most = _LARGEST_SIZES.get(key)
+        if most is None or value is None:
+            continue
+        # Some vision towers have two sides.
+        sizes = value if isinstance(value, (list, tuple)) else [value]
+        if not all(type(size) is int and 0 < size <= most for size in sizes):
+            raise ValueError(f"{key} of {name} must be a whole number from 1 to {most:,}, but is {shown(value)}")
 
 
 def _read(name_or_path: str) -> tuple[Any, Any]:
@@ -74,13 +115,13 @@ def _read(name_or_path: str) -> tuple[Any, Any]:
         return model, BetaCLIPProcessor.from_pretrained(name_or_path)
     if model_type == "clip":
         return _read_plain_clip(name_or_path)
-    model = load_checked(AutoModel.from_pretrained, name_or_path)[0]
+    model = load_checked(AutoModel.from_pretrained, name_or_path, trust_remote_code=False)[0]
     if not (hasattr(model, "get_image_features") and hasattr(model, "get_text_features")):
         raise ValueError(
             f"model must have features of images and of texts, but is {type(model).__name__}: name a β-CLIP, FG-CLIP, "
             "CLIP, SigLIP or a model like these"
         )
-    return model, AutoProcessor.from_pretrained(name_or_path)
+    return model, AutoProcessor.from_pretrained(name_or_path, trust_remote_code=False)
 
 
 def _read_plain_clip(name_or_path: str) -> tuple[BetaCLIPModel, BetaCLIPProcessor]:

@@ -110,6 +110,8 @@ class BetaCLIPProcessor(CLIPProcessor):
         A checkpoint in FG-CLIP's own layout brings the files of a plain CLIP processor. Its processor also gets what
         FG-CLIP's code does beside these files: squashed images, and 77 tokens for short texts.
         """
+        # Code of a stranger runs only for those who ask for it.
+        kwargs.setdefault("trust_remote_code", False)
         processor = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
         hub_arguments = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
         config = _stored_config(pretrained_model_name_or_path, hub_arguments)

@@ -95,9 +95,11 @@ class BetaSiglip2Processor(Siglip2Processor):
             kept = {name: options[name] for name in _IMAGE_OPTIONS if name in options}
             kept.setdefault("patch_size", (config.get("vision_config") or {}).get("patch_size", 16))
             settings = {name: kwargs[name] for name in ("max_length", "long_max_length") if name in kwargs}
-            tokenizer = AutoTokenizer.from_pretrained(source, **hub_arguments)
+            tokenizer = AutoTokenizer.from_pretrained(source, **{"trust_remote_code": False, **hub_arguments})
             dynamic = kwargs.get("dynamic_max_patches", True)
             return cls(_image_processor(kept), tokenizer, dynamic_max_patches=dynamic, **settings)
+        # Code of a stranger runs only for those who ask for it.
+        kwargs.setdefault("trust_remote_code", False)
         processor = super().from_pretrained(source, **kwargs)
         # That of a stock SigLIP 2 does not say how many positions the model has.
         positions = (config.get("text_config") or {}).get("max_position_embeddings")

@@ -264,7 +264,7 @@ def _pooler(release: _Release) -> dict[str, Tensor]:
 def _make_processor(tokenizer: str | Path, config: Any) -> BetaCLIPProcessor:
     from transformers import AutoTokenizer
 
-    loaded: Any = AutoTokenizer.from_pretrained(tokenizer)
+    loaded: Any = AutoTokenizer.from_pretrained(tokenizer, trust_remote_code=False)
     text_config = config.text_config
     if len(loaded) != text_config.vocab_size:
         raise ValueError(

@@ -165,7 +165,7 @@ def _read_or_make_processor(source: str | Path, config: Any, tokenizer: str | Pa
         return read_processor(source)
     from transformers import AutoTokenizer
 
-    loaded = AutoTokenizer.from_pretrained(tokenizer)
+    loaded = AutoTokenizer.from_pretrained(tokenizer, trust_remote_code=False)
     return BetaCLIPProcessor.from_image_size(loaded, config.vision_config.image_size)
 
 

@@ -9,7 +9,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPConfig, CLIPProcessor, PreTrainedModel
 
-from ..files import replacing, write_json
+from ..files import naming_errors, replacing, write_json
+from ..inference.models import check_sizes
 from ..model.configuration_beta_clip import BetaCLIPConfig
 from ..model.modeling_beta_clip import BetaCLIPModel
 from ..model.processing_beta_clip import BetaCLIPProcessor
@@ -48,11 +49,13 @@ def read_model(source: str | Path, **changes: Any) -> BetaCLIPModel:
         source: Directory or Hub id. A checkpoint in another layout has no pooler, and the model gets none.
         changes: Values of the configuration that replace the stored ones.
     """
-    stored = BetaCLIPConfig.get_config_dict(source)[0]
-    if stored.get("model_type") != BetaCLIPConfig.model_type:
-        # By default a plain CLIP gets a new pooler with random weights, which belongs in no export.
-        changes = {"use_pooler": False, **changes}
-    return BetaCLIPModel.from_pretrained(source, **changes)
+    with naming_errors(source, "the directory of a model, or its Hub id"):
+        stored = BetaCLIPConfig.get_config_dict(source)[0]
+        check_sizes(stored)
+        if stored.get("model_type") != BetaCLIPConfig.model_type:
+            # By default a plain CLIP gets a new pooler with random weights, which belongs in no export.
+            changes = {"use_pooler": False, **changes}
+        return BetaCLIPModel.from_pretrained(source, **changes)
 
 
 def read_processor(source: str | Path, processor_class: Any = BetaCLIPProcessor) -> Any:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..files import naming_errors
 from ..inference.shards import split
 from .calibration import Calibration
 from .codes import CANDIDATES, best_by_int8, codes_of
@@ -78,9 +79,7 @@ class ImageTable:
             raise ValueError(f"the schema of {self.path} must be {SCHEMA}, but is {self.info['schema']}: index it anew")
         self.embedding_size: int = schema.field("vector").type.list_size
         self.precision: str = self.info.get("precision", "float32")
-        self._patches = None
-        if self.info["stores_patches"]:
-            self._patches = database.open_table(PATCHES)
+        self._patches = database.open_table(PATCHES) if self.info["stores_patches"] else None
 
     @classmethod
     def create(
@@ -113,7 +112,8 @@ class ImageTable:
         """
         if not exists(path):
             raise ValueError(f"{path} must be an index, but holds none: make one with beta-clip index PHOTOS --out …")
-        return cls(path, connect(path))
+        with naming_errors(path, "an index of beta-clip, all of its files whole"):
+            return cls(path, connect(path))
 
     def __len__(self) -> int:
         return self._images.count_rows()

@@ -156,7 +156,7 @@ class BetaCLIPTrainingArguments(TrainingArguments):
         self._check_contrast()
         self._check_checkpointing()
         self._check_average()
-        self._check_gallery()
+        self._check_counts()
         parts_to_freeze(self.freeze)
         LoraSettings.from_value(self.lora)
         self._choose_device()
@@ -194,11 +194,14 @@ class BetaCLIPTrainingArguments(TrainingArguments):
         if self.logit_scale_max != 0 and self.logit_scale_max < 1:
             raise ValueError(f"logit_scale_max must be at least 1, or 0 for no limit, but is {self.logit_scale_max}")
 
-    def _check_gallery(self) -> None:
-        count: Any = self.attention_gallery
-        # A bool is an int to Python, but not a number of images.
-        if type(count) is not int or count < 0:
-            raise ValueError(f"attention_gallery must be an integer of at least 0, but is {count!r}")
+    def _check_counts(self) -> None:
+        for name in ("attention_gallery", "max_bad_steps"):
+            count: Any = getattr(self, name)
+            # A bool is an int to Python, but not a number of images.
+            if type(count) is not int or count < 0:
+                raise ValueError(f"{name} must be an integer of at least 0, but is {count!r}")
+        if not 0 <= self.max_bad_fraction <= 1:
+            raise ValueError(f"max_bad_fraction must be in [0, 1], but is {self.max_bad_fraction}")
 
     def _check_average(self) -> None:
         if not 0 <= self.ema_decay < 1:

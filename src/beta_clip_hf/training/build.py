@@ -14,6 +14,8 @@ from ..data.regions import regions_of
 from ..data.scenes import SceneDataset
 from ..data.tokenizers import clip_tokenizer_from_bpe, train_clip_tokenizer
 from ..evaluation.benchmarks.long_captions import SHARE_LISTS, SHARE_TEST_RECORDS
+from ..files import naming_errors
+from ..inference.models import check_sizes
 from ..model.configuration_beta_clip import BetaCLIPConfig
 from ..model.image_views_beta_clip import pixel_scale
 from ..model.modeling_beta_clip import BetaCLIPModel
@@ -193,9 +195,10 @@ def build_model(settings: Mapping[str, Any], train_rows: Any) -> tuple[BetaCLIPM
     tokenizer = build_tokenizer(settings.get("tokenizer"), train_rows)
     changes = dict(settings.get("config") or {})
     if settings.get("from_pretrained"):
-        model, processor = _pretrained_model(
-            settings["from_pretrained"], tokenizer, {**changes, **loading_arguments(settings)}
-        )
+        source = settings["from_pretrained"]
+        with naming_errors(source, "the directory of a model, or its Hub id"):
+            check_sizes(BetaCLIPConfig.get_config_dict(source)[0])
+            model, processor = _pretrained_model(source, tokenizer, {**changes, **loading_arguments(settings)})
     else:
         loading = sorted(name for name in LOADING_KEYS if settings.get(name) is not None)
         if loading:
@@ -278,7 +281,7 @@ def build_tokenizer(settings: Any, train_rows: Any) -> Any:
     if Path(settings).is_file():
         return clip_tokenizer_from_bpe(settings)
     try:
-        return AutoTokenizer.from_pretrained(settings)
+        return AutoTokenizer.from_pretrained(settings, trust_remote_code=False)
     except OSError as error:
         raise ValueError(
             f"model.tokenizer must be OpenAI's file of merges, a directory, or an id of the Hub, but is {settings!r}"

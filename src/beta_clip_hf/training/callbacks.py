@@ -1,12 +1,10 @@
-"""Trainer callbacks: bounds on parameters, checkpointing of the towers, the sampling epoch, the guard against NaN."""
+"""Trainer callbacks: bounds on parameters, checkpointing of the towers, the sampling epoch."""
 
 import logging
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState
@@ -28,6 +26,10 @@ STRETCHED_POSITIONS = (
 )
 
 
+# A logit scale so close to a bound has reached it.
+_AT_BOUND = 1e-4
+
+
 class ParameterBounds(TrainerCallback):
     r"""
     Keeps parameters within their bounds after each optimiser step.
@@ -47,6 +49,7 @@ class ParameterBounds(TrainerCallback):
         self.is_frozen: Any = None
         self.frozen_values: Tensor | None = None
         self.hook: Any = None
+        self.warned_scales: set[str] = set()
 
     def on_train_begin(
         self,
@@ -80,6 +83,24 @@ class ParameterBounds(TrainerCallback):
         if self.table is not None and self.frozen_values is not None:
             rows = local_part(self.table)
             rows.copy_(torch.where(self.is_frozen, self.frozen_values, rows))
+
+    def on_log(
+        self,
+        args: BetaCLIPTrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Warns once of each logit scale that has drifted to a bound, where it no longer learns."""
+        for name, value in (logs or {}).items():
+            if not name.endswith("logit_scale") or name in self.warned_scales:
+                continue
+            is_low = value <= 1 + _AT_BOUND
+            if is_low or 0 < args.logit_scale_max * (1 - _AT_BOUND) <= value:
+                self.warned_scales.add(name)
+                drift = "it tells no image from another" if is_low else "it is as sharp as logit_scale_max allows"
+                logger.warning("%s has drifted to %.4g by step %d: %s", name, value, state.global_step, drift)
 
     def on_train_end(
         self, args: BetaCLIPTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -181,115 +202,4 @@ class SamplingEpoch(TrainerCallback):
             logger.warning("%d rows could not be used in training and were skipped; each is in the log", skipped)
 
 
-class NonFiniteGuard(TrainerCallback):
-    r"""
-    Stops a run whose loss or weights are not finite, before anything is logged, evaluated or saved.
-
-    [`watch`] only updates a flag on the device. The flag is read, and agreed on by all processes, when the Trainer is
-    about to log, evaluate or save: these wait for the device in any case. Before a save the weights are checked too,
-    so that a gradient that overflowed under a finite loss does not reach a checkpoint.
-
-    Args:
-        last_checkpoint: Says where the last good checkpoint is, for the message; `None` if there is none.
-
-    Raises:
-        FloatingPointError: with the range of steps in which it happened and the last good checkpoint.
-    """
-
-    def __init__(self, last_checkpoint: Callable[[], str | None]) -> None:
-        self.bad: Tensor | None = None
-        self.last_good_step = 0
-        self.last_checkpoint = last_checkpoint
-
-    @torch.no_grad()
-    def watch(self, loss: Tensor) -> None:
-        """Remembers whether a loss was NaN or infinite, without waiting for the device."""
-        bad = ~loss.detach().isfinite()
-        if self.bad is not None:
-            bad = self.bad | bad
-        self.bad = bad
-
-    def check(self, args: BetaCLIPTrainingArguments, state: TrainerState, model: nn.Module, weights: bool) -> None:
-        """
-        Raises if any process has seen a value that is not finite since the last check. All processes must call it.
-
-        Args:
-            args, state, model: Those of the Trainer.
-            weights: Whether the weights are checked as well as the losses.
-
-        Raises:
-            FloatingPointError: if a loss or a weight of any process is NaN or infinite.
-        """
-        if not self._is_bad_anywhere(args, model, weights):
-            self.bad = None
-            self.last_good_step = state.global_step
-            return
-        kept = "no checkpoint was saved"
-        checkpoint = self.last_checkpoint()
-        if checkpoint:
-            kept = f"the last good checkpoint is {checkpoint}"
-        raise FloatingPointError(
-            f"the loss and the weights must be finite, but are not since one of the steps {self.last_good_step + 1} to "
-            f"{state.global_step}; training stops, {kept}. A lower learning rate, or bf16 instead of fp16, often helps."
-        )
-
-    @torch.no_grad()
-    def _is_bad_anywhere(self, args: BetaCLIPTrainingArguments, model: nn.Module, weights: bool) -> bool:
-        device = next(model.parameters()).device
-        bad = self.bad
-        if bad is None:
-            bad = torch.zeros((), dtype=torch.bool, device=device)
-        if weights:
-            # Each process looks at its own part of what is sharded.
-            finite = torch.stack([local_part(parameter).isfinite().all() for parameter in model.parameters()])
-            bad = bad | ~finite.all()
-        # Not every backend reduces booleans.
-        bad_anywhere = bad.float()
-        if args.world_size > 1:
-            dist.all_reduce(bad_anywhere, op=dist.ReduceOp.MAX)
-        return bool(bad_anywhere.item())
-
-    def on_train_begin(
-        self, args: BetaCLIPTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Starts from the step that the run begins with."""
-        self.bad = None
-        self.last_good_step = state.global_step
-
-    def on_step_end(
-        self,
-        args: BetaCLIPTrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: nn.Module,
-        **kwargs: Any,
-    ) -> None:
-        """Checks the losses before a log record, and the weights too before an evaluation or a save."""
-        uses_weights = control.should_save or control.should_evaluate
-        if control.should_log or uses_weights:
-            self.check(args, state, model, weights=uses_weights)
-
-    def on_epoch_end(
-        self,
-        args: BetaCLIPTrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: nn.Module,
-        **kwargs: Any,
-    ) -> None:
-        """Checks as [`on_step_end`] does: logs, evaluations and saves may be due once an epoch."""
-        self.on_step_end(args, state, control, model)
-
-    def on_train_end(
-        self,
-        args: BetaCLIPTrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: nn.Module,
-        **kwargs: Any,
-    ) -> None:
-        """Checks losses and weights before the final model is saved."""
-        self.check(args, state, model, weights=True)
-
-
-__all__ = ["CheckpointedTowers", "NonFiniteGuard", "ParameterBounds", "SamplingEpoch"]
+__all__ = ["CheckpointedTowers", "ParameterBounds", "SamplingEpoch"]

@@ -225,7 +225,7 @@ def _read_file(path: Path) -> Any:
         if path.suffix == ".json":
             return json.loads(text)
         return yaml.load(text, _Loader)
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ValueError(f"the configuration must be YAML or JSON, but {path} cannot be read: {error}") from error
 
 

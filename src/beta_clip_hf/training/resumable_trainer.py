@@ -246,6 +246,9 @@ class ResumableTrainer(DurableTrainer):
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """Trains on one micro-batch like `Trainer`, and adds up the loss of the leg."""
         loss = super().training_step(model, inputs, num_items_in_batch)
+        if self.args.max_bad_steps:
+            # A step that is passed over is in no mean.
+            loss = loss.nan_to_num(0, 0, 0)
         if self._leg_loss is None:
             # float64 where the device has it: the sum may run over millions of steps.
             dtype = torch.float64 if loss.device.type in ("cpu", "cuda") else torch.float32

@@ -15,9 +15,10 @@ from ..data.row_dataset import RowStream
 from .argument_support import check_evaluation, check_rows_and_processor, check_trainer_arguments
 from .arguments import BetaCLIPTrainingArguments
 from .cached_gradients import CachedContrast
-from .callbacks import CheckpointedTowers, NonFiniteGuard, ParameterBounds, SamplingEpoch
+from .callbacks import CheckpointedTowers, ParameterBounds, SamplingEpoch
 from .counted_rows import BatchCounts, CountedRows
 from .distributed import ProcessGather
+from .finite_guard import NonFiniteGuard
 from .freezing import frozen_modules, parts_to_freeze
 from .gallery import AttentionGallery
 from .loss_log import LossLog
@@ -116,7 +117,8 @@ class BetaCLIPTrainer(AveragingTrainer, ResumableTrainer, RetrievalEvaluation):
         self._micro_batches = itertools.count()
         self._num_parameters: int | None = None
         self._counts_of_batches: Iterator[BatchCounts] = iter(())
-        self._guard = NonFiniteGuard(lambda: self.last_checkpoint)
+        self._guard = NonFiniteGuard(lambda: self.last_checkpoint, self._fp16_scale)
+        self.state_parts["guard"] = self._guard
         self._frozen = frozen_modules(self.model, parts_to_freeze(args.freeze))
         for callback in (ParameterBounds(), CheckpointedTowers(), SamplingEpoch(data_collator), self._guard):
             self.add_callback(callback)
@@ -212,10 +214,18 @@ class BetaCLIPTrainer(AveragingTrainer, ResumableTrainer, RetrievalEvaluation):
         if model.training:
             outputs.loss = outputs.loss * self._weight_of_batch(outputs.loss)
             self._guard.watch(outputs.loss)
-            self._loss_log.add(outputs.losses)
+            losses = outputs.losses
+            if self.args.max_bad_steps:
+                # A step that is passed over is in no mean.
+                losses = {name: value.nan_to_num(0, 0, 0) for name, value in losses.items()}
+            self._loss_log.add(losses)
         if return_outputs:
             return outputs.loss, outputs
         return outputs.loss
+
+    def _fp16_scale(self) -> float | None:
+        scaler = self.accelerator.scaler
+        return None if scaler is None else float(scaler.get_scale())
 
     def _weight_of_batch(self, loss: Tensor) -> Tensor | float:
         """
@@ -267,6 +277,8 @@ class BetaCLIPTrainer(AveragingTrainer, ResumableTrainer, RetrievalEvaluation):
         """Logs like `Trainer`. Records of training steps also get the parts of the loss, the scales and all rates."""
         if "loss" in logs and self._loss_log.micro_batches:
             logs.update(self._loss_log.read(self.model, self.args.world_size))
+            if self.args.max_bad_steps:
+                logs["bad_steps"] = self._guard.bad_steps
             if self._created_lr_scheduler:
                 # The Trainer has logged the rate of the first group, whatever that is.
                 logs.pop("learning_rate", None)
