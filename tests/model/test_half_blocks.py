@@ -5,6 +5,7 @@ import logging
 
 import pytest
 import torch
+from packaging.version import Version
 from torch import nn
 from torch.nn import functional as F
 from transformers.activations import ACT2FN, QuickGELUActivation
@@ -259,6 +260,9 @@ def test_parameters_of_another_kind_run_by_their_modules(model):
             torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-4, atol=1e-4, msg=name)
 
 
+@pytest.mark.skipif(
+    Version(torch.__version__) < Version("2.7"), reason="torch.compile of torch 2.6 breaks at transformers' decorators"
+)
 def test_a_training_step_is_one_compiled_graph(model):
     batch = planned(flat_batch(), model) | {"return_loss": True}
     expected = Run(model, half_blocks=True)

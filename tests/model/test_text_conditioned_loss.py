@@ -121,7 +121,7 @@ def slow_loss(model, batch, kind):
 @pytest.mark.parametrize("packed", [True, False])
 def test_value_and_gradients_are_those_of_one_pair_at_a_time(model, batch, kind, packed, monkeypatch):
     model.config.alignment_loss, model.config.text_conditioned_loss_weight = kind, 0.7
-    monkeypatch.setattr(pooler_beta_clip, "_pairs_at_a_time", lambda *_: 20)  # several blocks
+    monkeypatch.setattr(pooler_beta_clip, "pairs_at_a_time", lambda *_: 20)  # several blocks
     if not packed:
         plan = plan_texts(batch["input_ids"], text_lengths(batch["input_ids"], 513), one_text_per_row=True)
         monkeypatch.setattr(model, "plan_texts", lambda *_: plan)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from inspect import signature
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -42,7 +43,6 @@ class FlatBatchModel:
     pooler: TextConditionedPooler | None
     # The class of what `forward` returns: an output of transformers with the fields of `BetaCLIPOutput`.
     output_class: Any
-    get_parameter: Callable[[str], Tensor]
     # Set by `loss_context`.
     _gather: Gather | None = None
     _objective: Objective | None = None
@@ -294,7 +294,9 @@ class FlatBatchModel:
         if self.pooler is not None and name == "pooler.logit_scale":
             return self.pooler.read_logit_scale()
         # Without the axis that FSDP2 asks for.
-        return self.get_parameter(name).squeeze()
+        # Not `get_parameter`, which refuses what `torch.func` puts in a parameter's place.
+        scale: Tensor = attrgetter(name)(self)
+        return scale.squeeze()
 
 
 __all__ = ["NEGATIVE_ARGUMENTS", "REGION_ARGUMENTS", "FlatBatchModel"]
