@@ -53,6 +53,7 @@ torch.save([type(processor).__name__, dict(batch)], sys.argv[2])
 
 # All that a processor needs: no file of the model is among them.
 PROCESSOR_FILES = {
+    "batch_settings",
     "boxes",
     "configuration",
     "flat_texts",
