@@ -43,11 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--min-confidence",
-        metavar="P",
+        metavar="X",
         type=float,
         default=0.0,
         help="least confidence of an image, from 0 to 1: the share of texts without a match whose best image scores "
-        "less; if no image has it, nothing matches (default: 0, show all)",
+        "less; if no image has it, nothing matches; 0 shows all",
     )
     parser.add_argument("--exact", action="store_true", help="compare with every image, even of a large index")
     parser.add_argument("--html", metavar="FILE", help="page of pictures with heat maps to write as well")

@@ -8,6 +8,7 @@ import pytest
 from beta_clip_hf.data.hierarchies import build_hierarchies
 from beta_clip_hf.data.images import load_image
 from beta_clip_hf.data.readers import RowStream, load_rows, open_table
+from beta_clip_hf.search.naming import name_source
 from beta_clip_hf.search.sources import PhotoRows
 from data.source_files import CAPTIONS, NEED_DATASETS, SOURCES, SourceFile, write_photos
 
@@ -86,7 +87,7 @@ def test_photos_of_every_format(source):
         return
     held_out = load_rows(source.place, encoding=source.encoding).held_out
     table, reader = open_table(source.place, encoding=source.encoding)
-    photos = PhotoRows(table, reader, "name")
+    photos = PhotoRows(table, reader, name_source(source.place, name="name"))
     assert photos.num_read + len(photos.skipped) + held_out == source.rows
     keys = photos.keys()
     # Those of the same photo are joined.
