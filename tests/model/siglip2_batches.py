@@ -22,7 +22,7 @@ LONG, SHORT = 20, 8
 
 
 def tiny_config(**changes) -> BetaSiglip2Config:
-    vision = {**TOWER, "patch_size": 4, "num_patches": 16}
+    vision = {**TOWER, "patch_size": 4, "num_patches": 64}
     settings = {"use_pooler": True, "use_regions": True, "long_text_max_position_embeddings": LONG, **changes}
     return BetaSiglip2Config(text_config=TEXT, vision_config=vision, **settings)
 

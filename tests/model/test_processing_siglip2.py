@@ -15,7 +15,7 @@ from transformers import (
     SiglipModel,
 )
 
-from beta_clip_hf import BetaSiglip2Model, BetaSiglip2Processor
+from beta_clip_hf import BetaSiglip2Model, BetaSiglip2Processor, TextHierarchy
 from beta_clip_hf.model.processing_beta_siglip2 import patch_budget
 from model.fg_clip2_cases import CASES, IMAGES, word_tokenizer
 
@@ -165,3 +165,30 @@ def test_options_go_where_transformers_takes_them(processor):
     assert nested.keys() == expected.keys()
     for name, tensor in expected.items():
         assert torch.equal(nested[name], tensor)
+
+
+def test_a_flat_batch_has_the_path_of_each_text(processor):
+    images = [Image.new("RGB", (40, 80), "red"), Image.new("RGB", (60, 30), "blue")]
+    hierarchies = [TextHierarchy("a red dog", ("a dog",), ("dog",), short_caption="red"), "the beach " * 300]
+    regions = [[{"box": [10, 20, 30, 60], "text": "A dog", "hard_texts": ["a dog", "the beach"]}], []]
+    negatives = [[["a beach"], [], ["red"], []], [[]]]
+    batch = processor(images=images, hierarchies=hierarchies, regions=regions, negatives=negatives)
+    ids = batch["input_ids"]
+    assert ids.shape == (5, 196) and batch["granularity"].tolist() == [0, 1, 2, 3, 0]
+    assert torch.equal(ids[[0, 4]], processor.tokenize(["a red dog", "the beach " * 300], "long"))
+    assert ids[4, -1] == 1
+    assert torch.equal(ids[1:4, :64], processor.tokenize(["a dog", "dog", "red"])) and not ids[1:4, 64:].any()
+    assert torch.equal(batch["region_input_ids"], processor.tokenize(["a dog"], "box"))
+    assert torch.equal(batch["hard_input_ids"], processor.tokenize(["a dog", "the beach"], "box"))
+    assert batch["negative_text_index"].tolist() == [0, 2] and batch["negative_input_ids"].shape == (2, 196)
+    # The whole image is seen, whatever its shape.
+    assert batch["boxes"].tolist() == [[0.25, 0.25, 0.75, 0.75]]
+    plain = processor(images=images)
+    for name in IMAGES:
+        assert torch.equal(batch[name], plain[name])
+    with pytest.raises(ValueError, match="hierarchies must be one per image, but are 1 for 2 images"):
+        processor(images=images, hierarchies=["a dog"])
+    with pytest.raises(ValueError, match="regions must come with hierarchies"):
+        processor(images=images, regions=[[], []])
+    with pytest.raises(ValueError, match="path must be None with hierarchies"):
+        processor(hierarchies=["a dog"], path="long")

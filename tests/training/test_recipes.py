@@ -8,6 +8,7 @@ import torch
 
 from beta_clip_cli.main import main
 from beta_clip_hf import BetaCLIPConfig, BetaCLIPModel, BetaCLIPProcessor
+from training.siglip2_recipes import SIGLIP2_PARTS
 
 
 pytestmark = pytest.mark.slow
@@ -59,7 +60,7 @@ def train(project_dir, recipe, model, train_data, output, *settings):
 def test_every_recipe_is_tested(project_dir):
     recipes = {path.stem for path in (project_dir / "examples/configs").glob("*.yaml")}
     # tests/integration/test_lora.py runs `lora`, which needs peft.
-    assert recipes - {"photos_tiny", "lora"} == set(PARTS)
+    assert recipes - {"photos_tiny", "lora"} == {*PARTS, *SIGLIP2_PARTS}
 
 
 @pytest.mark.parametrize("recipe", PARTS)

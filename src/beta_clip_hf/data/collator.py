@@ -9,9 +9,9 @@ from PIL import Image
 
 from ..model.batch_beta_clip import BatchTexts, TextNegatives
 from ..model.batch_plan_beta_clip import BatchPlan, plan_batch
-from ..model.image_views_beta_clip import UNSCALED, pixel_scale, seen_size
-from ..model.packing_beta_clip import plan_texts, text_lengths
+from ..model.image_views_beta_clip import UNSCALED, has_any_grid, pixel_scale, seen_size
 from ..model.processing_beta_clip import BetaCLIPProcessor
+from ..model.processing_beta_siglip2 import BetaSiglip2Processor
 from ..model.text_cleaning_beta_clip import clean_checked_text, clean_text, is_blank
 from ..text.hierarchy import SENTENCE_ORDERS, TextHierarchy, with_checked_texts
 from ..text.phrases import PhraseExtractor
@@ -24,6 +24,7 @@ from .row_counts import SkipLog, SkippedRow, report_skip
 from .row_texts import hierarchy_of, sentences_of
 from .rows import CheckedRow, Row, check_row, row_id
 from .text_negatives import draw_caption_negatives, draw_phrase_negatives
+from .text_plans import plan_batch_texts
 from .workers import SharedCount, SharedEpoch
 
 
@@ -108,7 +109,7 @@ class BetaCLIPDataCollator:
         ValueError: if an argument is out of range; on a call where no row of the batch can be used.
     """
 
-    processor: BetaCLIPProcessor
+    processor: BetaCLIPProcessor | BetaSiglip2Processor
     _: KW_ONLY
     num_sentences: int = 5
     num_phrases: int = 30
@@ -163,6 +164,11 @@ class BetaCLIPDataCollator:
         for name in _PROBABILITIES:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in [0, 1], but is {getattr(self, name)}")
+        if self.prefix_padding_probability and isinstance(self.processor, BetaSiglip2Processor):
+            raise ValueError(
+                "prefix_padding_probability must be 0 for SigLIP 2, whose texts are padded to all of their positions, "
+                f"but is {self.prefix_padding_probability}"
+            )
         # In shared memory: each worker has a copy of the collator, but must see the epoch of the training process. That
         # process must see the skips of the workers.
         self._epoch = SharedEpoch()
@@ -290,7 +296,11 @@ class BetaCLIPDataCollator:
         else:
             part = crop_box(image_size, self.random_resized_crop, self._rng(row, "/crop"))
             left, top, width, height = part
-            crop = Crop((left, top, left + width, top + height), seen_size(self.processor.image_processor))
+            # A processor of images of any shape resizes the part itself.
+            size = (width, height)
+            if not has_any_grid(self.processor.image_processor):
+                size = seen_size(self.processor.image_processor)
+            crop = Crop((left, top, left + width, top + height), size)
             # Already in the size that the model sees, so the processor has nothing left to resize or cut.
             image = resized_part(image, part, crop.size)
         if self.num_regions == 0:
@@ -313,18 +323,16 @@ class BetaCLIPDataCollator:
         if "negative_input_ids" in batch:
             negatives = TextNegatives(batch["negative_input_ids"], batch["negative_text_index"])
         texts = BatchTexts(batch["input_ids"], batch.get("region_input_ids"), batch.get("hard_input_ids"), negatives)
-        ids_TL = texts.joined()
-        # Texts of the two paths have different positions, so they never share a packed row.
-        is_long_T = None
-        if self.processor.short_max_length is not None:
-            is_long_T = texts.is_long(batch["granularity"])
-        packing = plan_texts(
-            ids_TL,
-            text_lengths(ids_TL, self.processor.tokenizer.eos_token_id),
-            is_long_T,
+        packing = plan_batch_texts(
+            self.processor,
+            texts,
+            batch["granularity"],
             capacity=self.packing_capacity,
             row_multiple=self.packing_row_multiple,
         )
+        grid_sizes = None
+        if "spatial_shapes" in batch:
+            grid_sizes = batch["spatial_shapes"].tolist()
         return plan_batch(
             packing,
             batch["image_index"],
@@ -332,6 +340,7 @@ class BetaCLIPDataCollator:
             granularity_T=batch["granularity"],
             region_image_index_R=batch.get("region_image_index"),
             negative_text_index_n=batch.get("negative_text_index"),
+            grid_sizes=grid_sizes,
         )
 
     def _rng(self, row: Row, purpose: str = "") -> random.Random:

@@ -14,6 +14,8 @@ SIGLIP_TEXT_POSITIONS = 64
 LONG_SIGLIP_TEXT_POSITIONS = 196
 # "box" is for the texts of regions: the positions of "short", and a head of its own.
 SIGLIP_TEXT_PATHS = ("short", "long", "box")
+# The paths of captions, sentences, phrases and short captions in a flat batch.
+DEFAULT_TEXT_PATHS = ("long", "short", "box", "short")
 
 
 @strict
@@ -68,10 +70,10 @@ class BetaSiglip2Config(BatchSettings, Siglip2Config):
     model_type = "beta_siglip2"
 
     long_text_max_position_embeddings: int = LONG_SIGLIP_TEXT_POSITIONS
-    caption_text_path: str = "long"
-    sentence_text_path: str = "short"
-    phrase_text_path: str = "box"
-    short_caption_text_path: str = "short"
+    caption_text_path: str = DEFAULT_TEXT_PATHS[0]
+    sentence_text_path: str = DEFAULT_TEXT_PATHS[1]
+    phrase_text_path: str = DEFAULT_TEXT_PATHS[2]
+    short_caption_text_path: str = DEFAULT_TEXT_PATHS[3]
     use_pooler: bool = False
     pooler_hidden_act: str = "gelu_pytorch_tanh"
     pooler_layer_norm_eps: int | float = 1e-6
@@ -143,4 +145,10 @@ class BetaSiglip2Config(BatchSettings, Siglip2Config):
             )
 
 
-__all__ = ["LONG_SIGLIP_TEXT_POSITIONS", "SIGLIP_TEXT_PATHS", "SIGLIP_TEXT_POSITIONS", "BetaSiglip2Config"]
+__all__ = [
+    "DEFAULT_TEXT_PATHS",
+    "LONG_SIGLIP_TEXT_POSITIONS",
+    "SIGLIP_TEXT_PATHS",
+    "SIGLIP_TEXT_POSITIONS",
+    "BetaSiglip2Config",
+]

@@ -29,7 +29,7 @@ def seen_size(image_processor: Any) -> tuple[int, int]:
     Raises:
         ValueError: if they differ from image to image: a resize to a shortest edge without a crop.
     """
-    if image_processor.do_center_crop:
+    if getattr(image_processor, "do_center_crop", False):
         return image_processor.crop_size["width"], image_processor.crop_size["height"]
     size = dict(image_processor.size)
     if image_processor.do_resize and size.get("height") and size.get("width"):
@@ -40,6 +40,11 @@ def seen_size(image_processor: Any) -> tuple[int, int]:
     )
 
 
+def has_any_grid(image_processor: Any) -> bool:
+    """Tells whether an image processor keeps the shapes of images: it resizes them whole to so many patches."""
+    return hasattr(image_processor, "max_num_patches")
+
+
 def view_of_image(image_size: tuple[int, int], image_processor: Any) -> Box:
     """
     Returns the part of an image that the model sees.
@@ -48,7 +53,7 @@ def view_of_image(image_size: tuple[int, int], image_processor: Any) -> Box:
 
     Args:
         image_size: Width and height of the image.
-        image_processor: One of CLIP's; only its sizes are read.
+        image_processor: One of CLIP's or SigLIP's; only its sizes are read.
 
     Returns:
         xyxy in pixels of the image. Where the processor pads, the view is larger than the image.
@@ -67,9 +72,11 @@ def view_of_image(image_size: tuple[int, int], image_processor: Any) -> Box:
     ```
     """
     width, height = image_size
+    if has_any_grid(image_processor):
+        return 0.0, 0.0, float(width), float(height)
     resized_width, resized_height = _resized_size(width, height, image_processor)
     view_width, view_height = resized_width, resized_height
-    if image_processor.do_center_crop:
+    if getattr(image_processor, "do_center_crop", False):
         view_width, view_height = image_processor.crop_size["width"], image_processor.crop_size["height"]
 
     # The crop begins at a whole pixel of the resized image.

@@ -111,6 +111,8 @@ class BetaSiglip2Model(BetaSiglip2PreTrainedModel, ConditionedScores, FlatBatchM
         """
         # Internal: the `BatchPlan` of this very batch, which the collator adds, and which the model trusts.
         plan = kwargs.pop("plan", None)
+        # As internal: the scale of pixels of a fixed resolution that come as bytes.
+        pixel_values = scaled_pixels(pixel_values, kwargs.pop("pixel_scale", None))
         pixel_values = scaled_pixels(pixel_values, kwargs.pop("pixel_scale", None))
         arguments = {
             "granularity": granularity,

@@ -34,6 +34,18 @@ def features_of(patches: Patches) -> Tensor:
     return patches.features if isinstance(patches, PatchMap) else patches
 
 
+def features_of_one_grid(patches: Patches) -> Tensor:
+    """
+    Returns the patch features `(B, P, D)` of images of one grid.
+
+    Raises:
+        ValueError: If the grids of the images may differ.
+    """
+    if isinstance(patches, PatchMap):
+        raise ValueError("patch features must be of images of one grid here, but are a map of several grids")
+    return patches
+
+
 def select_images(patches: Patches, index: Any) -> Patches:
     """Returns the patches of some images, which an index or a slice names."""
     if not isinstance(patches, PatchMap):
@@ -63,4 +75,4 @@ def padding_bias(patches: Patches, dtype: torch.dtype, extra: int = 0) -> Tensor
     return bias_BP[:, None, None]
 
 
-__all__ = ["PatchMap", "Patches", "features_of", "padding_bias", "select_images"]
+__all__ = ["PatchMap", "Patches", "features_of", "features_of_one_grid", "padding_bias", "select_images"]

@@ -18,11 +18,11 @@ from .loading_checks_beta_clip import check_model_type, load_checked, new_parts
 from .objective_beta_clip import added_logit_scales
 from .pooler_beta_clip import TextConditionedPooler
 from .positions_beta_clip import stretch_table, stretch_text_positions
-from .remote_code_beta_clip import auto_map_of_model, carrying_code, pin_first_card, render_first_card
+from .publishing_beta_clip import PublishedModel
 from .towers_beta_clip import CLIPTowers, TwoPathTextEmbeddings
 
 
-class BetaCLIPPreTrainedModel(EncodingModel, CLIPTowers):
+class BetaCLIPPreTrainedModel(PublishedModel, EncodingModel, CLIPTowers):
     """The parts of a model, their first values, and `from_pretrained`; what it computes is [`BetaCLIPModel`]."""
 
     config_class = BetaCLIPConfig
@@ -58,37 +58,6 @@ class BetaCLIPPreTrainedModel(EncodingModel, CLIPTowers):
     def set_input_embeddings(self, value: nn.Module) -> None:
         """Replaces the embeddings of tokens."""
         self.text_model.embeddings.token_embedding = value
-
-    def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
-        """
-        Uploads the model with its code, as [`~transformers.PreTrainedModel.push_to_hub`] does.
-
-        See [`carrying_code`] for the code. A repository without a model card gets one, see [`render_first_card`].
-        """
-        with carrying_code({BetaCLIPConfig: "AutoConfig", type(self): "AutoModel"}):
-            return super().push_to_hub(*args, **kwargs)
-
-    def _upload_modified_files(self, working_dir: Any, repo_id: str, *args: Any, **kwargs: Any) -> Any:
-        # transformers calls this inside of `push_to_hub`, once the folder holds all files.
-        token = kwargs.get("token")
-        has_our_card = render_first_card(working_dir, repo_id, token)
-        commit = super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
-        # A pull request is one commit, which is another once it is merged.
-        if has_our_card and not kwargs.get("create_pr"):
-            pin_first_card(working_dir, repo_id, commit.oid, token=token, branch=kwargs.get("revision"))
-        return commit
-
-    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
-        """
-        Saves the model as [`~transformers.PreTrainedModel.save_pretrained`] does.
-
-        If it carries its code, all Auto classes that find it with the package also find it without, see
-        [`carrying_code`].
-        """
-        if self._auto_class is not None:
-            # transformers adds the class that was registered to this map, and knows no way to register several.
-            self.config.auto_map = auto_map_of_model(self, getattr(self.config, "auto_map", None))
-        super().save_pretrained(save_directory, *args, **kwargs)
 
     @classmethod
     def from_pretrained(

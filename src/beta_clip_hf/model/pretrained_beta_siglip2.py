@@ -25,6 +25,7 @@ from .loss_beta_siglip2 import RankLoss
 from .patch_head_beta_siglip2 import PatchHead
 from .pooler_beta_clip import TextConditionedPooler
 from .positions_beta_clip import KEPT_TEXT_POSITIONS, stretch_table
+from .publishing_beta_clip import PublishedModel
 from .towers_beta_siglip2 import LastSiglip2TextLayer, Siglip2Towers, Siglip2TwoPathTextEmbeddings
 
 
@@ -40,7 +41,7 @@ THRESHOLD_PART = "rank_loss."
 POOLER_PART = "pooler."
 
 
-class BetaSiglip2PreTrainedModel(Siglip2Towers):
+class BetaSiglip2PreTrainedModel(PublishedModel, Siglip2Towers):
     """The parts of a model, their first values, and `from_pretrained`; what it computes is [`BetaSiglip2Model`]."""
 
     config_class = BetaSiglip2Config

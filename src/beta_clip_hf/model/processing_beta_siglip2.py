@@ -3,7 +3,7 @@
 """The processor of FG-CLIP 2 and SigLIP 2: images of any grid, and texts padded to all positions of their path."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,13 +15,16 @@ from transformers.utils.hub import cached_file
 from .checkpoints_beta_siglip2 import FG_CLIP2
 from .configuration_beta_clip import HUB_ARGUMENTS
 from .configuration_beta_siglip2 import (
+    DEFAULT_TEXT_PATHS,
     LONG_SIGLIP_TEXT_POSITIONS,
     SIGLIP_TEXT_PATHS,
     SIGLIP_TEXT_POSITIONS,
     BetaSiglip2Config,
 )
+from .flat_texts_beta_clip import flat_regions, texts_of_hierarchies, texts_of_negatives
 from .image_loading_beta_clip import load_images
 from .image_views_beta_clip import within_memory
+from .remote_code_beta_clip import carrying_code
 from .text_layout_beta_clip import OPTIONS_BY_PART, check_option_names, options_of_caller
 
 
@@ -55,6 +58,9 @@ class BetaSiglip2Processor(Siglip2Processor):
         dynamic_max_patches (`bool`, defaults to `False`):
             Whether a batch takes as many patches as its largest image needs, see [`patch_budget`], as FG-CLIP 2 does.
             SigLIP 2 takes 256 for all images.
+        text_path_of_kind (`Sequence[str]`, *optional*):
+            The text path of captions, sentences, phrases and short captions in a flat batch, as the model takes them,
+            see [`BetaSiglip2Config`]. By default "long", "short", "box" and "short".
 
     Example: `processor(images=[image], text=["a dog"])` gives `pixel_values` (B, P, 3 · patch²), `pixel_attention_mask`
     (B, P), `spatial_shapes` (B, 2) and `input_ids` (T, 64).
@@ -67,9 +73,11 @@ class BetaSiglip2Processor(Siglip2Processor):
         max_length: int = SIGLIP_TEXT_POSITIONS,
         long_max_length: int = LONG_SIGLIP_TEXT_POSITIONS,
         dynamic_max_patches: bool = False,
+        text_path_of_kind: Sequence[str] = DEFAULT_TEXT_PATHS,
         **kwargs: Any,
     ) -> None:
         super().__init__(image_processor, tokenizer, **kwargs)
+        self.text_path_of_kind = list(text_path_of_kind)
         self.max_length = max_length
         self.long_max_length = long_max_length
         self.dynamic_max_patches = dynamic_max_patches
@@ -77,6 +85,21 @@ class BetaSiglip2Processor(Siglip2Processor):
         tokenizer.padding_side = "right"
         tokenizer.model_input_names = ["input_ids"]
         tokenizer.init_kwargs.update(padding_side="right", model_input_names=["input_ids"])
+
+    @classmethod
+    def from_patch_size(cls, tokenizer: Any, patch_size: int = 16, **settings: Any) -> "BetaSiglip2Processor":
+        """
+        Makes a processor of images of any grid, with SigLIP 2's normalisation.
+
+        Args:
+            tokenizer: The tokenizer.
+            patch_size: The side of a patch in pixels.
+            settings: Other arguments of the class, and "max_num_patches", the patches that an image may have.
+        """
+        options = {"patch_size": patch_size}
+        if "max_num_patches" in settings:
+            options["max_num_patches"] = settings.pop("max_num_patches")
+        return cls(_image_processor(options), tokenizer, **settings)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> "BetaSiglip2Processor":
@@ -107,22 +130,32 @@ class BetaSiglip2Processor(Siglip2Processor):
             processor.max_length = positions
         return processor
 
+    def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
+        """Uploads the processor with its code, as [`BetaCLIPProcessor.push_to_hub`] does."""
+        with carrying_code({type(self): "AutoProcessor"}):
+            return super().push_to_hub(*args, **kwargs)
+
     def __call__(
         self,
         images: Any = None,
         text: str | Sequence[str] | None = None,
-        *,
-        path: str = "short",
+        hierarchies: Sequence[Any] | None = None,
+        regions: Sequence[Sequence[Mapping[str, Any]]] | None = None,
+        box_format: str | None = None,
+        path: str | None = None,
+        negatives: Sequence[Sequence[Sequence[str]]] | None = None,
         max_num_patches: int | None = None,
         **kwargs: Any,
     ) -> BatchFeature:
         r"""
-        Makes the inputs of a [`BetaSiglip2Model`].
+        Makes the inputs of a [`BetaSiglip2Model`]: a plain batch from `images` and `text`, or a flat batch from
+        `hierarchies`, which may also hold `images` and `regions`.
 
         Args:
             images: An image or a list of B images: PIL images, paths, bytes of image files, arrays or tensors.
             text: A text or a list of T texts that take the same path. They become lower case.
-            path (`"short" | "long" | "box"`): The path of the texts.
+            path (`"short" | "long" | "box"`, defaults to "short"): The path of `text`.
+            hierarchies, regions, box_format, negatives: As for [`BetaCLIPProcessor`].
             max_num_patches (`int`, *optional*):
                 The patches that an image may have. By default the batch's budget with `dynamic_max_patches`, otherwise
                 the image processor's own.
@@ -132,32 +165,49 @@ class BetaSiglip2Processor(Siglip2Processor):
 
         Returns:
             `input_ids` (T, L), L being all positions of the path; `pixel_values`, `pixel_attention_mask` and
-            `spatial_shapes`, or `pixel_values` (B, 3, height, width) of a fixed resolution.
+            `spatial_shapes`, or `pixel_values` (B, 3, height, width) of a fixed resolution. For hierarchies L is all
+            positions of the longest path, and there are the tensors of [`BetaCLIPProcessor`] but for masks of texts;
+            texts of regions, and hard texts, have the positions of the box path.
 
         Raises:
             ValueError: If there are neither images nor texts, or none in a list, the path is unknown, a text is no
-                string, an image cannot be read, or an option has no meaning for these texts.
+                string, an image cannot be read, an option has no meaning for these texts, or hierarchies, regions and
+                negatives do not fit the images and one another.
             TypeError: If an option is not known.
         """
-        if images is None and text is None:
+        if images is None and text is None and hierarchies is None:
             raise ValueError("at least one of images and text must be given, but neither is")
         images_options = self._images_options(kwargs)
         batch: dict[str, Any] = {}
-        if text is not None:
-            texts = [text] if isinstance(text, str) else text
-            if len(texts) == 0:
-                raise ValueError("text must hold at least one, but is empty")
-            batch["input_ids"] = self.tokenize(texts, path)
         if images is not None:
-            loaded = load_images(images)
-            if not loaded:
+            images = load_images(images)
+            if not images:
                 raise ValueError("images must hold at least one, but are empty")
+        if hierarchies is not None:
+            batch |= self._flat_texts(text, path, hierarchies, negatives)
+            if images is not None and len(images) != len(hierarchies):
+                raise ValueError(
+                    f"hierarchies must be one per image, but are {len(hierarchies)} for {len(images)} images"
+                )
+        else:
+            for name, value in (("regions", regions), ("negatives", negatives)):
+                if value is not None:
+                    raise ValueError(f"{name} must come with hierarchies, but there are none")
+            if text is not None:
+                texts = [text] if isinstance(text, str) else text
+                if len(texts) == 0:
+                    raise ValueError("text must hold at least one, but is empty")
+                batch["input_ids"] = self.tokenize(texts, path or "short")
+        if regions is not None:
+            # transformers' processors have no defaults in their signature but None.
+            batch |= self._regions(images or [], regions, box_format or "xyxy_pixels")
+        if images is not None:
             if max_num_patches is None and self.dynamic_max_patches:
-                max_num_patches = self.patch_budget(loaded)
+                max_num_patches = self.patch_budget(images)
             if max_num_patches is not None:
                 images_options["max_num_patches"] = max_num_patches
-            loaded = within_memory(loaded, self.image_processor, images_options)
-            batch.update(self.image_processor(loaded, **images_options))
+            images = within_memory(images, self.image_processor, images_options)
+            batch.update(self.image_processor(images, **images_options))
         return BatchFeature(batch)
 
     def _images_options(self, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -174,6 +224,51 @@ class BetaSiglip2Processor(Siglip2Processor):
             if name not in known:
                 raise ValueError(f"{name} must be left out, because every text fills its path, but is given")
         return options
+
+    def _flat_texts(self, text: Any, path: str | None, hierarchies: Any, negatives: Any) -> dict[str, Tensor]:
+        """Makes the text tensors of a flat batch."""
+        if text is not None:
+            raise ValueError("only one of text and hierarchies must be given, but both are")
+        if path is not None:
+            raise ValueError(f"path must be None with hierarchies, whose texts have a path each, but is {path!r}")
+        texts = texts_of_hierarchies(hierarchies)
+        batch = {
+            "input_ids": self._tokens_of_kinds(texts.texts, texts.granularity),
+            "image_index": torch.tensor(texts.index, dtype=torch.int64),
+            "granularity": torch.tensor(texts.granularity, dtype=torch.int64),
+        }
+        if negatives is not None:
+            false_texts = texts_of_negatives(negatives, texts.count_by_index())
+            # A negative takes the path of its text.
+            kinds = [texts.granularity[index] for index in false_texts.index]
+            batch["negative_input_ids"] = self._tokens_of_kinds(false_texts.texts, kinds)
+            batch["negative_text_index"] = torch.tensor(false_texts.index, dtype=torch.int64)
+        return batch
+
+    def _tokens_of_kinds(self, texts: Sequence[str], kinds: Sequence[int]) -> Tensor:
+        """Turns texts of some kinds into ids `(T, L)`, each cut to its path, and padded to the longest path."""
+        width = max(self.text_positions(path) for path in self.text_path_of_kind)
+        ids_TL = torch.full((len(texts), width), self.tokenizer.pad_token_id)
+        paths = [self.text_path_of_kind[kind] for kind in kinds]
+        for path in set(paths):
+            places = [place for place, path_of_text in enumerate(paths) if path_of_text == path]
+            ids_TL[places, : self.text_positions(path)] = self.tokenize([texts[place] for place in places], path)
+        return ids_TL
+
+    def _regions(self, images: list[Any], regions: Any, box_format: str) -> dict[str, Tensor]:
+        """Makes the region tensors of a flat batch."""
+        flat = flat_regions(regions, images, box_format, self.image_processor)
+        return {
+            "boxes": torch.tensor(flat.boxes, dtype=torch.float32).reshape(-1, 4),
+            "region_image_index": torch.tensor(flat.texts.index, dtype=torch.int64),
+            "region_input_ids": self.tokenize(flat.texts.texts, "box"),
+            "hard_input_ids": self.tokenize(flat.hard_texts.texts, "box"),
+            "hard_region_index": torch.tensor(flat.hard_texts.index, dtype=torch.int64),
+        }
+
+    def text_positions(self, path: str) -> int:
+        """Returns the number of positions of a text path."""
+        return self.long_max_length if path == "long" else self.max_length
 
     def tokenize(self, texts: Sequence[str], path: str = "short") -> Tensor:
         """
@@ -194,7 +289,7 @@ class BetaSiglip2Processor(Siglip2Processor):
         for number, text in enumerate(texts):
             if not isinstance(text, str):
                 raise ValueError(f"text[{number}] must be a string, but is {text!r}")
-        length = self.long_max_length if path == "long" else self.max_length
+        length = self.text_positions(path)
         ids_TL = torch.full((len(texts), length), self.tokenizer.pad_token_id)
         if len(texts) == 0:
             return ids_TL
@@ -215,6 +310,29 @@ class BetaSiglip2Processor(Siglip2Processor):
         """
         patch_size = self.image_processor.patch_size
         return max(patch_budget(*_height_and_width(image), patch_size) for image in images)
+
+
+def process_by_budget(images: Sequence[Any], image_processor: Any) -> dict[str, Tensor]:
+    """
+    Processes images each by its own budget of patches, so that an image does not depend on its batch.
+
+    Args:
+        images: B images.
+        image_processor: SigLIP 2's.
+
+    Returns:
+        `pixel_values`, `pixel_attention_mask` and `spatial_shapes`, padded to the largest budget.
+    """
+    parts = []
+    for image in images:
+        # The budget is that of the whole image.
+        options = {"max_num_patches": patch_budget(*_height_and_width(image), image_processor.patch_size)}
+        small = within_memory([image], image_processor, options)
+        parts.append(image_processor(small, return_tensors="pt", **options))
+    batch = {"spatial_shapes": torch.cat([part["spatial_shapes"] for part in parts])}
+    for name in ("pixel_values", "pixel_attention_mask"):
+        batch[name] = torch.nn.utils.rnn.pad_sequence([part[name][0] for part in parts], batch_first=True)
+    return batch
 
 
 def patch_budget(height: int, width: int, patch_size: int = 16) -> int:
@@ -269,4 +387,4 @@ def _read_json(source: Any, name: str, hub_arguments: dict[str, Any]) -> dict[st
         return dict(json.load(file))
 
 
-__all__ = ["PATCH_BUDGETS", "BetaSiglip2Processor", "patch_budget"]
+__all__ = ["PATCH_BUDGETS", "BetaSiglip2Processor", "patch_budget", "process_by_budget"]

@@ -89,7 +89,7 @@ def plan_batch_rows(texts: BatchTexts, granularity_T: Tensor | None, config: Any
         texts: The texts, on any device.
         granularity_T (`Tensor` of shape `(T,)`, int64, *optional*): The kind of each text, on the CPU. Without it all
             texts take the short path.
-        config (`BetaSiglip2Config`): Says which path each kind takes.
+        config (`BetaSiglip2Config` or `BetaSiglip2Processor`): Says which path each kind takes.
 
     Raises:
         ValueError: If the texts have fewer columns than a path of theirs has positions.

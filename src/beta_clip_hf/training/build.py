@@ -21,6 +21,7 @@ from ..model.image_views_beta_clip import pixel_scale
 from ..model.modeling_beta_clip import BetaCLIPModel
 from ..model.processing_beta_clip import BetaCLIPProcessor
 from .arguments import BetaCLIPTrainingArguments
+from .build_siglip2 import build_siglip2, is_siglip2
 from .config import COLLATOR_KEYS, TRAINING_TYPES
 from .loading import LOADING_KEYS, loading_arguments
 from .output_dir import check_no_checkpoints
@@ -180,9 +181,9 @@ def _warn_of_test_records(settings: Mapping[str, Any]) -> None:
         )
 
 
-def build_model(settings: Mapping[str, Any], train_rows: Any) -> tuple[BetaCLIPModel, BetaCLIPProcessor]:
+def build_model(settings: Mapping[str, Any], train_rows: Any) -> tuple[Any, Any]:
     """
-    Builds the model and its processor.
+    Builds the model, of the kind that the section names, and its processor.
 
     Args:
         settings: The section `model` of a configuration.
@@ -193,6 +194,10 @@ def build_model(settings: Mapping[str, Any], train_rows: Any) -> tuple[BetaCLIPM
             weights cannot be loaded as the section says.
     """
     tokenizer = build_tokenizer(settings.get("tokenizer"), train_rows)
+    if is_siglip2(settings):
+        return build_siglip2(settings, tokenizer)
+    if settings.get("dynamic_max_patches"):
+        raise ValueError("model.dynamic_max_patches must be false for a CLIP, whose images have one size, but is true")
     changes = dict(settings.get("config") or {})
     if settings.get("from_pretrained"):
         source = settings["from_pretrained"]

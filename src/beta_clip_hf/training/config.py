@@ -9,24 +9,40 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import yaml
-from transformers import CLIPTextConfig, CLIPVisionConfig
+from transformers import CLIPTextConfig, CLIPVisionConfig, Siglip2TextConfig, Siglip2VisionConfig
 
 from ..data.collator import BetaCLIPDataCollator
 from ..data.readers import load_rows
 from ..data.scenes import SceneDataset
 from ..data.spelling import did_you_mean
 from ..model.configuration_beta_clip import BetaCLIPConfig
+from ..model.configuration_beta_siglip2 import BetaSiglip2Config
 from .arguments import BetaCLIPTrainingArguments
 from .loading import LOADING_KEYS
 from .value_types import check_types
 
 
 SECTIONS = ("model", "data", "training")
-MODEL_KEYS = ("from_pretrained", "from_scratch", "tokenizer", "config", "squash_images", *LOADING_KEYS)
+MODEL_KEYS = (
+    "from_pretrained",
+    "from_scratch",
+    "tokenizer",
+    "config",
+    "squash_images",
+    "dynamic_max_patches",
+    *LOADING_KEYS,
+)
 
 
 def _parameters(function: Any, *left_out: str) -> tuple[str, ...]:
     return tuple(name for name in signature(function).parameters if name not in left_out)
+
+
+def _fields(*classes: Any) -> tuple[str, ...]:
+    names: dict[str, None] = {}
+    for cls in classes:
+        names |= dict.fromkeys(field.name for field in fields(cls))
+    return tuple(names)
 
 
 # Sets of rows: the name of a source, or a mapping of it and its settings.
@@ -37,11 +53,14 @@ DATA_KEYS = ("train", "eval", "eval_fraction", "strict", *COLLATOR_KEYS)
 SOURCE_KEYS = _parameters(load_rows, "strict")
 SCENE_KEYS = ("scenes", *_parameters(SceneDataset, "num_scenes"))
 TRAINING_KEYS = tuple(field.name for field in fields(BetaCLIPTrainingArguments) if field.init)
-CONFIG_KEYS = tuple(field.name for field in fields(BetaCLIPConfig))
+# Of models on towers of CLIP and of SigLIP 2. Which of both it is, is read from the checkpoint later.
+CONFIG_KEYS = _fields(BetaCLIPConfig, BetaSiglip2Config)
 TOWER_KEYS = {
-    "vision_config": tuple(field.name for field in fields(CLIPVisionConfig)),
-    "text_config": tuple(field.name for field in fields(CLIPTextConfig)),
+    "vision_config": _fields(CLIPVisionConfig, Siglip2VisionConfig),
+    "text_config": _fields(CLIPTextConfig, Siglip2TextConfig),
 }
+# A model from scratch names its towers: "beta_siglip2", or those of CLIP.
+SCRATCH_KEYS = ("model_type", *CONFIG_KEYS)
 # The types of their values. These three arguments are read by functions of their own, which take more.
 TRAINING_TYPES = get_type_hints(BetaCLIPTrainingArguments)
 for _name in ("freeze", "fsdp", "lora"):
@@ -49,8 +68,13 @@ for _name in ("freeze", "fsdp", "lora"):
 DATA_TYPES = {**get_type_hints(BetaCLIPDataCollator), "eval_fraction": float | None, "strict": bool}
 SOURCE_TYPES = get_type_hints(load_rows)
 SCENE_TYPES = {**get_type_hints(SceneDataset.__init__), "scenes": int}
-MODEL_TYPES = {"from_pretrained": str | None, "tokenizer": str | dict | None, "squash_images": bool | None}
-CONFIG_TYPES = {field.name: field.type for field in fields(BetaCLIPConfig)}
+MODEL_TYPES = {
+    "from_pretrained": str | None,
+    "tokenizer": str | dict | None,
+    "squash_images": bool | None,
+    "dynamic_max_patches": bool | None,
+}
+CONFIG_TYPES = {field.name: field.type for field in (*fields(BetaSiglip2Config), *fields(BetaCLIPConfig))}
 
 
 def read_config(
@@ -127,8 +151,8 @@ def check_config(config: Mapping[str, Any]) -> None:
 
 def _check_model_keys(model: Mapping[str, Any]) -> None:
     check_keys(model, MODEL_KEYS, "model")
-    for name in ("config", "from_scratch"):
-        check_keys(model.get(name) or {}, CONFIG_KEYS, f"model.{name}")
+    check_keys(model.get("config") or {}, CONFIG_KEYS, "model.config")
+    check_keys(model.get("from_scratch") or {}, SCRATCH_KEYS, "model.from_scratch")
     sizes = model.get("from_scratch") or {}
     for tower, keys in TOWER_KEYS.items():
         check_keys(sizes.get(tower) or {}, keys, f"model.from_scratch.{tower}")

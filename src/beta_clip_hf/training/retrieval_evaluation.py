@@ -17,6 +17,10 @@ from .recall import retrieval_metrics
 from .sharded_trainer import ShardedTrainer
 
 
+# What a batch holds of its images.
+IMAGE_INPUTS = ("pixel_values", "pixel_scale", "pixel_attention_mask", "spatial_shapes")
+
+
 class RetrievalEvaluation(ShardedTrainer):
     """
     Evaluates by retrieval, see [`RetrievalEvaluation.evaluate`].
@@ -123,11 +127,10 @@ class RetrievalEvaluation(ShardedTrainer):
         input_ids = inputs["input_ids"]
         if "granularity" in inputs:
             input_ids = input_ids[inputs["granularity"] == Granularity.CAPTION]
-        batch = {"pixel_values": inputs["pixel_values"], "input_ids": input_ids}
-        if "pixel_scale" in inputs:
-            batch["pixel_scale"] = inputs["pixel_scale"]
-        if self.model.config.use_long_text_path:
-            # Captions take the long path. A batch without granularities would take the short one.
+        batch = {name: inputs[name] for name in IMAGE_INPUTS if name in inputs} | {"input_ids": input_ids}
+        # SigLIP 2 always has more than one path.
+        if getattr(self.model.config, "use_long_text_path", True):
+            # Captions take a path of their own. A batch without granularities would take the short one.
             batch["image_index"] = torch.arange(len(input_ids), device=input_ids.device)
             batch["granularity"] = torch.full_like(batch["image_index"], Granularity.CAPTION)
         with torch.no_grad(), self.accelerator.autocast():

@@ -1,0 +1,52 @@
+# Copyright 2026 The beta-clip-hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""How a model of this package is saved and uploaded with its code and a card."""
+
+from typing import Any
+
+from .remote_code_beta_clip import auto_map_of_model, carrying_code, pin_first_card, render_first_card
+
+
+class PublishedModel:
+    """Gives a model of transformers, which stands behind it among the bases, its code and its card."""
+
+    config: Any
+    config_class: Any
+    _auto_class: Any
+
+    def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
+        """
+        Uploads the model with its code, as [`~transformers.PreTrainedModel.push_to_hub`] does.
+
+        See [`carrying_code`] for the code. A repository without a model card gets one, see [`render_first_card`].
+        """
+        with carrying_code({self.config_class: "AutoConfig", type(self): "AutoModel"}):
+            model: Any = super()
+            return model.push_to_hub(*args, **kwargs)
+
+    def _upload_modified_files(self, working_dir: Any, repo_id: str, *args: Any, **kwargs: Any) -> Any:
+        # transformers calls this inside of `push_to_hub`, once the folder holds all files.
+        token = kwargs.get("token")
+        has_our_card = render_first_card(working_dir, repo_id, token)
+        model: Any = super()
+        commit = model._upload_modified_files(working_dir, repo_id, *args, **kwargs)
+        # A pull request is one commit, which is another once it is merged.
+        if has_our_card and not kwargs.get("create_pr"):
+            pin_first_card(working_dir, repo_id, commit.oid, token=token, branch=kwargs.get("revision"))
+        return commit
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        """
+        Saves the model as [`~transformers.PreTrainedModel.save_pretrained`] does.
+
+        If it carries its code, all Auto classes that find it with the package also find it without, see
+        [`carrying_code`].
+        """
+        if self._auto_class is not None:
+            # transformers adds the class that was registered to this map, and knows no way to register several.
+            self.config.auto_map = auto_map_of_model(self, getattr(self.config, "auto_map", None))
+        model: Any = super()
+        model.save_pretrained(save_directory, *args, **kwargs)
+
+
+__all__ = ["PublishedModel"]

@@ -1,0 +1,80 @@
+"""Builds a model on SigLIP 2 towers, and its processor, from the section `model` of a configuration."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..model.checkpoints_beta_siglip2 import FOREIGN_TYPES
+from ..model.configuration_beta_siglip2 import BetaSiglip2Config
+from ..model.modeling_beta_siglip2 import BetaSiglip2Model
+from ..model.processing_beta_siglip2 import BetaSiglip2Processor
+from .loading import loading_arguments
+
+
+def is_siglip2(settings: Mapping[str, Any]) -> bool:
+    """Tells whether the section names a model on SigLIP 2 towers: FG-CLIP 2, SigLIP 2, SigLIP, or ours."""
+    source = settings.get("from_pretrained")
+    stored = settings.get("from_scratch") or {}
+    if source:
+        stored = BetaSiglip2Config.get_config_dict(source)[0]
+    return stored.get("model_type") in (BetaSiglip2Config.model_type, *FOREIGN_TYPES)
+
+
+def build_siglip2(settings: Mapping[str, Any], tokenizer: Any) -> tuple[BetaSiglip2Model, BetaSiglip2Processor]:
+    """
+    Builds the model and its processor.
+
+    Args:
+        settings: The section `model`.
+        tokenizer: A tokenizer, or `None` for that of the checkpoint.
+
+    Raises:
+        ValueError: if a model from scratch has no tokenizer, the tokenizer has more ids than the model, or images are
+            to be squashed.
+    """
+    if settings.get("squash_images"):
+        raise ValueError("model.squash_images must be false for SigLIP 2, which takes images of any shape, but is true")
+    changes = dict(settings.get("config") or {})
+    source = settings.get("from_pretrained")
+    if source:
+        model = BetaSiglip2Model.from_pretrained(source, **changes, **loading_arguments(settings))
+    else:
+        model = _new_model(settings["from_scratch"], tokenizer, changes)
+    patch_size = model.config.vision_config.patch_size
+    if tokenizer is None:
+        processor = BetaSiglip2Processor.from_pretrained(source)
+    else:
+        # As many patches as the tower was made for.
+        num_patches = model.config.vision_config.num_patches
+        processor = BetaSiglip2Processor.from_patch_size(tokenizer, patch_size, max_num_patches=num_patches)
+    if settings.get("dynamic_max_patches") is not None:
+        processor.dynamic_max_patches = bool(settings["dynamic_max_patches"])
+    _fit_to_model(processor, model.config)
+    return model, processor
+
+
+def _new_model(sizes: Mapping[str, Any], tokenizer: Any, changes: Mapping[str, Any]) -> BetaSiglip2Model:
+    if tokenizer is None:
+        raise ValueError("model.tokenizer must be given for a model from scratch, but is not")
+    values = {**sizes, **changes}
+    # The vocabulary is the tokenizer's, whatever the configuration says.
+    values["text_config"] = {
+        **(values.get("text_config") or {}),
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "vocab_size": len(tokenizer),
+    }
+    return BetaSiglip2Model(BetaSiglip2Config(**values))
+
+
+def _fit_to_model(processor: BetaSiglip2Processor, config: Any) -> None:
+    """Gives a processor the text paths of the model, and checks its vocabulary."""
+    ids = config.text_config.vocab_size
+    if len(processor.tokenizer) > ids:
+        raise ValueError(f"the tokenizer must have at most the model's {ids} ids, but has {len(processor.tokenizer)}")
+    processor.max_length = config.text_positions("short")
+    processor.long_max_length = config.text_positions("long")
+    processor.text_path_of_kind = list(config.text_path_of_kind)
+
+
+__all__ = ["build_siglip2", "is_siglip2"]

@@ -1,0 +1,136 @@
+"""Training on SigLIP 2 towers: every recipe runs, the loss falls, a resumed run is one run, batches come planned."""
+
+import json
+
+import pytest
+import torch
+from transformers import Siglip2Config, Siglip2Model
+
+from beta_clip_cli.main import main
+from beta_clip_hf import BetaCLIPDataCollator, BetaSiglip2Model, BetaSiglip2Processor, scenes
+from beta_clip_hf.data.tokenizers import train_clip_tokenizer
+from beta_clip_hf.training.build import build_trainer
+from beta_clip_hf.training.config import read_config
+from training.siglip2_recipes import FINE_GRAINED, SIGLIP2_PARTS
+from training.tiny_runs import StopAt
+
+
+TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+SCENES = "{scenes: 16, image_size: 48}"
+SMALL = [
+    "training.per_device_train_batch_size=4", "training.gradient_accumulation_steps=1",
+    "training.dataloader_num_workers=0", "training.logging_steps=1", "training.learning_rate=1e-3",
+    "training.warmup_steps=0", "training.use_cpu=true", "training.disable_tqdm=true",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def siglip2(tmp_path_factory):
+    """A tiny plain SigLIP 2 with its processor."""
+    folder = tmp_path_factory.mktemp("siglip2")
+    rows = scenes.SceneDataset(40, image_size=48)
+    tokenizer = train_clip_tokenizer([rows[index]["caption"] for index in range(40)], vocab_size=600)
+    vision = {**TOWER, "patch_size": 8, "num_patches": 36}
+    BetaSiglip2Processor.from_patch_size(tokenizer, patch_size=8, max_num_patches=36).save_pretrained(folder)
+    Siglip2Config(vision_config=vision).save_pretrained(folder)
+    # Auto classes give a SigLIP 2 a tokenizer of their own choice, which may have one more id.
+    tokenizer = BetaSiglip2Processor.from_pretrained(folder).tokenizer
+    tokens = {
+        "vocab_size": len(tokenizer),
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+    torch.manual_seed(0)
+    Siglip2Model(Siglip2Config(text_config={**TOWER, **tokens}, vision_config=vision)).save_pretrained(folder)
+    return folder
+
+
+def train(recipe, model, output, *settings):
+    words = ["train", "--config", str(recipe), "--model", str(model), "--output", str(output)]
+    for setting in (f"data.train={SCENES}", *SMALL, *settings):
+        words += ["--set", setting]
+    assert main(words) == 0
+    log = json.loads((output / "train_log.json").read_text())
+    return [record for record in log if "loss" in record]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", SIGLIP2_PARTS)
+def test_a_recipe_runs(project_dir, siglip2, tmp_path, recipe):
+    config = project_dir / f"examples/configs/{recipe}.yaml"
+    log = train(config, siglip2, tmp_path, "training.max_steps=2", "training.save_strategy=no")
+    for record in log:
+        assert record.keys() & (FINE_GRAINED | {"beta_cal_loss", "clip_loss"}) == SIGLIP2_PARTS[recipe]
+    model, info = BetaSiglip2Model.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info.values())
+    before = BetaSiglip2Model.from_pretrained(siglip2)
+    moved = {name for name, tensor in before.state_dict().items() if not torch.equal(model.state_dict()[name], tensor)}
+    assert {"logit_scale", "logit_bias", "long_text_head.weight", "vision_model.head.probe"} <= moved
+    # Phrases and texts of regions take the box path, patches the dense head.
+    assert {"box_text_head.weight", "patch_head.mlp.fc1.weight"} <= moved
+    processor = BetaSiglip2Processor.from_pretrained(tmp_path)
+    assert processor.dynamic_max_patches == (recipe != "beta_siglip2")
+    assert (processor.max_length, processor.long_max_length) == (64, 196)
+    assert processor.text_path_of_kind == ["long", "short", "box", "short"]
+
+
+@pytest.mark.slow
+def test_the_weights_of_the_paper(project_dir, siglip2, tmp_path):
+    config = project_dir / "examples/configs/fg_clip2_stage2.yaml"
+    lines = [line.removeprefix("#").strip() for line in config.read_text().splitlines() if line.startswith("#")]
+    start = next(number for number, line in enumerate(lines) if line.startswith('--set "model.config'))
+    setting = f"{lines[start]} {lines[start + 1]}".replace("\\", "").removeprefix("--set ").strip('"')
+    steps = ("training.max_steps=1", "training.save_strategy=no")
+    (record,) = train(config, siglip2, tmp_path, *steps, setting)
+    assert record.keys() & FINE_GRAINED == FINE_GRAINED - {"hard_contrast_loss"}
+    weights = {"sigmoid_loss": 1, "short_sigmoid_loss": 1, "region_loss": 0.1, "intra_text_loss": 0.1}
+    weights |= {"hard_negative_loss": 0.5, "rank_loss": 0.4}
+    total = sum(weight * record[name] for name, weight in weights.items())
+    assert record["loss"] == pytest.approx(total, rel=1e-3)
+
+
+@pytest.mark.slow
+def test_a_resumed_run_is_one_run_and_its_loss_falls(project_dir, siglip2, tmp_path):
+    recipe = project_dir / "examples/configs/beta_fg2.yaml"
+
+    def new_trainer(folder, resume=False):
+        settings = [f"data.train={SCENES}", *SMALL, "data.num_phrases=4", f"training.output_dir={folder}"]
+        settings += ["training.max_steps=8", "training.save_strategy=steps", "training.save_steps=4"]
+        settings.append(f"model.from_pretrained={siglip2}")
+        return build_trainer(read_config(recipe, [setting.split("=", 1) for setting in settings]), resume=resume)
+
+    whole = new_trainer(tmp_path / "whole")
+    whole.train()
+    parts = ("sigmoid_loss", "short_sigmoid_loss", "region_loss", "beta_cal_loss")
+    losses = [sum(record[part] for part in parts) for record in whole.state.log_history if "loss" in record]
+    assert len(losses) == 8 and sum(losses[-3:]) < sum(losses[:3])
+
+    broken = new_trainer(tmp_path / "broken")
+    broken.add_callback(StopAt(5))
+    broken.train()
+    resumed = new_trainer(tmp_path / "broken", resume=True)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "broken/checkpoint-4"))
+    assert "rank_loss.threshold" in whole.model.state_dict()
+    for name, tensor in whole.model.state_dict().items():
+        torch.testing.assert_close(resumed.model.state_dict()[name], tensor, rtol=0, atol=0, msg=name)
+
+
+def test_a_batch_comes_planned(siglip2):
+    """The collator's plan is the one that the model would make itself, with the grids of the images."""
+    model = BetaSiglip2Model.from_pretrained(siglip2, use_pooler=True, use_regions=True)
+    processor = BetaSiglip2Processor.from_pretrained(siglip2)
+    processor.image_processor.max_num_patches = 20
+    rows = scenes.SceneDataset(3, image_size=48)
+    collator = BetaCLIPDataCollator(
+        processor, caption_mode="full", num_regions=2, include_short_caption=True, random_resized_crop=(0.5, 1.0)
+    )
+    batch = collator([rows[index] for index in range(3)])
+    assert batch["input_ids"].shape[1] == 196 and batch["region_input_ids"].shape[1] == 64
+    assert batch["plan"].grid_sizes == batch["spatial_shapes"].tolist()
+    planned = model(**batch).loss
+    plan = batch.pop("plan")
+    torch.testing.assert_close(model(**batch).loss, planned, rtol=0, atol=0)
+    assert len(plan.packing.short_U) < plan.packing.num_texts
+    with pytest.raises(ValueError, match="prefix_padding_probability must be 0 for SigLIP 2"):
+        BetaCLIPDataCollator(processor, prefix_padding_probability=0.5)
