@@ -72,6 +72,11 @@ COMMANDS = (
         "beta-clip export clip runs/photos exported",
     ),
     Command(
+        ("export", "siglip2"),
+        "Write a model on SigLIP 2 towers as a plain Siglip2Model, for programs without this package.",
+        "beta-clip export siglip2 runs/beta_siglip2 exported",
+    ),
+    Command(
         ("export", "onnx"),
         "Write a model as ONNX graphs or torch.export programs, for use without transformers.",
         "beta-clip export onnx runs/photos exported --dtype float16",

@@ -14,7 +14,7 @@ pytest.importorskip("shtab")
 
 WORDS = [
     (["tr"], ["train"]),
-    (["export", ""], ["clip", "merged", "onnx"]),
+    (["export", ""], ["clip", "merged", "onnx", "siglip2"]),
     (["train", "--le"], ["--learning-rate"]),
     (["train", "--config", ""], ["run.yaml", "model"]),
     (["train", "--model", ""], ["model"]),

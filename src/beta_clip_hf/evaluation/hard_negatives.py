@@ -147,8 +147,9 @@ class HardNegativeProbe:
             self.first_text.append(len(texts))
         self.sizes_I = torch.tensor([len(choice.texts) for choice in self.flat])
         self.image_I = torch.tensor(image_index)
-        self.has_regions = embedder.has_patch_features and any(choice.box is not None for choice in self.flat)
-        self.text_embeds_ND = embedder.texts(texts, whole_captions=whole_captions)
+        has_boxes = any(choice.box is not None for choice in self.flat)
+        self.has_regions = embedder.has_region_features and has_boxes
+        self.text_embeds_ND = embedder.texts(texts, whole_captions=whole_captions, of_regions=has_boxes)
 
     def measure(self, batch: ImageBatch) -> Kept:
         """Keeps the scores of all texts of the choices of a batch."""

@@ -16,6 +16,7 @@ from ..inference.embedder import Embedder, ImageBatch
 from ..inference.shards import Kept
 from ..model.boxes_beta_clip import Box
 from ..model.image_views_beta_clip import boxes_in_view
+from ..model.patch_map_beta_clip import features_of_one_grid
 from ..model.regions_beta_clip import roi_align
 from .metric_names import MetricName
 from .metrics import chance_ranks, hits_at_k, match_ranks
@@ -108,7 +109,7 @@ class LocalisationProbe:
         maps[UNIFORM] = uniform_map(batch.grid).expand(len(boxes), -1, -1)
         maps[CENTRE] = centre_map(batch.grid).expand(len(boxes), -1, -1)
         if self.has_attention:
-            device = batch.patch_features_BPD.device
+            device = batch.image_embeds_BD.device
             attention_IHP = self.embedder.attention(batch, text_embeds_ID, seen.image_I.to(device))
             maps["attention"] = attention_IHP.mean(dim=1).unflatten(-1, batch.grid)
             head_maps = attention_IHP.unflatten(-1, batch.grid).unbind(dim=1)
@@ -135,7 +136,7 @@ class LocalisationProbe:
 
     def _similarity_maps(self, batch: ImageBatch, text_embeds_ID: Tensor, image_I: Tensor) -> dict[str, Tensor]:
         """Computes (I, Y, X) maps of the cosines of phrases with patches and with regions. No value is negative."""
-        patches_BPD = batch.patch_features_BPD.float()
+        patches_BPD = features_of_one_grid(batch.patch_features_BPD).float()
         device = patches_BPD.device
         num_patches = patches_BPD.shape[1]
         num_phrases_B = torch.bincount(image_I, minlength=len(patches_BPD)).tolist()

@@ -36,9 +36,14 @@ class Classes(NamedTuple):
     """Prompts, in which {} stands for the name."""
 
 
-def class_embeds(embedder: Embedder, classes: Classes) -> Tensor:
+def class_embeds(embedder: Embedder, classes: Classes, *, of_regions: bool = False) -> Tensor:
     """
     Embeds each class as the normalised mean of the embeddings of all its prompts: (G, D) float32.
+
+    Args:
+        embedder: Encodes the prompts.
+        classes: The classes.
+        of_regions: Whether boxes are classified, see [`Embedder.texts`].
 
     Raises:
         ValueError: if there is no class or no template, or a template has no {}.
@@ -54,7 +59,7 @@ def class_embeds(embedder: Embedder, classes: Classes) -> Tensor:
     prompts: list[str] = []
     for name in names:
         prompts += [template.replace("{}", name) for template in templates]
-    prompt_embeds = embedder.texts(prompts).unflatten(0, (len(names), len(templates)))
+    prompt_embeds = embedder.texts(prompts, of_regions=of_regions).unflatten(0, (len(names), len(templates)))
     # Each prompt counts alike, as its embedding has length 1; their mean is shorter, so it is normalised again.
     return normalize(prompt_embeds.mean(dim=1), dim=-1)
 
@@ -142,7 +147,7 @@ class ClassificationProbe:
                 raise ValueError(f"label must be a whole number from 0 to {self.num_classes - 1}, but is {label!r}")
         # A matrix product would not tie copies of a class to the last bit, so each name is scored once.
         names = list(dict.fromkeys(classes.names))
-        self.class_embeds_UD = class_embeds(embedder, classes._replace(names=names))
+        self.class_embeds_UD = class_embeds(embedder, classes._replace(names=names), of_regions=boxes is not None)
         places = [names.index(class_name) for class_name in classes.names]
         self.place_G = torch.tensor(places, device=self.class_embeds_UD.device)
 
@@ -156,7 +161,7 @@ class ClassificationProbe:
         num_labels_B = torch.tensor([len(self.labels[image]) for image in images])
         device = batch.image_embeds_BD.device
         embeds = {"cls": batch.image_embeds_BD.repeat_interleave(num_labels_B.to(device), dim=0)}
-        if self.boxes is not None and self.embedder.has_patch_features:
+        if self.boxes is not None and self.embedder.has_region_features:
             embeds["region"] = self.embedder.region_embeds(batch, [self.boxes[image] for image in images])
         kept: Kept = {"image": batch.image_index_B.repeat_interleave(num_labels_B)}
         for score, embeds_ID in embeds.items():

@@ -16,7 +16,9 @@ from ..data.rows import Row
 from ..model.batch_beta_clip import scaled_pixels
 from ..model.boxes_beta_clip import seen_box
 from ..model.image_views_beta_clip import UNSCALED, pixel_scale, squashed, view_of_image
-from ..model.regions_beta_clip import roi_align
+from ..model.modeling_beta_siglip2 import BetaSiglip2Model
+from ..model.patch_map_beta_clip import Patches, PatchMap, features_of_one_grid
+from ..model.regions_beta_clip import grid_boxes, roi_align, roi_align_of_map
 from .models import evaluation_mode
 from .reading import ImageReader, ProcessedImages
 from .shards import Kept, Shards, split
@@ -33,7 +35,7 @@ class HasPatches(Protocol):
     """A batch of images with their patch features: an [`ImageBatch`], or features that were kept."""
 
     @property
-    def patch_features_BPD(self) -> Tensor:
+    def patch_features_BPD(self) -> Patches:
         """(B, P, D), normalised or not."""
 
     @property
@@ -53,12 +55,18 @@ class ImageBatch:
     """Width and height of each image in pixels, before any processing."""
     image_embeds_BD: Tensor
     """(B, D) float32, normalised."""
-    patch_features_BPD: Tensor
-    """(B, P, D), not normalised, in the model's dtype; P = 0 for a model without patch features."""
+    patch_features_BPD: Patches
+    """(B, P, D), not normalised, in the model's dtype; P = 0 for a model without patch features. A map where the grids
+    of images differ."""
     grid: tuple[int, int]
-    """Rows and columns of patches, P in all."""
+    """Rows and columns of patches, P in all; (0, 0) where the grids of images differ."""
     digests: list[bytes]
     """SHA-256 of each image file, or of the pixels of an image that comes from no file."""
+
+    @property
+    def grid_features_BPD(self) -> Tensor:
+        """The patch features, where all images have one grid; raises `ValueError` otherwise."""
+        return features_of_one_grid(self.patch_features_BPD)
 
 
 class Embedder:
@@ -110,10 +118,15 @@ class Embedder:
         # Images travel to a GPU as bytes. On a CPU they are what the image processor makes of them, to the last bit.
         self.pixel_scale = pixel_scale(self.image_processor) if model.device.type == "cuda" else None
         self.has_pooler = getattr(model, "pooler", None) is not None
-        self.has_patch_features = hasattr(model, "encode_images")
+        # SigLIP 2 has a path for each kind of text, and images of any grid.
+        self.has_any_grid = isinstance(model, BetaSiglip2Model)
+        self.has_region_features = hasattr(model, "encode_images")
+        # Maps over a grid are drawn, and windows cut, of images of one grid.
+        self.has_patch_features = self.has_region_features and not self.has_any_grid
         self.has_long_path = getattr(model.config, "use_long_text_path", False)
+        self.by_budget = getattr(processor, "dynamic_max_patches", False)
 
-    def texts(self, texts: Sequence[str], *, whole_captions: bool = False) -> Tensor:
+    def texts(self, texts: Sequence[str], *, whole_captions: bool = False, of_regions: bool = False) -> Tensor:
         """
         Encodes texts.
 
@@ -124,12 +137,17 @@ class Embedder:
             texts: T texts.
             whole_captions: Whether the texts are whole captions. A model with two text paths encodes these on the long
                 one, and all other texts on the short one.
+            of_regions: Whether the texts tell what stands in boxes. SigLIP 2 encodes these on a path of their own.
 
         Returns:
             (T, D) float32, normalised, in the order of the texts, on the model's device.
         """
         path = None
-        if whole_captions and self.has_long_path:
+        if self.has_any_grid and of_regions:
+            path = "box"
+        elif self.has_any_grid and whole_captions:
+            path = self.model.config.caption_text_path
+        elif whole_captions and self.has_long_path:
             path = "long"
         # Texts of similar length share a shard, which saves padding. Equal lengths are sorted by the text itself, so
         # that a shard does not depend on the order of the input.
@@ -180,7 +198,12 @@ class Embedder:
             range(len(rows)),  # type: ignore[arg-type]  # anything with a length and an index will do
             batch_sampler=batches,  # type: ignore[arg-type]  # any sequence of batches will do
             num_workers=self.num_workers,
-            collate_fn=ImageReader(rows, self.image_processor, {} if self.pixel_scale is None else UNSCALED),
+            collate_fn=ImageReader(
+                rows,
+                self.image_processor,
+                {} if self.pixel_scale is None else UNSCALED,
+                by_budget=self.by_budget,
+            ),
             pin_memory=self.model.device.type == "cuda",
         )
         total = sum(len(batch) for batch in batches)
@@ -191,13 +214,21 @@ class Embedder:
 
     def encode_images(self, processed: ProcessedImages) -> ImageBatch:
         """Encodes one batch of images that have been read and processed."""
-        inputs = {name: tensor.to(self.model.device, non_blocking=True) for name, tensor in processed.inputs.items()}
+        inputs = {}
+        for name, tensor in processed.inputs.items():
+            # The tower reads the shapes of images on the CPU.
+            device = "cpu" if name == "spatial_shapes" else self.model.device
+            inputs[name] = tensor.to(device, non_blocking=True)
         if self.pixel_scale is not None and inputs["pixel_values"].dtype == torch.uint8:
             inputs["pixel_values"] = scaled_pixels(inputs["pixel_values"], self.pixel_scale)
         inputs["pixel_values"] = inputs["pixel_values"].to(self.model.dtype)
         options = self._size_options(inputs["pixel_values"])
         with evaluation_mode(self.model):
-            if self.has_patch_features:
+            patches_BPD: Patches
+            if self.has_any_grid:
+                features_BD, patches_BPD = self.model.encode_images(**inputs)
+                grid = (0, 0)
+            elif self.has_patch_features:
                 features_BD, patches_BPD = self.model.encode_images(inputs["pixel_values"], **options)
                 grid = self._patch_grid(inputs["pixel_values"])
             else:
@@ -318,8 +349,14 @@ class Embedder:
             (R, D) float32, normalised.
         """
         patches_BPD = batch.patch_features_BPD
-        rows, columns = batch.grid
         boxes_R4 = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+        if isinstance(patches_BPD, PatchMap):
+            device = patches_BPD.features.device
+            image_R = image_in_batch_R.to(device)
+            grid_R2 = patches_BPD.grid_sizes.to(device)[image_R]
+            boxes_R4 = grid_boxes(boxes_R4.to(device), "xyxy_normalized", grid_R2, grid_R2)
+            return unit_length(roi_align_of_map(patches_BPD, boxes_R4, image_R).float(), dim=-1)
+        rows, columns = batch.grid
         # RoIAlign takes boxes in units of patches.
         boxes_R4 = boxes_R4 * torch.tensor([columns, rows, columns, rows])
         device = patches_BPD.device

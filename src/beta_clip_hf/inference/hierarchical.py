@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
+from ..model.patch_map_beta_clip import features_of_one_grid
 from ..text.hierarchy import TextHierarchy, build_text_hierarchy
 from ..text.phrases import PhraseExtractor
 from .embedder import Embedder, HasPatches
@@ -112,7 +113,9 @@ class TextParts:
         if place == ATTENTION:
             scores_BU = self.embedder.pair_scores(patches, self.embeds_UD)
         else:
-            scores_BU = best_window_scores(patches.patch_features_BPD, self.embeds_UD, patches.grid)
+            scores_BU = best_window_scores(
+                features_of_one_grid(patches.patch_features_BPD), self.embeds_UD, patches.grid
+            )
         scores_UB = scores_BU.T.float().cpu().contiguous()
         return self.sentences.means(scores_UB).T, self.phrases.means(scores_UB).T
 
@@ -146,7 +149,7 @@ class TextParts:
             scores = self.embedder.candidate_scores(patches, self.embeds_UD, image_index, part_index)
         else:
             scores = best_window_candidates(
-                patches.patch_features_BPD, self.embeds_UD, patches.grid, image_index, part_index
+                features_of_one_grid(patches.patch_features_BPD), self.embeds_UD, patches.grid, image_index, part_index
             )
         starts_M = num_parts_M.cumsum(0) - num_parts_M
         return _means(scores.float().cpu()[:, None], torch.arange(len(scores)), starts_M)[:, 0]

@@ -11,10 +11,14 @@ from transformers import AutoModel, AutoProcessor, BatchFeature, CLIPModel
 from ..data.fields import shown
 from ..files import naming_errors
 from ..model.checkpoints_beta_clip import is_fg_clip, weight_names
+from ..model.checkpoints_beta_siglip2 import FG_CLIP2
 from ..model.configuration_beta_clip import BetaCLIPConfig
+from ..model.configuration_beta_siglip2 import BetaSiglip2Config
 from ..model.loading_checks_beta_clip import load_checked
 from ..model.modeling_beta_clip import BetaCLIPModel
+from ..model.modeling_beta_siglip2 import BetaSiglip2Model
 from ..model.processing_beta_clip import BetaCLIPProcessor
+from ..model.processing_beta_siglip2 import BetaSiglip2Processor
 
 
 # A SigLIP 2 of one resolution has the first type, NaFlex the second.
@@ -55,7 +59,7 @@ class LoadedModel(NamedTuple):
 
 def load_model(name_or_path: str, device: torch.device, dtype: torch.dtype = torch.float32) -> LoadedModel:
     """
-    Loads β-CLIP, FG-CLIP, a plain CLIP, SigLIP, SigLIP 2 or another model with features of images and of texts.
+    Loads β-CLIP, FG-CLIP, FG-CLIP 2, a plain CLIP, SigLIP, SigLIP 2 or another model with features of images and texts.
 
     FG-CLIP and CLIP come without a pooler, because theirs would be untrained. A plain CLIP stays CLIP: its positions
     are not stretched, and texts are cut at its own length.
@@ -109,6 +113,8 @@ def _read(name_or_path: str) -> tuple[Any, Any]:
     model_type = BetaCLIPConfig.get_config_dict(name_or_path)[0].get("model_type")
     if model_type == BetaCLIPConfig.model_type:
         return BetaCLIPModel.from_pretrained(name_or_path), BetaCLIPProcessor.from_pretrained(name_or_path)
+    if model_type in (BetaSiglip2Config.model_type, FG_CLIP2):
+        return BetaSiglip2Model.from_pretrained(name_or_path), BetaSiglip2Processor.from_pretrained(name_or_path)
     # FG-CLIP calls itself a CLIP, but has weights that CLIP does not have.
     if model_type == "clip" and is_fg_clip(weight_names(name_or_path)):
         model = BetaCLIPModel.from_pretrained(name_or_path, use_pooler=False)
@@ -154,9 +160,11 @@ def text_inputs(model: Any, processor: Any, texts: Sequence[str], path: str | No
         model: A model as from [`load_model`].
         processor: Its processor.
         texts: T texts.
-        path: Text path of a model with two, "short" or "long".
+        path: Text path of a model with several, "short", "long" or "box".
     """
     # A processor of ours knows the lengths of its paths itself.
+    if isinstance(processor, BetaSiglip2Processor):
+        return processor(text=list(texts), path=path)
     if isinstance(processor, BetaCLIPProcessor):
         return processor(text=list(texts), path=path, padding=True, return_tensors="pt")
     positions = model.config.text_config.max_position_embeddings

@@ -11,6 +11,7 @@ from ..data.columns import CAPTION_COLUMNS
 from ..data.images import load_image
 from ..data.rows import Row, check_row, row_id
 from ..model.image_views_beta_clip import within_memory
+from ..model.processing_beta_siglip2 import process_by_budget
 from .identity import image_digest
 
 
@@ -43,12 +44,21 @@ class ImageReader:
         rows: Rows with an `image`.
         image_processor: Resizes, crops and normalises.
         options: Options of the image processor by which it returns bytes, `UNSCALED`, or none.
+        by_budget: Whether each image takes as many patches as it needs, see [`process_by_budget`].
     """
 
-    def __init__(self, rows: Sequence[Row], image_processor: Any, options: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        image_processor: Any,
+        options: Mapping[str, Any] | None = None,
+        *,
+        by_budget: bool = False,
+    ) -> None:
         self.rows = rows
         self.image_processor = image_processor
         self.options = dict(options or {})
+        self.by_budget = by_budget
 
     def __call__(self, indices: Sequence[int]) -> ProcessedImages:
         """
@@ -60,11 +70,6 @@ class ImageReader:
         # Each row is read once: the sequence may be a table that decodes an image every time it is asked for a row.
         rows = [self.rows[index] for index in indices]
         images = [_image_of(row) for row in rows]
-        small_images = within_memory(images, self.image_processor)
-        inputs = dict(self.image_processor(small_images, return_tensors="pt", **self.options))
-        if self.options and inputs["pixel_values"].dtype != torch.uint8:
-            # The processor resizes to fractions of levels.
-            inputs = dict(self.image_processor(small_images, return_tensors="pt"))
         return ProcessedImages(
             indices=list(indices),
             # A worker pickles its result. Images would travel to the main process, which does not need them.
@@ -72,8 +77,18 @@ class ImageReader:
             sizes=[image.size for image in images],
             # The file is hashed, not the decoded image: decoders differ in the last bit of a pixel.
             digests=[image_digest(row["image"]) for row in rows],
-            inputs=inputs,
+            inputs=self._processed(images),
         )
+
+    def _processed(self, images: Sequence[Any]) -> dict[str, Tensor]:
+        if self.by_budget:
+            return process_by_budget(images, self.image_processor)
+        small_images = within_memory(images, self.image_processor)
+        inputs = dict(self.image_processor(small_images, return_tensors="pt", **self.options))
+        if self.options and inputs["pixel_values"].dtype != torch.uint8:
+            # The processor resizes to fractions of levels.
+            inputs = dict(self.image_processor(small_images, return_tensors="pt"))
+        return inputs
 
 
 def _image_of(row: Row) -> Any:

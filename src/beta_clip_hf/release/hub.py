@@ -16,8 +16,11 @@ from ..files import replacing, write_json
 from ..inference.adapters import base_of_adapter
 from ..model.adapters_beta_clip import is_adapter
 from ..model.configuration_beta_clip import BetaCLIPConfig
+from ..model.configuration_beta_siglip2 import BetaSiglip2Config
 from ..model.modeling_beta_clip import BetaCLIPModel
+from ..model.modeling_beta_siglip2 import BetaSiglip2Model
 from ..model.processing_beta_clip import BetaCLIPProcessor
+from ..model.processing_beta_siglip2 import BetaSiglip2Processor
 from ..model.remote_code_beta_clip import PINNED, carrying_code
 from .model_card import render_card
 from .run_files import RunFiles
@@ -28,7 +31,12 @@ logger = logging.getLogger(__name__)
 # Files that are uploaded with the model if they are there. Pages with photos stay: their licences are not ours to give.
 CURVES = "train_curves.png"
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "config.json")
-AUTO_CLASSES = {BetaCLIPConfig: "AutoConfig", BetaCLIPModel: "AutoModel", BetaCLIPProcessor: "AutoProcessor"}
+# The configuration, the model and the processor of each kind of model, and the Auto classes that find them.
+CLASSES: dict[str, tuple[Any, Any, Any]] = {
+    BetaCLIPConfig.model_type: (BetaCLIPConfig, BetaCLIPModel, BetaCLIPProcessor),
+    BetaSiglip2Config.model_type: (BetaSiglip2Config, BetaSiglip2Model, BetaSiglip2Processor),
+}
+AUTO_CLASSES = ("AutoConfig", "AutoModel", "AutoProcessor")
 
 
 def push(
@@ -145,9 +153,11 @@ def build_repository(folder: str | Path, target: str | Path, repo_id: str, **fie
     if is_adapter(folder):
         _copy_adapter(folder, target)
     else:
-        with carrying_code(AUTO_CLASSES):
-            BetaCLIPModel.from_pretrained(folder).save_pretrained(target)
-            BetaCLIPProcessor.from_pretrained(folder).save_pretrained(target)
+        # Every other kind of model becomes a β-CLIP when it is loaded.
+        classes = CLASSES.get(run.config.get("model_type", ""), CLASSES[BetaCLIPConfig.model_type])
+        with carrying_code(dict(zip(classes, AUTO_CLASSES, strict=True))):
+            for model_class in classes[1:]:
+                model_class.from_pretrained(folder).save_pretrained(target)
     records = {"train_config.json": run.training, "train_results.json": run.trained, "results.json": run.results}
     for name, content in records.items():
         if content:

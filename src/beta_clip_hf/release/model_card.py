@@ -9,6 +9,7 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 
 from ..model.adapters_beta_clip import is_adapter
+from ..model.configuration_beta_siglip2 import SIGLIP_TEXT_POSITIONS, BetaSiglip2Config
 from .citations import PAPERS, SOFTWARE
 from .results_table import eval_results, result_rows, results_note
 from .run_files import RunFiles
@@ -74,7 +75,7 @@ def render_card(
     name = card_fields.model_name or repo_id.rpartition("/")[2]
     # The code in the card embeds a caption, which has a path of its own in some models.
     long_path = ""
-    if run.config.get("use_long_text_path"):
+    if run.config.get("use_long_text_path") or _is_siglip2(run.config):
         long_path = ', path="long"'
     recipe = ""
     if run.training:
@@ -137,6 +138,10 @@ def _as_list(value: str | list[str] | None) -> list[str]:
     return list(value or ())
 
 
+def _is_siglip2(config: Mapping[str, Any]) -> bool:
+    return config.get("model_type") == BetaSiglip2Config.model_type
+
+
 def _has_pooler(config: Mapping[str, Any]) -> bool:
     # A setting that the file does not have keeps its default in `BetaCLIPConfig`: True here, False for regions.
     return bool(config.get("use_pooler", True))
@@ -147,7 +152,7 @@ def _has_regions(config: Mapping[str, Any]) -> bool:
 
 
 def _method_tags(config: Mapping[str, Any]) -> list[str]:
-    tags = ["clip", "image-text-retrieval", "long-captions"]
+    tags = ["siglip2" if _is_siglip2(config) else "clip", "image-text-retrieval", "long-captions"]
     if _has_pooler(config):
         tags.append("beta-clip")
     if _has_regions(config):
@@ -171,6 +176,8 @@ def _summary(config: Mapping[str, Any]) -> str:
     if _has_regions(config):
         methods.append("FG-CLIP")
     method = " and ".join(methods) or "CLIP"
+    if _is_siglip2(config):
+        method = f"{' and '.join(methods).replace('FG-CLIP', 'FG-CLIP 2')} SigLIP 2".strip()
     summary = f"A {method} model: it embeds images and texts, also long captions, in one space."
     if _has_pooler(config):
         summary = f"{summary} A text-conditioned pooler embeds an image anew for each text."
@@ -179,6 +186,9 @@ def _summary(config: Mapping[str, Any]) -> str:
 
 def _model_lines(config: Mapping[str, Any]) -> Iterator[str]:
     vision = config.get("vision_config", {})
+    if _is_siglip2(config):
+        yield from _siglip2_lines(config)
+        return
     size = vision.get("image_size")
     yield (
         f"Images of {size} × {size} pixels in patches of {vision.get('patch_size')}; "
@@ -194,6 +204,21 @@ def _model_lines(config: Mapping[str, Any]) -> Iterator[str]:
         yield f"Text-conditioned pooler of {config.get('pooler_num_attention_heads')} heads."
     if _has_regions(config):
         yield "Regions: RoIAlign of the patch features, with logit scales of their own."
+
+
+def _siglip2_lines(config: Mapping[str, Any]) -> Iterator[str]:
+    vision = config.get("vision_config", {})
+    positions = config.get("text_config", {}).get("max_position_embeddings", SIGLIP_TEXT_POSITIONS)
+    patch_size, width = vision.get("patch_size"), vision.get("hidden_size")
+    yield f"Images of any shape in patches of {patch_size}; embeddings of {width} numbers."
+    yield (
+        f"Texts in lower case, padded to all positions of their path: {positions} (short captions; texts of boxes) or "
+        f"{config.get('long_text_max_position_embeddings')} (long captions)."
+    )
+    if _has_pooler(config):
+        yield f"Text-conditioned pooler of {config.get('pooler_num_attention_heads')} heads."
+    if _has_regions(config):
+        yield "Regions (FG-CLIP 2, arXiv:2510.10921): RoIAlign of the patch features, with logit scales of their own."
 
 
 def _limit_lines(run: RunFiles) -> Iterator[str]:

@@ -366,7 +366,7 @@ class _Fragment:
         self.vectors.append(truncate(batch.image_embeds_BD[readable].cpu(), self.truncate_dim))
         if not with_patches:
             return
-        for features_PD in batch.patch_features_BPD[readable].to("cpu", torch.float16):
+        for features_PD in batch.grid_features_BPD[readable].to("cpu", torch.float16):
             content = features_PD.numpy().tobytes()
             self.patches.append({"patches": content, "patch_rows": batch.grid[0]})
             self.patch_bytes += len(content)

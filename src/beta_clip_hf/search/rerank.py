@@ -25,6 +25,8 @@ from ..inference.hierarchical import (
     text_hierarchies,
 )
 from ..inference.shards import split
+from ..model.patch_map_beta_clip import Patches as FeaturesOfPatches
+from ..model.patch_map_beta_clip import select_images
 from .query import EmbeddedQuery, Hit
 from .sources import PhotoFolder, ReadablePhotos
 from .table import ImageTable
@@ -90,10 +92,10 @@ class Patches(NamedTuple):
 
     images: list[str]
     """B keys of images."""
-    patch_features_BPD: Tensor
+    patch_features_BPD: FeaturesOfPatches
     """(B, P, D), on the model's device and in its dtype."""
     grid: tuple[int, int]
-    """Rows and columns of patches, P in all."""
+    """Rows and columns of patches, P in all; (0, 0) where the grids of images differ."""
 
 
 def rerank_hits(
@@ -222,7 +224,7 @@ def _compute_patches(images: Sequence[str], embedder: Embedder) -> Iterator[Patc
         readable = [index for index, row in enumerate(batch.rows) if "error" not in row]
         if readable:
             keys = [batch.rows[index]["record"]["image"] for index in readable]
-            yield Patches(keys, batch.patch_features_BPD[readable], batch.grid)
+            yield Patches(keys, select_images(batch.patch_features_BPD, readable), batch.grid)
 
 
 def _check_scored(num_scored: int, num_hits: int) -> None:
