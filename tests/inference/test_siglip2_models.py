@@ -62,7 +62,7 @@ def test_texts_take_their_path_in_lower_case(embedder):
     for path, options in {
         "short": {},
         "long": {"whole_captions": True},
-        "box": {"of_regions": True},
+        "box": {"box_texts": True},
     }.items():
         with torch.no_grad():
             inputs = processor(text=[text.lower() for text in TEXTS], path=path)

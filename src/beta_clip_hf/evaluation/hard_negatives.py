@@ -149,7 +149,7 @@ class HardNegativeProbe:
         self.image_I = torch.tensor(image_index)
         has_boxes = any(choice.box is not None for choice in self.flat)
         self.has_regions = embedder.has_region_features and has_boxes
-        self.text_embeds_ND = embedder.texts(texts, whole_captions=whole_captions, of_regions=has_boxes)
+        self.text_embeds_ND = embedder.texts(texts, whole_captions=whole_captions, box_texts=has_boxes)
 
     def measure(self, batch: ImageBatch) -> Kept:
         """Keeps the scores of all texts of the choices of a batch."""

@@ -36,14 +36,14 @@ class Classes(NamedTuple):
     """Prompts, in which {} stands for the name."""
 
 
-def class_embeds(embedder: Embedder, classes: Classes, *, of_regions: bool = False) -> Tensor:
+def class_embeds(embedder: Embedder, classes: Classes, *, box_texts: bool = False) -> Tensor:
     """
     Embeds each class as the normalised mean of the embeddings of all its prompts: (G, D) float32.
 
     Args:
         embedder: Encodes the prompts.
         classes: The classes.
-        of_regions: Whether boxes are classified, see [`Embedder.texts`].
+        box_texts: Whether boxes are classified, see [`Embedder.texts`].
 
     Raises:
         ValueError: if there is no class or no template, or a template has no {}.
@@ -59,7 +59,7 @@ def class_embeds(embedder: Embedder, classes: Classes, *, of_regions: bool = Fal
     prompts: list[str] = []
     for name in names:
         prompts += [template.replace("{}", name) for template in templates]
-    prompt_embeds = embedder.texts(prompts, of_regions=of_regions).unflatten(0, (len(names), len(templates)))
+    prompt_embeds = embedder.texts(prompts, box_texts=box_texts).unflatten(0, (len(names), len(templates)))
     # Each prompt counts alike, as its embedding has length 1; their mean is shorter, so it is normalised again.
     return normalize(prompt_embeds.mean(dim=1), dim=-1)
 
@@ -147,7 +147,7 @@ class ClassificationProbe:
                 raise ValueError(f"label must be a whole number from 0 to {self.num_classes - 1}, but is {label!r}")
         # A matrix product would not tie copies of a class to the last bit, so each name is scored once.
         names = list(dict.fromkeys(classes.names))
-        self.class_embeds_UD = class_embeds(embedder, classes._replace(names=names), of_regions=boxes is not None)
+        self.class_embeds_UD = class_embeds(embedder, classes._replace(names=names), box_texts=boxes is not None)
         places = [names.index(class_name) for class_name in classes.names]
         self.place_G = torch.tensor(places, device=self.class_embeds_UD.device)
 

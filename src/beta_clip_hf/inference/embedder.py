@@ -126,7 +126,7 @@ class Embedder:
         self.has_long_path = getattr(model.config, "use_long_text_path", False)
         self.by_budget = getattr(processor, "dynamic_max_patches", False)
 
-    def texts(self, texts: Sequence[str], *, whole_captions: bool = False, of_regions: bool = False) -> Tensor:
+    def texts(self, texts: Sequence[str], *, whole_captions: bool = False, box_texts: bool = False) -> Tensor:
         """
         Encodes texts.
 
@@ -137,13 +137,13 @@ class Embedder:
             texts: T texts.
             whole_captions: Whether the texts are whole captions. A model with two text paths encodes these on the long
                 one, and all other texts on the short one.
-            of_regions: Whether the texts tell what stands in boxes. SigLIP 2 encodes these on a path of their own.
+            box_texts: Whether the texts tell what stands in boxes. SigLIP 2 encodes these on a path of their own.
 
         Returns:
             (T, D) float32, normalised, in the order of the texts, on the model's device.
         """
         path = None
-        if self.has_any_grid and of_regions:
+        if self.has_any_grid and box_texts:
             path = "box"
         elif self.has_any_grid and whole_captions:
             path = self.model.config.caption_text_path

@@ -28,8 +28,9 @@ class PublishedModel:
         # transformers calls this inside of `push_to_hub`, once the folder holds all files.
         token = kwargs.get("token")
         has_our_card = render_first_card(working_dir, repo_id, token)
-        model: Any = super()
-        commit = model._upload_modified_files(working_dir, repo_id, *args, **kwargs)
+        commit = super()._upload_modified_files(  # type: ignore[misc]  # that of the towers
+            working_dir, repo_id, *args, **kwargs
+        )
         # A pull request is one commit, which is another once it is merged.
         if has_our_card and not kwargs.get("create_pr"):
             pin_first_card(working_dir, repo_id, commit.oid, token=token, branch=kwargs.get("revision"))

@@ -38,7 +38,7 @@ def _parameters(function: Any, *left_out: str) -> tuple[str, ...]:
     return tuple(name for name in signature(function).parameters if name not in left_out)
 
 
-def _fields(*classes: Any) -> tuple[str, ...]:
+def _field_names(*classes: Any) -> tuple[str, ...]:
     names: dict[str, None] = {}
     for cls in classes:
         names |= dict.fromkeys(field.name for field in fields(cls))
@@ -54,10 +54,10 @@ SOURCE_KEYS = _parameters(load_rows, "strict")
 SCENE_KEYS = ("scenes", *_parameters(SceneDataset, "num_scenes"))
 TRAINING_KEYS = tuple(field.name for field in fields(BetaCLIPTrainingArguments) if field.init)
 # Of models on towers of CLIP and of SigLIP 2. Which of both it is, is read from the checkpoint later.
-CONFIG_KEYS = _fields(BetaCLIPConfig, BetaSiglip2Config)
+CONFIG_KEYS = _field_names(BetaCLIPConfig, BetaSiglip2Config)
 TOWER_KEYS = {
-    "vision_config": _fields(CLIPVisionConfig, Siglip2VisionConfig),
-    "text_config": _fields(CLIPTextConfig, Siglip2TextConfig),
+    "vision_config": _field_names(CLIPVisionConfig, Siglip2VisionConfig),
+    "text_config": _field_names(CLIPTextConfig, Siglip2TextConfig),
 }
 # A model from scratch names its towers: "beta_siglip2", or those of CLIP.
 SCRATCH_KEYS = ("model_type", *CONFIG_KEYS)
