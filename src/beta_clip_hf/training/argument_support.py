@@ -16,6 +16,7 @@ from transformers.utils.logging import get_log_levels_dict
 from ..data.columns import check_columns
 from ..data.spelling import did_you_mean
 from ..model.processing_beta_clip import BetaCLIPProcessor
+from ..model.processing_beta_siglip2 import BetaSiglip2Processor
 from ..visualize.log_keys import recall_keys
 
 
@@ -318,7 +319,7 @@ def check_rows_and_processor(arguments: Mapping[str, Any], processor: Any, data_
             raise ValueError(f"{name} must hold rows, but is {str(rows)!r}: open it with load_rows({str(rows)!r})")
     if data_collator is not None:
         return
-    if not isinstance(processor, BetaCLIPProcessor):
+    if not isinstance(processor, BetaCLIPProcessor | BetaSiglip2Processor):
         raise ValueError(
             f"processing_class must be a BetaCLIPProcessor, but is a {type(processor).__name__}: make one of the same "
             "files with BetaCLIPProcessor.from_pretrained"
