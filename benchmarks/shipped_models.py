@@ -62,6 +62,23 @@ class Stage:
     """Training arguments that differ from those of all stages."""
 
 
+# A process that has not imported the package finds its classes by this file, with `trust_remote_code=True`.
+INSTALLED_CODE = "installed_code"
+INSTALLED_CODE_TEXT = '''"""The classes of the installed package, for `trust_remote_code=True`."""
+
+from beta_clip_hf import BetaCLIPConfig, BetaCLIPModel, BetaCLIPProcessor
+
+
+__all__ = ["BetaCLIPConfig", "BetaCLIPModel", "BetaCLIPProcessor"]
+'''
+INSTALLED_CLASSES = {
+    "config.json": {
+        "AutoConfig": f"{INSTALLED_CODE}.BetaCLIPConfig",
+        "AutoModel": f"{INSTALLED_CODE}.BetaCLIPModel",
+        "AutoModelForZeroShotImageClassification": f"{INSTALLED_CODE}.BetaCLIPModel",
+    },
+    "processor_config.json": {"AutoProcessor": f"{INSTALLED_CODE}.BetaCLIPProcessor"},
+}
 # Long captions of easy scenes come first: with medium scenes or short captions from the start, little is learnt.
 CLIP_STAGES = (
     Stage(
@@ -203,10 +220,26 @@ def write_in_half_precision(name: str, trained: Path, output: Path) -> None:
         model, processor = load(trained)
         model.half().save_pretrained(output)
         processor.save_pretrained(output)
+        name_installed_code(output)
     # `from_pretrained` takes the dtype from here. A CPU trains and infers in float32.
     config = json.loads((output / "config.json").read_text(encoding="utf-8"))
     write_json(config | {"dtype": "float32"}, output / "config.json")
     write_text(output / "LICENSE", LICENCE)
+
+
+def name_installed_code(folder: Path) -> None:
+    """Replaces the code of a saved model by one file that imports the package: these weights come with it."""
+    for path in folder.glob("*.py"):
+        path.unlink()
+    write_text(folder / f"{INSTALLED_CODE}.py", INSTALLED_CODE_TEXT)
+    for name in ("config.json", "processor_config.json"):
+        content = json.loads((folder / name).read_text(encoding="utf-8"))
+        content.get("image_processor", {}).pop("auto_map", None)
+        content["auto_map"] = INSTALLED_CLASSES[name]
+        write_json(dict(sorted(content.items())), folder / name)
+    tokenizer = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    tokenizer.pop("auto_map", None)
+    write_json(tokenizer, folder / "tokenizer_config.json")
 
 
 def measure(folder: Path) -> dict[str, Any]:

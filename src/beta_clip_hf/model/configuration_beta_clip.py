@@ -122,6 +122,9 @@ class BetaCLIPConfig(BatchSettings, CLIPConfig):
         if self.short_clip_loss_weight is None:
             self.short_clip_loss_weight = float(self.use_long_text_path)
         super().__post_init__(**kwargs)
+        if not type(self).__module__.startswith("transformers_modules."):
+            # It names the code that was saved beside the file. What is made of this configuration may have other code.
+            self.__dict__.pop("auto_map", None)
         # `@strict` runs this once more, but turns its ValueError into an error of another type.
         self.validate_architecture()
 

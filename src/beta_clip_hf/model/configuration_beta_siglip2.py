@@ -92,6 +92,9 @@ class BetaSiglip2Config(BatchSettings, Siglip2Config):
         # A configuration that was made of that of another model keeps the type of this one.
         kwargs.pop("model_type", None)
         super().__post_init__(**kwargs)
+        if not type(self).__module__.startswith("transformers_modules."):
+            # It names the code that was saved beside the file. What is made of this configuration may have other code.
+            self.__dict__.pop("auto_map", None)
         # `@strict` runs this once more, but turns its ValueError into an error of another type.
         self.validate_architecture()
 

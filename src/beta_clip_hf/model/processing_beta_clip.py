@@ -25,7 +25,7 @@ from .flat_texts_beta_clip import (
 )
 from .image_loading_beta_clip import load_images
 from .image_views_beta_clip import squashed, within_memory
-from .remote_code_beta_clip import carrying_code, render_first_card
+from .remote_code_beta_clip import carrying_code, render_first_card, save_processor_with_code
 from .text_layout_beta_clip import TextLayout, check_length, check_options, options_of_caller, with_text_defaults
 
 
@@ -122,6 +122,10 @@ class BetaCLIPProcessor(CLIPProcessor):
         elif "max_length" not in kwargs:
             processor.max_length = min(processor.max_length, _positions_of(config) or processor.max_length)
         return processor
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> Any:
+        """Saves the processor with its code, otherwise as [`~transformers.ProcessorMixin.save_pretrained`] does."""
+        return save_processor_with_code(super().save_pretrained, self, *args, **kwargs)
 
     def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
         """

@@ -24,7 +24,7 @@ from .configuration_beta_siglip2 import (
 from .flat_texts_beta_clip import flat_regions, texts_of_hierarchies, texts_of_negatives
 from .image_loading_beta_clip import load_images
 from .image_views_beta_clip import within_memory
-from .remote_code_beta_clip import carrying_code
+from .remote_code_beta_clip import carrying_code, save_processor_with_code
 from .text_layout_beta_clip import OPTIONS_BY_PART, check_option_names, options_of_caller
 
 
@@ -134,6 +134,10 @@ class BetaSiglip2Processor(Siglip2Processor):
         """Uploads the processor with its code, as [`BetaCLIPProcessor.push_to_hub`] does."""
         with carrying_code({type(self): "AutoProcessor"}):
             return super().push_to_hub(*args, **kwargs)
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> Any:
+        """Saves the processor with its code, otherwise as [`~transformers.ProcessorMixin.save_pretrained`] does."""
+        return save_processor_with_code(super().save_pretrained, self, *args, **kwargs)
 
     def __call__(
         self,

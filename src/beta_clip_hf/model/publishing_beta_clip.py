@@ -4,7 +4,7 @@
 
 from typing import Any
 
-from .remote_code_beta_clip import auto_map_of_model, carrying_code, pin_first_card, render_first_card
+from .remote_code_beta_clip import carrying_code, pin_first_card, render_first_card, save_model_with_code
 
 
 class PublishedModel:
@@ -38,16 +38,12 @@ class PublishedModel:
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         """
-        Saves the model as [`~transformers.PreTrainedModel.save_pretrained`] does.
+        Saves the model with its code, otherwise as [`~transformers.PreTrainedModel.save_pretrained`] does.
 
-        If it carries its code, all Auto classes that find it with the package also find it without, see
-        [`carrying_code`].
+        All Auto classes that find it with the package also find it without, see [`saved_with_code`].
         """
-        if self._auto_class is not None:
-            # transformers adds the class that was registered to this map, and knows no way to register several.
-            self.config.auto_map = auto_map_of_model(self, getattr(self.config, "auto_map", None))
         model: Any = super()
-        model.save_pretrained(save_directory, *args, **kwargs)
+        save_model_with_code(model.save_pretrained, self, save_directory, *args, **kwargs)
 
 
 __all__ = ["PublishedModel"]

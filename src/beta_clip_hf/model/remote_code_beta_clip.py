@@ -2,12 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoints that bring their own code, and load with `trust_remote_code=True` where this package is not installed."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi, ModelCard
+from transformers.dynamic_module_utils import custom_object_save
 
 
 # Writes README.md, the card of the model in a folder: `write_card(folder, repo_id, tags, commit)`, where the commit is
@@ -40,6 +41,66 @@ def carrying_code(classes: Mapping[Any, str]) -> Iterator[None]:
     finally:
         for cls, auto_class in auto_classes_before.items():
             cls._auto_class = auto_class
+
+
+@contextmanager
+def saved_with_code(auto_classes: Mapping[Any, str], parts: Sequence[Any]) -> Iterator[None]:
+    """
+    Makes `save_pretrained` write the code, so that the directory loads where this package is not imported.
+
+    Without it `AutoModel` would know no such model, and `AutoProcessor` would return a bare tokenizer. A class that is
+    defined elsewhere, as a user's own, is saved as transformers does.
+
+    Args:
+        auto_classes: As those of [`carrying_code`]. A class that is registered stays as it is.
+        parts: Objects in which transformers notes the code while it saves. Afterwards they are as before.
+    """
+    carried = {}
+    for cls, auto_class in auto_classes.items():
+        if _is_of_this_package(cls) and cls._auto_class is None:
+            carried[cls] = auto_class
+    maps_before = [vars(part).get("auto_map") for part in parts]
+    try:
+        with carrying_code(carried):
+            yield
+    finally:
+        for part, auto_map in zip(parts, maps_before, strict=True):
+            vars(part).pop("auto_map", None)
+            if auto_map is not None:
+                part.auto_map = auto_map
+
+
+def save_model_with_code(save: Callable[..., Any], model: Any, *args: Any, **kwargs: Any) -> Any:
+    """Calls `save_pretrained` of a model within [`saved_with_code`], and names all Auto classes that find it."""
+    config = model.config
+    with saved_with_code({type(config): "AutoConfig", type(model): "AutoModel"}, [config]):
+        if model._auto_class is not None:
+            # transformers adds the class that was registered to this map, and knows no way to register several.
+            config.auto_map = auto_map_of_model(model, getattr(config, "auto_map", None))
+        return save(*args, **kwargs)
+
+
+def save_processor_with_code(save: Callable[..., Any], processor: Any, folder: Any, *args: Any, **kwargs: Any) -> Any:
+    """
+    Calls `save_pretrained` of a processor, and writes its code beside it.
+
+    A registered class would also leave its name in the files of tokenizer and image processor, which may be used alone.
+    """
+    cls = type(processor)
+    module = cls.__module__.rpartition(".")[2]
+    if cls._auto_class is not None or not _is_of_this_package(cls):
+        return save(folder, *args, **kwargs)
+    processor.auto_map = {"AutoProcessor": f"{module}.{cls.__name__}"}
+    try:
+        written = save(folder, *args, **kwargs)
+    finally:
+        vars(processor).pop("auto_map", None)
+    custom_object_save(processor, folder)
+    return written
+
+
+def _is_of_this_package(cls: Any) -> bool:
+    return cls.__module__.rpartition(".")[0] == __name__.rpartition(".")[0]
 
 
 def auto_map_of_model(model: Any, auto_map: Mapping[str, str] | None) -> dict[str, str]:
@@ -102,4 +163,14 @@ def pin_first_card(folder: Any, repo_id: str, commit: str, *, token: Any = None,
     )
 
 
-__all__ = ["MODEL_AUTO_CLASSES", "PINNED", "auto_map_of_model", "carrying_code", "pin_first_card", "render_first_card"]
+__all__ = [
+    "MODEL_AUTO_CLASSES",
+    "PINNED",
+    "auto_map_of_model",
+    "carrying_code",
+    "pin_first_card",
+    "render_first_card",
+    "save_model_with_code",
+    "save_processor_with_code",
+    "saved_with_code",
+]
