@@ -37,3 +37,5 @@ def _process(rank: int, world_size: int, folder: str, source: tuple[str, str], a
     torch.save(getattr(module, name)(rank, *args), Path(folder, f"{rank}.pt"))
     dist.barrier()
     dist.destroy_process_group()
+    # At the end of Python, a thread of torch.distributed sometimes aborts a process that has done its work.
+    os._exit(0)

@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="directory or Hub id of a model on SigLIP 2 towers")
     parser.add_argument("output", metavar="DIR", help="directory to write")
     parser.add_argument(
-        "--path", choices=TEXT_PATHS, default="short", help="text path to keep (default: short, SigLIP 2's own)"
+        "--path", choices=TEXT_PATHS, default="short", help="text path to keep; short is SigLIP 2's own"
     )
     add_json_argument(parser)
 

@@ -122,11 +122,6 @@ def test_pipelines_work_with_remote_code_only(saved, tmp_path):
     torch.testing.assert_close(torch.tensor(result["embedding"]), image_embeds)
 
 
-def test_a_plain_save_has_no_auto_map(tiny_model, tmp_path):
-    tiny_model.save_pretrained(tmp_path)
-    assert "auto_map" not in (tmp_path / "config.json").read_text()
-
-
 def test_images_or_texts_alone_have_the_embeddings_of_a_plain_batch(saved):
     model, processor, _ = saved
     images = [Image.new("RGB", (40, 50), color) for color in COLORS]

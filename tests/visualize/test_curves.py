@@ -97,7 +97,7 @@ def test_recall_has_a_panel_for_each_direction(tmp_path, figures):
     assert to_image.lines[1].get_color() == style.FAINT
 
 
-def test_without_matplotlib_the_error_names_the_extra(tmp_path, monkeypatch):
+def test_without_matplotlib_the_error_names_it(tmp_path, monkeypatch):
     import_module = builtins.__import__
 
     def without_matplotlib(name, *args, **kwargs):
@@ -106,5 +106,5 @@ def test_without_matplotlib_the_error_names_the_extra(tmp_path, monkeypatch):
         return import_module(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without_matplotlib)
-    with pytest.raises(ImportError, match=r'pip install "beta-clip-hf\[eval\]"'):
+    with pytest.raises(ImportError, match=r"pip install matplotlib"):
         plot_training_curves(LOG_HISTORY, tmp_path / "curves.png")

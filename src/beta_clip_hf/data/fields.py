@@ -27,11 +27,11 @@ def is_list(value: Any) -> bool:
 
 def is_text(value: Any) -> bool:
     """Tells whether a value is a string that shows something, is Unicode, and is not too long."""
-    return isinstance(value, str) and len(value) <= MOST_CHARACTERS and _is_unicode(value) and not is_blank(value)
+    return isinstance(value, str) and len(value) <= MOST_CHARACTERS and is_utf8(value) and not is_blank(value)
 
 
-def _is_unicode(text: str) -> bool:
-    """Tells whether a text has no half of a surrogate pair, which no file and no tokenizer can hold."""
+def is_utf8(text: str) -> bool:
+    """Tells whether UTF-8 can hold a text: it has no half of a surrogate pair."""
     if text.isascii():
         return True
     try:
@@ -69,7 +69,7 @@ def check_text(value: Any, field: str) -> None:
         return
     if isinstance(value, str) and len(value) > MOST_CHARACTERS:
         raise ValueError(f"{field} must have at most {MOST_CHARACTERS:,} characters, but has {len(value):,}")
-    if isinstance(value, str) and not _is_unicode(value):
+    if isinstance(value, str) and not is_utf8(value):
         raise ValueError(f"{field} must be Unicode, but has half of a surrogate pair: {shown(value)}")
     if is_blank_text(value) and value.strip():
         raise ValueError(f"{field} must be a text that is not empty, but is {shown(value)}")

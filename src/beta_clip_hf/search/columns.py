@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..data.fields import is_utf8
 from ..data.rows import Row
 from .schema import OWN_COLUMNS
 
@@ -101,15 +102,6 @@ def check_utf8(key: str, columns: Mapping[str, Any]) -> None:
     for name, value in (("image", key), *columns.items()):
         if isinstance(value, str) and not is_utf8(value):
             raise ValueError(f"{name} must be text that UTF-8 can hold, but is {value[:80]!a}")
-
-
-def is_utf8(text: str) -> bool:
-    """Tells whether UTF-8 can hold a text."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def printable(text: str) -> str:

@@ -3,8 +3,9 @@
 import os
 from collections.abc import Sequence
 
+from ..data.fields import is_utf8
 from ..data.rows import Row
-from .columns import is_utf8, printable
+from .columns import printable
 
 
 # A photo is known by the suffix of its file. Pillow needs a plugin for some of these; without it they are listed as

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .columns import is_utf8, printable
+from ..data.fields import is_utf8
+from .columns import printable
 
 
 DEFAULT_SPLIT = "train"
