@@ -144,7 +144,9 @@ def sentence_transformers(data: Data) -> dict[str, Callable[..., Tensor]]:
 
     model = SentenceTransformer(str(data.folder), device="cpu")
     rows = data.rows[: data.batch_size]
-    features = [model.preprocess([row[name] for row in rows]) for name in ("image", "caption")]
+    features = []
+    for name in ("image", "caption"):
+        features.append(model.preprocess([row[name] for row in rows]))
     scale = CLIPModel.from_pretrained(data.folder).logit_scale.exp().item()
     directions = ("query_to_doc", "doc_to_query")
     loss = MultipleNegativesRankingLoss(model, scale=scale, directions=directions, partition_mode="per_direction")

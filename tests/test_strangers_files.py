@@ -59,6 +59,7 @@ def is_told(error, name):
 
 
 @pytest.mark.slow
+# Damaged files make other libraries warn, in words that differ from version to version; what counts is how it ends.
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("file", ["config.json", "tokenizer.json", "tokenizer_config.json", "processor_config.json"])
 def test_a_mutated_model_directory_is_read_or_told(file, checkpoint):

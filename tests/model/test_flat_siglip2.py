@@ -91,8 +91,8 @@ def test_padding_has_weight_0(attention, null_token):
         alone = model.get_patch_features(**image_alone(batch, image))
         torch.testing.assert_close(model.score_pairs(alone, texts)[0], scores[image], rtol=0, atol=1e-6)
         torch.testing.assert_close(model.score_pairs(alone.features, texts)[0], scores[image], rtol=0, atol=1e-6)
-    own = scores[IMAGE_INDEX, torch.arange(10)]
-    torch.testing.assert_close((pooled * texts).sum(dim=-1), own, rtol=0, atol=1e-6)
+    paired_scores = scores[IMAGE_INDEX, torch.arange(10)]
+    torch.testing.assert_close((pooled * texts).sum(dim=-1), paired_scores, rtol=0, atol=1e-6)
     # Whatever stands in the padding of a map has no influence.
     garbage = patches._replace(features=patches.features.masked_fill(~patches.mask[..., None], torch.inf))
     assert torch.equal(model.score_pairs(garbage, texts, chunk_size=7), scores)
@@ -180,10 +180,12 @@ def test_a_contrast_over_micro_batches_is_that_of_one_batch():
     whole = {name: value for name, value in batch.items() if not name.startswith("hard")}
     parts = []
     for chosen in ([0], [1, 2]):
-        of_texts = (chosen[0] <= IMAGE_INDEX) & (chosen[-1] >= IMAGE_INDEX)
-        of_boxes = (batch["region_image_index"] >= chosen[0]) & (batch["region_image_index"] <= chosen[-1])
+        is_text_of_part = (chosen[0] <= IMAGE_INDEX) & (chosen[-1] >= IMAGE_INDEX)
+        is_box_of_part = (batch["region_image_index"] >= chosen[0]) & (batch["region_image_index"] <= chosen[-1])
         part = {name: batch[name][chosen] for name in images}
-        part |= {name: batch[name][of_texts] for name in texts} | {name: batch[name][of_boxes] for name in regions}
+        part |= {name: batch[name][is_text_of_part] for name in texts} | {
+            name: batch[name][is_box_of_part] for name in regions
+        }
         part["image_index"] = part["image_index"] - chosen[0]
         part["region_image_index"] = part["region_image_index"] - chosen[0]
         parts.append({**part, "return_loss": True})

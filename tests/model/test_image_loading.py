@@ -142,16 +142,16 @@ def test_floats_that_are_not_rescaled_and_stated_axes_are_left_to_the_image_proc
     for options in ({"do_rescale": False}, {"rescale_factor": 0.5}):
         wanted = tiny_processor.image_processor(shares, **options, return_tensors="pt")["pixel_values"]
         for place in (options, {"images_kwargs": options}):
-            given = tiny_processor(images=shares, **place, return_tensors="pt")["pixel_values"]
-            assert torch.equal(given, wanted)
+            processed = tiny_processor(images=shares, **place, return_tensors="pt")["pixel_values"]
+            assert torch.equal(processed, wanted)
     monkeypatch.setattr(tiny_processor.image_processor, "do_rescale", False)
-    given = tiny_processor(images=shares, return_tensors="pt")["pixel_values"]
-    assert torch.equal(given, tiny_processor.image_processor(shares, return_tensors="pt")["pixel_values"])
+    processed = tiny_processor(images=shares, return_tensors="pt")["pixel_values"]
+    assert torch.equal(processed, tiny_processor.image_processor(shares, return_tensors="pt")["pixel_values"])
     monkeypatch.undo()
     for options in ({"input_data_format": "channels_last"}, {"images_kwargs": {"input_data_format": "channels_last"}}):
-        given = tiny_processor(images=pixels, return_tensors="pt", **options)["pixel_values"]
+        processed = tiny_processor(images=pixels, return_tensors="pt", **options)["pixel_values"]
         expected = tiny_processor.image_processor(pixels, return_tensors="pt", input_data_format="channels_last")
-        assert torch.equal(given, expected["pixel_values"])
+        assert torch.equal(processed, expected["pixel_values"])
 
 
 @pytest.mark.parametrize(

@@ -55,18 +55,20 @@ def test_confidence_is_the_share_of_null_texts_of_about_the_length_that_score_le
     assert calibration.confidence(1.5, 3) > 0.98 and calibration.confidence(1.5, 30) == 0
     assert calibration.confidence(0.5, 0) == calibration.confidence(0.5, 1)
     # Texts of the collection that are as long as the query are a test of their own, which must be passed as well.
-    own = Calibration(9, words, lifts, [False] * NEAREST + [True] * NEAREST, np.zeros(4))
-    assert own.confidence(1.5, 30) == 0 and own.confidence(2.5, 30) == pytest.approx(0.5, abs=0.02)
-    assert own.confidence(1.5, 3) > 0.98 and own.confidence(9, 30) == pytest.approx(NEAREST / (NEAREST + 1))
+    with_captions = Calibration(9, words, lifts, [False] * NEAREST + [True] * NEAREST, np.zeros(4))
+    assert with_captions.confidence(1.5, 30) == 0 and with_captions.confidence(2.5, 30) == pytest.approx(0.5, abs=0.02)
+    assert with_captions.confidence(1.5, 3) > 0.98 and with_captions.confidence(9, 30) == pytest.approx(
+        NEAREST / (NEAREST + 1)
+    )
     assert not calibration.is_outdated(9) and calibration.is_outdated(8) and calibration.is_outdated(11)
 
 
 def test_null_texts_are_captions_sentences_and_texts_from_elsewhere():
     captions = [f"A thing of number {number}. It is round." for number in range(500)] * 2
     texts = null_texts(captions)
-    own = [text for text in texts if text.caption]
-    assert len(own) == 300 and len({text.text for text in own}) == 300
-    assert all(text.text in (text.caption, text.caption.partition(" It")[0]) for text in own)
+    with_caption = [text for text in texts if text.caption]
+    assert len(with_caption) == 300 and len({text.text for text in with_caption}) == 300
+    assert all(text.text in (text.caption, text.caption.partition(" It")[0]) for text in with_caption)
     assert [text.text for text in null_texts([])] == list(TEXTS_WITHOUT_MATCH)
     assert len(set(TEXTS_WITHOUT_MATCH)) >= 100
 

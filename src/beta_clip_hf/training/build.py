@@ -23,6 +23,7 @@ from ..model.processing_beta_clip import BetaCLIPProcessor
 from .arguments import BetaCLIPTrainingArguments
 from .build_siglip2 import build_siglip2, is_siglip2
 from .config import COLLATOR_KEYS, TRAINING_TYPES
+from .from_scratch import check_vocabulary, values_from_scratch
 from .loading import LOADING_KEYS, loading_arguments
 from .output_dir import check_no_checkpoints
 from .run_record import describe_origin, write_config
@@ -232,27 +233,14 @@ def _pretrained_model(
 def _new_model(
     sizes: Mapping[str, Any], tokenizer: Any, changes: Mapping[str, Any]
 ) -> tuple[BetaCLIPModel, BetaCLIPProcessor]:
-    if tokenizer is None:
-        raise ValueError("model.tokenizer must be given for a model from scratch, but is not")
-    values = {**sizes, **changes}
-    # The vocabulary is the tokenizer's, whatever the configuration says.
-    values["text_config"] = {
-        **(values.get("text_config") or {}),
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-        "vocab_size": len(tokenizer),
-    }
-    model = BetaCLIPModel(BetaCLIPConfig(**values))
+    model = BetaCLIPModel(BetaCLIPConfig(**values_from_scratch(sizes, tokenizer, changes)))
     image_size = model.config.vision_config.image_size
     return model, BetaCLIPProcessor.from_image_size(tokenizer, image_size=image_size)
 
 
 def _fit_to_model(processor: BetaCLIPProcessor, config: Any) -> None:
     """Checks the vocabulary of a processor and limits its texts to the positions of the model."""
-    ids = config.text_config.vocab_size
-    if len(processor.tokenizer) > ids:
-        raise ValueError(f"the tokenizer must have at most the model's {ids} ids, but has {len(processor.tokenizer)}")
+    check_vocabulary(processor.tokenizer, config)
     positions = config.text_config.max_position_embeddings
     if config.use_long_text_path:
         # The table of the text tower belongs to the short path then.

@@ -7,6 +7,7 @@ from ..model.checkpoints_beta_siglip2 import FOREIGN_TYPES
 from ..model.configuration_beta_siglip2 import BetaSiglip2Config
 from ..model.modeling_beta_siglip2 import BetaSiglip2Model
 from ..model.processing_beta_siglip2 import BetaSiglip2Processor
+from .from_scratch import check_vocabulary, values_from_scratch
 from .loading import loading_arguments
 
 
@@ -38,7 +39,7 @@ def build_siglip2(settings: Mapping[str, Any], tokenizer: Any) -> tuple[BetaSigl
     if source:
         model = BetaSiglip2Model.from_pretrained(source, **changes, **loading_arguments(settings))
     else:
-        model = _new_model(settings["from_scratch"], tokenizer, changes)
+        model = BetaSiglip2Model(BetaSiglip2Config(**values_from_scratch(settings["from_scratch"], tokenizer, changes)))
     patch_size = model.config.vision_config.patch_size
     if tokenizer is None:
         processor = BetaSiglip2Processor.from_pretrained(source)
@@ -52,26 +53,9 @@ def build_siglip2(settings: Mapping[str, Any], tokenizer: Any) -> tuple[BetaSigl
     return model, processor
 
 
-def _new_model(sizes: Mapping[str, Any], tokenizer: Any, changes: Mapping[str, Any]) -> BetaSiglip2Model:
-    if tokenizer is None:
-        raise ValueError("model.tokenizer must be given for a model from scratch, but is not")
-    values = {**sizes, **changes}
-    # The vocabulary is the tokenizer's, whatever the configuration says.
-    values["text_config"] = {
-        **(values.get("text_config") or {}),
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-        "vocab_size": len(tokenizer),
-    }
-    return BetaSiglip2Model(BetaSiglip2Config(**values))
-
-
 def _fit_to_model(processor: BetaSiglip2Processor, config: Any) -> None:
     """Gives a processor the text paths of the model, and checks its vocabulary."""
-    ids = config.text_config.vocab_size
-    if len(processor.tokenizer) > ids:
-        raise ValueError(f"the tokenizer must have at most the model's {ids} ids, but has {len(processor.tokenizer)}")
+    check_vocabulary(processor.tokenizer, config)
     processor.max_length = config.text_positions("short")
     processor.long_max_length = config.text_positions("long")
     processor.text_path_of_kind = list(config.text_path_of_kind)
