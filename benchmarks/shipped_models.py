@@ -40,7 +40,7 @@ from beta_clip_hf.files import write_json, write_text
 from beta_clip_hf.inference.identity import environment
 from beta_clip_hf.inference.models import load_model
 from beta_clip_hf.release.export import export_clip
-from beta_clip_hf.training.config import read_config
+from beta_clip_hf.training.setup.config import read_config
 
 
 RUNS = Path("runs/shipped")

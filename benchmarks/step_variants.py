@@ -18,7 +18,7 @@ from beta_clip_hf import BetaCLIPModel, Granularity
 from beta_clip_hf.model.batch_plan_beta_clip import plan_batch
 from beta_clip_hf.model.packing_beta_clip import plan_texts, text_lengths
 from beta_clip_hf.training.cached_gradients import CachedContrast
-from beta_clip_hf.training.recomputation import keep_linear_outputs
+from beta_clip_hf.training.callbacks.recomputation import keep_linear_outputs
 
 
 # A step calls this between its forward and its backward pass.

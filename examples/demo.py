@@ -20,7 +20,7 @@ from beta_clip_hf.files import write_json
 from beta_clip_hf.inference.identity import environment
 from beta_clip_hf.inference.models import load_model
 from beta_clip_hf.inference.processes import own_device
-from beta_clip_hf.training.config import read_config
+from beta_clip_hf.training.setup.config import read_config
 from beta_clip_hf.visualize import plot_training_curves
 from beta_clip_hf.visualize.rows import draw_phrases, draw_region_choices
 

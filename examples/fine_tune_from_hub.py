@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 
 from beta_clip_hf.release.hub import push
-from beta_clip_hf.training.build import build_trainer
-from beta_clip_hf.training.config import read_config
 from beta_clip_hf.training.run import train_and_report
+from beta_clip_hf.training.setup.build import build_trainer
+from beta_clip_hf.training.setup.config import read_config
 
 
 RECIPES = Path(__file__).parent / "configs"

@@ -16,7 +16,7 @@ from beta_clip_hf.evaluation.evaluator import evaluate
 from beta_clip_hf.evaluation.results import format_side_by_side
 from beta_clip_hf.files import write_json
 from beta_clip_hf.inference.identity import environment
-from beta_clip_hf.training.build import build_model
+from beta_clip_hf.training.setup.build import build_model
 from beta_clip_hf.visualize import plot_training_curves
 from beta_clip_hf.visualize.rows import draw_phrases
 

@@ -14,7 +14,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from beta_clip_hf.release.citations import PAPERS, SOFTWARE
 from beta_clip_hf.release.results_table import eval_results, result_rows, results_note
-from beta_clip_hf.training.config import parse_value, read_config
+from beta_clip_hf.training.setup.config import parse_value, read_config
 
 
 HERE = Path(__file__).resolve().parent

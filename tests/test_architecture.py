@@ -233,6 +233,29 @@ def test_imports_have_no_circle() -> None:
         visit(module, ())
 
 
+def test_cupboards_of_a_room_have_no_circle() -> None:
+    """Folder by folder within a room: `training/saving` may stand on `training/record`, and then never the reverse."""
+    arrows: dict[str, set[str]] = {}
+    for module in MODULES:
+        folder = str(Path(module).parent)
+        for name, _ in imports_of(module):
+            file = module_file(name)
+            # Files directly in a room belong to no cupboard: they are its floor and its ceiling.
+            if file is not None and room_of(file) == room_of(module) and min(file.count("/"), module.count("/")) > 2:
+                arrows.setdefault(folder, set()).add(str(Path(file).parent))
+
+    def below(folder: str) -> set[str]:
+        reached: set[str] = set()
+        waiting = arrows.get(folder, set()) - {folder}
+        while waiting:
+            reached |= waiting
+            waiting = set().union(*(arrows.get(other, set()) - {other} for other in waiting)) - reached
+        return reached
+
+    assert [folder for folder in arrows if folder in below(folder)] == []
+    assert arrows["beta_clip_hf/training/saving"] >= {"beta_clip_hf/training/record"}
+
+
 def test_files_are_short() -> None:
     files = repository_files(".py")
     assert len(files) >= len(MODULES)

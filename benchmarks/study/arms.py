@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from beta_clip_hf import BetaCLIPConfig, BetaCLIPDataCollator
-from beta_clip_hf.training.config import read_config
+from beta_clip_hf.training.setup.config import read_config
 
 
 STARTS = ("finetune", "scratch")

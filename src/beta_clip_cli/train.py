@@ -181,7 +181,7 @@ def run(args: argparse.Namespace) -> Report:
     if chooses_recipe(args, config):
         config, train_rows = _with_recipe(config)
 
-    from beta_clip_hf.training.outcome import format_outcome
+    from beta_clip_hf.training.record.outcome import format_outcome
     from beta_clip_hf.training.run import RunSettings, train
     from beta_clip_hf.training.signals import RunStopped
 
@@ -214,9 +214,9 @@ def chooses_recipe(args: argparse.Namespace, config: Mapping[str, Any]) -> bool:
 
 def _with_recipe(config: dict[str, Any]) -> tuple[dict[str, Any], Any]:
     """Opens the photos, and fills the configuration with the recipe for their number."""
-    from beta_clip_hf.training.build import open_train_rows
-    from beta_clip_hf.training.config import check_values
-    from beta_clip_hf.training.recipe import with_recipe
+    from beta_clip_hf.training.setup.build import open_train_rows
+    from beta_clip_hf.training.setup.config import check_values
+    from beta_clip_hf.training.setup.recipe import with_recipe
 
     check_values(config)
     rows = open_train_rows(config)
@@ -318,7 +318,7 @@ def configuration(args: argparse.Namespace) -> dict[str, Any]:
         if value is not None and value < 0:
             raise ValueError(f"--{name} must be at least 0, but is {value}")
 
-    from beta_clip_hf.training.config import parse_value, read_config
+    from beta_clip_hf.training.setup.config import parse_value, read_config
 
     settings = [_parse_setting(word) for word in args.set]
     values: dict[str, Any] = {}

@@ -6,9 +6,9 @@ import pytest
 
 from beta_clip_cli.main import main
 from beta_clip_cli.train import FLAGS, add_arguments, configuration
-from beta_clip_hf.training import checkpoints
 from beta_clip_hf.training import run as training_run
-from beta_clip_hf.training.config import read_config
+from beta_clip_hf.training.saving import checkpoints
+from beta_clip_hf.training.setup.config import read_config
 
 
 NEEDED = ("--model", "some/model", "--train-data", "photos.jsonl", "--output", "out")

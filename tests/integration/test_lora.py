@@ -10,8 +10,8 @@ from beta_clip_cli.main import main
 from beta_clip_hf import BetaCLIPModel, BetaCLIPProcessor
 from beta_clip_hf.inference.models import load_model
 from beta_clip_hf.release.hub import build_repository
-from beta_clip_hf.training.lora import LoraSettings
-from beta_clip_hf.training.parameter_names import plain_name
+from beta_clip_hf.training.parameters.lora import LoraSettings
+from beta_clip_hf.training.parameters.names import plain_name
 from integration.uses import all_uses, assert_equal_uses, flat_batch
 from training.tiny_runs import StopAt, TensorRows, new_trainer
 

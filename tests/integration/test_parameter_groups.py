@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from beta_clip_hf.training.arguments import BetaCLIPTrainingArguments
-from beta_clip_hf.training.callbacks import ParameterBounds
-from beta_clip_hf.training.parameter_groups import decayed_names, parameter_groups
+from beta_clip_hf.training.callbacks.standard import ParameterBounds
+from beta_clip_hf.training.parameters.groups import decayed_names, parameter_groups
 from integration.uses import new_model
 
 

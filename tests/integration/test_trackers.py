@@ -11,7 +11,7 @@ from transformers.integrations import TensorBoardCallback
 
 from beta_clip_hf import BetaCLIPDataCollator, BetaCLIPProcessor, BetaCLIPTrainer, BetaCLIPTrainingArguments
 from beta_clip_hf.data.scenes import SceneDataset
-from beta_clip_hf.training.gallery import show_pictures
+from beta_clip_hf.training.callbacks.gallery import show_pictures
 from training.tiny_runs import new_model
 
 

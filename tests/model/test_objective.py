@@ -15,7 +15,7 @@ from beta_clip_hf.model.objective_beta_clip import LOSS_PARTS, LossPart, added_l
 from beta_clip_hf.release.export import export_clip
 from beta_clip_hf.release.interpolate import check_same_tensors, interpolate
 from beta_clip_hf.release.model_card import render_card
-from beta_clip_hf.training.run_record import record_run
+from beta_clip_hf.training.record.run_record import record_run
 from training.tiny_runs import TensorCollator, TensorRows, new_trainer
 
 

@@ -19,8 +19,8 @@ from beta_clip_hf.inference.identity import environment, model_hash
 from beta_clip_hf.release import hub
 from beta_clip_hf.release.hub import build_repository
 from beta_clip_hf.release.model_card import REQUIREMENTS, render_card
-from beta_clip_hf.training.build import build_trainer
 from beta_clip_hf.training.run import train_and_report
+from beta_clip_hf.training.setup.build import build_trainer
 from release.hub_server import HubServer
 from without_package import run_without_package
 

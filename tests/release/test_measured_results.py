@@ -14,7 +14,7 @@ from beta_clip_hf.data.readers import load_rows
 from beta_clip_hf.inference.identity import model_hash, weights_hash
 from beta_clip_hf.inference.image_sample import ImageSample
 from beta_clip_hf.release.model_card import render_card
-from beta_clip_hf.training.image_record import record_images
+from beta_clip_hf.training.record.image_record import record_images
 
 
 pytestmark = pytest.mark.slow

@@ -17,7 +17,7 @@ from beta_clip_cli import main as cli
 from beta_clip_cli.train import configuration
 from beta_clip_hf import BetaCLIPModel, BetaCLIPProcessor
 from beta_clip_hf.release.citations import PAPERS, SOFTWARE
-from beta_clip_hf.training.config import read_config
+from beta_clip_hf.training.setup.config import read_config
 
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -132,7 +132,7 @@ def test_the_recipe_of_the_demo_is_what_it_does(monkeypatch, tmp_path, tiny_toke
     recipe = recipe_in("demo")
     monkeypatch.setattr("sys.argv", ["from_scratch.py", "--output", str(tmp_path)])
     # What takes long, and changes nothing of the recipe.
-    monkeypatch.setattr("beta_clip_hf.training.build.build_tokenizer", lambda *args: tiny_tokenizer)
+    monkeypatch.setattr("beta_clip_hf.training.setup.build.build_tokenizer", lambda *args: tiny_tokenizer)
     monkeypatch.setattr("beta_clip_hf.evaluation.evaluator.evaluate", lambda *args, **options: {})
     monkeypatch.setattr("beta_clip_hf.BetaCLIPTrainer", give_up)
     with pytest.raises(AboutToTrain) as stop:

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from beta_clip_hf import BetaCLIPModel
-from beta_clip_hf.training import checkpoints
-from beta_clip_hf.training.checkpoints import (
+from beta_clip_hf.training.saving import checkpoints
+from beta_clip_hf.training.saving.checkpoints import (
     MANIFEST_FILE,
     find_newest_whole,
     find_problem,
@@ -96,7 +96,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(run_copy, name
 def new_model_free_choice(checkpoint):
     """What `train(resume_from_checkpoint=…)` does before it reads anything."""
     from beta_clip_hf.inference.processes import Processes
-    from beta_clip_hf.training.choice import choose_checkpoint
+    from beta_clip_hf.training.saving.choice import choose_checkpoint
 
     return choose_checkpoint(Processes(), str(checkpoint.parent), str(checkpoint))
 

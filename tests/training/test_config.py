@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from beta_clip_hf import BetaCLIPTrainingArguments
-from beta_clip_hf.training.build import build_trainer
-from beta_clip_hf.training.config import check_complete, parse_value, read_config
+from beta_clip_hf.training.setup.build import build_trainer
+from beta_clip_hf.training.setup.config import check_complete, parse_value, read_config
 
 
 def test_json_is_read_as_well(tmp_path):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from beta_clip_hf.training.freezing import PARTS, freeze_parts, parts_to_freeze
+from beta_clip_hf.training.parameters.freezing import PARTS, freeze_parts, parts_to_freeze
 from integration.uses import flat_batch
 from integration.uses import new_model as new_full_model
 from training.tiny_runs import Spy, TensorRows, new_model, new_trainer, weights

@@ -10,9 +10,9 @@ from transformers import TrainerCallback
 
 from beta_clip_hf.release.run_files import RunFiles
 from beta_clip_hf.release.training_lines import training_lines
-from beta_clip_hf.training.progress import RunProgress
+from beta_clip_hf.training.record.progress import RunProgress
+from beta_clip_hf.training.record.run_identity import check_allowed_keys
 from beta_clip_hf.training.run import train_and_report
-from beta_clip_hf.training.run_identity import check_allowed_keys
 from beta_clip_hf.training.signals import STOPPED, RunStopped, StopSignals
 from ddp_helpers import run_processes
 from training.tiny_runs import TensorCollator, TensorRows, new_model, new_trainer, weights
@@ -134,7 +134,7 @@ def test_another_loss_or_version_must_be_asked_for_and_another_speed_not(stopped
     trainer.model.config.beta_cal_loss_weight = 0.25
     with pytest.raises(ValueError, match=r"model\.config\.beta_cal_loss_weight \(.* → 0.25\)"):
         trainer.train(resume_from_checkpoint=True)
-    monkeypatch.setattr("beta_clip_hf.training.run_identity.__version__", "99.0")
+    monkeypatch.setattr("beta_clip_hf.training.record.run_identity.__version__", "99.0")
     with pytest.raises(ValueError, match=r"versions\.beta_clip_hf"):
         trainer_of(config, folder).train(resume_from_checkpoint=True)
     trainer = trainer_of(config, folder, logging_steps=1, save_steps=2, dataloader_prefetch_factor=None)

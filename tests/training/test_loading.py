@@ -5,9 +5,9 @@ import torch
 from transformers import CLIPModel
 
 from beta_clip_hf import BetaCLIPModel, BetaCLIPProcessor
-from beta_clip_hf.training.build import build_trainer
-from beta_clip_hf.training.config import read_config
-from beta_clip_hf.training.loading import loading_arguments
+from beta_clip_hf.training.setup.build import build_trainer
+from beta_clip_hf.training.setup.config import read_config
+from beta_clip_hf.training.setup.loading import loading_arguments
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from beta_clip_hf import (
 )
 from beta_clip_hf.data.readers import load_rows
 from beta_clip_hf.data.tokenizers import train_clip_tokenizer
-from beta_clip_hf.training.counted_rows import SKIPPED_FILE, check_bad_fraction
+from beta_clip_hf.training.record.counted_rows import SKIPPED_FILE, check_bad_fraction
 from beta_clip_hf.training.run import train_and_report
 from ddp_helpers import run_processes
 from training.tiny_runs import new_trainer, weights

@@ -15,8 +15,8 @@ from beta_clip_hf.data.rows import check_row
 from beta_clip_hf.evaluation.benchmarks import load_benchmark
 from beta_clip_hf.evaluation.benchmarks.long_captions import FILTERED_SHARE_CAPTIONS, SHARE_CAPTIONS
 from beta_clip_hf.model.loss_beta_clip import beta_cal_loss
-from beta_clip_hf.training.build import open_rows
-from beta_clip_hf.training.config import COLLATOR_KEYS, read_config
+from beta_clip_hf.training.setup.build import open_rows
+from beta_clip_hf.training.setup.config import COLLATOR_KEYS, read_config
 from evaluation.benchmarks.files import touch, write
 
 

@@ -7,8 +7,8 @@ import torch
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-from beta_clip_hf.training import recomputation
-from beta_clip_hf.training.recomputation import keep_linear_outputs
+from beta_clip_hf.training.callbacks import recomputation
+from beta_clip_hf.training.callbacks.recomputation import keep_linear_outputs
 from training.tiny_runs import TensorCollator, TensorRows
 
 

@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader
 from beta_clip_cli.main import main
 from beta_clip_hf import BetaCLIPModel, BetaCLIPProcessor, SceneDataset
 from beta_clip_hf.data.readers import load_rows
-from beta_clip_hf.training.build import build_trainer
 from beta_clip_hf.training.run import train_and_report
+from beta_clip_hf.training.setup.build import build_trainer
 from beta_clip_hf.training.streams import EndlessBatches
 from training.tiny_runs import StopAt
 

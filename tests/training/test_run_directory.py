@@ -9,8 +9,8 @@ import pytest
 
 from beta_clip_cli.main import main
 from beta_clip_cli.train import resuming_command
-from beta_clip_hf.training.locks import LOCK_FILE, RunLock
-from beta_clip_hf.training.resumable_trainer import ResumableTrainer
+from beta_clip_hf.training.saving.locks import LOCK_FILE, RunLock
+from beta_clip_hf.training.saving.resumable_trainer import ResumableTrainer
 
 
 pytestmark = pytest.mark.slow
@@ -54,7 +54,7 @@ def test_a_finished_run_is_left_alone(config_file, tmp_path, capsys, caplog, mon
     assert "is finished: nothing is done" in caplog.text and contents(tmp_path / "run") == before
     # On another machine, with other versions, it is as finished as here.
     with monkeypatch.context() as patch:
-        patch.setattr("beta_clip_hf.training.run_identity.__version__", "99.0")
+        patch.setattr("beta_clip_hf.training.record.run_identity.__version__", "99.0")
         assert main([*words, "--resume"]) == 0
     assert contents(tmp_path / "run") == before
 

@@ -15,12 +15,13 @@ import torch
 from transformers import TrainerCallback
 
 from beta_clip_hf import BetaCLIPModel
-from beta_clip_hf.training import companions, last_save, locks, signals
-from beta_clip_hf.training.checkpoints import find_newest_whole
+from beta_clip_hf.training import companions, signals
 from beta_clip_hf.training.companions import CompanionError, Companions
-from beta_clip_hf.training.disk import writing_problem
-from beta_clip_hf.training.locks import LOCK_FILE, RunLock
 from beta_clip_hf.training.run import train_and_report
+from beta_clip_hf.training.saving import last_save, locks
+from beta_clip_hf.training.saving.checkpoints import find_newest_whole
+from beta_clip_hf.training.saving.disk import writing_problem
+from beta_clip_hf.training.saving.locks import LOCK_FILE, RunLock
 from beta_clip_hf.training.signals import RunStopped, StopSignals
 from training.tiny_runs import new_trainer, weights
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from beta_clip_hf.training.run_record import describe_run, hub_ids, last_evaluation
+from beta_clip_hf.training.record.run_record import describe_run, hub_ids, last_evaluation
 from beta_clip_hf.visualize.log_keys import recall_keys
 from training.tiny_runs import TensorRows, new_trainer
 

@@ -9,8 +9,8 @@ from transformers import Siglip2Config, Siglip2Model
 from beta_clip_cli.main import main
 from beta_clip_hf import BetaCLIPDataCollator, BetaSiglip2Model, BetaSiglip2Processor, scenes
 from beta_clip_hf.data.tokenizers import train_clip_tokenizer
-from beta_clip_hf.training.build import build_trainer
-from beta_clip_hf.training.config import read_config
+from beta_clip_hf.training.setup.build import build_trainer
+from beta_clip_hf.training.setup.config import read_config
 from training.siglip2_recipes import FINE_GRAINED, SIGLIP2_PARTS
 from training.tiny_runs import StopAt
 

@@ -12,11 +12,11 @@ from beta_clip_cli.main import main
 from beta_clip_hf import BetaCLIPProcessor
 from beta_clip_hf.data.holding_out import hold_out
 from beta_clip_hf.data.readers import load_rows
-from beta_clip_hf.training import plan
-from beta_clip_hf.training.config import read_config
-from beta_clip_hf.training.outcome import format_outcome
-from beta_clip_hf.training.plan import count_steps
-from beta_clip_hf.training.recipe import SIZES, choose_recipe, with_recipe
+from beta_clip_hf.training.record.outcome import format_outcome
+from beta_clip_hf.training.setup import plan
+from beta_clip_hf.training.setup.config import read_config
+from beta_clip_hf.training.setup.plan import count_steps
+from beta_clip_hf.training.setup.recipe import SIZES, choose_recipe, with_recipe
 from training.tiny_runs import TensorRows, new_trainer
 
 

@@ -6,8 +6,8 @@ from torch._dynamo.utils import counters
 from transformers import Trainer
 
 from beta_clip_hf import BetaCLIPDataCollator, BetaCLIPTrainer, BetaCLIPTrainingArguments, SceneDataset
-from beta_clip_hf.training import callbacks
-from beta_clip_hf.training.recomputation import keep_linear_outputs
+from beta_clip_hf.training.callbacks import standard as callbacks
+from beta_clip_hf.training.callbacks.recomputation import keep_linear_outputs
 from training.tiny_runs import TensorRows, new_model, new_trainer, weights
 
 

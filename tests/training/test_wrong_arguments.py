@@ -6,8 +6,8 @@ import pytest
 from transformers import CLIPProcessor
 
 from beta_clip_hf import BetaCLIPTrainer, BetaCLIPTrainingArguments, SceneDataset
-from beta_clip_hf.training.build import prepare_trainer
-from beta_clip_hf.training.run_identity import Change, find_impossible, refuse_changes
+from beta_clip_hf.training.record.run_identity import Change, find_impossible, refuse_changes
+from beta_clip_hf.training.setup.build import prepare_trainer
 from training.tiny_runs import new_model, new_trainer
 
 

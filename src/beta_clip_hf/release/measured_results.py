@@ -17,7 +17,7 @@ from ..inference.models import load_model
 
 logger = logging.getLogger(__name__)
 
-# What a training has written, see `training/image_record.py`.
+# What a training has written, see `training/record/image_record.py`.
 IMAGES_FILE = "train_images.json"
 # Two data sets of the web share some images by chance. Above this share, a score is one on the training data.
 MAX_TRAINED_SHARE = 0.01

@@ -66,7 +66,7 @@ class RunFiles:
 
     @property
     def record(self) -> Mapping[str, Any]:
-        """The Trainer's description of the run, see `describe_run` in `training/run_record.py`."""
+        """The Trainer's description of the run, see `describe_run` in `training/record/run_record.py`."""
         return self.trained.get("run") or {}
 
     @property

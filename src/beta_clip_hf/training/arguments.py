@@ -12,8 +12,8 @@ from transformers.utils import is_accelerate_available
 
 from ..visualize.log_keys import RecallKey
 from .argument_support import check_arguments
-from .freezing import parts_to_freeze
-from .lora import LoraSettings
+from .parameters.freezing import parts_to_freeze
+from .parameters.lora import LoraSettings
 
 
 logger = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from typing import Any
 
 from ..data.workers import launched_place
 from ..files import write_json
-from .locks import HEARTBEAT_SECONDS, process_start
+from .saving.locks import HEARTBEAT_SECONDS, process_start
 
 
 logger = logging.getLogger(__name__)

@@ -11,10 +11,10 @@ from transformers.trainer_utils import speed_metrics
 from ..data.row_dataset import RowStream
 from ..model.configuration_beta_clip import Granularity
 from .arguments import BetaCLIPTrainingArguments
-from .counted_rows import CountedRows, take_counts
 from .distributed import ProcessGather
 from .recall import retrieval_metrics
-from .sharded_trainer import ShardedTrainer
+from .record.counted_rows import CountedRows, take_counts
+from .saving.sharded_trainer import ShardedTrainer
 
 
 # What a batch holds of its images.

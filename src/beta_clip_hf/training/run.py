@@ -11,18 +11,18 @@ from ..data.holding_out import HeldOutPart
 from ..files import write_json, write_text
 from ..inference.processes import Processes
 from .arguments import BetaCLIPTrainingArguments
-from .build import build_arguments, prepare_trainer
-from .checkpoints import find_newest_whole, finish_interrupted
-from .choice import choose_checkpoint
 from .companions import Companions
-from .config import check_complete
-from .counted_rows import list_skipped
-from .image_record import record_images
-from .last_save import KeptElsewhere, keep_elsewhere, save_last_model
-from .output_dir import check_free, discard_earlier_run, held_directory, read_finished
-from .plan import Plan
-from .run_identity import check_allowed_keys, find_changes, refuse_changes
-from .run_record import RESULTS_FILE, describe_run, last_evaluation, write_config
+from .record.counted_rows import list_skipped
+from .record.image_record import record_images
+from .record.run_identity import check_allowed_keys, find_changes, refuse_changes
+from .record.run_record import RESULTS_FILE, describe_run, last_evaluation, write_config
+from .saving.checkpoints import find_newest_whole, finish_interrupted
+from .saving.choice import choose_checkpoint
+from .saving.last_save import KeptElsewhere, keep_elsewhere, save_last_model
+from .saving.output_dir import check_free, discard_earlier_run, held_directory, read_finished
+from .setup.build import build_arguments, prepare_trainer
+from .setup.config import check_complete
+from .setup.plan import Plan
 from .signals import STOPPED, NoEndOfEpoch, RunStopped, StopAtSignal, StopSignals
 from .trainer import BetaCLIPTrainer
 

@@ -15,21 +15,21 @@ from ..data.row_dataset import RowStream
 from .argument_support import check_evaluation, check_rows_and_processor, check_trainer_arguments
 from .arguments import BetaCLIPTrainingArguments
 from .cached_gradients import CachedContrast
-from .callbacks import CheckpointedTowers, ParameterBounds, SamplingEpoch
-from .counted_rows import BatchCounts, CountedRows
+from .callbacks.finite_guard import NonFiniteGuard
+from .callbacks.gallery import AttentionGallery
+from .callbacks.loss_log import LossLog
+from .callbacks.standard import CheckpointedTowers, ParameterBounds, SamplingEpoch
 from .distributed import ProcessGather
-from .finite_guard import NonFiniteGuard
-from .freezing import frozen_modules, parts_to_freeze
-from .gallery import AttentionGallery
-from .loss_log import LossLog
-from .parameter_groups import POOLER, TOWERS, decayed_names, last_rates, parameter_groups
-from .resumable_trainer import ResumableTrainer
+from .parameters.freezing import frozen_modules, parts_to_freeze
+from .parameters.groups import POOLER, TOWERS, decayed_names, last_rates, parameter_groups
+from .parameters.tuning import check_tuning, tuned_model
+from .parameters.weight_average import Averaging, AveragingTrainer
+from .record.counted_rows import BatchCounts, CountedRows
+from .record.run_record import RunOrigin, record_run
 from .retrieval_evaluation import RetrievalEvaluation
-from .run_record import RunOrigin, record_run
+from .saving.resumable_trainer import ResumableTrainer
 from .schedule import cosine_schedule
 from .streams import EndlessBatches
-from .tuning import check_tuning, tuned_model
-from .weight_average import Averaging, AveragingTrainer
 
 
 class BetaCLIPTrainer(AveragingTrainer, ResumableTrainer, RetrievalEvaluation):

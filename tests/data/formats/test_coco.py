@@ -13,8 +13,8 @@ from beta_clip_hf.data.formats import coco, json_files
 from beta_clip_hf.data.images import load_image
 from beta_clip_hf.data.readers import load_rows
 from beta_clip_hf.data.rows import check_row
-from beta_clip_hf.training.build import open_rows
-from beta_clip_hf.training.config import read_config
+from beta_clip_hf.training.setup.build import open_rows
+from beta_clip_hf.training.setup.config import read_config
 
 
 CATEGORIES = [

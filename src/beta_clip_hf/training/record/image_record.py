@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..files import write_json
-from ..inference.image_sample import ImageSample
+from ...files import write_json
+from ...inference.image_sample import ImageSample
 
 
 logger = logging.getLogger(__name__)

@@ -3,7 +3,7 @@
 import logging
 from pathlib import Path
 
-from ..inference.processes import Processes
+from ...inference.processes import Processes
 from .checkpoints import find_newest_whole, find_problem, list_checkpoints
 
 

@@ -7,8 +7,8 @@ from enum import Enum
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
-from ..data.fields import shown
-from ..data.spelling import did_you_mean
+from ...data.fields import shown
+from ...data.spelling import did_you_mean
 
 
 _WORDS = {bool: "true or false", int: "a whole number", float: "a finite number", str: "a text", dict: "a mapping"}

@@ -13,12 +13,12 @@ from typing import Any
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from ..data.collator import BetaCLIPDataCollator
-from ..data.scenes import SceneDataset
-from ..files import write_json
-from ..inference.identity import environment, weights_hash
-from ..model.objective_beta_clip import LOSS_PARTS
-from ..visualize.log_keys import RecallKey
+from ...data.collator import BetaCLIPDataCollator
+from ...data.scenes import SceneDataset
+from ...files import write_json
+from ...inference.identity import environment, weights_hash
+from ...model.objective_beta_clip import LOSS_PARTS
+from ...visualize.log_keys import RecallKey
 from .image_record import IMAGES_FILE, record_images
 
 

@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..model.pooler_beta_clip import TextConditionedPooler
-from .arguments import BetaCLIPTrainingArguments
-from .parameter_names import unwrapped
+from ...model.pooler_beta_clip import TextConditionedPooler
+from ..arguments import BetaCLIPTrainingArguments
+from .names import unwrapped
 
 
 TOWERS = "towers"

@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from ..inference.adapters import require_peft
-from .distributed import without_gathering
-from .parameter_names import unwrapped
+from ...inference.adapters import require_peft
+from ..distributed import without_gathering
+from .names import unwrapped
 
 
 # The linear layers in the blocks of both towers, by the ends of their names.

@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 
-from .arguments import AVERAGE_DIR, BetaCLIPTrainingArguments
+from ..arguments import AVERAGE_DIR, BetaCLIPTrainingArguments
 
 
 _HALF = (torch.float16, torch.bfloat16)

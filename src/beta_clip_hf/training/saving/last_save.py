@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..files import flush_directory, flush_file
+from ...files import flush_directory, flush_file
 from .checkpoints import UNFINISHED
 from .disk import writing_problem
 

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
-from ..data.images import load_image
-from ..data.rows import check_row
-from ..inference.look import look, split_texts
-from ..visualize.look import write_look
-from ..visualize.style import require_matplotlib
-from .arguments import BetaCLIPTrainingArguments
-from .parameter_names import unwrapped
+from ...data.images import load_image
+from ...data.rows import check_row
+from ...inference.look import look, split_texts
+from ...visualize.look import write_look
+from ...visualize.style import require_matplotlib
+from ..arguments import BetaCLIPTrainingArguments
+from ..parameters.names import unwrapped
 
 
 GALLERY_DIR = "attention"

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.utils import SAFE_WEIGHTS_NAME, WEIGHTS_NAME
 
-from .distributed import ProcessGather, give_scales_an_axis, prepare_for_fsdp2
+from ..distributed import ProcessGather, give_scales_an_axis, prepare_for_fsdp2
 
 
 class ShardedTrainer(Trainer):

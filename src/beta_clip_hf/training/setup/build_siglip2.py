@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ..model.checkpoints_beta_siglip2 import FOREIGN_TYPES
-from ..model.configuration_beta_siglip2 import BetaSiglip2Config
-from ..model.modeling_beta_siglip2 import BetaSiglip2Model
-from ..model.processing_beta_siglip2 import BetaSiglip2Processor
+from ...model.checkpoints_beta_siglip2 import FOREIGN_TYPES
+from ...model.configuration_beta_siglip2 import BetaSiglip2Config
+from ...model.modeling_beta_siglip2 import BetaSiglip2Model
+from ...model.processing_beta_siglip2 import BetaSiglip2Processor
 from .from_scratch import check_vocabulary, values_from_scratch
 from .loading import loading_arguments
 

@@ -9,8 +9,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
-from .arguments import BetaCLIPTrainingArguments
-from .distributed import local_part
+from ..arguments import BetaCLIPTrainingArguments
+from ..distributed import local_part
 
 
 logger = logging.getLogger(__name__)

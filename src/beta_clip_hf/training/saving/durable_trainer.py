@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from ..inference.processes import Processes
+from ...inference.processes import Processes
 from .checkpoints import discard_unfinished, prune, publish, unfinished_path
 from .completeness import STATE_FILE
 from .disk import writing_problem

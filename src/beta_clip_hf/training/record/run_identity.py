@@ -10,10 +10,10 @@ from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple
 
-from ..data.collator import BetaCLIPDataCollator
-from ..data.fingerprint import data_fingerprint
-from ..data.row_dataset import RowStream
-from ..version import __version__
+from ...data.collator import BetaCLIPDataCollator
+from ...data.fingerprint import data_fingerprint
+from ...data.row_dataset import RowStream
+from ...version import __version__
 
 
 logger = logging.getLogger(__name__)

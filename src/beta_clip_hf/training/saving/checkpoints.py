@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ..files import flush_directory, flush_file, write_json
+from ...files import flush_directory, flush_file, write_json
 from .completeness import missing_state, problem_without_manifest
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from .lora import WHOLE_MODULES
+from ..parameters.lora import WHOLE_MODULES
 
 
 LOADING_KEYS = ("dtype", "torch_dtype", "quantization_config")

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from .arguments import BetaCLIPTrainingArguments
+from ..arguments import BetaCLIPTrainingArguments
 from .freezing import check_something_trains, freeze_parts, frozen_modules, parts_to_freeze
 from .lora import LoraSettings, add_lora
 

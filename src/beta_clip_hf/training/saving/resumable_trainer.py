@@ -11,13 +11,13 @@ from torch.utils.data import DataLoader
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 from transformers.trainer_utils import TrainOutput
 
+from ..record.counted_rows import BatchCounts, CountedRows, check_bad_fraction, take_counts
+from ..record.progress import RunProgress
+from ..record.run_identity import describe_identity, find_changes, refuse_changes
 from .checkpoints import read_manifest, set_aside_newer
 from .choice import choose_checkpoint
 from .completeness import STATE_FILE
-from .counted_rows import BatchCounts, CountedRows, check_bad_fraction, take_counts
 from .durable_trainer import DurableTrainer
-from .progress import RunProgress
-from .run_identity import describe_identity, find_changes, refuse_changes
 
 
 logger = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from .parameter_names import unwrapped, used_parameters
+from .names import unwrapped, used_parameters
 
 
 PARTS = (

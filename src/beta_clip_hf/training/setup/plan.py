@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
-from .arguments import BetaCLIPTrainingArguments
-from .parameter_names import used_parameters
+from ..arguments import BetaCLIPTrainingArguments
+from ..parameters.names import used_parameters
 
 
 logger = logging.getLogger(__name__)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ..visualize.log_keys import EVALUATION, RECALL_DIRECTIONS, RECALL_KS, RecallKey
+from ...visualize.log_keys import EVALUATION, RECALL_DIRECTIONS, RECALL_KS, RecallKey
 
 
 def format_outcome(results: Mapping[str, Any]) -> str:

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from ..data.collator import NoUsableRow
-from ..data.row_counts import SkippedRow
+from ...data.collator import NoUsableRow
+from ...data.row_counts import SkippedRow
 
 
 SKIPPED_FILE = "skipped.jsonl"

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
-from ..model.positions_beta_clip import KEPT_TEXT_POSITIONS
-from ..model.towers_beta_clip import CLIPTowers
-from .arguments import BetaCLIPTrainingArguments
-from .distributed import local_part
-from .parameter_names import used_parameters
+from ...model.positions_beta_clip import KEPT_TEXT_POSITIONS
+from ...model.towers_beta_clip import CLIPTowers
+from ..arguments import BetaCLIPTrainingArguments
+from ..distributed import local_part
+from ..parameters.names import used_parameters
 from .recomputation import keep_linear_outputs
 
 

@@ -7,27 +7,27 @@ from typing import Any
 
 from transformers import AutoTokenizer, set_seed
 
-from ..data.collator import BetaCLIPDataCollator
-from ..data.holding_out import hold_out
-from ..data.readers import load_rows
-from ..data.regions import regions_of
-from ..data.scenes import SceneDataset
-from ..data.tokenizers import clip_tokenizer_from_bpe, train_clip_tokenizer
-from ..evaluation.benchmarks.long_captions import SHARE_LISTS, SHARE_TEST_RECORDS
-from ..files import naming_errors
-from ..inference.models import check_sizes
-from ..model.configuration_beta_clip import BetaCLIPConfig
-from ..model.image_views_beta_clip import pixel_scale
-from ..model.modeling_beta_clip import BetaCLIPModel
-from ..model.processing_beta_clip import BetaCLIPProcessor
-from .arguments import BetaCLIPTrainingArguments
+from ...data.collator import BetaCLIPDataCollator
+from ...data.holding_out import hold_out
+from ...data.readers import load_rows
+from ...data.regions import regions_of
+from ...data.scenes import SceneDataset
+from ...data.tokenizers import clip_tokenizer_from_bpe, train_clip_tokenizer
+from ...evaluation.benchmarks.long_captions import SHARE_LISTS, SHARE_TEST_RECORDS
+from ...files import naming_errors
+from ...inference.models import check_sizes
+from ...model.configuration_beta_clip import BetaCLIPConfig
+from ...model.image_views_beta_clip import pixel_scale
+from ...model.modeling_beta_clip import BetaCLIPModel
+from ...model.processing_beta_clip import BetaCLIPProcessor
+from ..arguments import BetaCLIPTrainingArguments
+from ..record.run_record import describe_origin, write_config
+from ..saving.output_dir import check_no_checkpoints
+from ..trainer import BetaCLIPTrainer
 from .build_siglip2 import build_siglip2, is_siglip2
 from .config import COLLATOR_KEYS, TRAINING_TYPES
 from .from_scratch import check_vocabulary, values_from_scratch
 from .loading import LOADING_KEYS, loading_arguments
-from .output_dir import check_no_checkpoints
-from .run_record import describe_origin, write_config
-from .trainer import BetaCLIPTrainer
 from .value_types import check_types
 
 

@@ -11,13 +11,13 @@ from typing import Any, get_type_hints
 import yaml
 from transformers import CLIPTextConfig, CLIPVisionConfig, Siglip2TextConfig, Siglip2VisionConfig
 
-from ..data.collator import BetaCLIPDataCollator
-from ..data.readers import load_rows
-from ..data.scenes import SceneDataset
-from ..data.spelling import did_you_mean
-from ..model.configuration_beta_clip import BetaCLIPConfig
-from ..model.configuration_beta_siglip2 import BetaSiglip2Config
-from .arguments import BetaCLIPTrainingArguments
+from ...data.collator import BetaCLIPDataCollator
+from ...data.readers import load_rows
+from ...data.scenes import SceneDataset
+from ...data.spelling import did_you_mean
+from ...model.configuration_beta_clip import BetaCLIPConfig
+from ...model.configuration_beta_siglip2 import BetaSiglip2Config
+from ..arguments import BetaCLIPTrainingArguments
 from .loading import LOADING_KEYS
 from .value_types import check_types
 

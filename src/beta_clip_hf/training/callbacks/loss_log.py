@@ -7,8 +7,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from .distributed import whole_tensor
-from .parameter_names import used_parameters
+from ..distributed import whole_tensor
+from ..parameters.names import used_parameters
 
 
 class LossLog:

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ..record.run_record import RESULTS_FILE
 from .checkpoints import list_checkpoints
 from .locks import RunLock
-from .run_record import RESULTS_FILE
 
 
 logger = logging.getLogger(__name__)

@@ -1,0 +1,1 @@
+"""Callbacks of the Trainer: bounds, guards, logs of losses, the gallery."""

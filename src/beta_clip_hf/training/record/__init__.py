@@ -1,0 +1,1 @@
+"""What a run records about itself: identity, legs, counted rows, results, and the images it trains on."""
