@@ -38,13 +38,13 @@ def add_feeding_arguments(parser: Any) -> None:
         "--batch-size",
         metavar="N",
         type=int,
-        help="images, and whole texts, to encode at a time (default: 32; on a GPU by its memory, up to 256)",
+        help="number of images or long texts to encode at a time (default: 32; on a GPU 32 to 256, by its memory)",
     )
     parser.add_argument(
         "--num-workers",
         metavar="N",
         type=int,
-        help="number of processes that read images (default: 0, for a GPU one less than cores)",
+        help="number of processes that read images (default: 0; on a GPU the number of cores minus one, at most 16)",
     )
 
 
@@ -73,43 +73,43 @@ def add_reading_arguments(
         with_range: Whether to add `--skip` and `--take`.
         with_select: Whether to add `--select`.
     """
-    parser.add_argument("--format", choices=FORMATS, help="format of the data, if it cannot be guessed")
+    parser.add_argument(
+        "--format", choices=FORMATS, help="format of the data (default: recognised by name and content)"
+    )
     parser.add_argument(
         "--columns",
         nargs="+",
         metavar="THEIRS=OURS",
-        help="columns to rename, for example text=caption",
+        help="columns to rename, for example text=caption; may have several pairs",
     )
     parser.add_argument(
         "--image-root",
         metavar="DIR",
-        help="directory that relative image paths start from (default: that of the file, or the folder of the images "
-        "in it or beside it)",
+        help="directory that relative image paths start from (default: the directory of the file, or a folder near it "
+        "that has the images)",
     )
     if split is not None:
         parser.add_argument(
             "--split",
             metavar="NAME",
-            help=f"which split to read of a directory, a Hub dataset, or a file with several (default: {split})",
+            help=f"which split to read, for directories and datasets that have several (default: {split})",
         )
     if with_range:
-        parser.add_argument(
-            "--skip", metavar="N", type=int, help="number of records at the start of the data that are held out"
-        )
-        parser.add_argument("--take", metavar="N", type=int, help="largest number of records of the data that are used")
+        parser.add_argument("--skip", metavar="N", type=int, help="leave out the first N records of the data")
+        parser.add_argument("--take", metavar="N", type=int, help="use at most N records of the data, after --skip")
     if with_select:
         parser.add_argument(
             "--select",
             metavar="FILE",
-            help="file with the id of a record on each line: only these are used, as held_out.txt of a run",
+            help="use only the records whose ids are in this file, one per line, for example held_out.txt of a run",
         )
     parser.add_argument(
         "--no-group",
         action="store_true",
-        help="keep rows that name the same image apart, instead of making one photo with several captions of them",
+        help="do not join the rows of the same image into one photo with several captions",
     )
     parser.add_argument(
-        "--delimiter", metavar="TEXT", help="what separates the cells of a CSV file (default: its header tells)"
+        "--delimiter", metavar="TEXT", help="separator between the cells of a CSV file (default: read from its header)"
     )
     parser.add_argument(
         "--encoding", metavar="NAME", help="encoding of a CSV file, for example cp1252 (default: utf-8)"

@@ -33,23 +33,22 @@ COMMANDS = (
     Command(
         ("train",),
         "Train or fine-tune a model on your images and captions.",
-        "beta-clip train --config examples/configs/beta_clip_ce.yaml --model openai/clip-vit-base-patch16 "
-        "--train-data photos.jsonl --output-dir runs/photos",
+        "beta-clip train photos.jsonl --model openai/clip-vit-base-patch16 --output runs/photos",
     ),
     Command(
         ("evaluate",),
-        "Measure a model: retrieval, hard negatives, where phrases point.",
+        "Measure a model on benchmarks or on your photos.",
         "beta-clip evaluate --model runs/photos --tasks photos --data photos.jsonl --output runs/photos/evaluation",
     ),
     Command(
         ("hierarchy",),
-        "Build the sentences and phrases of all captions once, for training to take as they are.",
+        "Extract the sentences and phrases of all captions once, before training.",
         "beta-clip hierarchy photos.jsonl --output photos_hierarchy --shard 0/4",
     ),
     Command(
         ("compare",),
-        "Compare two results on the same data: paired differences with intervals.",
-        "beta-clip compare runs/before/evaluation/results.json runs/photos/evaluation/results.json",
+        "Compare the results of two models on the same data, with intervals for the differences.",
+        "beta-clip compare runs/before/evaluation runs/photos/evaluation",
     ),
     Command(
         ("convert", "b-clip"),
@@ -58,12 +57,12 @@ COMMANDS = (
     ),
     Command(
         ("convert", "fg-clip"),
-        "Turn a checkpoint of FG-CLIP into a model directory, or one back.",
+        "Turn a checkpoint of FG-CLIP into a model directory, or back.",
         "beta-clip convert fg-clip qihoo360/fg-clip-base converted",
     ),
     Command(
         ("convert", "fg-clip2"),
-        "Turn a checkpoint of FG-CLIP 2 into a model directory, or one back.",
+        "Turn a checkpoint of FG-CLIP 2 into a model directory, or back.",
         "beta-clip convert fg-clip2 qihoo360/fg-clip2-base converted",
     ),
     Command(
@@ -78,38 +77,38 @@ COMMANDS = (
     ),
     Command(
         ("export", "onnx"),
-        "Write a model as ONNX graphs or torch.export programs, for use without transformers.",
+        "Write a model as ONNX graphs or torch.export programs, for programs without transformers.",
         "beta-clip export onnx runs/photos exported --dtype float16",
     ),
     Command(
         ("export", "merged"),
-        "Write an adapter (LoRA) merged into its base model.",
-        "beta-clip export merged runs/photos merged",
+        "Merge a LoRA adapter into its base model and write the whole model.",
+        "beta-clip export merged runs/lora merged",
     ),
     Command(
         ("interpolate",),
-        "Mix the weights of a model with those that it was fine-tuned from, against forgetting.",
+        "Average the weights of a fine-tuned model and its base, to keep what the base knew.",
         "beta-clip interpolate openai/clip-vit-base-patch16 runs/photos runs/mixed --alpha 0 0.25 0.5 0.75 1 "
         "--tasks photos --data photos.jsonl",
     ),
     Command(
         ("index",),
-        "Embed a collection of photos for search, or bring what was embedded up to date.",
+        "Make a searchable index of a photo collection, or update one.",
         "beta-clip index photos/ --out photos.index --model runs/photos",
     ),
     Command(
         ("search",),
-        "Search an indexed collection by texts and images.",
+        "Search an index by texts and images.",
         'beta-clip search photos.index "a dog in a red coat on a beach" --top 20 --rerank 200 --html found.html',
     ),
     Command(
         ("show",),
-        "Draw where each phrase of a text looks in a picture, and score its regions.",
+        "Draw where each phrase of a text looks in an image, and score regions.",
         'beta-clip show --model runs/photos --image photo.jpg --text "A dog in a red coat. Dunes are behind it."',
     ),
     Command(
         ("demo",),
-        "Show a model in the browser: search, where each phrase looks, two captions compared.",
+        "Open a page in the browser to search photos, see where phrases look, and compare captions.",
         "beta-clip demo --photos photos/ --model runs/photos",
     ),
     Command(
@@ -124,12 +123,12 @@ COMMANDS = (
     ),
     Command(
         ("completion",),
-        "Write a script by which a shell completes the words of this command line.",
+        "Print a completion script for your shell.",
         'eval "$(beta-clip completion bash)"',
     ),
 )
 GROUPS = {
-    "convert": "Turn a checkpoint of another program into a model directory.",
-    "export": "Write a model for other programs.",
+    "convert": "Turn a checkpoint of the papers' authors into a model directory.",
+    "export": "Write a model in a format for other programs.",
 }
 """The first words that several commands share, with what these commands do."""

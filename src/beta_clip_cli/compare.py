@@ -13,14 +13,14 @@ logger = logging.getLogger(__name__)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `beta-clip compare`."""
     parser.add_argument(
-        "a", metavar="A", help="results.json of a model, or its directory, as beta-clip evaluate wrote it"
+        "a", metavar="A", help="output directory of beta-clip evaluate for the first model, or the results.json in it"
     )
-    parser.add_argument("b", metavar="B", help="results.json of another model, on the same data, or its directory")
+    parser.add_argument("b", metavar="B", help="the same for the second model, evaluated on the same data")
     parser.add_argument(
-        "--tasks", metavar="NAMES", help="tasks to compare, separated by commas (default: those that both have)"
+        "--tasks", metavar="NAMES", help="tasks to compare, separated by commas (default: all that both results have)"
     )
-    parser.add_argument("--output", metavar="FILE", type=Path, help="file to write the differences to, as JSON")
-    parser.add_argument("--seed", metavar="N", type=int, default=0, help="seed of the bootstrap")
+    parser.add_argument("--output", metavar="FILE", type=Path, help="JSON file to write the differences into")
+    parser.add_argument("--seed", metavar="N", type=int, default=0, help="random seed of the bootstrap intervals")
     add_json_argument(parser)
 
 

@@ -20,7 +20,7 @@ FILES = ("FILE", "DATA")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `beta-clip completion`."""
-    parser.add_argument("shell", choices=SHELLS, help="shell that reads the script")
+    parser.add_argument("shell", choices=SHELLS, help="your shell")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -11,8 +11,8 @@ logger = logging.getLogger(__name__)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `beta-clip convert b-clip`."""
-    parser.add_argument("checkpoint", metavar="FILE", help="checkpoint of the release, a .pt file")
-    parser.add_argument("output", metavar="DIR", help="directory to write")
+    parser.add_argument("checkpoint", metavar="FILE", help="checkpoint of the authors, a .pt file")
+    parser.add_argument("output", metavar="DIR", help="directory to write into")
     parser.add_argument(
         "--vision-heads", type=int, metavar="N", help="number of heads of the vision tower (default: width / 64)"
     )
@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--text-heads", type=int, metavar="N", help="number of heads of the text tower (default: width / 64)"
     )
     parser.add_argument(
-        "--tokenizer", metavar="MODEL", help="directory or Hub id of the tokenizer; with it a processor is saved"
+        "--tokenizer", metavar="MODEL", help="directory or Hub id of a tokenizer, to save a processor as well"
     )
     add_json_argument(parser)
 

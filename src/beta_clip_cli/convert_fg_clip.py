@@ -12,9 +12,9 @@ logger = logging.getLogger(__name__)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `beta-clip convert fg-clip`."""
     parser.add_argument("checkpoint", metavar="MODEL", help="directory or Hub id of an FG-CLIP checkpoint")
-    parser.add_argument("output", metavar="DIR", help="directory to write")
+    parser.add_argument("output", metavar="DIR", help="directory to write into")
     parser.add_argument(
-        "--back", action="store_true", help="convert a model of this package, and write FG-CLIP's own layout"
+        "--back", action="store_true", help="convert a model of this package to the layout of the authors"
     )
     parser.add_argument(
         "--tokenizer", metavar="MODEL", help="directory or Hub id of a tokenizer (default: that of the checkpoint)"

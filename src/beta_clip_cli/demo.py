@@ -18,14 +18,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MODEL",
         help=f"directory or Hub id of a model (default: the model of the index, else {SHIPPED_MODEL})",
     )
-    parser.add_argument("--index", metavar="INDEX", help="index to search, which beta-clip index has made")
+    parser.add_argument("--index", metavar="INDEX", help="index to search, made by beta-clip index")
     parser.add_argument(
         "--photos",
         metavar="DATA",
-        help="folder or rows of photos to index first: into --index, or for this time only",
+        help="photos to search: a folder or rows; they are added to --index, or embedded for this run only",
     )
     parser.add_argument(
-        "--level", choices=LEVELS, default="easy", help="level of the generated scenes that are searched without photos"
+        "--level", choices=LEVELS, default="easy", help="level of the generated scenes that take the place of photos"
     )
     parser.add_argument(
         "--host", metavar="ADDRESS", default="127.0.0.1", help="address to listen on; 0.0.0.0 opens it to the network"
@@ -34,20 +34,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--port", metavar="N", type=int, help="port to listen on (default: the first free one from 7860)"
     )
     parser.add_argument(
-        "--share", action="store_true", help="make the page public for a while, through Gradio's servers"
+        "--share", action="store_true", help="give the page a temporary public address, through Gradio's servers"
     )
     parser.add_argument(
-        "--max-upload", metavar="MIB", type=float, default=MAX_UPLOAD, help="largest size of an uploaded file, in MiB"
+        "--max-upload", metavar="MIB", type=float, default=MAX_UPLOAD, help="largest uploaded file, in MiB"
     )
     parser.add_argument(
         "--max-pixels",
         metavar="MILLIONS",
         type=float,
         default=MAX_PIXELS,
-        help="largest size of an image, in millions of pixels",
+        help="largest uploaded image, in millions of pixels",
     )
     parser.add_argument(
-        "--rate", metavar="N", type=int, default=RATE, help="largest number of requests of one client in a minute"
+        "--rate", metavar="N", type=int, default=RATE, help="largest number of requests of one client per minute"
     )
     add_device_argument(parser)
 

@@ -41,12 +41,16 @@ TASKS = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `beta-clip evaluate`."""
     parser.add_argument(
-        "--model", metavar="MODEL", help="directory or Hub id of a β-CLIP, FG-CLIP, CLIP, SigLIP or SigLIP 2"
+        "--model",
+        metavar="MODEL",
+        help="directory or Hub id of the model: β-CLIP, FG-CLIP, CLIP, SigLIP, SigLIP 2 or similar",
     )
     parser.add_argument(
-        "--output", metavar="DIR", help="directory to write results.json, results.md, values and pictures to"
+        "--output", metavar="DIR", help="directory to write results.json, results.md, values and pictures into"
     )
-    parser.add_argument("--list-tasks", action="store_true", help="list what each task is and needs, then stop")
+    parser.add_argument(
+        "--list-tasks", action="store_true", help="list all tasks and the data that they need, then stop"
+    )
     add_evaluation_arguments(parser)
     add_json_argument(parser)
 
@@ -64,7 +68,7 @@ def add_evaluation_arguments(parser: Any) -> None:
     parser.add_argument(
         "--data",
         metavar="DATA",
-        help="folder or file of the data, or a folder that holds one named like each task",
+        help="folder or file of the data, or a folder that holds a folder per task",
     )
     add_feeding_arguments(parser)
     add_reading_arguments(parser, split="test", with_select=True)
@@ -72,17 +76,19 @@ def add_evaluation_arguments(parser: Any) -> None:
     parser.add_argument(
         "--dtype",
         choices=["float32", "bfloat16", "float16"],
-        help="precision of the model (default: float32, bfloat16 on a GPU that has it)",
+        help="precision of the model (default: float32, or bfloat16 on a GPU that has it)",
     )
     parser.add_argument(
-        "--allow-subset", action="store_true", help="measure an incomplete benchmark, and mark its results so"
+        "--allow-subset",
+        action="store_true",
+        help="measure a benchmark whose files are incomplete; its results are marked",
     )
     parser.add_argument(
-        "--limit", metavar="N", type=int, help="number of images to measure, the first ones; the results are marked so"
+        "--limit", metavar="N", type=int, help="measure the first N images only; the results are marked"
     )
-    parser.add_argument("--seed", metavar="N", type=int, default=0, help="seed of the bootstrap intervals")
-    parser.add_argument("--no-pictures", action="store_true", help="draw no recall curves and no pages of misses")
-    parser.add_argument("--no-conditioned", action="store_true", help="do not measure the text-conditioned pooler")
+    parser.add_argument("--seed", metavar="N", type=int, default=0, help="random seed of the bootstrap intervals")
+    parser.add_argument("--no-pictures", action="store_true", help="do not draw recall curves and pages of misses")
+    parser.add_argument("--no-conditioned", action="store_true", help="do not measure text-conditioned scores")
     parser.add_argument(
         "--no-hierarchical", action="store_true", help="do not measure retrieval by sentences and phrases"
     )

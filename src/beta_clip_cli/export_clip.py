@@ -15,11 +15,11 @@ TEXT_PATHS = ("short", "long")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `beta-clip export clip`."""
     parser.add_argument("model", metavar="MODEL", help="directory or Hub id of a β-CLIP or FG-CLIP model")
-    parser.add_argument("output", metavar="DIR", help="directory to write")
+    parser.add_argument("output", metavar="DIR", help="directory to write into")
     parser.add_argument(
         "--path",
         choices=TEXT_PATHS,
-        help="text path to keep of a model with two (default: long, which has 248 positions)",
+        help="text path to keep, for a model with two (default: long, with 248 positions)",
     )
     add_json_argument(parser)
 

@@ -11,8 +11,10 @@ logger = logging.getLogger(__name__)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `beta-clip export merged`."""
-    parser.add_argument("model", metavar="MODEL", help="directory or Hub id of an adapter, as training with lora saves")
-    parser.add_argument("output", metavar="DIR", help="directory to write")
+    parser.add_argument(
+        "model", metavar="MODEL", help="directory or Hub id of an adapter, as saved by a training with lora"
+    )
+    parser.add_argument("output", metavar="DIR", help="directory to write into")
     add_json_argument(parser)
 
 

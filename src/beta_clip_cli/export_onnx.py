@@ -17,12 +17,12 @@ TEXT_PATHS = ("short", "long")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `beta-clip export onnx`."""
     parser.add_argument("model", metavar="MODEL", help="directory or Hub id of a β-CLIP, FG-CLIP or CLIP model")
-    parser.add_argument("output", metavar="DIR", help="directory to write")
+    parser.add_argument("output", metavar="DIR", help="directory to write into")
     parser.add_argument(
-        "--format", choices=FORMATS, default="onnx", help="onnx for ONNX graphs, torch for torch.export programs"
+        "--format", choices=FORMATS, default="onnx", help="onnx writes ONNX graphs, torch writes torch.export programs"
     )
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="precision of the weights of ONNX graphs")
-    parser.add_argument("--path", choices=TEXT_PATHS, help="text path of a model with two (default: long)")
+    parser.add_argument("--path", choices=TEXT_PATHS, help="text path to keep, for a model with two (default: long)")
     add_json_argument(parser)
 
 

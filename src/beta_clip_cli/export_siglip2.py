@@ -15,7 +15,7 @@ TEXT_PATHS = ("short", "long", "box")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `beta-clip export siglip2`."""
     parser.add_argument("model", metavar="MODEL", help="directory or Hub id of a model on SigLIP 2 towers")
-    parser.add_argument("output", metavar="DIR", help="directory to write")
+    parser.add_argument("output", metavar="DIR", help="directory to write into")
     parser.add_argument(
         "--path", choices=TEXT_PATHS, default="short", help="text path to keep; short is SigLIP 2's own"
     )

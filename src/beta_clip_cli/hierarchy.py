@@ -17,17 +17,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "data",
         metavar="DATA",
         nargs="+",
-        help="rows with images: a file, glob, directory or Hub dataset",
+        help="rows with captions: files, a directory, a glob or a Hub dataset",
     )
     parser.add_argument(
-        "--output", metavar="DIR", required=True, help="directory to write SPLIT-00000-of-00001.jsonl into"
+        "--output", metavar="DIR", required=True, help="directory to write the rows into, with their phrases"
     )
-    parser.add_argument("--shard", default="0/1", metavar="I/N", help="part to build: 0/N, 1/N … N-1/N")
+    parser.add_argument(
+        "--shard", default="0/1", metavar="I/N", help="part to write, for several machines: 0/N to (N-1)/N"
+    )
     parser.add_argument("--num-proc", metavar="N", type=int, help="number of processes (default: one per core)")
     add_reading_arguments(parser)
     parser.add_argument("--tagger", default="rules", choices=TAGGERS, help="part-of-speech tagger")
-    parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS, help="kinds of phrases to find")
-    parser.add_argument("--strict", action="store_true", help="stop at the first row that cannot be used")
+    parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS, help="kinds of phrases to extract")
+    parser.add_argument(
+        "--strict", action="store_true", help="stop at the first row that cannot be used, instead of skipping it"
+    )
     add_json_argument(parser)
 
 

@@ -25,36 +25,38 @@ PRECISIONS = ("float32", "int8", "binary")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `beta-clip index`."""
     parser.add_argument(
-        "photos", metavar="DATA", nargs="+", help="folder of photos, JSONL file, or another source of rows with images"
+        "photos", metavar="DATA", nargs="+", help="photos: folders, files of rows, a glob or a Hub dataset"
     )
     parser.add_argument(
         "--name",
         metavar="NAME",
-        help="name of this collection in the index; a later run with the same name removes what the collection no "
-        "longer has, and nothing of other collections (default: its path or id, with the split and the range)",
+        help="name of this collection in the index; a later run with the same name updates this collection and no "
+        "other one (default: its path or id, with the split and the range)",
     )
     parser.add_argument(
-        "--out", metavar="DIR", required=True, help="index to make or update: a directory, or a URI of object storage"
+        "--out", metavar="DIR", required=True, help="index to make or update: a directory, or a URI of an object store"
     )
     parser.add_argument(
         "--model",
         metavar="MODEL",
-        help=f"directory or Hub id of the model (default: that of the index, for a new one {SHIPPED_MODEL})",
+        help=f"directory or Hub id of the model (default: the model of the index; for a new one {SHIPPED_MODEL})",
     )
     parser.add_argument(
-        "--store-patches", action="store_true", help="keep patch features in the index, which makes --rerank fast"
+        "--store-patches",
+        action="store_true",
+        help="store patch features in the index, so that beta-clip search --rerank is faster",
     )
     parser.add_argument(
         "--precision",
         choices=PRECISIONS,
-        help="how embeddings are compared first: as they are, or as codes of a byte or of a bit for each number, whose "
-        "best are compared again in float16 (default: that of the index, float32 for a new one)",
+        help="size of the numbers in the index: int8 and binary make it smaller (default: that of the index; for a "
+        "new one float32)",
     )
     parser.add_argument(
         "--truncate-dim",
         metavar="N",
         type=int,
-        help="keep the first N numbers of each embedding (default: as the index, all for a new one)",
+        help="keep only the first N numbers of each embedding (default: as in the index; for a new one all)",
     )
     add_reading_arguments(parser)
     add_feeding_arguments(parser)
@@ -62,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype",
         choices=DTYPES,
-        help="dtype of the model (default: that of the index; for a new one float32, or bfloat16 on a GPU)",
+        help="precision of the model (default: that of the index; for a new one float32, or bfloat16 on a GPU)",
     )
     add_json_argument(parser)
 

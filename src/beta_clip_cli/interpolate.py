@@ -8,17 +8,24 @@ from .reports import Report, add_json_argument, reporting
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `beta-clip interpolate`."""
-    parser.add_argument("base", metavar="BASE", help="directory or Hub id of the model that the training started from")
-    parser.add_argument("tuned", metavar="TUNED", help="directory or Hub id of the trained model")
     parser.add_argument(
-        "output", metavar="DIR", help="directory to write; several alphas are written into folders of it"
+        "base", metavar="BASE", help="directory or Hub id of the model that the fine-tuning started from"
+    )
+    parser.add_argument("tuned", metavar="TUNED", help="directory or Hub id of the fine-tuned model")
+    parser.add_argument(
+        "output", metavar="DIR", help="directory to write into; each of several alphas gets a folder of its own"
     )
     parser.add_argument(
-        "--alpha", type=float, nargs="+", default=[0.5], metavar="X", help="weight of TUNED, one or several"
+        "--alpha",
+        type=float,
+        nargs="+",
+        default=[0.5],
+        metavar="X",
+        help="weight of TUNED, from 0 to 1; may be several",
     )
-    parser.add_argument("--discard", action="store_true", help="keep the metrics of a sweep, but not its models")
+    parser.add_argument("--discard", action="store_true", help="keep the metrics only, and delete the models")
     add_json_argument(parser)
-    group = parser.add_argument_group("sweep options", "with --tasks each model is evaluated, as by beta-clip evaluate")
+    group = parser.add_argument_group("sweep options", "with --tasks, each model is evaluated as by beta-clip evaluate")
     add_evaluation_arguments(group)
 
 

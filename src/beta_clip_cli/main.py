@@ -111,7 +111,7 @@ def build_parser(*chosen: Command | None) -> argparse.ArgumentParser:
     Args:
         chosen: The commands whose modules are imported and whose arguments are added. All others have their names only.
     """
-    summary = "Train, evaluate and convert β-CLIP and FG-CLIP models."
+    summary = "Train, evaluate, search with, and publish β-CLIP and FG-CLIP models."
     parser = CommandParser(prog="beta-clip", **_parser_options(summary, "beta-clip train --help"))
     parser.add_argument("--version", action="version", version=f"%(prog)s {_version()}")
     top = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -149,6 +149,13 @@ def _parser_options(summary: str, example: str) -> dict[str, Any]:
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
     """Ends the help of an option with its default, if it has one."""
+
+    def add_argument(self, action: argparse.Action) -> None:
+        """Adds an argument to the page, with room for the longest name of a command."""
+        super().add_argument(action)
+        if isinstance(action, argparse._SubParsersAction):
+            # argparse measures commands without their indent, and breaks the line after the longest one.
+            self._action_max_length += self._indent_increment
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         default = action.default

@@ -16,17 +16,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `beta-clip push`."""
     parser.add_argument("folder", metavar="DIR", help="model directory, such as the output of beta-clip train")
     parser.add_argument("repo_id", metavar="REPO_ID", help="repository to upload to: NAME or ORGANISATION/NAME")
-    parser.add_argument("--private", action="store_true", help="make the repository private, if it is a new one")
+    parser.add_argument("--private", action="store_true", help="make a new repository private")
     parser.add_argument(
         "--license", metavar="NAME", default=UNKNOWN_LICENCE, help="licence of the weights, for the model card"
     )
     parser.add_argument(
         "--data-license",
         metavar="NAME",
-        help="licence of the training data, for the model card (default: as recorded)",
+        help="licence of the training data, for the model card (default: what the run has recorded)",
     )
-    parser.add_argument("--revision", metavar="NAME", help="branch to push to (default: main)")
-    parser.add_argument("--dry-run", metavar="DIR", help="write what would be uploaded into a folder, then stop")
+    parser.add_argument("--revision", metavar="NAME", help="branch to upload to (default: main)")
+    parser.add_argument(
+        "--dry-run", metavar="DIR", help="write what would be uploaded into this folder, and upload nothing"
+    )
     add_json_argument(parser)
 
 

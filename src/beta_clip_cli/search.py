@@ -13,13 +13,25 @@ RERANK_SCORES = ("conditioned", "hierarchical", "hierarchical_window")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `beta-clip search`."""
-    parser.add_argument("index", metavar="INDEX", help="index that beta-clip index has made")
-    parser.add_argument("text", metavar="TEXT", nargs="?", help="description of any length")
-    weighted = "with a weight after a colon, negative for something unwanted; may be given several times"
-    parser.add_argument("--phrase", metavar="TEXT", action="append", default=[], help=f"text {weighted}: 'a red hat:2'")
-    parser.add_argument("--image", metavar="FILE", action="append", default=[], help=f"image file {weighted}")
+    parser.add_argument("index", metavar="INDEX", help="index to search, made by beta-clip index")
+    parser.add_argument("text", metavar="TEXT", nargs="?", help="description of the wanted images, of any length")
+    weighted = "a negative weight means unwanted; may be given several times"
     parser.add_argument(
-        "--where", metavar="SQL", help="condition on the columns: \"width > 300 AND caption LIKE '%%dog%%'\""
+        "--phrase",
+        metavar="TEXT",
+        action="append",
+        default=[],
+        help=f"phrase to look for, with a weight after a colon if it is not 1: 'a red hat:2'; {weighted}",
+    )
+    parser.add_argument(
+        "--image",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help=f"image to look for similar ones, with a weight after a colon if it is not 1; {weighted}",
+    )
+    parser.add_argument(
+        "--where", metavar="SQL", help="SQL condition on the columns: \"width > 300 AND caption LIKE '%%dog%%'\""
     )
     parser.add_argument("--top", metavar="N", type=int, default=20, help="largest number of images to return")
     parser.add_argument(
@@ -27,31 +39,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         type=int,
         default=0,
-        help="number of best images to order again by how each text sees them; 0 for none",
+        help="order the N best images again, by a finer and slower score; 0 for none",
     )
     parser.add_argument(
         "--rerank-score",
         choices=RERANK_SCORES,
-        help="score that orders them: of whole texts, or with their sentences and phrases, as these see the image or "
-        "by their best window, which needs no pooler (default: hierarchical)",
+        help="score of --rerank: conditioned (the text as a whole), hierarchical (also its sentences and phrases), or "
+        "hierarchical_window (the same without a pooler) (default: hierarchical)",
     )
     parser.add_argument(
         "--rerank-weights",
         metavar="C,S,P",
-        help="weights of caption, sentences and phrases in a hierarchical score, whose sum is 1 "
-        "(default: 0.4,0.2,0.4, or 0.8,0,0.2 for windows)",
+        help="weights of whole text, sentences and phrases in a hierarchical score; their sum is 1 "
+        "(default: 0.4,0.2,0.4, or 0.8,0,0.2 for hierarchical_window)",
     )
     parser.add_argument(
         "--min-confidence",
         metavar="X",
         type=float,
         default=0.0,
-        help="least confidence of an image, from 0 to 1: the share of texts without a match whose best image scores "
-        "less; if no image has it, nothing matches; 0 shows all",
+        help="leave out images with less confidence, from 0 to 1; 0 shows all",
     )
-    parser.add_argument("--exact", action="store_true", help="compare with every image, even of a large index")
-    parser.add_argument("--html", metavar="FILE", help="page of pictures with heat maps to write as well")
-    parser.add_argument("--model", metavar="MODEL", help="where the model of the index is now, if it was moved")
+    parser.add_argument(
+        "--exact", action="store_true", help="compare the query with every image, also in a large index"
+    )
+    parser.add_argument("--html", metavar="FILE", help="also write a page with the images found and heat maps")
+    parser.add_argument("--model", metavar="MODEL", help="new place of the model of the index, if it was moved")
     add_device_argument(parser)
     add_json_argument(parser)
 

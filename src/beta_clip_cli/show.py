@@ -38,19 +38,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", metavar="MODEL", help=f"directory or Hub id of a β-CLIP or FG-CLIP (default: {SHIPPED_MODEL})"
     )
-    parser.add_argument("--image", metavar="FILE", help="image to look at (default: a generated scene)")
+    parser.add_argument("--image", metavar="FILE", help="image to draw (default: a generated scene)")
     parser.add_argument(
         "--text",
         metavar="TEXT",
         action="append",
         default=[],
-        help="caption of any length, or phrase; may be given several times (default: the phrases of the scene)",
+        help="caption or phrase, of any length; may be given several times (default: the phrases of the scene)",
     )
-    parser.add_argument("--scene", metavar="N", type=int, default=0, help="number of the scene to draw without --image")
+    parser.add_argument(
+        "--scene", metavar="N", type=int, default=0, help="number of the generated scene to draw without --image"
+    )
     parser.add_argument(
         "--output",
         metavar="FILE",
-        help="file to write, .png or .html (default: the image's name with -seen.png)",
+        help="file to write, .png or .html (default: the name of the image with -seen.png at its end)",
     )
     parser.add_argument("--head", metavar="HEAD", default="mean", help="head of the pooler: a number from 0, or mean")
     parser.add_argument(
@@ -65,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="X,Y,W,H",
         action="append",
         default=[],
-        help="region to score, in pixels; may be given several times",
+        help="region to score, as left, top, width and height in pixels; may be given several times",
     )
     add_device_argument(parser)
     add_json_argument(parser)

@@ -37,35 +37,35 @@ FLAGS = (
         "model.from_pretrained",
         str,
         "MODEL",
-        "directory or Hub id of the β-CLIP or plain CLIP to start from",
+        "directory or Hub id of the model to start from, such as a CLIP, β-CLIP, FG-CLIP or SigLIP 2",
     ),
     Flag(
         "--train-data",
         "data.train",
         str,
         "DATA",
-        "file, directory, glob of tars or Hub id of the training rows",
+        "training rows: files, a directory, a glob or a Hub dataset",
     ),
     Flag(
         "--skip",
         "data.train.skip",
         int,
         "N",
-        "number of records at the start of the training data that are held out",
+        "leave out the first N records of the training data",
     ),
     Flag(
         "--take",
         "data.train.take",
         int,
         "N",
-        "largest number of records of the training data that are used",
+        "use at most N records of the training data, after --skip",
     ),
     Flag(
         "--eval-data",
         "data.eval",
         str,
         "DATA",
-        "file, directory, glob of tars or Hub id of the evaluation rows",
+        "evaluation rows: files, a directory, a glob or a Hub dataset",
     ),
     Flag(
         "--steps",
@@ -79,7 +79,7 @@ FLAGS = (
         "training.num_train_epochs",
         float,
         "X",
-        "number of epochs; it replaces the steps of the file of --config",
+        "number of epochs, instead of the number of steps in the configuration",
     ),
     Flag(
         "--batch-size",
@@ -100,14 +100,14 @@ FLAGS = (
         "training.max_bad_fraction",
         float,
         "X",
-        "stop when more than this share of the rows cannot be used, as 0.01",
+        "stop if more than this share of the rows cannot be used, for example 0.01",
     ),
     Flag(
         "--seed",
         "training.seed",
         int,
         "N",
-        "seed of new weights, the order of rows and the sampling of texts",
+        "random seed of new weights, the order of rows and the drawn texts",
     ),
 )
 
@@ -118,7 +118,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "photos",
         nargs="*",
         metavar="DATA",
-        help="photos with captions, as --train-data; without --config, their number chooses the recipe",
+        help="training rows, the same as --train-data; without --config, the number of photos chooses the recipe",
     )
     parser.add_argument("--config", metavar="FILE", help="YAML or JSON file with the sections model, data and training")
     parser.add_argument(
@@ -126,10 +126,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="override one value, as in --set data.num_phrases=10; may be given several times",
+        help="override one value of the configuration, for example data.num_phrases=10; may be given several times",
     )
     parser.add_argument(
-        "--output", "--output-dir", metavar="DIR", help="directory to write the model to (training.output_dir)"
+        "--output", "--output-dir", metavar="DIR", help="directory to write the model into (training.output_dir)"
     )
     for flag in FLAGS:
         # Several files are a list.
@@ -141,18 +141,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--eval-fraction",
         type=float,
         metavar="X",
-        help="share of the photos to hold out and evaluate on (data.eval_fraction; of the recipe: 0.1)",
+        help="share of the photos to hold out and evaluate on; without --config it is 0.1 (data.eval_fraction)",
     )
     parser.add_argument(
         "--eval-split", metavar="NAME", help="which split of the evaluation data to read (default: train)"
     )
-    parser.add_argument("--strict", action="store_true", help="stop at a row that cannot be used, do not skip it")
+    parser.add_argument(
+        "--strict", action="store_true", help="stop at the first row that cannot be used, instead of skipping it"
+    )
     parser.add_argument(
         "--resume",
         nargs="?",
         const=True,
         metavar="DIR",
-        help="continue from a checkpoint, or begin if there is none (default: the newest whole one in the output "
+        help="continue a run, or begin if there is no checkpoint (default: the newest whole checkpoint in the output "
         "directory)",
     )
     parser.add_argument(
@@ -160,8 +162,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="KEY",
-        help="let a resumed run differ from its checkpoint in a setting or section, as in training.max_steps, "
-        "processes or versions; may be given several times",
+        help="allow a resumed run to differ from its checkpoint in this setting or section, for example "
+        "training.max_steps, processes or versions; may be given several times",
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace a finished model and checkpoints in the output directory"
