@@ -69,13 +69,13 @@ class BetaCLIPDataCollator:
             caption is whole; sentences and phrases are drawn as before. "caption_only": the whole caption and nothing
             else, as for CLIP.
         sentence_order: Order of the sentences in a "sampled" caption: "reading", as in the whole caption, or "random".
-        drop_first_sentence_probability: With this probability the texts are drawn as if the caption had not its first
-            sentence, in which long captions sum up the others. A caption of one sentence stays as it is. (DeBias-CLIP,
-            arXiv 2602.22419.)
-        prefix_padding_probability: With this probability the caption begins at a later position: 0 to k tokens of
-            padding, all numbers equally likely, stand between its first token and its words, where k positions are free
-            behind it. They are tokens like others: later tokens attend to them, and they are computed. Sentences,
-            phrases and short captions stay at the beginning. (DeBias-CLIP.)
+        drop_first_sentence_probability: With this probability the texts are drawn as if the caption began with its
+            second sentence: the first one of a long caption often sums up the others. A caption of one sentence stays
+            as it is. (DeBias-CLIP, arXiv 2602.22419.)
+        prefix_padding_probability: With this probability the caption begins at a later position: padding tokens stand
+            between its first token and its words. Their number is drawn from 0 to the number of free positions behind
+            the caption. Later tokens attend to them like to any others. Sentences, phrases and short captions stay at
+            the beginning. (DeBias-CLIP.)
         seed: Seed of the sampling and cropping.
         random_resized_crop: Range of the share of the image's area that is kept, as (0.5, 1.0); all of it by default.
         include_short_caption: Whether each row also gives a short caption: its `short_caption`; if it has none, one of
@@ -97,8 +97,8 @@ class BetaCLIPDataCollator:
         packing_capacity: Columns of the rows that texts are packed into (see [`plan_texts`]), for shapes that stay the
             same from batch to batch, as `torch.compile` needs them; by default what costs least for each batch.
         packing_row_multiple: The number of these rows is rounded up to a multiple of it, by empty rows.
-        uint8_pixels: Whether `pixel_values` are bytes beside their `pixel_scale`, by which the model makes numbers of
-            them on its device (equal to the processor's to 1e-6). Workers have less to do, and a quarter to send.
+        uint8_pixels: Whether `pixel_values` are bytes beside their `pixel_scale`, with which the model normalises them
+            on its device (equal to the processor's to 1e-6). Workers have less to do, and a quarter to send.
         extractor: Finds the phrases of rows that bring none; the default [`PhraseExtractor`] otherwise.
         strict: Whether a row that cannot be used is an error. By default it is skipped, logged and counted.
 
@@ -181,15 +181,15 @@ class BetaCLIPDataCollator:
         return self._skipped.get()
 
     def set_epoch(self, epoch: int) -> None:
-        """Has other texts, regions and crops drawn. Workers that are alive see it too."""
+        """Sets the epoch, so that other texts, regions and crops are drawn. Running workers see it too."""
         self._epoch.set(epoch)
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
         """Makes a batch of rows.
 
         Returns:
-            The tensors of [`BetaCLIPProcessor`]; `plan`, which the model would else make itself and wait for the GPU;
-            and `return_loss=True`.
+            The tensors of [`BetaCLIPProcessor`]; `plan`, so that the model need not make it and wait for the GPU; and
+            `return_loss=True`.
         """
         examples = []
         for row in rows:
@@ -288,27 +288,28 @@ class BetaCLIPDataCollator:
         # Texts first: a row with a bad text is skipped before its image is decoded.
         texts = self.sample_texts(row)
         negatives = self._negatives(row, texts)
-        image = load_image(row["image"])
-        image_size = image.size
+        whole_image = load_image(row["image"])
+        image, crop = self._cropped(row, whole_image)
+        regions: list[dict[str, Any]] = []
+        if self.num_regions:
+            image_processor = self.processor.image_processor
+            rng = self._rng(row, "/regions")
+            regions = draw_regions(row, self.num_regions, whole_image.size, crop, image_processor, rng)
+        return _Example(image, texts, negatives, regions, self._start(row))
+
+    def _cropped(self, row: Row, image: Image.Image) -> tuple[Image.Image, Crop]:
+        """Draws the part of an image that is kept, and returns what the processor gets and where it was cut."""
         if self.random_resized_crop is None:
             # The processor resizes and cuts the whole image.
-            crop = Crop((0, 0, *image_size), image_size)
-        else:
-            part = crop_box(image_size, self.random_resized_crop, self._rng(row, "/crop"))
-            left, top, width, height = part
-            # A processor of images of any shape resizes the part itself.
-            size = (width, height)
-            if not has_any_grid(self.processor.image_processor):
-                size = seen_size(self.processor.image_processor)
-            crop = Crop((left, top, left + width, top + height), size)
-            # Already in the size that the model sees, so the processor has nothing left to resize or cut.
-            image = resized_part(image, part, crop.size)
-        if self.num_regions == 0:
-            return _Example(image, texts, negatives, [], self._start(row))
-        image_processor = self.processor.image_processor
-        rng = self._rng(row, "/regions")
-        regions = draw_regions(row, self.num_regions, image_size, crop, image_processor, rng)
-        return _Example(image, texts, negatives, regions, self._start(row))
+            return image, Crop((0, 0, *image.size), image.size)
+        part = crop_box(image.size, self.random_resized_crop, self._rng(row, "/crop"))
+        left, top, width, height = part
+        # A processor of images of any shape resizes the part itself.
+        size = (width, height)
+        if not has_any_grid(self.processor.image_processor):
+            size = seen_size(self.processor.image_processor)
+        # Resized to what the model sees, so that the processor has nothing left to resize or cut.
+        return resized_part(image, part, size), Crop((left, top, left + width, top + height), size)
 
     def _start(self, row: Row) -> float | None:
         """Draws where the caption begins, see [`pad_prefixes`]; `None` for a caption that begins at the first place."""
@@ -344,7 +345,7 @@ class BetaCLIPDataCollator:
         )
 
     def _rng(self, row: Row, purpose: str = "") -> random.Random:
-        """Makes the source of chance for one purpose, so that, for instance, cropping does not change the texts."""
+        """Makes the random generator for one purpose, so that cropping, for instance, does not change the texts."""
         # A string seeds by its SHA-512, which is the same in every process. `hash` of a string is not.
         return random.Random(f"{self.seed}/{self._epoch.get()}/{row_id(row)}{purpose}")
 

@@ -86,7 +86,7 @@ def check_texts(value: Any, field: str) -> None:
     if all(map(is_text, texts)):
         return
     for index, text in enumerate(texts):
-        # What only looks like a text is found where it is cleaned, if it is drawn.
+        # A text of invisible characters is refused when it is cleaned, if it is drawn at all.
         if not (is_blank_text(text) and text.strip()):
             check_text(text, f"{field}[{index}]")
 

@@ -244,7 +244,7 @@ def _join_regions(joined: Row, rows: Sequence[Row]) -> None:
 
 
 def _join_phrases_of_a_caption(joined: Row, rows: Sequence[Row]) -> None:
-    """Joins the phrases of rows with the same caption. Those of a row with other sentences than the first are not."""
+    """Joins the phrases of rows with the same caption. Rows with other sentences than the first are left out."""
     sentences = sentences_of(joined)
     with_phrases = [row for row in rows if "phrases" in row and sentences_of(row) == sentences]
     names = ["phrases"]
@@ -262,7 +262,7 @@ def _join_phrases_of_a_caption(joined: Row, rows: Sequence[Row]) -> None:
 
 
 def _join_hierarchies(joined: Row, rows: Sequence[Row]) -> None:
-    """Joins sentences and phrases. Phrases name their sentences by number, so these are counted on."""
+    """Joins sentences and phrases. Phrases refer to sentences by number, so the numbers are shifted."""
     for name in ("sentences", "phrases", *_LISTS_OF_PHRASES):
         joined.pop(name, None)
     sentences: list[str] = []
@@ -277,11 +277,11 @@ def _join_hierarchies(joined: Row, rows: Sequence[Row]) -> None:
             continue
         values: list[Any] = []
         for row, start in zip(rows, starts, strict=True):
-            values += [_counted_on(value, start) for value in row[name]]
+            values += [_shifted(value, start) for value in row[name]]
         joined[name] = values
 
 
-def _counted_on(value: Any, start: int) -> Any:
+def _shifted(value: Any, start: int) -> Any:
     if isinstance(value, int):
         return value + start
     if isinstance(value, Mapping) and value.get("sentence") is not None:

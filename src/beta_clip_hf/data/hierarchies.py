@@ -32,7 +32,7 @@ from .rows import Row
 
 logger = logging.getLogger(__name__)
 
-# A worker reads so many records before it sends what it has made of them.
+# Photos that a worker reads before it sends its results.
 BLOCK_ROWS = 256
 # Fewer rows are digested by one process: more processes take longer to start than to read them.
 _ROWS_FOR_ONE_PROCESS = 50_000
@@ -153,7 +153,7 @@ class _Blocks(Dataset[_Block]):
 
     @property
     def lost(self) -> Sequence[tuple[str, str]]:
-        """What belongs to no record of the source, and why. It is told with the last photos."""
+        """Places that belong to no record of the source, and what is wrong there. The last shard reports them."""
         return self._photos.lost if self.numbers.stop == len(self._photos) else ()
 
     def __len__(self) -> int:
@@ -199,7 +199,8 @@ class _Blocks(Dataset[_Block]):
         name = name_of_inner_image(row["image"])
         if name is None:
             folder, file = os.path.split(image_file(row["image"]))
-            return {**row, "image": os.path.normpath(os.path.join(_relative_path(str(self._output), folder), file))}
+            relative_folder = _relative_path(str(self._output), folder)
+            return {**row, "image": os.path.normpath(os.path.join(relative_folder, file))}
         # For a digest the name is enough: it is a hash of the content.
         if self._extractor is not None:
             store_inner_image(row["image"], self._output / IMAGE_FOLDER / name)

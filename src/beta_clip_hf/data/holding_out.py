@@ -15,7 +15,7 @@ from .grouping import UnreadImage, image_key
 from .rows import Row
 
 
-# So many bytes of the beginning and of the end of an image tell it from others, nearly always.
+# This many bytes of the beginning and of the end nearly always tell an image from others.
 _QUICK_BYTES = 4096
 
 

@@ -30,8 +30,8 @@ _ALL_FORMATS = (ROWS, JSONL, JSON, CSV, HUB, IMAGE_FOLDER, SIDECAR, WEBDATASET, 
 _FORMAT_BY_NAME = {source_format.name: source_format for source_format in _ALL_FORMATS}
 FORMATS = tuple(_FORMAT_BY_NAME)
 
-# The first format that recognises a source opens it. Of a directory, every format asks for something more special than
-# those after it; `datasets` takes any directory.
+# The first format that recognises a source opens it. In a directory each format looks for something more specific than
+# the formats after it do; `datasets` takes any directory.
 _ORDER_OF_GUESSES = (ROWS, IMAGE_FOLDER, JSONL, JSON, CSV, WEBDATASET, DCI, SIDECAR, TABLE_FOLDER, HUB)
 
 
@@ -72,9 +72,9 @@ def load_rows(
         skip: Number of records at the start of the source that are held out, as the test set of ShareGPT4V is.
         take: Largest number of records that are used; all by default.
         select: Records that are used, instead of `skip` and `take`: their numbers, counted from 0; their ids, as
-            strings; the path of a file with an id on each line; or values of columns, as in `{"split": "train"}`, of
-            which a list says several. They keep the order of the source. Numbers of records, here and for `skip` and
-            `take`, count those that cannot be used too.
+            strings; the path of a file with an id on each line; or values of columns, as in `{"split": "train"}` or
+            `{"split": ["train", "val"]}`. They keep the order of the source. Numbers of records, here and for `skip`
+            and `take`, count those that cannot be used too.
         strict: Whether a row that cannot be used is an error. By default it is skipped, logged and counted
             (`.skipped`).
         group: Whether rows that name the same image become one row with several `captions`. Streams never group.
@@ -133,7 +133,7 @@ def open_table(
     delimiter: str | None = None,
     encoding: str | None = None,
 ) -> tuple[Table, RowReader]:
-    """Opens a source whose records can be read by index, those of tars too.
+    """Opens a source whose records can be read by index, including tars.
 
     Args:
         source, format, image_root, columns, split, skip, take, delimiter, encoding: See [`load_rows`].

@@ -93,7 +93,7 @@ class SkippedRow(NamedTuple):
         """Describes a row that a reader may have located."""
         try:
             name = row_id(row)
-        # It may be anything.
+        # The row may be anything.
         except Exception:
             name = shown(row)
         return cls(name, getattr(row, "location", "") or name, str(error))

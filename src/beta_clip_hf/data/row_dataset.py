@@ -20,7 +20,7 @@ from .workers import SharedCount, SharedEpoch
 
 logger = logging.getLogger(__name__)
 
-# So much of the beginning and of the end of a file tells it from others, nearly always.
+# This many bytes of the beginning and of the end nearly always tell a file from others.
 _QUICK_BYTES = 4096
 
 
@@ -41,7 +41,7 @@ class RowDataset(Dataset[Row]):
         skipped (`list[tuple[str, str]]`): Where each skipped row is, and why it was skipped.
         held_out (`int`): Number of records of the source that are not selected. With those that are read and skipped
             they are all of it.
-        fingerprint (`str`): A hash of the ids and sizes of the rows, by which a resumed run knows them again.
+        fingerprint (`str`): A hash of the ids and sizes of the rows, by which a resumed run recognises them.
 
     Raises:
         ValueError: if columns are missing, if no row can be used, or, if `strict`, if one row cannot be used.
@@ -81,7 +81,7 @@ class RowDataset(Dataset[Row]):
         self._as_list = self._photos is not None and self._photos.have_several
         self.fingerprint = fingerprint.hexdigest()
         if self._photos is not None:
-            # Grouped rows are other rows than the same ones apart.
+            # Grouping changes which rows there are.
             self.fingerprint += f"-{len(self._photos)}"
         counts.report(None if self._photos is None else len(self._photos))
 

@@ -16,7 +16,7 @@ from .spelling import did_you_mean
 
 logger = logging.getLogger(__name__)
 
-# A column counts as missing if none of so many records has it: a wrong name is one error, and not a million of them.
+# A column counts as missing if none of the first records has it, so that a wrong name is one error and not a million.
 RECORDS_WITH_ALL_COLUMNS = 100
 
 
@@ -51,7 +51,7 @@ class RowReader:
     Args:
         image_root: Directory that relative image paths start from.
         columns: New names of columns, `{present: wanted}`.
-        record_format: How the records name what a row has; as a row does by default.
+        record_format: Names of the fields in the records; by default those of a row.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class RowReader:
             self._root = str(image_root)
 
     def __call__(self, record: Record, location: str) -> Row:
-        """Checks a record and makes a row of it. Whether the image exists is not asked.
+        """Checks a record and makes a row of it. The image need not exist.
 
         Raises:
             ValueError: if the record cannot become a row.
@@ -82,7 +82,7 @@ class RowReader:
                 blank = len(row_record["captions"]) - len(row["captions"])
                 logger.warning("%s: %d of its captions are blank, and are left out", location, blank)
             return self._placed(row, location)
-        # Values of any kind may be in a record. What they break is this record's alone.
+        # A record may hold values of any kind. What they break concerns this record alone.
         except Exception as error:
             raise as_value_error(error) from error
 
@@ -95,7 +95,8 @@ class RowReader:
     def image_name(self, record: Record) -> str | None:
         """Returns the path of an image as the record has it; `None` if it has none. Nothing is checked."""
         try:
-            image = row_checked_before(self._format.to_row(rename_columns(record, self.columns)))["image"]
+            renamed = rename_columns(record, self.columns)
+            image = row_checked_before(self._format.to_row(renamed))["image"]
         # The record may be anything.
         except (ValueError, KeyError, TypeError, AttributeError):
             return None

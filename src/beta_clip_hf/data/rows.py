@@ -30,7 +30,7 @@ from .regions import ROW_BOX_FORMATS, check_boxes_in_stated_size
 
 Row = dict[str, Any]
 
-# What conversations call the model that answers.
+# Names of the answering model in conversations.
 _MODEL_SPEAKERS = ("gpt", "assistant")
 
 
@@ -86,7 +86,7 @@ def check_row(record: Mapping[str, Any]) -> CheckedRow:
         row = _with_caption(row)
         check_text(row.get("caption"), "caption")
         return CheckedRow(row)
-    # Values of any kind may be in a record. What they break is this record's alone.
+    # A record may hold values of any kind. What they break concerns this record alone.
     except Exception as error:
         raise as_value_error(error) from error
 
@@ -131,9 +131,9 @@ def with_image(row: Row, image: Any) -> Row:
 
 
 def without_blank_captions(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Returns a record without the blank ones among its `captions`, or the record itself if none is blank, or all are.
+    """Returns a record without its blank `captions`, or the record itself if none or all of them are blank.
 
-    So a blank caption does not cost the photo that has others. Anything but a text stays, to be refused.
+    One blank caption does not cost a photo that has others. Captions that are not texts stay, and are refused later.
     """
     captions = record.get("captions")
     if not isinstance(captions, (list, tuple)):

@@ -13,7 +13,7 @@ from .records import Record, Scan, Table
 
 
 ID = "id"
-# More of them are not named in messages.
+# Messages name this many ids at most.
 _NAMED_IN_MESSAGES = 3
 
 
@@ -21,15 +21,15 @@ _NAMED_IN_MESSAGES = 3
 class Selection:
     """Tells the records that are used from those that are held out.
 
-    Records are numbered from 0 in the order of the source, whether or not they can be used. What cannot be read at all
-    has no values: only its number holds it out, so that no damage of a source goes unnoticed.
+    Records are numbered from 0 in the order of the source, whether or not they can be used. A record that cannot be
+    read has no values: only its number can hold it out, so that no damage of a source goes unnoticed.
 
     Args:
         start: Number of the first record.
         stop: Number after the last one; `None` for the end of the source.
         numbers: Numbers of single records from `start` to `stop`; `None` for all of them.
-        values: For some columns, by their names in a row, the values of which a record must have one. An `id` is that
-            of the row, so it is the location of a record without one.
+        values: The accepted values of some columns, by their names in a row. A record without an `id` has its location
+            as id.
         columns: New names of columns, `{present: wanted}`.
     """
 
@@ -47,7 +47,8 @@ class Selection:
             return False
         if isinstance(record, ValueError):
             return True
-        return all(value in self.values[column] for column, value in self.values_of(location, record).items())
+        found = self.values_of(location, record)
+        return all(found[column] in accepted for column, accepted in self.values.items())
 
     def values_of(self, location: str, record: Record) -> dict[str, str]:
         """Returns what a record has in the columns of `values`."""
@@ -160,11 +161,11 @@ class SelectedTable:
         self.name = table.name
         self._table = table
         self._numbers = _selected_numbers(table, selection)
+        # Number of records that are held out.
         self.held_out = len(table) - len(self._numbers)
         if isinstance(table, SelectedTable):
             # A split of a file, which is cut again.
             self.held_out += table.held_out
-        """Number of records that are held out."""
 
     def __len__(self) -> int:
         return len(self._numbers)
@@ -187,7 +188,7 @@ class SelectedTable:
                 next_number = next(wanted, None)
             if next_number is None:
                 break
-        # After its records, a table may report what belongs to none of them.
+        # After its records, a table may report errors that belong to none of them.
         if self._numbers[-1] + 1 == len(self._table):
             yield from scan
 
@@ -212,7 +213,7 @@ def _numbers_with_values(table: Table, selection: Selection) -> Sequence[int]:
     numbers = array("Q")
     missing_ids = set(selection.values.get(ID, ()))
     is_found = False
-    # What comes after the records belongs to none of them.
+    # A scan may report errors after the records, which belong to none of them.
     for number, (location, record) in zip(range(len(table)), table.scan(), strict=False):
         is_kept = selection.keeps(number, location, record)
         if is_kept:

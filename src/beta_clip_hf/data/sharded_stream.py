@@ -115,7 +115,7 @@ class ShardedStream(RecordStream, Generic[Shard]):
                 end = selection.stop
             if first >= end:
                 break
-            # No more is read of a shard than tells whether it has a record that is used.
+            # Only as much of a shard is read as tells whether it has a record that is used.
             count = sum(1 for _ in islice(self._read(shard), end - first))
             if first + count > selection.start:
                 parts.append(_Part(shard, first))

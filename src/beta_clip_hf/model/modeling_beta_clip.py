@@ -109,7 +109,7 @@ class BetaCLIPModel(BetaCLIPPreTrainedModel, ConditionedScores, FlatBatchModel):
         # Internal: the `BatchPlan` of this very batch, which the collator adds, and which the model trusts. Without it
         # the model works the plan out, checks it, and waits for the GPU. `CLIPModel` does not know it.
         plan = kwargs.pop("plan", None)
-        # As internal: the scale of pixels that come as bytes.
+        # Also internal: the scale of pixels that come as bytes.
         pixel_values = scaled_pixels(pixel_values, kwargs.pop("pixel_scale", None))
         if pixel_values is not None and pixel_values.shape[0] == 0:
             raise ValueError("pixel_values must hold at least one image, but holds none")
@@ -150,10 +150,10 @@ class BetaCLIPModel(BetaCLIPPreTrainedModel, ConditionedScores, FlatBatchModel):
                 f"without image_index a loss needs as many texts as images, but there are {len(input_ids)} "
                 f"texts and {len(pixel_values)} images"
             )
-        # The fields are read by name below, even if the configuration asks for tuples: the decorator of `forward` makes
+        # The fields are read by name below. If the configuration asks for tuples, the decorator of `forward` makes
         # them at the end.
         outputs = super().forward(input_ids, pixel_values, return_dict=True, **kwargs)
-        # CLIP computes it without a weight. `losses` holds parts before their weights in any case.
+        # CLIP computes its loss without a weight, and `losses` holds the parts before their weights.
         losses = None if outputs.loss is None else {"clip_loss": outputs.loss}
         return BetaCLIPOutput(**outputs, losses=losses)
 
@@ -220,7 +220,7 @@ class BetaCLIPModel(BetaCLIPPreTrainedModel, ConditionedScores, FlatBatchModel):
 
         Source: the releases of β-CLIP and FG-CLIP (the same in both); MaskCLIP's idea.
         """
-        # In the last block CLS attends and patches do not, so that one pass serves both; CLS costs next to nothing.
+        # In the last block only CLS attends. One pass gives both, and CLS costs next to nothing.
         _, patch_features_BPD = self.encode_images(pixel_values, interpolate_pos_encoding)
         return patch_features_BPD
 

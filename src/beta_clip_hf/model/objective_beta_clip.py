@@ -94,7 +94,7 @@ def batch_losses(
     r"""
     Computes the parts of the loss that have a weight, that the model has a scale for, and that the batch has rows for.
 
-    Rows of any process count: all processes compute the same parts, in the same order.
+    A part is computed if any process has rows for it: all processes compute the same parts, in the same order.
 
     Args:
         config (`BetaCLIPConfig`): Read for the weights, `beta` and `alignment_loss`.
@@ -118,7 +118,9 @@ def batch_losses(
     own_counts = embeds.row_counts()
     # One exchange tells everything that has to be known to gather the rows of all parts.
     counts_by_rank = gather.row_counts(*own_counts.values())
-    counts = {kind: list(column) for kind, column in zip(own_counts, zip(*counts_by_rank, strict=True), strict=True)}
+    counts = {}
+    for column, kind in enumerate(own_counts):
+        counts[kind] = [process_counts[column] for process_counts in counts_by_rank]
     inputs = LossInputs(config, embeds, gather, counts, logit_scales.get("logit_bias"), modules or {})
     losses = {}
     for name, part in LOSS_PARTS.items():

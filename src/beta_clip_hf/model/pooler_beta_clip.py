@@ -28,7 +28,8 @@ from .ragged_beta_clip import ImageSlots, slots_by_image
 from .sharding_beta_clip import gathers_weights
 
 
-_is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)  # torch 2.6 has but one
+# torch 2.6 has no `is_exporting`.
+_is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
 
 
 def normalize(embeds: Tensor) -> Tensor:
@@ -68,7 +69,7 @@ class TextConditionedPooler(nn.Module):
         self.fc1 = nn.Linear(width, hidden)
         self.fc2 = nn.Linear(hidden, width)
         self.activation = fuse_in_training(ACT2FN[config.pooler_hidden_act])
-        # A pooler of a model gets the model's own.
+        # A model replaces it with its own.
         self.block_runner = HalfBlocks()
         self.use_null_token = config.pooler_null_token
         norm = nn.LayerNorm if config.pooler_qkv_layer_norm else nn.Identity
@@ -79,7 +80,7 @@ class TextConditionedPooler(nn.Module):
 
     @torch.no_grad()
     def start_weights(self) -> None:
-        """Gives all weights their first values, but for those that a checkpoint has filled already."""
+        """Gives all weights their first values, except those that a checkpoint has filled already."""
         for projection in (self.q_proj, self.k_proj, self.v_proj):
             init.xavier_uniform_(projection.weight)
         for linear in (self.out_proj, self.fc1, self.fc2):
@@ -107,7 +108,7 @@ class TextConditionedPooler(nn.Module):
 
         Returns:
             The un-normalised contextualised embeddings `(T, D)`, and the attention `(T, H, P)` (or `None`) whose rows
-            sum to 1, less what a null token took.
+            sum to 1, or to less if a null token took a share.
         """
         if slots is None and torch.compiler.is_compiling():
             return self._pool_copies(text_embeds_TD, patches, image_index_T, output_attentions)
@@ -141,19 +142,22 @@ class TextConditionedPooler(nn.Module):
         queries_T1D = self.project_texts(text_embeds_TD)[:, None]
         keys_BHPd, values_BHPd = self.project_patches(patches)
         bias_B11P = self._bias(patches)
+        bias_T11P = None if bias_B11P is None else bias_B11P[image_index_T]
         attended_T1D, weights_TH1P = self.attend(
             self.split_heads(queries_T1D),
             keys_BHPd[image_index_T],
             values_BHPd[image_index_T],
-            bias=None if bias_B11P is None else bias_B11P[image_index_T],
+            bias=bias_T11P,
             output_attentions=output_attentions,
         )
         pooled_TD = self.transform(attended_T1D[:, 0])
-        return pooled_TD, None if weights_TH1P is None else weights_TH1P[:, :, 0]
+        if weights_TH1P is None:
+            return pooled_TD, None
+        return pooled_TD, weights_TH1P[:, :, 0]
 
     def project_texts(self, text_embeds: Tensor) -> Tensor:
         """Returns the queries `(…, D)` of text embeddings `(…, D)`, normalised or not. Heads are not split."""
-        # Cosines decide, so that both sides are normalised, in float32; the weights may be half precision.
+        # Both sides are normalised, in float32, because only directions count. The weights may be half precision.
         unit_embeds = normalize(text_embeds).to(self._dtype)
         return self.q_proj(self.q_norm(unit_embeds))
 
@@ -219,9 +223,12 @@ class TextConditionedPooler(nn.Module):
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(name, eager_attention)
         scaling = queries.shape[-1] ** -0.5
         attended, weights = attention(self, queries, keys, values, bias, scaling=scaling, is_causal=False)
+        attended = attended.flatten(-2)
         if not output_attentions:
-            return attended.flatten(-2), None
-        return attended.flatten(-2), weights[..., :-1] if self.use_null_token else weights
+            return attended, None
+        if self.use_null_token:
+            weights = weights[..., :-1]
+        return attended, weights
 
     def transform(self, attended: Tensor) -> Tensor:
         """Returns the un-normalised contextualised embeddings `(…, D)` of attended values `(…, D)`."""

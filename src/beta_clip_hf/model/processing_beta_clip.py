@@ -228,7 +228,7 @@ class BetaCLIPProcessor(CLIPProcessor):
             raise ValueError("only one of text and hierarchies must be given, but both are")
         if path is not None:
             raise ValueError(f"path must be None with hierarchies, whose texts have a path each, but is {path!r}")
-        # Without the tokenizer's own settings, so that only what the caller chose is left.
+        # The tokenizer's own settings are left out, so that only what the caller chose remains.
         options = self._merge_kwargs(self.valid_processor_kwargs, tokenizer_init_kwargs={}, **kwargs)
         layout = TextLayout.from_options(options["text_kwargs"], self.max_length, self.short_max_length)
         texts = texts_of_hierarchies(hierarchies)
@@ -255,7 +255,7 @@ class BetaCLIPProcessor(CLIPProcessor):
             return BatchFeature(batch)
         arrays: dict[str, Any] = {name: tensor.numpy(force=True) for name, tensor in batch.items()}
         if layout.return_tensors is None:
-            # As of a plain batch: numbers of texts as Python's, a list with an array for each image.
+            # As in a plain batch: texts become lists of Python's integers, images a list of arrays.
             arrays = {name: list(array) if array.ndim == 4 else array.tolist() for name, array in arrays.items()}
         return BatchFeature(arrays)
 
@@ -361,7 +361,7 @@ class BetaCLIPProcessor(CLIPProcessor):
         # The tokenizer takes one limit per call.
         for limit in set(limits):
             positions = [position for position, text_limit in enumerate(limits) if text_limit == limit]
-            # It does not pad: it would turn the padding into Python numbers, and those back into a tensor.
+            # Padding is done below: the tokenizer would turn it into Python numbers, and these back into a tensor.
             encoded = self.tokenizer([texts[position] for position in positions], truncation=True, max_length=limit)
             for position, ids in zip(positions, encoded["input_ids"], strict=True):
                 token_ids[position] = ids

@@ -145,7 +145,7 @@ REFUSED_OPTIMIZERS: Mapping[str, str] = {
     "schedule_free": "it has no schedule, and towers and pooler follow a cosine each",
 }
 
-# The least values of numbers for which transformers and torch would take, or refuse in their own words, smaller ones.
+# The smallest allowed values. transformers and torch accept smaller ones, or refuse them in words of their own.
 LEAST: Mapping[str, float] = {
     **dict.fromkeys(("adam_beta1", "adam_beta2", "adam_epsilon", "data_seed", "dataloader_num_workers"), 0),
     **dict.fromkeys(("eval_delay", "max_grad_norm", "seed", "warmup_steps", "weight_decay"), 0),
@@ -156,7 +156,7 @@ ABOVE_ZERO = ("eval_steps", "logging_steps", "save_steps")
 BELOW_ONE = ("adam_beta1", "adam_beta2")
 # What NumPy takes for a seed.
 _LARGEST_SEED = 2**32 - 1
-# Reports that are there, or not, by more than a package.
+# Targets of reports whose presence does not depend on one package alone.
 _OWN_REPORTS = ("none", "all", "azure_ml", "flyte", "kubeflow")
 
 
@@ -201,7 +201,7 @@ def check_arguments(args: Any) -> None:
 
 
 def check_numbers(args: Any) -> None:
-    """Raises `ValueError` for a number that is out of its range, or is none."""
+    """Raises `ValueError` for a number that is out of its range or not finite."""
     for name, least in LEAST.items():
         value = getattr(args, name)
         if value is not None and not (math.isfinite(value) and value >= least):
@@ -303,7 +303,7 @@ def check_trainer_arguments(arguments: Mapping[str, Any]) -> None:
 
 def check_rows_and_processor(arguments: Mapping[str, Any], processor: Any, data_collator: Any) -> None:
     """
-    Checks what a Trainer is given for rows and, if it has no collator, for a processor.
+    Checks the rows that a Trainer gets and, if it has to make the collator itself, the processor.
 
     Args:
         arguments: The arguments of the Trainer, by name.
@@ -311,7 +311,7 @@ def check_rows_and_processor(arguments: Mapping[str, Any], processor: Any, data_
         data_collator: Its collator of training batches, or `None` for the default one.
 
     Raises:
-        ValueError: if rows are the name of a file or lack columns, or the processor is another one.
+        ValueError: if rows are the name of a file or lack columns, or the processor is of another class.
     """
     for name in ("train_dataset", "eval_dataset"):
         rows = arguments.get(name)

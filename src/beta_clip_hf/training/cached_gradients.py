@@ -23,7 +23,7 @@ from ..model.objective_beta_clip import Objective
 from .distributed import whole_tensor
 
 
-# Fields of `FlatEmbeds`: the embeddings that the losses differentiate,
+# Fields of `FlatEmbeds` that hold embeddings: the losses are differentiated by them.
 EMBEDDINGS = (
     "image_BD",
     "text_TD",
@@ -34,7 +34,7 @@ EMBEDDINGS = (
     "negative_nD",
     "contextualized_negative_nD",
 )
-# the tensors that hold places of rows, with the field that has these rows,
+# Fields of `FlatEmbeds` that hold places of rows, each with the field that holds the rows.
 POINTERS = {
     "image_index_T": "image_BD",
     "caption_B": "text_TD",
@@ -43,7 +43,7 @@ POINTERS = {
     "hard_region_index_N": "region_RD",
     "negative_text_index_n": "text_TD",
 }
-# and what is neither.
+# Fields of `FlatEmbeds` that are joined as they are.
 LABELS = ("text_id_T", "region_text_id_R")
 
 
@@ -116,7 +116,7 @@ class CachedContrast:
     @contextmanager
     def micro_batch(self, number: int) -> Iterator[None]:
         """
-        Within it the model computes micro-batch `number` for the second time, with a graph.
+        Makes the model compute micro-batch `number` for the second time, with a graph, within a `with` block.
 
         The model's loss is that of the whole contrast, and the gradients of all micro-batches add up to its gradients.
         Random numbers are those of the first pass, and afterwards go on as if none had been drawn.
@@ -159,7 +159,7 @@ class RandomState:
 
     @contextmanager
     def replayed(self) -> Iterator[None]:
-        """Within it random numbers are drawn from this state; afterwards from where they were before."""
+        """Draws random numbers from this state within a `with` block, and restores the earlier state afterwards."""
         devices = [] if self.cuda is None else [self.device]
         with torch.random.fork_rng(devices, device_type="cuda"):
             torch.set_rng_state(self.cpu)

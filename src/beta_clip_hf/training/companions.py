@@ -1,8 +1,8 @@
 """
 Watches what a process of a training depends on: its launcher, the other processes, and its lock.
 
-A process that waits for one that is gone would wait for a long time. A thread looks once a second whether the launcher
-is still there and whether another process has left a note that it ended. The processes exchange the notes in the output
+A process that waits for a dead one would wait for a long time. A thread looks every half second whether the launcher is
+still there and whether another process has left a note that it ended. The processes exchange the notes in the output
 directory, which all of them see.
 """
 
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 NOTES_FOLDER = ".processes"
 _POLL_SECONDS = 0.5
-# How long a process may take to notice by itself that another one is gone, and to tell its own story.
+# How long a process may take to notice by itself that another one is gone, and to report its own error.
 GRACE_SECONDS = 4.0
 FAILED = 1
 
@@ -58,7 +58,7 @@ class Companions:
         self._launcher = os.getppid() if is_launched else None
         if self._rank == 0:
             self._forget_notes()
-        # On one machine a process can be asked for by its id.
+        # On the same machine the id and the start of a process tell whether it still runs.
         present = processes.gather((platform.node(), os.getpid(), process_start(os.getpid())))
         self._others: dict[int, tuple[str, int, str]] = dict(enumerate(processes.broadcast(present)))
 

@@ -72,7 +72,7 @@ class ProcessGather(Gather):
         return 0 if place is None else place.rank
 
     def sized(self, counts: Sequence[int]) -> "ProcessGather":
-        """Returns a gather of tensors of which process r has `counts[r]` rows: they are not exchanged again."""
+        """Returns a gather for tensors with `counts[r]` rows in process r. It does not exchange the counts again."""
         return ProcessGather(self.group, counts)
 
     def __call__(self, rows: Tensor) -> Tensor:
@@ -226,7 +226,7 @@ def give_scales_an_axis(model: nn.Module) -> None:
 
 @contextmanager
 def without_gathering() -> Iterator[None]:
-    """Within it `state_dict` leaves sharded scales as they are, so that one process may ask for its names alone."""
+    """Makes `state_dict` leave sharded scales as they are, so that one process alone may ask for the names."""
     token = _gathers_scales.set(False)
     try:
         yield

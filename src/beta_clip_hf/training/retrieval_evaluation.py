@@ -17,7 +17,7 @@ from .record.counted_rows import CountedRows, take_counts
 from .saving.sharded_trainer import ShardedTrainer
 
 
-# What a batch holds of its images.
+# The inputs of a batch that describe its images.
 IMAGE_INPUTS = ("pixel_values", "pixel_scale", "pixel_attention_mask", "spatial_shapes")
 
 
@@ -127,7 +127,8 @@ class RetrievalEvaluation(ShardedTrainer):
         input_ids = inputs["input_ids"]
         if "granularity" in inputs:
             input_ids = input_ids[inputs["granularity"] == Granularity.CAPTION]
-        batch = {name: inputs[name] for name in IMAGE_INPUTS if name in inputs} | {"input_ids": input_ids}
+        batch = {name: inputs[name] for name in IMAGE_INPUTS if name in inputs}
+        batch["input_ids"] = input_ids
         # SigLIP 2 always has more than one path.
         if getattr(self.model.config, "use_long_text_path", True):
             # Captions take a path of their own. A batch without granularities would take the short one.

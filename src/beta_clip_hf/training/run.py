@@ -291,10 +291,10 @@ def _write_log(trainer: BetaCLIPTrainer, folder: Path | None = None) -> list[dic
     if trainer.is_world_process_zero():
         path = (folder or Path(trainer.args.output_dir)) / LOG_FILE
         try:
-            # A loss that was not finite belongs into the log.
+            # A loss that is not finite belongs in the log.
             write_json(log, path, allow_nan=True)
         except OSError as error:
-            # That the log cannot be written must hide no other error.
+            # A log that cannot be written must not hide the error that ended the run.
             logger.error("%s cannot be written: %s", path, error.strerror or error)
     return log
 

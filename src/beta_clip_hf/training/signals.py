@@ -30,7 +30,7 @@ SIGNALS = [
 
 class RunStopped(BaseException):
     """
-    A run has ended because a signal asked for it. It is no `Exception`, as `KeyboardInterrupt` is none.
+    A run has ended because a signal asked for it. Like `KeyboardInterrupt`, it is not an `Exception`.
 
     Args:
         message: What a user reads: the signal, the step, and where the checkpoint is.
@@ -73,7 +73,7 @@ class StopSignals:
         self._writer.setblocking(False)
         self._previous_descriptor = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         for number in SIGNALS:
-            # What is ignored stays so: `nohup` ignores SIGHUP.
+            # An ignored signal stays ignored: `nohup` ignores SIGHUP.
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self._previous[number] = signal.signal(number, self._handle)
         _in_children.append(self)
@@ -170,11 +170,6 @@ class StopAtSignal(TrainerCallback):
             self.signals.agreed = number
             control.should_save = True
             control.should_training_stop = True
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """The model is about to be saved: a signal does not keep it from that."""
 
 
 class NoEndOfEpoch(TrainerCallback):

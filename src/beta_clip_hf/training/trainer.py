@@ -128,7 +128,7 @@ class BetaCLIPTrainer(AveragingTrainer, ResumableTrainer, RetrievalEvaluation):
         if args.attention_gallery:
             self.add_callback(AttentionGallery(self))
 
-    # How parameters move
+    # Parameters and their optimiser
 
     def call_model_init(self, trial: Any = None) -> nn.Module:
         """Makes the model of a trial with `model_init`, and freezes and adapts it as the arguments say."""
@@ -167,7 +167,7 @@ class BetaCLIPTrainer(AveragingTrainer, ResumableTrainer, RetrievalEvaluation):
                 ),
             }
             optimizer = self.optimizer if optimizer is None else optimizer
-            # An optimiser that the caller has made has groups without names.
+            # The groups of an optimiser that the caller made have no names.
             schedule_of_groups = [schedules[group.get("name", TOWERS)] for group in optimizer.param_groups]
             self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule_of_groups)
             self._created_lr_scheduler = True
@@ -185,7 +185,7 @@ class BetaCLIPTrainer(AveragingTrainer, ResumableTrainer, RetrievalEvaluation):
             module.eval()
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Estimates the operations of a batch like `Trainer`, which counts all parameters again in each step."""
+        """Estimates the operations of a batch like `Trainer`, but counts the parameters only once."""
         name = getattr(self.model, "main_input_name", "input_ids")
         if name not in inputs or not hasattr(self.model, "num_parameters"):
             return 0
@@ -216,7 +216,7 @@ class BetaCLIPTrainer(AveragingTrainer, ResumableTrainer, RetrievalEvaluation):
             self._guard.watch(outputs.loss)
             losses = outputs.losses
             if self.args.max_bad_steps:
-                # A step that is passed over is in no mean.
+                # Steps that are passed over do not count in the means.
                 losses = {name: value.nan_to_num(0, 0, 0) for name, value in losses.items()}
             self._loss_log.add(losses)
         if return_outputs:
@@ -231,8 +231,8 @@ class BetaCLIPTrainer(AveragingTrainer, ResumableTrainer, RetrievalEvaluation):
         """
         Returns 0 for a micro-batch that lost all of its rows in any process, else 1.
 
-        Every process takes part in it, with a blank image if need be, because the others wait for its rows. Its loss
-        moves no weight.
+        A process without rows computes a blank image, because the others wait for its rows. The loss of such a
+        micro-batch changes no weight.
         """
         counts = next(self._counts_of_batches, None)
         is_blank = counts is not None and counts.is_blank
@@ -258,7 +258,7 @@ class BetaCLIPTrainer(AveragingTrainer, ResumableTrainer, RetrievalEvaluation):
         return batches, num_items
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
-        """Trains on one micro-batch like `Trainer`. The first of a contrast begins with a first pass over all."""
+        """Trains on one micro-batch like `Trainer`. Before the first of a contrast, a first pass runs over all."""
         # The first pass cannot run where the batches are read: a resumed run gets its random state only after that.
         if self._contrast_batches:
             self._set_training_mode(model)

@@ -45,7 +45,7 @@ class ParameterBounds(TrainerCallback):
     def __init__(self) -> None:
         self.logit_scales: list[nn.Parameter] = []
         self.table: nn.Parameter | None = None
-        # Of this process's part of the table: which rows are frozen `(rows, 1)`, and all its values.
+        # For this process's part of the table: which rows are frozen `(rows, 1)`, and all its values.
         self.is_frozen: Any = None
         self.frozen_values: Tensor | None = None
         self.hook: Any = None
@@ -132,7 +132,7 @@ def _frozen_places(table: nn.Parameter) -> Tensor:
 
 
 def _register_hook(table: nn.Parameter, is_frozen: Tensor) -> Any:
-    """Lets the gradient of frozen rows be zero, and returns the handle of the hook."""
+    """Makes the gradient of frozen rows zero, and returns the handle of the hook."""
     if not isinstance(table, DTensor):
         # A hook must not change the gradient in place: autograd may still use it elsewhere.
         return table.register_hook(lambda gradient: gradient.masked_fill(is_frozen, 0))

@@ -144,8 +144,8 @@ class DurableTrainer(ShardedTrainer):
     def _write_files(self, model: nn.Module, trial: Any, run_dir: Path) -> None:
         folder = unfinished_path(run_dir, self.state.global_step)
         best_step = self.state.best_global_step
-        # Without a best step the Trainer does not wait for the other processes in the midst of writing, where a process
-        # that cannot write would not come to. What it does with the best step is done below.
+        # With a best step the Trainer would wait for the other processes in the middle of writing, and a process that
+        # cannot write would never arrive there. So the step is hidden from it, and what it does with it is done below.
         self.state.best_global_step = None
         try:
             with self._staging(folder.parent):
@@ -180,7 +180,7 @@ class DurableTrainer(ShardedTrainer):
             super()._push_from_checkpoint(checkpoint_folder)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        """Saves like `Trainer`, but for `hub_token`, which its `training_args.bin` would have in clear."""
+        """Saves like `Trainer`, but keeps `hub_token` out of `training_args.bin`."""
         token = self.args.hub_token
         self.args.hub_token = None
         try:

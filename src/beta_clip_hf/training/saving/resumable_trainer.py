@@ -47,7 +47,7 @@ class ResumableTrainer(DurableTrainer):
         self.progress = RunProgress()
         self.state_parts: dict[str, Any] = {}
         self._identity: dict[str, Any] = {}
-        # What a checkpoint has of the log record that is not yet written.
+        # The unfinished log record that the checkpoint holds.
         self._open_record: dict[str, Any] = {}
         self._leg_loss: Tensor | None = None
         self.is_leg_begun = False
@@ -120,16 +120,17 @@ class ResumableTrainer(DurableTrainer):
         Raises:
             ValueError: if the checkpoint that is named is damaged, or if there is no whole one.
         """
-        name = None if resume_from_checkpoint in (None, True, False) else str(resume_from_checkpoint)
+        checkpoint = None
+        if resume_from_checkpoint not in (None, True, False):
+            checkpoint = str(resume_from_checkpoint)
         if resume_from_checkpoint and not self.is_leg_begun:
-            name = choose_checkpoint(self.processes, self.args.output_dir, name)
-            if name is None:
+            checkpoint = choose_checkpoint(self.processes, self.args.output_dir, checkpoint)
+            if checkpoint is None:
                 raise ValueError(f"no checkpoint to resume from was found in {self.args.output_dir}")
-        checkpoint = name
         if not self.is_leg_begun:
             self.begin_leg(checkpoint)
         if self.args.trains_nothing and checkpoint is None:
-            # transformers would take 0 steps for no number of steps, and train for 3 epochs or more.
+            # transformers reads 0 steps as no number of steps, and would train for 3 epochs or more.
             self.is_leg_begun = False
             return TrainOutput(0, 0.0, {})
         self.is_leg_begun = False
@@ -234,7 +235,7 @@ class ResumableTrainer(DurableTrainer):
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
         """Reads the micro-batches of a step like `Trainer`, and counts their rows: the last of an epoch has fewer."""
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        # Batches that were read ahead, or again after a resume, do not come here: the count is that of the steps.
+        # Batches that were read ahead, or again after a resume, do not come here: only rows of steps are counted.
         self.batch_counts = [take_counts(batch) for batch in batches]
         for counts in self.batch_counts:
             self._rows_in_training += counts.rows
@@ -247,7 +248,7 @@ class ResumableTrainer(DurableTrainer):
         """Trains on one micro-batch like `Trainer`, and adds up the loss of the leg."""
         loss = super().training_step(model, inputs, num_items_in_batch)
         if self.args.max_bad_steps:
-            # A step that is passed over is in no mean.
+            # Steps that are passed over do not count in the mean.
             loss = loss.nan_to_num(0, 0, 0)
         if self._leg_loss is None:
             # float64 where the device has it: the sum may run over millions of steps.

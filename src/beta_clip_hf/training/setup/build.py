@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 SHUFFLE_BUFFER = 1000
 # Rows that are looked at for regions.
 _ROWS_LOOKED_AT = 100
-# Training arguments that count something there must be one of.
+# Training arguments that must be whole numbers of at least 1.
 _COUNTS = ("gradient_accumulation_steps", "per_device_train_batch_size", "per_device_eval_batch_size")
 
 
@@ -80,14 +80,14 @@ def prepare_trainer(
         train_rows = open_train_rows(config)
     eval_rows = None
     if data.get("eval_fraction"):
-        # Not of the run's seed: another seed must not train on what was held out before.
+        # The split does not depend on the run's seed: a run with another seed must not train on held-out rows.
         train_rows, eval_rows = hold_out(train_rows, data["eval_fraction"])
     elif data.get("eval"):
         eval_rows = open_rows(data["eval"], seed=args.seed, strict=strict)
     model, processor = build_model(config["model"], train_rows)
     sampling = {name: data[name] for name in COLLATOR_KEYS if name in data}
     if args.device.type == "cuda" and pixel_scale(processor.image_processor) is not None:
-        # Workers feed a GPU, and have less to do with bytes.
+        # Workers that feed a GPU do less work if they pass bytes on.
         sampling.setdefault("uint8_pixels", True)
     trainer = BetaCLIPTrainer(
         model,
@@ -103,7 +103,7 @@ def prepare_trainer(
 
 
 def _warn_of_missing_regions(trainer: BetaCLIPTrainer) -> None:
-    """Warns of a training with regions on rows that bring none."""
+    """Warns if regions are to be trained, but the first rows have none."""
     rows, collator = trainer.train_dataset, trainer.data_collator
     if not getattr(collator, "num_regions", 0) or not hasattr(rows, "__len__"):
         return
@@ -137,7 +137,7 @@ def build_arguments(training: Mapping[str, Any]) -> BetaCLIPTrainingArguments:
 
 
 def open_train_rows(config: Mapping[str, Any]) -> Any:
-    """Opens the rows of `data.train`, those to hold out among them."""
+    """Opens the rows of `data.train`, including those that will be held out."""
     training = config["training"]
     seed = training.get("data_seed")
     if seed is None:
@@ -169,7 +169,7 @@ def open_rows(source: Any, *, seed: int, strict: bool, shuffle: bool = False) ->
 
 
 def _warn_of_test_records(settings: Mapping[str, Any]) -> None:
-    """Warns of a training on the records of ShareGPT4V that are a benchmark."""
+    """Warns if the training rows include the records of ShareGPT4V that are a benchmark."""
     source = settings.get("source")
     if not isinstance(source, str | Path) or Path(source).name not in SHARE_LISTS:
         return
