@@ -153,7 +153,8 @@ def test_export_merged(adapter, tmp_path, capsys):
     merged = tmp_path / "merged"
     assert main(["export", "merged", str(adapter), str(merged), "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert "model.safetensors" in report["files"] and not any("adapter" in name for name in report["files"])
+    assert "model.safetensors" in report["files"]
+    assert not {"adapter_model.safetensors", "adapter_config.json"} & set(report["files"])
     expected = BetaCLIPModel.from_pretrained(adapter).state_dict()
     tensors = load_file(merged / "model.safetensors")
     assert tensors.keys() == expected.keys()

@@ -221,6 +221,15 @@ def test_the_auto_class_loads_what_was_saved(siglip2_dir, tmp_path, batch):
         assert torch.equal(again(**batch).logits_per_image, model(**batch).logits_per_image)
 
 
+def test_half_precision_is_stored_as_such(siglip2_dir, tmp_path):
+    model = BetaSiglip2Model.from_pretrained(siglip2_dir, dtype=torch.bfloat16)
+    assert model.dtype == torch.bfloat16 and model.logit_scale.dtype == torch.float32
+    model.save_pretrained(tmp_path)
+    again = BetaSiglip2Model.from_pretrained(tmp_path)
+    for name, tensor in model.state_dict().items():
+        assert again.state_dict()[name].dtype == tensor.dtype and torch.equal(again.state_dict()[name], tensor), name
+
+
 def test_a_new_model_has_first_values_of_its_own():
     vision = {**TOWER, "patch_size": 4, "num_patches": 16}
     model = BetaSiglip2Model(BetaSiglip2Config(text_config=TEXT, vision_config=vision, use_regions=True))

@@ -1,58 +1,13 @@
 """Training on SigLIP 2 towers: every recipe runs, the loss falls, a resumed run is one run, batches come planned."""
 
-import json
-
 import pytest
 import torch
-from transformers import Siglip2Config, Siglip2Model
 
-from beta_clip_cli.main import main
 from beta_clip_hf import BetaCLIPDataCollator, BetaSiglip2Model, BetaSiglip2Processor, scenes
-from beta_clip_hf.data.tokenizers import train_clip_tokenizer
 from beta_clip_hf.training.setup.build import build_trainer
 from beta_clip_hf.training.setup.config import read_config
-from training.siglip2_recipes import FINE_GRAINED, SIGLIP2_PARTS
+from training.siglip2_recipes import FINE_GRAINED, SCENES, SIGLIP2_PARTS, SMALL, train
 from training.tiny_runs import StopAt
-
-
-TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-SCENES = "{scenes: 16, image_size: 48}"
-SMALL = [
-    "training.per_device_train_batch_size=4", "training.gradient_accumulation_steps=1",
-    "training.dataloader_num_workers=0", "training.logging_steps=1", "training.learning_rate=1e-3",
-    "training.warmup_steps=0", "training.use_cpu=true", "training.disable_tqdm=true",
-]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def siglip2(tmp_path_factory):
-    """A tiny plain SigLIP 2 with its processor."""
-    folder = tmp_path_factory.mktemp("siglip2")
-    rows = scenes.SceneDataset(40, image_size=48)
-    tokenizer = train_clip_tokenizer([rows[index]["caption"] for index in range(40)], vocab_size=600)
-    vision = {**TOWER, "patch_size": 8, "num_patches": 36}
-    BetaSiglip2Processor.from_patch_size(tokenizer, patch_size=8, max_num_patches=36).save_pretrained(folder)
-    Siglip2Config(vision_config=vision).save_pretrained(folder)
-    # Auto classes give a SigLIP 2 a tokenizer of their own choice, which may have one more id.
-    tokenizer = BetaSiglip2Processor.from_pretrained(folder).tokenizer
-    tokens = {
-        "vocab_size": len(tokenizer),
-        "pad_token_id": tokenizer.pad_token_id,
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-    }
-    torch.manual_seed(0)
-    Siglip2Model(Siglip2Config(text_config={**TOWER, **tokens}, vision_config=vision)).save_pretrained(folder)
-    return folder
-
-
-def train(recipe, model, output, *settings):
-    words = ["train", "--config", str(recipe), "--model", str(model), "--output", str(output)]
-    for setting in (f"data.train={SCENES}", *SMALL, *settings):
-        words += ["--set", setting]
-    assert main(words) == 0
-    log = json.loads((output / "train_log.json").read_text())
-    return [record for record in log if "loss" in record]
 
 
 @pytest.mark.slow

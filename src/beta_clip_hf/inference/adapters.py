@@ -62,10 +62,13 @@ def read_adapter(source: Any, model_class: Any, *, config: Any = None, **kwargs:
     token = {name: hub[name] for name in ("token", "cache_dir", "local_files_only") if name in hub}
     with _quiet_loading():
         base = model_class.from_pretrained(base_name, config=config, **token, **kwargs)
-    dtype = base.dtype
+    # Not one for all: logit scales of SigLIP 2 are float32 in every model.
+    dtypes = {name: tensor.dtype for name, tensor in base.state_dict().items()}
     merged = peft.PeftModel.from_pretrained(base, source, **hub).merge_and_unload()
     # PEFT freezes what it adapts, and computes adapters in float32.
-    merged.requires_grad_(True).to(dtype).eval()
+    merged.requires_grad_(True).eval()
+    for name, tensor in (*merged.named_parameters(), *merged.named_buffers()):
+        tensor.data = tensor.data.to(dtypes.get(name, tensor.dtype))
     check_finite(merged, source)
     merged.config.name_or_path = str(source)
     if wants_info:

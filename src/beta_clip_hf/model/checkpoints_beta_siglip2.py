@@ -22,7 +22,8 @@ FG_CLIP2 = "fgclip2"
 # "siglip" is also the type of SigLIP 2 of a fixed resolution.
 FIXED_SIGLIP = "siglip"
 SIGLIP2 = "siglip2"
-FOREIGN_TYPES = (FG_CLIP2, FIXED_SIGLIP, SIGLIP2)
+STOCK_TYPES = (FIXED_SIGLIP, SIGLIP2)
+FOREIGN_TYPES = (FG_CLIP2, *STOCK_TYPES)
 
 LONG_TABLE = "text_model.embeddings.long_position_embedding.weight"
 FIRST_ROWS = "text_model.embeddings.position_embedding_ori.weight"
@@ -43,6 +44,11 @@ REGION_SCALES = ("logit_scale_finegraind", "logit_scale_hardneg")
 TRAINING_STATE = ("rank_loss.threshold",)
 # Old versions of transformers stored these tensors, which today's models make themselves.
 _BUFFERS = ("position_ids",)
+
+
+def is_on_siglip2(stored: Mapping[str, Any]) -> bool:
+    """Tells whether the content of a config.json is that of a model on SigLIP 2 towers: ours, or a foreign one."""
+    return stored.get("model_type") in (BetaSiglip2Config.model_type, *FOREIGN_TYPES)
 
 
 def from_fg_clip2(state_dict: Mapping[str, Tensor], kept_positions: int = KEPT_TEXT_POSITIONS) -> dict[str, Tensor]:
@@ -151,4 +157,13 @@ def _is_buffer(name: str) -> bool:
     return name.split(".")[-1] in _BUFFERS
 
 
-__all__ = ["FG_CLIP2", "FIXED_SIGLIP", "FOREIGN_TYPES", "config_of", "from_fg_clip2", "from_siglip", "to_fg_clip2"]
+__all__ = [
+    "FG_CLIP2",
+    "FIXED_SIGLIP",
+    "FOREIGN_TYPES",
+    "config_of",
+    "from_fg_clip2",
+    "from_siglip",
+    "is_on_siglip2",
+    "to_fg_clip2",
+]

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from transformers import initialization as init
 
+from .adapters_beta_clip import is_adapter, load_adapter
 from .checkpoints_beta_clip import read_weights, weight_names
 from .checkpoints_beta_siglip2 import (
     FG_CLIP2,
@@ -72,6 +73,12 @@ class BetaSiglip2PreTrainedModel(PublishedModel, Siglip2Towers):
         present = {type(module).__name__ for module in self.modules()}
         self._no_split_modules = present.intersection(self._no_split_modules)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the weights, but for the scales, which come first and are always float32."""
+        dtype: torch.dtype = self.text_model.embeddings.token_embedding.weight.dtype
+        return dtype
+
     @classmethod
     def from_pretrained(
         cls, pretrained_model_name_or_path: Any, *model_args: Any, config: Any = None, **kwargs: Any
@@ -87,6 +94,7 @@ class BetaSiglip2PreTrainedModel(PublishedModel, Siglip2Towers):
         - SigLIP 2 ("siglip2", or "siglip" of a fixed resolution) and SigLIP ("siglip") get the long and the box path
           and the patch head from what they have: the stretched positions, copies of the text head, and a copy of the
           pooling head. Of a fixed resolution, the convolution over patches becomes a linear layer.
+        - An adapter (LoRA) is merged into its base model, which is loaded first. It needs peft.
 
         Logit scales of regions that are new start from `region_logit_scale_init_value`. With `use_pooler=True` a pooler
         that a checkpoint lacks starts at random.
@@ -99,6 +107,8 @@ class BetaSiglip2PreTrainedModel(PublishedModel, Siglip2Towers):
         """
         hub_arguments = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
         source = pretrained_model_name_or_path
+        if source is not None and is_adapter(source, **hub_arguments):
+            return load_adapter(source, cls, config=config, **kwargs)
         # Without a source transformers makes a model of a config and a state dict.
         stored = {} if source is None else cls.config_class.get_config_dict(source, **hub_arguments)[0]
         model_type = stored.get("model_type")

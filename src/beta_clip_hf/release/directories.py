@@ -11,9 +11,12 @@ from transformers import CLIPConfig, CLIPProcessor, PreTrainedModel
 
 from ..files import naming_errors, replacing, write_json
 from ..inference.models import check_sizes
+from ..model.checkpoints_beta_siglip2 import is_on_siglip2
 from ..model.configuration_beta_clip import BetaCLIPConfig
 from ..model.modeling_beta_clip import BetaCLIPModel
+from ..model.modeling_beta_siglip2 import BetaSiglip2Model
 from ..model.processing_beta_clip import BetaCLIPProcessor
+from ..model.processing_beta_siglip2 import BetaSiglip2Processor
 
 
 logger = logging.getLogger(__name__)
@@ -56,6 +59,22 @@ def read_model(source: str | Path, **changes: Any) -> BetaCLIPModel:
             # By default a plain CLIP gets a new pooler with random weights, which belongs in no export.
             changes = {"use_pooler": False, **changes}
         return BetaCLIPModel.from_pretrained(source, **changes)
+
+
+def read_any_model(source: str | Path, **changes: Any) -> BetaCLIPModel | BetaSiglip2Model:
+    """Loads a model of either family, on CLIP's towers as by [`read_model`], or on those of SigLIP 2."""
+    with naming_errors(source, "the directory of a model, or its Hub id"):
+        stored = BetaCLIPConfig.get_config_dict(source)[0]
+        check_sizes(stored)
+        if is_on_siglip2(stored):
+            loaded: BetaSiglip2Model = BetaSiglip2Model.from_pretrained(source, **changes)
+            return loaded
+    return read_model(source, **changes)
+
+
+def read_processor_of(model: PreTrainedModel, source: str | Path) -> Any:
+    """Loads the processor beside a model of either family, see [`read_processor`]."""
+    return read_processor(source, BetaSiglip2Processor if isinstance(model, BetaSiglip2Model) else BetaCLIPProcessor)
 
 
 def read_processor(source: str | Path, processor_class: Any = BetaCLIPProcessor) -> Any:
@@ -144,8 +163,10 @@ __all__ = [
     "check_positions",
     "clip_config",
     "describe_output",
+    "read_any_model",
     "read_model",
     "read_processor",
+    "read_processor_of",
     "save_clip_processor",
     "write_weights",
 ]

@@ -7,14 +7,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import CLIPModel
+from transformers import CLIPModel, PreTrainedModel
 
 from ..model.checkpoints_beta_clip import is_fg_clip, weight_names
+from ..model.checkpoints_beta_siglip2 import STOCK_TYPES, TRAINING_STATE
 from ..model.configuration_beta_clip import CLIP_TEXT_POSITIONS, BetaCLIPConfig
+from ..model.configuration_beta_siglip2 import BetaSiglip2Config
 from ..model.loading_checks_beta_clip import load_checked
 from ..model.modeling_beta_clip import BetaCLIPModel
+from ..model.modeling_beta_siglip2 import BetaSiglip2Model
 from ..model.objective_beta_clip import added_logit_scales
-from .directories import check_output, read_model, read_processor
+from .directories import check_output, read_any_model, read_model, read_processor_of
 
 
 logger = logging.getLogger(__name__)
@@ -30,18 +33,21 @@ TOWER_FIELDS = (
     "image_size",
     "patch_size",
     "num_channels",
+    "num_patches",
 )
 
 
-def interpolate(base: str | Path, tuned: str | Path, output_dir: str | Path, *, alpha: float) -> BetaCLIPModel:
+def interpolate(
+    base: str | Path, tuned: str | Path, output_dir: str | Path, *, alpha: float
+) -> BetaCLIPModel | BetaSiglip2Model:
     r"""
     Saves the model with the weights `(1 - alpha) · base + alpha · tuned`, and the processor of `tuned` beside it.
 
     Args:
-        base: Directory or Hub id of the model that the training started from. A plain CLIP is brought into the
-            architecture of `tuned` like at the beginning of a training: its positions are stretched, and its long text
-            path is a copy of the short one.
-        tuned: Directory or Hub id of a model of this package or of FG-CLIP.
+        base: Directory or Hub id of the model that the training started from. A plain CLIP, SigLIP or SigLIP 2 is
+            brought into the architecture of `tuned` like at the beginning of a training: its positions are stretched,
+            and its long text path is a copy of the short one.
+        tuned: Directory or Hub id of a model of this package, of FG-CLIP or of FG-CLIP 2.
         output_dir: Directory to write.
         alpha: Weight of `tuned`, in [0, 1]. 0 gives the towers of `base` and 1 gives `tuned`, both bit for bit.
 
@@ -104,8 +110,8 @@ class ModelPair:
     """
 
     def __init__(self, base: str | Path, tuned: str | Path) -> None:
-        self.model = read_model(tuned)
-        self.processor = read_processor(tuned)
+        self.model = read_any_model(tuned)
+        self.processor = read_processor_of(self.model, tuned)
         base_model = _read_base(base, self.model.config)
         self.base_tensors = base_model.state_dict()
         self.tuned_tensors = self.model.state_dict()
@@ -163,8 +169,10 @@ def alpha_folders(output_dir: str | Path, alphas: Sequence[float]) -> dict[float
     return {alpha: Path(output_dir) / f"alpha_{alpha:g}" for alpha in alphas}
 
 
-def _read_base(base: str | Path, tuned_config: Any) -> CLIPModel:
-    """Loads the base. A plain CLIP gets the text paths and the scales of the tuned model."""
+def _read_base(base: str | Path, tuned_config: Any) -> PreTrainedModel:
+    """Loads the base. A plain CLIP or SigLIP gets the text paths and the scales of the tuned model."""
+    if isinstance(tuned_config, BetaSiglip2Config):
+        return _read_siglip2_base(base, tuned_config)
     is_plain_clip = BetaCLIPConfig.get_config_dict(base)[0].get("model_type") == "clip"
     # FG-CLIP's checkpoints call themselves "clip", too.
     if not is_plain_clip or is_fg_clip(weight_names(base)):
@@ -179,6 +187,18 @@ def _read_base(base: str | Path, tuned_config: Any) -> CLIPModel:
         long_text_max_position_embeddings=tuned_config.long_text_max_position_embeddings,
         use_regions=tuned_config.use_regions,
     )
+
+
+def _read_siglip2_base(base: str | Path, tuned_config: BetaSiglip2Config) -> BetaSiglip2Model:
+    """Loads the base of a model on SigLIP 2 towers, see [`_read_base`]."""
+    changes = {}
+    if BetaSiglip2Config.get_config_dict(base)[0].get("model_type") in STOCK_TYPES:
+        changes = {
+            "long_text_max_position_embeddings": tuned_config.long_text_max_position_embeddings,
+            "use_regions": tuned_config.use_regions,
+        }
+    model: BetaSiglip2Model = BetaSiglip2Model.from_pretrained(base, **changes)
+    return model
 
 
 def _check_same_sizes(base: Any, tuned: Any) -> None:
@@ -198,7 +218,7 @@ def check_same_tensors(base: Mapping[str, Tensor], tuned: Mapping[str, Tensor]) 
     # A base may lack these, because they are new in a fine-tuned model.
     new_scales = added_logit_scales()
     for name in sorted(base.keys() | tuned.keys()):
-        is_new = name.startswith("pooler.") or name in new_scales
+        is_new = name.startswith("pooler.") or name in new_scales or name in TRAINING_STATE
         if name not in base and is_new:
             continue
         if name not in base:

@@ -4,10 +4,11 @@ from pathlib import Path
 
 from ..model.adapters_beta_clip import is_adapter
 from ..model.modeling_beta_clip import BetaCLIPModel
-from .directories import check_output, read_processor
+from ..model.modeling_beta_siglip2 import BetaSiglip2Model
+from .directories import check_output, read_any_model, read_processor_of
 
 
-def export_merged(source: str | Path, output_dir: str | Path) -> BetaCLIPModel:
+def export_merged(source: str | Path, output_dir: str | Path) -> BetaCLIPModel | BetaSiglip2Model:
     """
     Writes an adapter, merged into its base model, with its processor.
 
@@ -25,9 +26,9 @@ def export_merged(source: str | Path, output_dir: str | Path) -> BetaCLIPModel:
     check_output(output_dir, source)
     if not is_adapter(source):
         raise ValueError(f"{source} must be the directory of an adapter, but is not: there is nothing to merge")
-    model = BetaCLIPModel.from_pretrained(source)
+    model = read_any_model(source)
     model.save_pretrained(output_dir)
-    processor = read_processor(source)
+    processor = read_processor_of(model, source)
     if processor is not None:
         processor.save_pretrained(output_dir)
     return model

@@ -12,7 +12,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 from ...model.positions_beta_clip import KEPT_TEXT_POSITIONS
 from ...model.towers_beta_clip import CLIPTowers
 from ..arguments import BetaCLIPTrainingArguments
-from ..distributed import local_part
+from ..distributed import local_part, whole_tensor
 from ..parameters.names import used_parameters
 from .recomputation import keep_linear_outputs
 
@@ -64,6 +64,8 @@ class ParameterBounds(TrainerCallback):
         scales = [parameters[name] for name in parameters if name.endswith("logit_scale")]
         # A frozen scale stays as it is, whatever it is.
         self.logit_scales = [scale for scale in scales if scale.requires_grad]
+        if args.logit_scale_max:
+            _warn_of_larger_scales(parameters, args.logit_scale_max)
         if args.freeze_text_positions:
             table = _stretched_table(parameters)
             self.table = table
@@ -112,6 +114,23 @@ class ParameterBounds(TrainerCallback):
         self.table = None
         self.is_frozen = None
         self.frozen_values = None
+
+
+def _warn_of_larger_scales(parameters: dict[str, nn.Parameter], bound: float) -> None:
+    """Warns of each logit scale that the first step would clamp."""
+    for name, parameter in parameters.items():
+        if name.endswith("logit_scale") and parameter.requires_grad:
+            # A scale that is sharded lies with one process.
+            value = whole_tensor(parameter.detach()).exp().item()
+            # CLIP's own scale is the bound itself, up to rounding.
+            if value > bound * (1 + _AT_BOUND):
+                logger.warning(
+                    "%s is %.4g, and becomes logit_scale_max=%g with the first step: to keep it, set a larger bound, "
+                    "or 0 for none",
+                    name,
+                    value,
+                    bound,
+                )
 
 
 def _stretched_table(parameters: dict[str, nn.Parameter]) -> nn.Parameter:

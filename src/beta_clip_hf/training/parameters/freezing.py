@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from .names import unwrapped, used_parameters
+from .names import is_logit_scalar, unwrapped, used_parameters
 
 
 PARTS = (
@@ -15,7 +15,11 @@ PARTS = (
 PATTERN = re.compile(r"(vision|text|towers)_but_last_([1-9]\d*)")
 _EXPECTED = f"{', '.join(PARTS)}, vision_but_last_N, text_but_last_N or towers_but_last_N"
 _TOWERS = {"vision": "vision_model", "text": "text_model"}
-_PROJECTIONS = {"vision": ("visual_projection",), "text": ("text_projection", "long_text_projection")}
+# What gives an embedding of the hidden states of a tower: projections of CLIP, heads of SigLIP 2. A model has some.
+_PROJECTIONS = {
+    "vision": ("visual_projection", "vision_model.head", "patch_head"),
+    "text": ("text_projection", "long_text_projection", "text_model.head", "long_text_head", "box_text_head"),
+}
 
 
 def parts_to_freeze(freeze: str | Sequence[str] | None) -> tuple[str, ...]:
@@ -48,8 +52,8 @@ def freeze_parts(model: nn.Module, names: Sequence[str]) -> None:
     | `vision`, `text` | a tower with its projections (`vision` is LiT: locked-image tuning, arXiv 2111.07991) |
     | `vision_embeddings`, `text_embeddings`, `embeddings` | patches, tokens, positions and the class token |
     | `vision_but_last_N`, `text_but_last_N`, `towers_but_last_N` | embeddings and blocks, but not the last N blocks |
-    | `projections` | the projections of both towers |
-    | `pooler`, `logit_scales` | the pooler; all logit scales |
+    | `projections` | the projections of both towers; on SigLIP 2 all heads of both towers |
+    | `pooler`, `logit_scales` | the pooler; all logit scales, and SigLIP's logit bias |
 
     Nothing is computed or kept for the backward pass in what is frozen, unless something before it is trained.
 
@@ -64,7 +68,7 @@ def freeze_parts(model: nn.Module, names: Sequence[str]) -> None:
         module.requires_grad_(False)
     if "logit_scales" in names:
         for name, parameter in used_parameters(model):
-            if name.endswith("logit_scale"):
+            if is_logit_scalar(name):
                 parameter.requires_grad_(False)
 
 
@@ -86,7 +90,7 @@ def check_something_trains(model: nn.Module, freeze: Sequence[str]) -> None:
         ValueError: if everything but the logit scales is frozen.
     """
     for name, parameter in used_parameters(model):
-        if parameter.requires_grad and not name.endswith("logit_scale"):
+        if parameter.requires_grad and not is_logit_scalar(name):
             return
     cause = f"freeze={list(freeze)}" if freeze else "requires_grad=False of all parameters"
     raise ValueError(f"something besides logit scales must be left to train, but {cause} leaves nothing: freeze less")
@@ -115,10 +119,10 @@ def _modules_of(core: nn.Module, name: str) -> list[nn.Module]:
 
 
 def _projections(core: nn.Module, tower: str) -> Iterator[nn.Module]:
+    modules = dict(core.named_modules())
     for name in _PROJECTIONS[tower]:
-        projection = getattr(core, name, None)
-        if projection is not None:
-            yield projection
+        if name in modules:
+            yield modules[name]
 
 
 def _first_modules(tower: nn.Module, name: str, trained: int) -> list[nn.Module]:

@@ -20,9 +20,11 @@ from .names import unwrapped
 # The linear layers in the blocks of both towers, by the ends of their names.
 BLOCK_LAYERS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 _IN_BLOCKS = re.compile(r"(vision_model|text_model)\.encoder\.layers\.\d+\.")
-# What is trained whole: the pooler, which is new, the ends of the towers, and the stretched positions of texts.
+# What is trained whole: the pooler, which is new, the ends of the towers (projections of CLIP, heads of SigLIP 2), and
+# the stretched positions of texts. The rank loss has no weights, but its threshold belongs to the run.
 WHOLE_MODULES = (
     "pooler", "visual_projection", "text_projection", "long_text_projection",
+    "vision_model.head", "patch_head", "text_model.head", "long_text_head", "box_text_head", "rank_loss",
     "text_model.embeddings.position_embedding", "text_model.embeddings.long_position_embedding",
 )  # fmt: skip
 _WEIGHTS = "adapter_model.safetensors"
@@ -175,11 +177,14 @@ def _is_target(name: str, targets: tuple[str, ...] | str | None) -> bool:
 
 
 def _whole_modules(model: nn.Module) -> list[str]:
+    """Returns the names of the modules of `WHOLE_MODULES` that the model has and that are not frozen."""
     names = []
+    modules = dict(model.named_modules())
     for name in WHOLE_MODULES:
-        module = dict(model.named_modules()).get(name)
-        if module is not None and any(parameter.requires_grad for parameter in module.parameters()):
-            names.append(name)
+        if name in modules:
+            parameters = list(modules[name].parameters())
+            if not parameters or any(parameter.requires_grad for parameter in parameters):
+                names.append(name)
     return names
 
 

@@ -24,6 +24,16 @@ def plain_name(name: str) -> str:
     return ".".join(word for word in name.split(".") if word not in _WRAPPERS)
 
 
+def is_logit_scalar(name: str) -> bool:
+    """
+    Tells whether a name is that of a logit scale, or of the logit bias of the sigmoid contrast.
+
+    >>> is_logit_scalar("pooler.logit_scale"), is_logit_scalar("logit_bias"), is_logit_scalar("pooler.fc1.bias")
+    (True, True, False)
+    """
+    return name.endswith(("logit_scale", "logit_bias"))
+
+
 def used_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     """Yields the parameters that the model computes with, by their names without wrappers."""
     for name, parameter in model.named_parameters():
@@ -45,4 +55,4 @@ def unwrapped(model: nn.Module) -> nn.Module:
     raise ValueError(f"model must have a vision_model and a text_model, but is {type(model).__name__}")
 
 
-__all__ = ["plain_name", "unwrapped", "used_parameters"]
+__all__ = ["is_logit_scalar", "plain_name", "unwrapped", "used_parameters"]

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ...model.checkpoints_beta_siglip2 import FOREIGN_TYPES
+from ...model.checkpoints_beta_siglip2 import is_on_siglip2
 from ...model.configuration_beta_siglip2 import BetaSiglip2Config
 from ...model.modeling_beta_siglip2 import BetaSiglip2Model
 from ...model.processing_beta_siglip2 import BetaSiglip2Processor
@@ -17,7 +17,7 @@ def is_siglip2(settings: Mapping[str, Any]) -> bool:
     stored = settings.get("from_scratch") or {}
     if source:
         stored = BetaSiglip2Config.get_config_dict(source)[0]
-    return stored.get("model_type") in (BetaSiglip2Config.model_type, *FOREIGN_TYPES)
+    return is_on_siglip2(stored)
 
 
 def build_siglip2(settings: Mapping[str, Any], tokenizer: Any) -> tuple[BetaSiglip2Model, BetaSiglip2Processor]:

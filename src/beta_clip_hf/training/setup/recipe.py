@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
-from transformers import AutoConfig
+from ...model.checkpoints_beta_siglip2 import is_on_siglip2
+from ...model.configuration_beta_siglip2 import BetaSiglip2Config
 
 
 logger = logging.getLogger(__name__)
@@ -115,10 +116,15 @@ def with_recipe(config: Mapping[str, Any], photos: int) -> dict[str, Any]:
     """
     data = config["data"]
     evaluates = bool(data.get("eval")) or data.get("eval_fraction") != 0
-    recipe = choose_recipe(photos, width=_width(config["model"]["from_pretrained"]), evaluates=evaluates)
+    stored = BetaSiglip2Config.get_config_dict(config["model"]["from_pretrained"])[0]
+    recipe = choose_recipe(photos, width=_width(stored), evaluates=evaluates)
     if "lora" in recipe["training"] and find_spec("peft") is None:
         logger.info("all weights are trained; adapters would forget less and need less memory: pip install peft")
         recipe = choose_recipe(photos, evaluates=evaluates)
+    if is_on_siglip2(stored):
+        # β-CAL has no part without a pooler, and SigLIP's own scale is above the usual bound.
+        recipe["model"]["config"]["use_pooler"] = True
+        recipe["training"]["logit_scale_max"] = 0
     if data.get("eval"):
         del recipe["data"]["eval_fraction"]
     filled = {section: {**values, **config[section]} for section, values in recipe.items()}
@@ -126,10 +132,9 @@ def with_recipe(config: Mapping[str, Any], photos: int) -> dict[str, Any]:
     return filled
 
 
-def _width(name: Any) -> int:
-    """Returns the width of the vision tower of a model."""
-    config = AutoConfig.from_pretrained(name)
-    return int(getattr(getattr(config, "vision_config", None), "hidden_size", 768))
+def _width(stored: Mapping[str, Any]) -> int:
+    """Returns the width of the vision tower of a model, by the content of its config.json."""
+    return int((stored.get("vision_config") or {}).get("hidden_size", 768))
 
 
 __all__ = ["SIZES", "Size", "choose_recipe", "with_recipe"]
