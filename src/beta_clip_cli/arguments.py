@@ -131,9 +131,6 @@ def reading_settings(args: argparse.Namespace) -> dict[str, Any]:
         settings["columns"] = _parse_columns(args.columns)
     if args.no_group:
         settings["group"] = False
-    if settings.get("delimiter") in ("\\t", "tab"):
-        # A shell passes the two characters on.
-        settings["delimiter"] = "\t"
     return settings
 
 

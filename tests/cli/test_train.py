@@ -125,7 +125,7 @@ def test_how_rows_are_read_is_said_for_both_sets():
     shared = {
         "columns": {"text": "caption", "a=b": "image"},
         "image_root": "~/100% photos",
-        "delimiter": "\t",
+        "delimiter": "tab",
         "group": False,
     }
     assert data["train"] == {"source": "a.csv", "split": "dev", **shared}

@@ -53,6 +53,16 @@ def test_rows_of_a_photo_are_one_row(folder, caplog):
     assert "train.jsonl: 4 rows read + 1 skipped = 5 in the source" in caplog.messages
 
 
+def test_captions_without_a_full_stop_stay_sentences(folder):
+    captions = ["a dog runs", "a brown dog", "Two dogs."]
+    apart = write_lines(folder / "apart.jsonl", *[{"image": "a.png", "caption": caption} for caption in captions])
+    listed = write_lines(folder / "listed.jsonl", {"image": "a.png", "captions": captions})
+    for path in (apart, listed):
+        row = load_rows(path)[0]
+        assert row["captions"] == captions
+        assert row["caption"] == "a dog runs. a brown dog. Two dogs."
+
+
 def test_rows_are_kept_apart_if_asked(folder, caplog):
     path = write_lines(folder / "a.jsonl", *[{"image": "a.png", "caption": f"Number {n}."} for n in range(3)])
     with caplog.at_level(logging.INFO):
@@ -179,7 +189,7 @@ def test_images_in_memory_are_known_by_their_content(folder):
     }
     for kind, make in kinds.items():
         records = [{"image": make(name), "caption": f"{name}{n}"} for n, name in enumerate("aba")]
-        assert [row["caption"] for row in load_rows(records)] == ["a0 a2", "b1"], kind
+        assert [row["caption"] for row in load_rows(records)] == ["a0. a2", "b1"], kind
         assert image_key(make("a")) == image_key(make("a")) != image_key(make("b")), kind
 
 

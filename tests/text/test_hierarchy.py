@@ -6,6 +6,7 @@ import pytest
 
 from beta_clip_hf.text.hierarchy import TextHierarchy, build_text_hierarchy
 from beta_clip_hf.text.phrases import PhraseExtractor
+from beta_clip_hf.text.sentences import split_sentences
 
 
 CAPTION = (
@@ -172,11 +173,25 @@ def test_the_cap_goes_across_kinds() -> None:
         (["一只狗。", "一只猫。"], ". ", "一只狗。 一只猫。"),
         (["A dog.", "A cat."], " ", "A dog. A cat."),
         (["A dog.", "A cat."], " | ", "A dog. | A cat."),
+        (
+            ["A dog (brown)", 'It says "hi."', "A 🐶", "50%", "A cat"],
+            ". ",
+            'A dog (brown). It says "hi." A 🐶. 50%. A cat',
+        ),
     ],
 )
 def test_joined_caption(sentences: list[str], separator: str, caption: str) -> None:
     hierarchy = build_text_hierarchy(sentences, phrases=[])
     assert hierarchy.sample(random.Random(0), separator=separator).caption == caption
+
+
+def test_captions_become_sentences_of_the_joined_text() -> None:
+    captions = ["a dog runs", "a brown dog (wet)", "Two dogs play .", "一只狗。", "a dog on grass"]
+    joined = build_text_hierarchy(captions, phrases=[]).caption
+    assert joined == "a dog runs. a brown dog (wet). Two dogs play . 一只狗。 a dog on grass"
+    found = split_sentences(joined)
+    assert [sentence.rstrip(" .") for sentence in found] == [caption.rstrip(" .") for caption in captions]
+    assert build_text_hierarchy(["a dog"], phrases=[]).caption == "a dog"
 
 
 def test_wrong_sample_sizes(hierarchy: TextHierarchy) -> None:

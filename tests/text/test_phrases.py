@@ -20,6 +20,9 @@ NOUNS = {
     "A man in red watches the ocean waves.": ["A man", "red", "the ocean waves"],
     "Two women walk their dogs and a boy rides his bike.": ["Two women", "their dogs", "a boy", "his bike"],
     "A very tall man is happy and the sky is cloudy.": ["A very tall man", "the sky"],
+    "A blue square can be seen in the corner.": ["A blue square", "the corner"],
+    "A red circle will be behind the small green.": ["A red circle", "the small green"],
+    "A rusty beer can lies beside the green trash can.": ["A rusty beer can", "the green trash can"],
     "The image shows a smiling boy with a painted face.": ["a smiling boy", "a painted face"],
 }
 OTHERS = {

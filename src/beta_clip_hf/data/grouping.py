@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ..text.sampling import join_captions
 from .regions import DEFAULT_BOX_FORMAT
 from .row_texts import sentences_of
 from .rows import CheckedRow, Row, check_row
@@ -196,7 +197,7 @@ def join_rows(rows: Sequence[Row], *, as_list: bool = False) -> Row:
         _join_phrases_of_a_caption(joined, rows)
         return _with_captions(CheckedRow(joined)) if as_list else CheckedRow(joined)
     joined["captions"] = captions
-    joined["caption"] = " ".join(captions)
+    joined["caption"] = join_captions(captions)
     _join_hierarchies(joined, rows)
     return CheckedRow(joined)
 

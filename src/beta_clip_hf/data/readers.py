@@ -78,7 +78,7 @@ def load_rows(
         strict: Whether a row that cannot be used is an error. By default it is skipped, logged and counted
             (`.skipped`).
         group: Whether rows that name the same image become one row with several `captions`. Streams never group.
-        delimiter: What separates the cells of a CSV file; by default its header tells.
+        delimiter: What separates the cells of a CSV file, or "tab"; by default its header tells.
         encoding: Encoding of a CSV file; by default UTF-8, or what a byte order mark says.
 
     Returns:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..text.hierarchy import HIERARCHY_COLUMNS
+from ..text.sampling import join_captions
 from .columns import CAPTION_COLUMNS
 from .fields import (
     check_box,
@@ -63,8 +64,9 @@ def check_row(record: Mapping[str, Any]) -> CheckedRow:
     """Makes a row of a record that the rest of the package may rely on. A row that is checked already is returned.
 
     All fields are checked, `None` counts as absent, and image and caption are found. The image may be called
-    `file_name`, as in the metadata of an image folder; it is not looked at. `captions` are joined by a space. Of
-    ShareGPT4V's `conversations`, or of `messages`, the first turn of "gpt" or "assistant" is the caption.
+    `file_name`, as in the metadata of an image folder; it is not looked at. `captions` are joined to one text
+    (see [`join_captions`]). Of ShareGPT4V's `conversations`, or of `messages`, the first turn of "gpt" or "assistant"
+    is the caption.
 
     A box of `regions` must lie in the image: within 0 and 1 if `box_format` is "xyxy_normalized", else within `width`
     and `height` where the row has both. It may reach over by 1 % of the side, as rounded annotations do.
@@ -176,7 +178,7 @@ def _with_caption(row: Row) -> Row:
     if "captions" in row:
         # Blank ones are left out.
         captions = [caption for caption in row["captions"] if not is_blank_text(caption)]
-        return {**row, "captions": captions, "caption": " ".join(captions)}
+        return {**row, "captions": captions, "caption": join_captions(captions)}
     for name in ("conversations", "messages"):
         if name in row:
             rest = {column: value for column, value in row.items() if column != name}

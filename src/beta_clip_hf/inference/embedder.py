@@ -160,7 +160,9 @@ class Embedder:
         def encode_shards(numbers: Sequence[int]) -> Iterator[Kept]:
             """Yields the embeddings of each shard."""
             total = sum(len(shards[number]) for number in numbers)
-            with logging.tqdm(total=total, desc="texts", unit=" texts") as progress:
+            # The text of a search needs no bar.
+            is_single = total == 1
+            with logging.tqdm(total=total, desc="texts", unit=" texts", disable=is_single) as progress:
                 for number in numbers:
                     features_TD = encode(
                         self.model,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from .phrases import PhraseExtractor
-from .sampling import choose_in_turns, join_sentences
+from .sampling import choose_in_turns, join_captions, join_sentences
 from .sentences import split_sentences
 
 
@@ -124,7 +124,7 @@ class TextHierarchy:
         caption = self.caption.strip()
         rest = caption.removeprefix(first).strip()
         if rest == caption or not rest:
-            rest = " ".join(others)
+            rest = join_captions(others)
         kept = range(1, len(self.sentences))
         return self._part(rest, kept, self._phrases_in(kept))
 
@@ -224,7 +224,7 @@ def build_text_hierarchy(
     ('A red cube', 'next to a ball', 'a ball')
     """
     captions = _captions(caption)
-    whole = " ".join(captions)
+    whole = join_captions(captions)
     # The constructor checks the caption. The other texts are checked where they are read, and not a second time.
     bare = TextHierarchy(whole)
     if sentences:

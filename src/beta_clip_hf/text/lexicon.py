@@ -117,6 +117,11 @@ GERUND_HEADS = _words(
     slope slopes stand stands station stick sticks store suit suits table tables track tracks trail truck trucks
     trunks utensils vest vests wall"""
 )
+# "A tin can": what stands before "can" where it is no verb.
+KINDS_OF_CANS = _words(
+    """aerosol aluminium aluminum beer coke cola drink dustbin fuel garbage gas jerry juice litter metal milk oil paint
+    petrol pop recycling rubbish soda soup spray steel tin trash tuna waste watering wheelie"""
+)
 NOT_PLURAL = _words(
     """access actress atlas bass boss brass bus business cactus campus canvas chaos chess christmas circus class cross
     dress fortress gas glass grass harness hippopotamus iris lens less lettuce mass mattress mess moss news octopus

@@ -58,6 +58,14 @@ class Reading:
             return self.words[self.index + 1]
         return ""
 
+    def word_after_adverb(self) -> str:
+        """Returns the word after the current one, or after the one adverb that stands between them."""
+        words_ahead = 2 if self.class_after == "R" else 1
+        position = self.index + words_ahead
+        if position < len(self.words):
+            return self.words[position]
+        return ""
+
     @property
     def tag_before(self) -> str:
         """The tag of the word before the current one."""

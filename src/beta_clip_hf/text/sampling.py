@@ -1,7 +1,14 @@
 """Draws phrases so that no kind crowds out another, and joins the sentences that were drawn."""
 
 import random
+import unicodedata
 from collections.abc import Sequence
+
+
+# Quotes and brackets that may follow the mark at the end of a sentence.
+_CLOSERS = "\"'”’»)]）】」』》"  # noqa: RUF001
+# Unicode counts them as punctuation, but they end no sentence: "a battery at 50%".
+_SIGNS = "%‰°#&@*"
 
 
 def choose_in_turns(items: list[int], kinds: Sequence[str], limit: int, rng: random.Random) -> list[int]:
@@ -46,8 +53,24 @@ def join_sentences(sentences: Sequence[str], separator: str) -> str:
         # Dots that are more than one are an ellipsis, not a full stop.
         if stop and sentence.endswith(stop) and not sentence.endswith(stop * 2):
             joined += sentence.removesuffix(stop).rstrip() + separator
-        elif stop and not sentence[-1].isalnum():
+        elif stop and _has_closing_mark(sentence):
             joined += sentence + separator.removeprefix(stop)
         else:
             joined += sentence + separator
     return joined + sentences[-1]
+
+
+def join_captions(captions: Sequence[str]) -> str:
+    """Joins several captions of an image to one text. One without a mark at its end gets a full stop before the next.
+
+    >>> join_captions(["A dog runs", "It is brown.", "a lawn"])
+    'A dog runs. It is brown. a lawn'
+    """
+    closed = [caption if _has_closing_mark(caption) else f"{caption.rstrip()}." for caption in captions[:-1]]
+    return " ".join([*closed, *captions[-1:]])
+
+
+def _has_closing_mark(text: str) -> bool:
+    """Tells whether a text ends with a punctuation mark. Quotes and brackets after the mark do not count."""
+    words = text.rstrip().rstrip(_CLOSERS)
+    return bool(words) and words[-1] not in _SIGNS and unicodedata.category(words[-1]).startswith("P")

@@ -18,6 +18,8 @@ Rule = Callable[[Reading], str]
 _RELATIVE_PRONOUNS = ("that", "who", "which")
 # Determiners that also stand alone: "one | smiling at the camera".
 _STAND_ALONE = ("one", "some", "all", "both", "other", "others", "each")
+# Determiners that never stand alone.
+_NEED_NOUN = ("a", "an", "the", "another", "every", "my", "your", "his", "its", "our", "their")
 
 
 # Participles
@@ -244,11 +246,47 @@ def _settle_back(reading: Reading) -> str:
     return reading.word_class
 
 
-def _settle_noun_after_adjective(reading: Reading) -> str:
-    """Settles "one" and "can": a noun in "the red | one" and "a | can"."""
+def _settle_one(reading: Reading) -> str:
+    """Settles "one": a noun in "the red | one"."""
     if reading.tag_before in "AD":
         return "N"
     return reading.word_class
+
+
+def _settle_modal(reading: Reading) -> str:
+    """Settles "can", "might", "must" and "will": a modal verb in "a blue square | can be seen", a noun in "a | can"."""
+    before = reading.tag_before
+    if reading.word_before in _NEED_NOUN:
+        return "N"
+    # "Through the window one | can see a lake", "three | can be seen".
+    if before in "DAN" and _is_base_form(reading.word_after_adverb()):
+        return reading.word_class
+    # "A blue | can".
+    if before in "DA":
+        return "N"
+    return "N" if _ends_name_of_can(reading) else reading.word_class
+
+
+def _is_base_form(word: str) -> bool:
+    """Tells whether a word is the base form of a verb, as it follows a modal verb."""
+    return word in ("be", "have", "do") or word in lexicon.VERBS
+
+
+def _ends_name_of_can(reading: Reading) -> bool:
+    """Tells whether "can" ends the name of a thing: "a tin | can lies", "a watering | can"."""
+    return reading.word == "can" and reading.word_before in lexicon.KINDS_OF_CANS
+
+
+def _settle_being(reading: Reading) -> str:
+    """Settles "being": a noun in "a human | being"."""
+    is_noun = reading.word_before in ("human", "living") or reading.word_before in _NEED_NOUN
+    return "N" if is_noun else reading.word_class
+
+
+def _settle_may(reading: Reading) -> str:
+    """Settles "may": the month in "a day in | May"."""
+    is_noun = reading.tag_before in "PF" or reading.word_before in _NEED_NOUN
+    return "N" if is_noun else reading.word_class
 
 
 def _settle_all(reading: Reading) -> str:
@@ -320,8 +358,10 @@ RULES_OF_WORDS: dict[str, Rule] = {
     **dict.fromkeys(lexicon.COLOURS, _settle_colour),
     "nearby": _settle_nearby,
     "back": _settle_back,
-    "one": _settle_noun_after_adjective,
-    "can": _settle_noun_after_adjective,
+    "one": _settle_one,
+    "being": _settle_being,
+    "may": _settle_may,
+    **dict.fromkeys(("can", "might", "must", "will"), _settle_modal),
     "all": _settle_all,
     "both": _settle_all,
     "her": _settle_her,

@@ -103,6 +103,14 @@ def test_the_delimiter_can_be_named(folder):
         read(folder, text, delimiter="::")
 
 
+@pytest.mark.parametrize("name", ["\\t", "tab", "\t"])
+def test_a_tab_has_names(folder, name):
+    # A shell, and YAML without double quotes, cannot write a tab itself.
+    text = "image\tcaption, in words; or not\n0.png\ta cat, a dog\n"
+    columns = {"caption, in words; or not": "caption"}
+    assert captions(read(folder, text, delimiter=name, columns=columns)) == ["a cat, a dog"]
+
+
 def test_what_pandas_writes(folder):
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame(

@@ -18,6 +18,8 @@ from .source import OpenedSource, Source, SourceFormat
 
 
 CSV_SUFFIXES = (".csv", ".tsv", ".tab", ".psv", ".txt", ".token")
+# A shell and YAML without double quotes pass the two characters on.
+_NAMES_OF_TAB = ("\\t", "tab", "TAB")
 _DELIMITER_OF_SUFFIX = {".tsv": "\t", ".tab": "\t", ".psv": "|"}
 _BYTE_ORDER_MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
@@ -40,7 +42,8 @@ def csv_table(
     Args:
         path: Path of the file.
         name: Name of the file in messages; without its folder by default.
-        delimiter: What separates cells; by default the suffix or the header tells.
+        delimiter: What separates cells; by default the suffix or the header tells. "tab" and a written "\\t" are a
+            tab.
         encoding: Encoding of the text; by default UTF-8, or what a byte order mark says.
 
     Raises:
@@ -49,6 +52,8 @@ def csv_table(
     name = name or path.name
     if delimiter is None:
         delimiter = _DELIMITER_OF_SUFFIX.get(row_suffix(path))
+    elif delimiter in _NAMES_OF_TAB:
+        delimiter = "\t"
     elif len(delimiter) != 1:
         raise ValueError(f"delimiter must be one character, for example one of {DELIMITERS}, but is {delimiter!r}")
     damage: list[ValueError] = []

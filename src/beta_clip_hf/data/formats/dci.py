@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from ...text.sampling import join_captions
 from ..fields import shown
 from ..records import Record, ScannedByIndex
 from ..row_reader import RecordFormat
@@ -43,7 +44,7 @@ class DciTable(ScannedByIndex):
                 raise ValueError(f"{field} must be a string, but is {shown(text)}")
             if text.strip():
                 texts.append(text.strip())
-        record["caption"] = " ".join(texts)
+        record["caption"] = join_captions(texts)
         if texts and content.get("short_caption"):
             record["short_caption"] = texts[0]
         return record
