@@ -130,6 +130,23 @@ def test_a_model_without_pooler_scores_regions(tiny_config, tiny_processor, fold
     assert "must have a trained pooler" in capsys.readouterr().err
 
 
+def test_regions_that_were_never_trained_are_told(folder, caplog):
+    words = ("--model", "model", "--text", "a ball")
+    assert show(*words, "--box", "15,5,20,20") == 0
+    assert "model looks as if it was never trained with boxes" in caplog.text
+    caplog.clear()
+    assert show(*words) == 0
+    assert "never trained with boxes" not in caplog.text
+    # A step of a training with boxes moves the two scales apart.
+    model = BetaCLIPModel.from_pretrained("model")
+    with torch.no_grad():
+        model.region_logit_scale += 0.001
+    model.save_pretrained("model")
+    caplog.clear()
+    assert show(*words, "--box", "15,5,20,20") == 0
+    assert "never trained with boxes" not in caplog.text
+
+
 def test_without_an_image_a_scene_is_drawn_with_its_phrases(folder, capsys, caplog):
     caplog.set_level("INFO", logger="beta_clip_cli")
     assert main(["show", "--model", "model", "--scene", "1", "--json"]) == 0

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 from ..data.images import load_image
 from ..inference.look import (
     CAPTION,
@@ -89,6 +91,8 @@ def show_image(
     picture = load_image(image)
     loaded = load_model(model, own_device(device))
     _check_model(loaded.model, model, has_boxes=len(boxes) > 0)
+    if len(boxes) > 0:
+        _warn_of_untrained_regions(loaded.model, model)
     seen = look(loaded.model, loaded.processor, picture, shown_texts, boxes=boxes, box_format=box_format)
     paths = write_look(output, seen, shown_texts, head=head, title=Path(image).name)
     captions = [text.text for text in shown_texts if text.kind == CAPTION]
@@ -112,6 +116,19 @@ def _check_model(model: Any, name: str, has_boxes: bool) -> None:
         if model.config.use_regions:
             remedy = "score regions with --box"
         raise ValueError(f"model must have a trained pooler to show where texts look, but {name} has none: {remedy}")
+
+
+def _warn_of_untrained_regions(model: BetaCLIPModel, name: str) -> None:
+    """Warns of a model whose scales of regions are where they start: both from the same number.
+
+    A training with boxes and their negatives moves each of them by a gradient of its own.
+    """
+    if torch.equal(model.region_logit_scale, model.hard_negative_logit_scale):
+        logger.warning(
+            "%s looks as if it was never trained with boxes (its two scales of regions are equal): then its scores of "
+            "regions mean nothing. Train it on rows with regions, for example with examples/configs/beta_fg.yaml",
+            name,
+        )
 
 
 def check_suffix(path: Path) -> None:

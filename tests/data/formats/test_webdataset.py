@@ -260,6 +260,10 @@ NAMES = {
         {"v1.a": "v1.a.txt", "v1.b": "v1.b.txt"},
         0,
     ),
+    "an image twice, then its text": (["0.png", "0.png", "0.txt", "1.png", "1.txt"], {"1": "1.txt"}, 1),
+    "a text twice, then its image": (["0.txt", "0.txt", "0.png", "1.png", "1.txt"], {"1": "1.txt"}, 1),
+    "an image twice, alone": (["0.png", "0.png", "1.png", "1.txt"], {"1": "1.txt"}, 1),
+    "a row, and its image again": (["0.png", "0.txt", "0.png"], {"0": "0.txt"}, 1),
     "texts that cannot be told apart": (["0.png", "0.a.txt", "0.b.txt"], {}, 1),
 }
 

@@ -63,7 +63,10 @@ def join_members(members: Iterable[Member[Content]]) -> Iterator[Sample[Content]
     repeated_suffix: str | None = None
     for member in members:
         is_repeated = member.key == key and member.suffix in files
-        if member.key != key or is_repeated:
+        if is_repeated and not _is_whole(files):
+            # Nobody knows which of the two the rest belongs to.
+            repeated_suffix = member.suffix
+        elif member.key != key or is_repeated:
             if key is not None:
                 yield from _samples(key, files, repeated_suffix)
             key, files = member.key, {}
@@ -91,6 +94,11 @@ def record_of_sample(sample: Sample[bytes]) -> Record | ValueError:
         except ValueError as error:
             return error
     return {**record, "id": sample.id, "image": sample.image}
+
+
+def _is_whole(files: Iterable[str]) -> bool:
+    """Tells whether some files are a row: an image with a text or a JSON object."""
+    return bool(_of_type(files, IMAGE_SUFFIXES) and _of_type(files, (*TEXT_SUFFIXES, *_TYPES["metadata"])))
 
 
 def _samples(key: str, files: dict[str, Content], repeated_suffix: str | None) -> Iterator[Sample[Content]]:
