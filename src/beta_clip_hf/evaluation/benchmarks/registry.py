@@ -27,7 +27,7 @@ from .short_captions import read_coco, read_flickr30k
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A task of `beta-clip evaluate`, and its line in the table of docs/benchmarks.md."""
+    """A task of `beta-clip evaluate`, and its lines in the tables of docs/benchmarks.md."""
 
     id: str
     title: str
@@ -315,22 +315,15 @@ def find_benchmark(name: str, data: str | Path) -> Path | None:
 
 
 def benchmark_table() -> str:
-    """Returns the table of docs/benchmarks.md, in Markdown."""
-    lines = ["| task | benchmark | where to get it | licence | size | files | protocol |", f"|{'---|' * 7}"]
+    """Returns the two tables of docs/benchmarks.md, in Markdown: what is measured, and where the data come from."""
+    measured = ["| task | benchmark | size | protocol |", f"|{'---|' * 4}"]
+    data = ["| task | where to get it | licence | files |", f"|{'---|' * 4}"]
     for benchmark in BENCHMARKS.values():
         # Angle brackets make links of bare URLs.
         source = re.sub(r"https://[^\s,;]+", r"<\g<0>>", benchmark.source)
-        cells = (
-            f"`{benchmark.id}`",
-            benchmark.title,
-            source,
-            benchmark.licence,
-            benchmark.size,
-            benchmark.layout,
-            benchmark.protocol,
-        )
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        measured.append(f"| `{benchmark.id}` | {benchmark.title} | {benchmark.size} | {benchmark.protocol} |")
+        data.append(f"| `{benchmark.id}` | {source} | {benchmark.licence} | {benchmark.layout} |")
+    return "\n".join([*measured, "", *data])
 
 
 def format_benchmarks() -> str:
