@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Collection, Mapping
+from pathlib import PurePath
 from typing import Any
 
 
@@ -13,6 +14,7 @@ _USUAL_NAMES = {
     "image": ("filename", "image_path", "img", "path", "jpg", "filepath"),
     "caption": ("text", "long_caption", "description", "sentence", "title"),
 }
+_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 # Names by which a line of column names is known.
 COLUMN_NAMES = frozenset((*CAPTION_COLUMNS, *IMAGE_COLUMNS, *_USUAL_NAMES["image"], *_USUAL_NAMES["caption"]))
 
@@ -51,6 +53,15 @@ def check_columns(columns: Collection[str], source: str) -> None:
         missing.append("image")
     if not any(name in columns for name in CAPTION_COLUMNS):
         missing.append("caption")
+    if missing == ["caption"] and set(columns) <= {"id", "image", "file_name"}:
+        raise ValueError(
+            f"{source} must have captions, but has images only: write the text of each image into a .txt file beside "
+            "it (cat.jpg, cat.txt), or all of them into metadata.jsonl"
+        )
+    if any(PurePath(column).suffix.lower() in _IMAGE_SUFFIXES for column in columns):
+        raise ValueError(
+            f"{source} must begin with a line of column names, as image,caption, but begins with {sorted(columns)}"
+        )
     if missing == ["caption"] and "label" in columns:
         raise ValueError(
             f"{source} must have captions, but has the labels of a folder per class: write a text for each image into "
@@ -68,7 +79,8 @@ def check_columns(columns: Collection[str], source: str) -> None:
 
 def _likely_column(wanted: str, columns: Collection[str]) -> str:
     """Returns the column that probably holds what is wanted, or a word that stands for its name."""
-    for usual_name in _USUAL_NAMES[wanted]:
-        if usual_name in columns:
-            return usual_name
+    names = {column.strip().lower(): column for column in columns}
+    for usual_name in (wanted, *_USUAL_NAMES[wanted]):
+        if usual_name in names:
+            return names[usual_name]
     return f"your {wanted} column"

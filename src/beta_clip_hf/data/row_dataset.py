@@ -104,6 +104,8 @@ class RowDataset(Dataset[Row]):
 
 
 def _no_row(source: str, counts: RowCounts) -> str:
+    if counts.skipped == 0:
+        return f"{source} must have a row that can be used, but has no row at all"
     message = f"{source} must have a row that can be used, but all {counts.skipped} were skipped"
     if counts.first_reason:
         message += f", the first one because {counts.first_reason}"

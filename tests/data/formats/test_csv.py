@@ -111,6 +111,27 @@ def test_a_tab_has_names(folder, name):
     assert captions(read(folder, text, delimiter=name, columns=columns)) == ["a cat, a dog"]
 
 
+def test_cells_may_be_padded(folder):
+    text = 'image , caption\n0.png , "a cat, a dog"\n1.png,  a bird  \n'
+    assert captions(read(folder, text)) == ["a cat, a dog", "a bird"]
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("0.png,a cat\n1.png,a dog\n", "must begin with a line of column names, as image,caption"),
+        ("Image,Caption\n0.png,a cat\n", "--columns Image=image Caption=caption"),
+        ("IMG,Text\n0.png,a cat\n", "--columns IMG=image Text=caption"),
+        ("image,caption\n", "but has no row at all"),
+        ("image,caption\nhttps://example.org/a.png,a cat\n", "but is an address"),
+    ],
+)
+def test_what_is_wrong_with_a_table_is_told(folder, text, part):
+    with pytest.raises(ValueError) as raised:
+        read(folder, text)
+    assert part in str(raised.value)
+
+
 def test_what_pandas_writes(folder):
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame(
@@ -169,7 +190,7 @@ def test_encodings_that_must_be_named(folder, encoding):
 
 
 def test_the_columns_of_a_table_without_header_are_shown(folder):
-    with pytest.raises(ValueError, match=r"its columns are \['0\.png', 'a cat'\]"):
+    with pytest.raises(ValueError, match=r"begins with \['0\.png', 'a cat'\]"):
         read(folder, "0.png,a cat\n1.png,a dog\n")
 
 

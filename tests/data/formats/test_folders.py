@@ -237,3 +237,40 @@ def test_zstandard(folder):
     rows = load_rows(folder / "a.jsonl.zst")
     assert captions(rows)[:1] == CAPTIONS[:1]
     assert "a compressed file must be whole" in rows.skipped[-1][1]
+
+
+def test_the_text_may_have_the_whole_name_of_the_image(folder):
+    (folder / "0.png.txt").write_text("The first.")
+    (folder / "1.png.json").write_text('{"caption": "The second."}')
+    (folder / "2.txt").write_text("The third.")
+    # Two images of the same name can have texts of their own.
+    (folder / "0.jpg").write_bytes(photo(7))
+    (folder / "0.jpg.txt").write_text("Another.")
+    rows = load_rows(folder)
+    assert {row["id"]: row["caption"] for row in rows} == {
+        "0.jpg": "Another.",
+        "0.png": "The first.",
+        "1.png": "The second.",
+        "2": "The third.",
+    }
+    assert [reason for _, reason in rows.skipped] == ["one text must be beside 3, but there are 0"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_texts_of_editors_on_windows(folder, encoding):
+    (folder / "0.txt").write_bytes("A café.\r\nA cup.".encode(encoding))
+    assert load_rows(folder)[0]["captions"] == ["A café.", "A cup."]
+
+
+def test_a_folder_of_flickr8k_as_it_is_published(tmp_path):
+    write_photos(tmp_path / "Flicker8k_Dataset")
+    lines_of_tokens = "".join(f"{number}.png#0\t{CAPTIONS[number]}\n" for number in range(4))
+    (tmp_path / "Flickr8k.token.txt").write_text(lines_of_tokens)
+    (tmp_path / "Flickr8k.lemma.token.txt").write_text(lines_of_tokens.replace("Picture", "picture"))
+    (tmp_path / "Flickr_8k.trainImages.txt").write_text("0.png\n1.png\n")
+    assert captions(load_rows(tmp_path)) == CAPTIONS
+
+
+def test_images_without_any_text_are_told(folder):
+    with pytest.raises(ValueError, match=r"must have captions, but has images only: write the text of each image"):
+        load_rows(folder)

@@ -134,6 +134,8 @@ def _split_rows(text: _Lines, delimiter: str, *, has_spaces: bool) -> Iterator[l
             continue
         if cells is None:
             return
+        if has_spaces:
+            cells = [cell.strip() for cell in cells]
         if any(cell.strip() for cell in cells):
             yield cells
 

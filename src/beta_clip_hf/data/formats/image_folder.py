@@ -17,6 +17,7 @@ _TABLE_SUFFIXES = (*JSON_SUFFIXES, ".csv", ".tsv")
 # Files about a data set, not of it.
 _NO_TABLES = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 # Captions of Flickr8k and Flickr30k. Any other text file need not be a table.
+_ENDS_OF_LISTS = (".token.txt", ".token")
 _TABLE_NAMES = ("captions.txt", "captions.token", "token.txt", "results.csv", "results.token")
 _OTHER_SPLITS = ("train", "val", "valid", "validation", "test", "dev")
 
@@ -85,7 +86,9 @@ def _coco_files(directory: Path, split: str) -> list[Path]:
 def _is_table(path: Path) -> bool:
     if not path.is_file() or path.name.startswith(".") or path.name in _NO_TABLES:
         return False
-    return row_suffix(path) in _TABLE_SUFFIXES or path.name in _TABLE_NAMES
+    # "Flickr8k.token.txt", but not the same captions reduced to their lemmas.
+    is_list = path.name.endswith(_ENDS_OF_LISTS) and ".lemma." not in path.name
+    return row_suffix(path) in _TABLE_SUFFIXES or path.name in _TABLE_NAMES or is_list
 
 
 def _stem(path: Path) -> str:

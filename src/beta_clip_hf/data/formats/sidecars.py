@@ -42,7 +42,7 @@ class SidecarTable(ScannedByIndex):
 
     def __getitem__(self, index: int) -> Record:
         key, suffixes = self._files[index]
-        images = [suffix for suffix in suffixes if suffix.lower() in _IMAGES]
+        images = [suffix for suffix in suffixes if suffix.lower() in ("", *_IMAGES)]
         if len(images) != 1:
             names = ", ".join(os.path.basename(key) + suffix for suffix in suffixes)
             raise ValueError(f"one image must be beside a text, but there is {names}")
@@ -87,7 +87,7 @@ def has_sidecars(folder: Path) -> bool:
     for _, names in _files_below(str(folder)):
         for suffixes in _suffixes_by_stem(names).values():
             kinds = {suffix.lower() for suffix in suffixes}
-            if kinds & set(_IMAGES) and kinds & {*_TEXTS, _METADATA}:
+            if kinds & {"", *_IMAGES} and kinds & {*_TEXTS, _METADATA}:
                 return True
     return False
 
@@ -113,10 +113,18 @@ def _files_below(folder: str) -> Iterator[tuple[str, list[str]]]:
 
 
 def _suffixes_by_stem(names: list[str]) -> dict[str, list[str]]:
-    """Groups images, texts and JSON files by their names without suffix."""
+    """Groups images, texts and JSON files by their names without suffix.
+
+    The text of "cat.jpg" may also be "cat.jpg.txt". Then the whole name of the image is the name of both, and the image
+    has the suffix "".
+    """
     suffixes: dict[str, list[str]] = {}
+    present = set(names)
     for name in names:
         stem, suffix = os.path.splitext(name)
+        if suffix.lower() in _IMAGES and any(name + ending in present for ending in (*_TEXTS, _METADATA)):
+            suffixes.setdefault(name, []).append("")
+            continue
         is_known = suffix.lower() in (*_IMAGES, *_TEXTS, _METADATA)
         if is_known and not name.startswith(".") and not name.endswith(_STATISTICS):
             suffixes.setdefault(stem, []).append(suffix)
