@@ -173,6 +173,16 @@ def test_wrong_values_are_named(tiny_model, tiny_processor):
         tiny_model.encode(texts=["a"])
 
 
+def test_wrong_calls_are_one_sentence(tiny_model):
+    with pytest.raises(TypeError, match="encode takes images=… or texts=… by name, but was given str without one"):
+        tiny_model.encode("a dog")
+    for name, similar in (("text", "texts"), ("image", "images"), ("batchsize", "batch_size"), ("normalise", "normal")):
+        with pytest.raises(TypeError, match=f"encode got an unexpected argument '{name}': did you mean '{similar}"):
+            tiny_model.encode(**{name: "a dog"})
+    with pytest.raises(TypeError, match=r"encode got an unexpected argument 'foo'$"):
+        tiny_model.encode(texts="a dog", foo=1)
+
+
 def test_the_progress_bar_is_shown_on_request_and_the_setting_stays(tiny_model, tiny_processor, capsys):
     were_shown = logging.is_progress_bar_enabled()
     tiny_model.encode(texts=TEXTS, processor=tiny_processor)

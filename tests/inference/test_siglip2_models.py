@@ -72,6 +72,28 @@ def test_texts_take_their_path_in_lower_case(embedder):
     torch.testing.assert_close(embedder.texts(TEXTS, whole_captions=True), embedder.texts(TEXTS))
 
 
+@pytest.mark.parametrize("dynamic", [True, False])
+def test_encode(folder, photos, dynamic):
+    processor = BetaSiglip2Processor.from_pretrained(folder, dynamic_max_patches=dynamic)
+    processor.save_pretrained(folder)
+    model = BetaSiglip2Model.from_pretrained(folder)
+    for path in (None, "short", "long", "box"):
+        with torch.no_grad():
+            features = model.get_text_features(**processor(text=TEXTS, path=path), path=path).pooler_output
+        torch.testing.assert_close(model.encode(texts=TEXTS, path=path), normalize(features, dim=-1))
+    images = images_of(photos)
+    embeds = model.encode(images=images, batch_size=3)
+    for image, embeds_D in zip(images, embeds, strict=True):
+        # An image alone has its own budget of patches.
+        with torch.no_grad():
+            features = model.get_image_features(**processor(images=[image])).pooler_output
+        torch.testing.assert_close(embeds_D, normalize(features, dim=-1)[0], rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match=r"path must be one of .* or None, but is 'middle'"):
+        model.encode(texts=TEXTS, path="middle")
+    with pytest.raises(ValueError, match="processor must be a BetaSiglip2Processor, but is a str"):
+        model.encode(texts=TEXTS, processor="a/directory")
+
+
 def test_an_image_does_not_depend_on_its_batch(embedder, photos):
     model, processor = embedder.model, embedder.processor
     rows = [{"image": image} for image in images_of(photos)]

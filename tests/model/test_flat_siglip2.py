@@ -241,7 +241,8 @@ def test_a_plan_is_taken_as_it_is(monkeypatch):
     assert torch.equal(found.loss, expected.loss)
     # Without a loss the texts of regions are not encoded, and the model finds the rows of the others itself.
     batch["return_loss"] = False
-    assert torch.equal(model(**batch, plan=plan).text_embeds, expected.text_embeds)
+    # A product of fewer rows may round in another order (torch 2.6).
+    torch.testing.assert_close(model(**batch, plan=plan).text_embeds, expected.text_embeds, rtol=0, atol=1e-6)
 
 
 def test_what_cannot_be_is_refused(model):

@@ -74,20 +74,41 @@ def test_gradients_are_those_of_the_modules(model, implementation):
             assert difference <= 1e-5 * max(1, gradient.abs().max()), name
 
 
+@pytest.mark.slow
 def test_gradients_under_autocast_are_as_good_as_those_of_the_modules(tiny_clip_config):
-    distances = {True: 0.0, False: 0.0}
-    for seed in range(4):
+    """
+    Both round in bfloat16, each in its own places, so that either may be closer to the exact gradient by chance.
+
+    The logarithm of the ratio of their errors, averaged over the parameters of a model, differs from model to model by
+    0.17 (standard deviation, with torch 2.6 and 2.13). Its mean over all models must be 0 up to three standard errors.
+    """
+    ratios = []
+    for seed in range(16):
         model = new_model(tiny_clip_config).train()
         torch.manual_seed(seed)
         for parameter in model.parameters():
             if parameter.ndim > 1:
                 parameter.data.mul_(1 + 0.5 * torch.randn_like(parameter))
         exact = Run(copy.deepcopy(model).double(), half_blocks=False, dtype=torch.float64)
-        for half_blocks in distances:
+        errors = {}
+        for half_blocks in (True, False):
             run = Run(model, half_blocks=half_blocks, autocast=True)
             assert run.half_blocks == half_blocks * ALL_HALF_BLOCKS
-            distances[half_blocks] += 1 - F.cosine_similarity(run.flat_gradient, exact.flat_gradient, dim=0).item()
-    assert 0 < distances[True] <= 1.05 * distances[False] < 0.05
+            assert F.cosine_similarity(run.flat_gradient, exact.flat_gradient, dim=0) > 0.999
+            errors[half_blocks] = errors_of(run, exact)
+        # A model in which nothing is rounded would have no errors to compare.
+        assert (errors[False] > 0).all() and errors[False].mean() > 1e-3
+        ratios.append((errors[True] / errors[False]).log().mean())
+    assert torch.stack(ratios).mean() <= 3 * 0.17 / len(ratios) ** 0.5
+
+
+def errors_of(run, exact):
+    """The relative error of the gradient of each parameter. Biases of keys have none: softmax cancels them."""
+    errors = []
+    for name, gradient in exact.gradients.items():
+        if gradient.norm() > 1e-9:
+            errors.append((run.gradients[name].double() - gradient).norm() / gradient.norm())
+    return torch.stack(errors)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])

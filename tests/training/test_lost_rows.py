@@ -145,7 +145,8 @@ def test_bad_steps_are_passed_over_up_to_a_limit(kind, tiny_config, tmp_path):
         trainer.train()
 
 
-def test_a_step_that_is_passed_over_leaves_weights_and_moments(tiny_config, tmp_path):
+@pytest.mark.parametrize("optim", ["adamw_torch_fused", "adamw_torch"])
+def test_a_step_that_is_passed_over_leaves_weights_and_moments(tiny_config, tmp_path, optim):
     seen = []
 
     class Watch(Poisoned):
@@ -153,7 +154,7 @@ def test_a_step_that_is_passed_over_leaves_weights_and_moments(tiny_config, tmp_
             seen.append(weights(trainer.model))
             return super().forward(*args, **kwargs)
 
-    trainer = new_trainer(tiny_config, tmp_path, max_steps=4, logging_steps=4, max_bad_steps=1)
+    trainer = new_trainer(tiny_config, tmp_path, max_steps=4, logging_steps=4, max_bad_steps=1, optim=optim)
     trainer.compute_loss = Watch(trainer, {2}, float("nan"))
     trainer.train()
     changed = []

@@ -126,7 +126,14 @@ class Embedder:
         self.has_long_path = getattr(model.config, "use_long_text_path", False)
         self.by_budget = getattr(processor, "dynamic_max_patches", False)
 
-    def texts(self, texts: Sequence[str], *, whole_captions: bool = False, box_texts: bool = False) -> Tensor:
+    def texts(
+        self,
+        texts: Sequence[str],
+        *,
+        whole_captions: bool = False,
+        box_texts: bool = False,
+        path: str | None = None,
+    ) -> Tensor:
         """
         Encodes texts.
 
@@ -138,17 +145,12 @@ class Embedder:
             whole_captions: Whether the texts are whole captions. A model with two text paths encodes these on the long
                 one, and all other texts on the short one.
             box_texts: Whether the texts tell what stands in boxes. SigLIP 2 encodes these on a path of their own.
+            path: The text path by its name. By default the two above choose it.
 
         Returns:
             (T, D) float32, normalised, in the order of the texts, on the model's device.
         """
-        path = None
-        if self.has_any_grid and box_texts:
-            path = "box"
-        elif self.has_any_grid and whole_captions:
-            path = self.model.config.caption_text_path
-        elif whole_captions and self.has_long_path:
-            path = "long"
+        path = path or self._path_of(whole_captions, box_texts)
         # Texts of similar length share a shard, which saves padding. Equal lengths are sorted by the text itself, so
         # that a shard does not depend on the order of the input.
         distinct = sorted(set(texts), key=lambda text: (len(text), text))
@@ -180,6 +182,14 @@ class Embedder:
         place_of_text = {text: place for place, text in enumerate(distinct)}
         places = [place_of_text[text] for text in texts]
         return kept["embeds"][places].to(self.model.device)
+
+    def _path_of(self, whole_captions: bool, box_texts: bool) -> str | None:
+        """Returns the text path of whole captions, of texts of boxes, or of other texts; `None` for the usual one."""
+        if self.has_any_grid and box_texts:
+            return "box"
+        if self.has_any_grid and whole_captions:
+            return str(self.model.config.caption_text_path)
+        return "long" if whole_captions and self.has_long_path else None
 
     def _scaled(self, features_MD: Tensor) -> Tensor:
         """Returns features in float32, of length 1 if this embedder normalises."""

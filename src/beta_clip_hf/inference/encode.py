@@ -11,10 +11,13 @@ from PIL import Image
 from torch import Tensor
 from transformers.utils import logging
 
+from ..model.configuration_beta_siglip2 import SIGLIP_TEXT_PATHS
 from ..model.encoding_beta_clip import EncodingSettings
 from ..model.image_loading_beta_clip import load_images
 from ..model.image_views_beta_clip import within_memory
+from ..model.modeling_beta_siglip2 import BetaSiglip2Model
 from ..model.processing_beta_clip import BetaCLIPProcessor
+from ..model.processing_beta_siglip2 import BetaSiglip2Processor, process_by_budget
 from .embedder import Embedder, embedding_width
 from .models import cut_to_positions
 from .quantization import check_precision, check_truncate_dim, quantize, truncate
@@ -27,7 +30,7 @@ def encode(model: Any, images: Any, texts: Any, settings: EncodingSettings) -> T
     Encodes images or texts with the [`Embedder`] of evaluation and search.
 
     Args:
-        model: A `BetaCLIPModel`.
+        model: A `BetaCLIPModel` or a `BetaSiglip2Model`.
         images, texts: The images or the texts; the others are `None`.
         settings: The options. [`BetaCLIPModel.encode`] explains them.
 
@@ -44,10 +47,11 @@ def encode(model: Any, images: Any, texts: Any, settings: EncodingSettings) -> T
     check_truncate_dim(settings.truncate_dim, embedding_width(model.config))
     if texts is None and settings.path is not None:
         raise ValueError(f"path must be left out for images, but is {settings.path!r}")
-    is_long = model.is_long_path(settings.path)
+    path = _checked_path(model, settings.path)
     processor = settings.processor or _processor_of(model)
     if not hasattr(processor, "image_processor"):
-        raise ValueError(f"processor must be a BetaCLIPProcessor, but is a {type(processor).__name__}")
+        expected = _processor_class(model).__name__
+        raise ValueError(f"processor must be a {expected}, but is a {type(processor).__name__}")
     if type(settings.batch_size) is not int:
         raise ValueError(f"batch_size must be a whole number, but is {settings.batch_size!r}")
     if type(settings.normalize) is not bool:
@@ -59,13 +63,32 @@ def encode(model: Any, images: Any, texts: Any, settings: EncodingSettings) -> T
             embeds_MD = _encode_images([images] if is_single else images, embedder)
         else:
             is_single = isinstance(texts, str)
-            embeds_MD = embedder.texts(_checked_texts([texts] if is_single else texts), whole_captions=is_long)
+            embeds_MD = embedder.texts(_checked_texts([texts] if is_single else texts), path=path)
     embeds_MD = truncate(embeds_MD.cpu(), settings.truncate_dim, normalize=settings.normalize)
     quantized_MD = quantize(embeds_MD, settings.precision, settings.calibration_embeds)
     return quantized_MD[0] if is_single else quantized_MD
 
 
-def _processor_of(model: Any) -> BetaCLIPProcessor:
+def _checked_path(model: Any, path: str | None) -> str | None:
+    """
+    Returns the text path under which an [`Embedder`] knows it; `None` is the usual one.
+
+    Raises:
+        ValueError: if the model does not have the path.
+    """
+    if not isinstance(model, BetaSiglip2Model):
+        return "long" if model.is_long_path(path) else None
+    if path not in (None, *SIGLIP_TEXT_PATHS):
+        raise ValueError(f"path must be one of {SIGLIP_TEXT_PATHS} or None, but is {path!r}")
+    return path
+
+
+def _processor_class(model: Any) -> Any:
+    """Returns the class of the processor of a model."""
+    return BetaSiglip2Processor if isinstance(model, BetaSiglip2Model) else BetaCLIPProcessor
+
+
+def _processor_of(model: Any) -> Any:
     """Loads the processor that was saved beside a model, cut to the positions of the model."""
     name = model.name_or_path
     if not name:
@@ -73,10 +96,11 @@ def _processor_of(model: Any) -> BetaCLIPProcessor:
     # A model from the Hub knows its commit. The directory of a machine has none.
     revision = getattr(model.config, "_commit_hash", None)
     try:
-        processor = BetaCLIPProcessor.from_pretrained(name, revision=revision)
+        processor = _processor_class(model).from_pretrained(name, revision=revision)
     except (OSError, ValueError) as error:
         raise ValueError(f"processor must be given, because none can be read from {name}") from error
-    cut_to_positions(processor, model.config)
+    if isinstance(processor, BetaCLIPProcessor):
+        cut_to_positions(processor, model.config)
     return processor
 
 
@@ -108,8 +132,11 @@ def _encode_images(images: Any, embedder: Embedder) -> Tensor:
     with logging.tqdm(total=len(images), desc="images", unit=" images") as progress:
         for numbers in split(range(len(images)), embedder.batch_size):
             loaded = [_load(images[number], number) for number in numbers]
-            loaded = within_memory(loaded, embedder.image_processor)
-            inputs = dict(embedder.image_processor(loaded, return_tensors="pt"))
+            if embedder.by_budget:
+                inputs = process_by_budget(loaded, embedder.image_processor)
+            else:
+                loaded = within_memory(loaded, embedder.image_processor)
+                inputs = dict(embedder.image_processor(loaded, return_tensors="pt"))
             # What a batch says of rows, sizes and files serves evaluation and search.
             processed = ProcessedImages(indices=list(numbers), rows=[], sizes=[], digests=[], inputs=inputs)
             embeds.append(embedder.encode_images(processed).image_embeds_BD.cpu())

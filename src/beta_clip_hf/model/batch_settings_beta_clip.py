@@ -5,6 +5,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+from .similar_names_beta_clip import check_fields, check_settable
+
 
 ALIGNMENT_LOSSES = ("ce", "bce")
 
@@ -41,6 +43,22 @@ class BatchSettings:
     hard_negative_loss_weight: int | float = 0.5
     text_negative_loss_weight: int | float = 0.0
     conditioned_negative_loss_weight: int | float = 0.0
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """
+        Makes a configuration of a stored one and of arguments, as [`~transformers.PreTrainedConfig.from_dict`] does.
+
+        Raises:
+            TypeError: If an argument is almost a field, or cannot be set; the message says which one was meant.
+        """
+        check_settable(kwargs, cls)
+        base: Any = super()
+        made = base.from_dict(config_dict, **kwargs)
+        # With the arguments that are left over.
+        config = made[0] if isinstance(made, tuple) else made
+        check_fields(kwargs, config)
+        return made
 
     def check_batch_settings(self, width: Any) -> None:
         """

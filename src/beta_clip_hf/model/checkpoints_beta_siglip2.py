@@ -8,11 +8,13 @@ linear layer on the pixels of a patch. FG-CLIP 2 has names of its own, and two t
 reads rows 0..19 and the rest.
 """
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.utils.hub import cached_file
 
 from .configuration_beta_siglip2 import LONG_SIGLIP_TEXT_POSITIONS, BetaSiglip2Config
 from .positions_beta_clip import KEPT_TEXT_POSITIONS
@@ -157,6 +159,17 @@ def _is_buffer(name: str) -> bool:
     return name.split(".")[-1] in _BUFFERS
 
 
+def read_json(source: Any, name: str, hub_arguments: dict[str, Any]) -> dict[str, Any]:
+    """Reads a JSON file of a directory or repository; one that is not there is empty."""
+    # Without these two, `cached_file` raises an error for a file that is not there.
+    quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_gated_repo": False}
+    found = cached_file(source, name, **hub_arguments, **quiet)
+    if found is None:
+        return {}
+    with open(found, encoding="utf-8") as file:
+        return dict(json.load(file))
+
+
 __all__ = [
     "FG_CLIP2",
     "FIXED_SIGLIP",
@@ -165,5 +178,6 @@ __all__ = [
     "from_fg_clip2",
     "from_siglip",
     "is_on_siglip2",
+    "read_json",
     "to_fg_clip2",
 ]

@@ -9,6 +9,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import CLIPConfig
 
 from .batch_settings_beta_clip import BatchSettings
+from .similar_names_beta_clip import check_fields, check_settable
 
 
 CLIP_TEXT_POSITIONS = 77
@@ -92,6 +93,7 @@ class BetaCLIPConfig(BatchSettings, CLIPConfig):
     A part of the loss that has weight 0, or that the batch has no rows for, is not computed.
 
     Raises:
+        TypeError: If an argument is almost a field. Any other unknown one is kept, as transformers does.
         ValueError: If a value is outside of its range, or the heads do not divide `projection_dim`.
 
     Example:
@@ -121,7 +123,9 @@ class BetaCLIPConfig(BatchSettings, CLIPConfig):
             self.text_config = {"max_position_embeddings": positions, **(self.text_config or {})}
         if self.short_clip_loss_weight is None:
             self.short_clip_loss_weight = float(self.use_long_text_path)
+        check_settable(kwargs, type(self))
         super().__post_init__(**kwargs)
+        check_fields(kwargs, self)
         if not type(self).__module__.startswith("transformers_modules."):
             # It names the code that was saved beside the file. What is made of this configuration may have other code.
             self.__dict__.pop("auto_map", None)

@@ -8,6 +8,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import Siglip2Config
 
 from .batch_settings_beta_clip import BatchSettings
+from .similar_names_beta_clip import check_fields, check_settable
 
 
 SIGLIP_TEXT_POSITIONS = 64
@@ -53,6 +54,7 @@ class BetaSiglip2Config(BatchSettings, Siglip2Config):
             Whether `rank_loss` compares cosines, as the paper writes it, instead of logits, as released.
 
     Raises:
+        TypeError: If an argument is almost a field. Any other unknown one is kept, as transformers does.
         ValueError: If a value is outside of its range, the vision tower has no pooling head, the towers differ in
             width, or the long text path has fewer positions than the short one.
 
@@ -91,7 +93,9 @@ class BetaSiglip2Config(BatchSettings, Siglip2Config):
     def __post_init__(self, **kwargs: Any) -> None:
         # A configuration that was made of that of another model keeps the type of this one.
         kwargs.pop("model_type", None)
+        check_settable(kwargs, type(self))
         super().__post_init__(**kwargs)
+        check_fields(kwargs, self)
         if not type(self).__module__.startswith("transformers_modules."):
             # It names the code that was saved beside the file. What is made of this configuration may have other code.
             self.__dict__.pop("auto_map", None)

@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from .similar_names_beta_clip import did_you_mean
+
 
 # Does the work of `encode`. The package sets it when it is imported: the code that a checkpoint brings along has no
 # embedder, and leaves it at `None`.
@@ -33,7 +35,7 @@ class EncodingModel:
 
     def encode(
         self,
-        *,
+        *unnamed: Any,
         images: Any = None,
         texts: Any = None,
         processor: Any = None,
@@ -44,6 +46,7 @@ class EncodingModel:
         precision: str = "float32",
         calibration_embeds: Any = None,
         show_progress_bar: bool = False,
+        **unknown: Any,
     ) -> Tensor:
         r"""
         Embeds images or texts: reads, processes and encodes them in batches, without gradients and without dropout.
@@ -53,7 +56,8 @@ class EncodingModel:
                 [`BetaCLIPProcessor`] takes.
             texts: A text, or M texts. Equal texts are encoded once.
             processor (*optional*): The processor; by default the one that was saved beside the model.
-            path (`"short" | "long"`, *optional*): The path of the texts, as in [`BetaCLIPModel.get_text_features`].
+            path (`"short" | "long" | "box"`, *optional*):
+                The path of the texts, as in `get_text_features`; "box" is one of [`BetaSiglip2Model`] alone.
             batch_size: Number of images or texts in a batch.
             normalize: Whether embeddings get length 1, so that their products are cosines.
             truncate_dim (*optional*): Keeps the first numbers of each embedding only, before it is normalised.
@@ -70,14 +74,22 @@ class EncodingModel:
         Raises:
             ValueError: If there are not either images or texts, one of them cannot be read, an option is out of range,
                 or `processor` is left out and none is found beside the model.
+            TypeError: If images or texts come without a name, or an argument is not known.
             ImportError: If the model comes from the code that its directory carries, without the package.
 
         Example: `model.encode(images=["a.jpg", "b.jpg"]) @ model.encode(texts="a dog")` are two cosines.
         """
+        if unnamed:
+            raise TypeError(
+                f"encode takes images=… or texts=… by name, but was given {type(unnamed[0]).__name__} without one"
+            )
+        for name in unknown:
+            similar = did_you_mean(name, {"images", "texts", *EncodingSettings.__dataclass_fields__})
+            raise TypeError(f"encode got an unexpected argument {name!r}{similar}")
         if encoder is None:
             raise ImportError(
                 "encode must be called on a model of the package beta-clip-hf, but this one is made by the code of its "
-                "directory: pip install beta-clip-hf and load it with beta_clip_hf.BetaCLIPModel, or call its "
+                f"directory: pip install beta-clip-hf and load it with beta_clip_hf.{type(self).__name__}, or call its "
                 "processor, get_image_features and get_text_features"
             )
         settings = EncodingSettings(

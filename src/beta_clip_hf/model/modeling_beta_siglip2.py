@@ -113,7 +113,6 @@ class BetaSiglip2Model(BetaSiglip2PreTrainedModel, ConditionedScores, FlatBatchM
         plan = kwargs.pop("plan", None)
         # As internal: the scale of pixels of a fixed resolution that come as bytes.
         pixel_values = scaled_pixels(pixel_values, kwargs.pop("pixel_scale", None))
-        pixel_values = scaled_pixels(pixel_values, kwargs.pop("pixel_scale", None))
         arguments = {
             "granularity": granularity,
             "boxes": boxes,

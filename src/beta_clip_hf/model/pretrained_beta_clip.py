@@ -19,6 +19,7 @@ from .objective_beta_clip import added_logit_scales
 from .pooler_beta_clip import TextConditionedPooler
 from .positions_beta_clip import stretch_table, stretch_text_positions
 from .publishing_beta_clip import PublishedModel
+from .similar_names_beta_clip import check_misspelt
 from .towers_beta_clip import CLIPTowers, TwoPathTextEmbeddings
 
 
@@ -78,9 +79,11 @@ class BetaCLIPPreTrainedModel(PublishedModel, EncodingModel, CLIPTowers):
         - An adapter (LoRA) is merged into its base model, which is loaded first. It needs peft.
 
         Raises:
+            TypeError: If an argument is almost a field of the configuration; the message says which one was meant.
             ValueError: If it is a checkpoint of another kind, a tensor is missing that is not of a new part, has
                 another shape, or holds NaN or infinity.
         """
+        check_misspelt(kwargs, cls.config_class.__dataclass_fields__, f"{cls.__name__}.from_pretrained")
         hub_arguments = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
         source = pretrained_model_name_or_path
         if source is not None and is_adapter(source, **hub_arguments):

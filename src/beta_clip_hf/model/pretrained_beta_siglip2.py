@@ -21,12 +21,14 @@ from .checkpoints_beta_siglip2 import (
 )
 from .configuration_beta_clip import HUB_ARGUMENTS
 from .configuration_beta_siglip2 import SIGLIP_TEXT_POSITIONS, BetaSiglip2Config
+from .encoding_beta_clip import EncodingModel
 from .loading_checks_beta_clip import check_model_type, load_checked
 from .loss_beta_siglip2 import RankLoss
 from .patch_head_beta_siglip2 import PatchHead
 from .pooler_beta_clip import TextConditionedPooler
 from .positions_beta_clip import KEPT_TEXT_POSITIONS, stretch_table
 from .publishing_beta_clip import PublishedModel
+from .similar_names_beta_clip import check_misspelt
 from .towers_beta_siglip2 import LastSiglip2TextLayer, Siglip2Towers, Siglip2TwoPathTextEmbeddings
 
 
@@ -42,7 +44,7 @@ THRESHOLD_PART = "rank_loss."
 POOLER_PART = "pooler."
 
 
-class BetaSiglip2PreTrainedModel(PublishedModel, Siglip2Towers):
+class BetaSiglip2PreTrainedModel(PublishedModel, EncodingModel, Siglip2Towers):
     """The parts of a model, their first values, and `from_pretrained`; what it computes is [`BetaSiglip2Model`]."""
 
     config_class = BetaSiglip2Config
@@ -100,11 +102,13 @@ class BetaSiglip2PreTrainedModel(PublishedModel, Siglip2Towers):
         that a checkpoint lacks starts at random.
 
         Raises:
+            TypeError: If an argument is almost a field of the configuration; the message says which one was meant.
             ValueError: If it is a checkpoint of another kind, a tensor is missing that is not of a new part, or has
                 another shape.
 
         Source: arXiv 2510.10921 and its release (the start from SigLIP 2).
         """
+        check_misspelt(kwargs, cls.config_class.__dataclass_fields__, f"{cls.__name__}.from_pretrained")
         hub_arguments = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
         source = pretrained_model_name_or_path
         if source is not None and is_adapter(source, **hub_arguments):

@@ -26,11 +26,22 @@ from .flat_texts_beta_clip import (
 from .image_loading_beta_clip import load_images
 from .image_views_beta_clip import squashed, within_memory
 from .remote_code_beta_clip import carrying_code, render_first_card, save_processor_with_code
-from .text_layout_beta_clip import TextLayout, check_length, check_options, options_of_caller, with_text_defaults
+from .similar_names_beta_clip import check_misspelt
+from .text_layout_beta_clip import (
+    TextLayout,
+    check_length,
+    check_names,
+    check_options,
+    longest_text,
+    options_of_caller,
+    with_text_defaults,
+)
 
 
 # These options decide where a pixel lands. Boxes follow the image processor, so a call with boxes may not change them.
 _GEOMETRY_OPTIONS = ("do_resize", "size", "do_center_crop", "crop_size")
+# What a processor may be given beside its parts.
+_SETTINGS = ("max_length", "short_max_length")
 # What the image processor multiplies numbers from 0 to 255 by.
 _FACTOR_OF_255 = 1 / 255
 
@@ -48,6 +59,7 @@ class BetaCLIPProcessor(CLIPProcessor):
             captions are cut to `max_length`, all other texts to `short_max_length`. `None` for a model with one path.
 
     Raises:
+        TypeError: if an argument is not known.
         ValueError: if a length is no integer of at least 3, or `short_max_length` is more than `max_length`.
 
     Example: `processor(images=[image], hierarchies=[build_text_hierarchy(caption)])` gives `pixel_values`
@@ -62,6 +74,8 @@ class BetaCLIPProcessor(CLIPProcessor):
         short_max_length: int | None = None,
         **kwargs: Any,
     ) -> None:
+        # Stock processors take any name without a word.
+        check_names(kwargs, (*_SETTINGS, "chat_template"), type(self).__name__)
         super().__init__(image_processor, tokenizer, **kwargs)
         check_length(max_length, "max_length")
         check_length(short_max_length, "short_max_length")
@@ -110,6 +124,7 @@ class BetaCLIPProcessor(CLIPProcessor):
         A checkpoint in FG-CLIP's own layout brings the files of a plain CLIP processor. Its processor also gets what
         FG-CLIP's code does beside these files: squashed images, and 77 tokens for short texts.
         """
+        check_misspelt(kwargs, _SETTINGS, f"{cls.__name__}.from_pretrained")
         # Code of a stranger runs only for those who ask for it.
         kwargs.setdefault("trust_remote_code", False)
         processor = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
@@ -120,7 +135,7 @@ class BetaCLIPProcessor(CLIPProcessor):
             if processor.short_max_length is None:
                 processor.short_max_length = CLIP_TEXT_POSITIONS
         elif "max_length" not in kwargs:
-            processor.max_length = min(processor.max_length, _positions_of(config) or processor.max_length)
+            processor.max_length = min(processor.max_length, longest_text(config) or processor.max_length)
         return processor
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> Any:
@@ -261,11 +276,7 @@ class BetaCLIPProcessor(CLIPProcessor):
 
     def _load_images(self, images: Any, options: Mapping[str, Any]) -> list[Any]:
         """
-        Reads the images of a call.
-
-        Args:
-            images: The images.
-            options: What the caller chose of the image processor's options.
+        Reads the images of a call. The options are what the caller chose of the image processor's.
 
         Raises:
             ValueError: if there is none, or one cannot be read.
@@ -384,17 +395,6 @@ def _stored_config(name_or_path: Any, hub_arguments: dict[str, Any]) -> dict[str
         return CLIPConfig.get_config_dict(name_or_path, **hub_arguments)[0]
     except OSError:
         return {}
-
-
-def _positions_of(config: dict[str, Any]) -> int | None:
-    """Returns the largest number of tokens that a text of a model may have; `None` if its config does not say it."""
-    if config.get("use_long_text_path"):
-        return config.get("long_text_max_position_embeddings", LONG_TEXT_POSITIONS)
-    positions = (config.get("text_config") or {}).get("max_position_embeddings")
-    # A plain CLIP's 77 positions are stretched when it is loaded as a BetaCLIPModel. Others stay.
-    if config.get("model_type") == "clip" and positions == CLIP_TEXT_POSITIONS:
-        return None
-    return positions
 
 
 __all__ = ["BetaCLIPProcessor"]

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The processor of FG-CLIP 2 and SigLIP 2: images of any grid, and texts padded to all positions of their path."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,10 +9,9 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, BatchFeature, Siglip2Processor
 from transformers.utils import is_torchvision_available
-from transformers.utils.hub import cached_file
 
-from .checkpoints_beta_siglip2 import FG_CLIP2
-from .configuration_beta_clip import HUB_ARGUMENTS
+from .checkpoints_beta_siglip2 import FG_CLIP2, read_json
+from .configuration_beta_clip import HUB_ARGUMENTS, Granularity
 from .configuration_beta_siglip2 import (
     DEFAULT_TEXT_PATHS,
     LONG_SIGLIP_TEXT_POSITIONS,
@@ -23,14 +21,19 @@ from .configuration_beta_siglip2 import (
 )
 from .flat_texts_beta_clip import flat_regions, texts_of_hierarchies, texts_of_negatives
 from .image_loading_beta_clip import load_images
-from .image_views_beta_clip import within_memory
+from .image_views_beta_clip import width_and_height, within_memory
 from .remote_code_beta_clip import carrying_code, save_processor_with_code
-from .text_layout_beta_clip import OPTIONS_BY_PART, check_option_names, options_of_caller
+from .similar_names_beta_clip import check_misspelt
+from .text_layout_beta_clip import OPTIONS_BY_PART, check_length, check_names, check_option_names, options_of_caller
 
 
 # The budgets of patches that FG-CLIP 2 chooses from. An image takes the smallest that its raw pixels would fill; images
 # of more patches take the largest.
 PATCH_BUDGETS = (128, 256, 576, 784, 1024)
+# The smallest limit that leaves a text a token before its end.
+_SHORTEST_TEXT = 2
+# What a processor may be given beside its parts.
+_SETTINGS = ("max_length", "long_max_length", "dynamic_max_patches", "text_path_of_kind")
 # Their image processor's own options, which are those of SigLIP 2 but for the name of the class.
 _IMAGE_OPTIONS = (
     "do_convert_rgb",
@@ -62,6 +65,10 @@ class BetaSiglip2Processor(Siglip2Processor):
             The text path of captions, sentences, phrases and short captions in a flat batch, as the model takes them,
             see [`BetaSiglip2Config`]. By default "long", "short", "box" and "short".
 
+    Raises:
+        TypeError: If an argument is not known.
+        ValueError: If a length is no integer of at least 2, or a text path is unknown.
+
     Example: `processor(images=[image], text=["a dog"])` gives `pixel_values` (B, P, 3 · patch²), `pixel_attention_mask`
     (B, P), `spatial_shapes` (B, 2) and `input_ids` (T, 64).
     """
@@ -76,8 +83,16 @@ class BetaSiglip2Processor(Siglip2Processor):
         text_path_of_kind: Sequence[str] = DEFAULT_TEXT_PATHS,
         **kwargs: Any,
     ) -> None:
+        # Stock processors take any name without a word.
+        check_names(kwargs, (*_SETTINGS, "chat_template"), type(self).__name__)
         super().__init__(image_processor, tokenizer, **kwargs)
+        check_length(max_length, "max_length", _SHORTEST_TEXT)
+        check_length(long_max_length, "long_max_length", _SHORTEST_TEXT)
         self.text_path_of_kind = list(text_path_of_kind)
+        if len(self.text_path_of_kind) != len(Granularity) or not set(self.text_path_of_kind) <= {*SIGLIP_TEXT_PATHS}:
+            raise ValueError(
+                f"text_path_of_kind must be {len(Granularity)} of {SIGLIP_TEXT_PATHS}, but is {text_path_of_kind!r}"
+            )
         self.max_length = max_length
         self.long_max_length = long_max_length
         self.dynamic_max_patches = dynamic_max_patches
@@ -110,17 +125,17 @@ class BetaSiglip2Processor(Siglip2Processor):
         2's image processor, which makes the same pixels, and budgets are dynamic. Lengths of texts are those of the
         model beside the processor, unless they are given here or stored.
         """
+        check_misspelt(kwargs, _SETTINGS, f"{cls.__name__}.from_pretrained")
         hub_arguments = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
         source = pretrained_model_name_or_path
-        config = _read_json(source, "config.json", hub_arguments)
+        config = read_json(source, "config.json", hub_arguments)
         if config.get("model_type") == FG_CLIP2:
-            options = _read_json(source, "preprocessor_config.json", hub_arguments)
+            options = read_json(source, "preprocessor_config.json", hub_arguments)
             kept = {name: options[name] for name in _IMAGE_OPTIONS if name in options}
             kept.setdefault("patch_size", (config.get("vision_config") or {}).get("patch_size", 16))
-            settings = {name: kwargs[name] for name in ("max_length", "long_max_length") if name in kwargs}
+            settings = {name: kwargs[name] for name in _SETTINGS if name in kwargs}
             tokenizer = AutoTokenizer.from_pretrained(source, **{"trust_remote_code": False, **hub_arguments})
-            dynamic = kwargs.get("dynamic_max_patches", True)
-            return cls(_image_processor(kept), tokenizer, dynamic_max_patches=dynamic, **settings)
+            return cls(_image_processor(kept), tokenizer, **{"dynamic_max_patches": True, **settings})
         # Code of a stranger runs only for those who ask for it.
         kwargs.setdefault("trust_remote_code", False)
         processor = super().from_pretrained(source, **kwargs)
@@ -313,7 +328,7 @@ class BetaSiglip2Processor(Siglip2Processor):
             images: PIL images, or arrays or tensors of one image each.
         """
         patch_size = self.image_processor.patch_size
-        return max(patch_budget(*_height_and_width(image), patch_size) for image in images)
+        return max(_budget_of(image, patch_size) for image in images)
 
 
 def process_by_budget(images: Sequence[Any], image_processor: Any) -> dict[str, Tensor]:
@@ -330,7 +345,7 @@ def process_by_budget(images: Sequence[Any], image_processor: Any) -> dict[str, 
     parts = []
     for image in images:
         # The budget is that of the whole image.
-        options = {"max_num_patches": patch_budget(*_height_and_width(image), image_processor.patch_size)}
+        options = {"max_num_patches": _budget_of(image, image_processor.patch_size)}
         small = within_memory([image], image_processor, options)
         parts.append(image_processor(small, return_tensors="pt", **options))
     batch = {"spatial_shapes": torch.cat([part["spatial_shapes"] for part in parts])}
@@ -359,15 +374,10 @@ def patch_budget(height: int, width: int, patch_size: int = 16) -> int:
     return PATCH_BUDGETS[-1]
 
 
-def _height_and_width(image: Any) -> tuple[int, int]:
-    """Returns the sides of a PIL image, or of an array with its channels first or last."""
-    if not hasattr(image, "shape"):
-        width, height = image.size
-        return height, width
-    shape = tuple(image.shape)
-    if len(shape) == 3 and shape[0] in (1, 3):
-        return shape[1], shape[2]
-    return shape[0], shape[1]
+def _budget_of(image: Any, patch_size: int) -> int:
+    """Returns the budget of patches of an image in any form that an image processor takes."""
+    width, height = width_and_height(image)
+    return patch_budget(height, width, patch_size)
 
 
 def _image_processor(options: dict[str, Any]) -> Any:
@@ -378,17 +388,6 @@ def _image_processor(options: dict[str, Any]) -> Any:
     else:
         from transformers import Siglip2ImageProcessorPil as ImageProcessor
     return ImageProcessor(**options)
-
-
-def _read_json(source: Any, name: str, hub_arguments: dict[str, Any]) -> dict[str, Any]:
-    """Reads a JSON file of a directory or repository; one that is not there is empty."""
-    # Without these two, `cached_file` raises an error for a file that is not there.
-    quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_gated_repo": False}
-    found = cached_file(source, name, **hub_arguments, **quiet)
-    if found is None:
-        return {}
-    with open(found, encoding="utf-8") as file:
-        return dict(json.load(file))
 
 
 __all__ = ["PATCH_BUDGETS", "BetaSiglip2Processor", "patch_budget", "process_by_budget"]

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .configuration_beta_clip import Granularity
+from .configuration_beta_clip import CLIP_TEXT_POSITIONS, LONG_TEXT_POSITIONS, Granularity
 from .similar_names_beta_clip import did_you_mean
 
 
@@ -125,10 +125,10 @@ def check_option_names(kwargs: Mapping[str, Any], processor: Any) -> None:
     known = set().union(*known_by_part.values())
     # Libraries pass a dict for each modality there is (sentence-transformers those of sound and video, too).
     known_of_call = known | processor.valid_processor_kwargs.__annotations__.keys() | {"common_kwargs"}
-    _check_names(kwargs, known_of_call, "the processor")
-    _check_names(kwargs.get("common_kwargs") or (), known, "common_kwargs")
+    check_names(kwargs, known_of_call, "the processor")
+    check_names(kwargs.get("common_kwargs") or (), known, "common_kwargs")
     for part, known_of_part in known_by_part.items():
-        _check_names(kwargs.get(part) or (), known_of_part, part)
+        check_names(kwargs.get(part) or (), known_of_part, part)
 
 
 def check_length(length: Any, name: str, smallest: int = _SHORTEST_TEXT) -> None:
@@ -137,11 +137,27 @@ def check_length(length: Any, name: str, smallest: int = _SHORTEST_TEXT) -> None
         raise ValueError(f"{name} must be an integer of at least {smallest}, but is {length!r}")
 
 
-def _check_names(names: Collection[str], known: Collection[str], place: str) -> None:
+def check_names(names: Collection[str], known: Collection[str], place: str) -> None:
     """Raises `TypeError` if one of the names of options is not known."""
     for name in names:
         if name not in known:
             raise TypeError(f"{place} got an unexpected option {name!r}{did_you_mean(name, known)}")
+
+
+def longest_text(config: Mapping[str, Any]) -> int | None:
+    """
+    Returns the largest number of tokens that a text of a model may have; `None` if its config does not say it.
+
+    Args:
+        config: The content of its config.json.
+    """
+    if config.get("use_long_text_path"):
+        return config.get("long_text_max_position_embeddings", LONG_TEXT_POSITIONS)
+    positions = (config.get("text_config") or {}).get("max_position_embeddings")
+    # A plain CLIP's 77 positions are stretched when it is loaded as a BetaCLIPModel. Others stay.
+    if config.get("model_type") == "clip" and positions == CLIP_TEXT_POSITIONS:
+        return None
+    return positions
 
 
 def options_of_caller(kwargs: Mapping[str, Any], modality: str) -> dict[str, Any]:
@@ -177,8 +193,10 @@ __all__ = [
     "OPTIONS_BY_PART",
     "TextLayout",
     "check_length",
+    "check_names",
     "check_option_names",
     "check_options",
+    "longest_text",
     "options_of_caller",
     "with_text_defaults",
 ]

@@ -27,9 +27,9 @@ class NonFiniteGuard(TrainerCallback):
     about to log, evaluate or save: these wait for the device in any case. Before a save the weights are checked too,
     so that a gradient that overflowed under a finite loss does not reach a checkpoint.
 
-    With `max_bad_steps`, a step whose loss or gradient is not finite is passed over and counted, on the device. A fused
-    optimiser changes nothing in it, weights and moments alike; another one takes the step with a gradient of 0. Under
-    fp16 its scaler passes over such steps.
+    With `max_bad_steps`, a step whose loss or gradient is not finite is passed over and counted: it changes neither
+    weights nor moments. A fused optimiser leaves it out on the device; for another one each step waits for the device.
+    Under fp16 its scaler passes over such steps.
 
     Args:
         last_checkpoint: Says where the last good checkpoint is, for the message; `None` if there is none.
@@ -120,7 +120,7 @@ class NonFiniteGuard(TrainerCallback):
         optimizer: Any,
         **kwargs: Any,
     ) -> None:
-        """Passes over the step if its loss or gradient is not finite, without waiting for the device."""
+        """Passes over the step if its loss or gradient is not finite. A fused optimiser waits for no device."""
         if not args.max_bad_steps or args.fp16:
             return
         gradients = [local_part(parameter.grad) for parameter in model.parameters() if parameter.grad is not None]
@@ -132,12 +132,16 @@ class NonFiniteGuard(TrainerCallback):
         found_inf = is_bad.float()
         if args.world_size > 1:
             dist.all_reduce(found_inf, op=dist.ReduceOp.MAX)
-        for gradient in gradients:
-            gradient.masked_fill_(found_inf > 0, 0)
         inner = getattr(optimizer, "optimizer", optimizer)
         if inner.defaults.get("fused"):
             # With this, the kernel leaves the step out.
             inner.grad_scale, inner.found_inf = None, found_inf
+            for gradient in gradients:
+                gradient.masked_fill_(found_inf > 0, 0)
+        elif found_inf.item() > 0:
+            # Without a gradient an optimiser leaves a weight and its moments alone; with one of 0 it would not.
+            for parameter in model.parameters():
+                parameter.grad = None
         if self.unread_bad_steps is None:
             self.unread_bad_steps = torch.zeros_like(found_inf)
         self.unread_bad_steps += found_inf
