@@ -127,12 +127,7 @@ class Embedder:
         self.by_budget = getattr(processor, "dynamic_max_patches", False)
 
     def texts(
-        self,
-        texts: Sequence[str],
-        *,
-        whole_captions: bool = False,
-        box_texts: bool = False,
-        path: str | None = None,
+        self, texts: Sequence[str], *, whole_captions: bool = False, box_texts: bool = False, path: str | None = None
     ) -> Tensor:
         """
         Encodes texts.
