@@ -182,6 +182,7 @@ class BetaSiglip2Model(BetaSiglip2PreTrainedModel, ConditionedScores, FlatBatchM
         losses = None if outputs.loss is None else {"sigmoid_loss": outputs.loss}
         return BetaSiglip2Output(**outputs, losses=losses)
 
+    @gathers_weights
     @can_return_tuple
     def get_image_features(
         self,
@@ -209,6 +210,7 @@ class BetaSiglip2Model(BetaSiglip2PreTrainedModel, ConditionedScores, FlatBatchM
         images = self.patch_inputs(pixel_values, pixel_attention_mask, spatial_shapes)
         return self.vision_model(images.pixel_values, images.mask, images.grid_sizes, **kwargs)
 
+    @gathers_weights
     @can_return_tuple
     def get_text_features(
         self,
@@ -224,8 +226,7 @@ class BetaSiglip2Model(BetaSiglip2PreTrainedModel, ConditionedScores, FlatBatchM
         Args:
             input_ids (`Tensor` of shape `(T, L)`, int64):
                 Texts, right-padded to all positions of their path: 64 on "short" and "box", 196 on "long".
-            attention_mask: Not used, because padding is attended to; accepted so that all a tokenizer returns can be
-                passed.
+            attention_mask: Not used, because padding is attended to; accepted because tokenizers return it.
             position_ids (`Tensor` of shape `(T or 1, L)`, *optional*): Other positions, counted within the path.
             path (`"short" | "long" | "box"`, *optional*):
                 "short", the default, is SigLIP 2's own, for short captions and class prompts; "long" is for long
