@@ -1,6 +1,7 @@
 """Files are written whole or not at all."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,20 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
         raise KeyboardInterrupt
     assert path.read_text() == "old"
     assert [file.name for file in tmp_path.iterdir()] == ["kept.txt"]
+
+
+def test_what_a_killed_process_has_left_is_removed(tmp_path: Path) -> None:
+    with replacing(tmp_path / "a.txt") as unfinished:
+        mark, own = unfinished.name.removeprefix(".a.txt").rsplit("-", 1)
+    assert own == str(os.getpid())
+    # So large a number is no process's. The parent runs. The others are of another machine, and no leftovers.
+    names = [f".b.bin{mark}-{2**22 + 7}", f".c.bin{mark}-{os.getppid()}", ".c.bin.part-other-77", "c.part-77", ".d"]
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name in names:
+        (folder / name).write_bytes(b"half")
+    write_bytes(folder / "b.bin", b"whole")
+    assert sorted(file.name for file in folder.iterdir()) == sorted([*names[1:], "b.bin"])
 
 
 def test_nan_is_refused_unless_it_is_allowed(tmp_path: Path) -> None:

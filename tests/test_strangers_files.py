@@ -3,7 +3,6 @@
 import copy
 import json
 import logging
-import os
 import random
 import sys
 from pathlib import Path
@@ -16,7 +15,7 @@ from beta_clip_cli.errors import sentence_of, visible
 from beta_clip_cli.main import VisibleFormatter
 from beta_clip_hf import BetaCLIPModel
 from beta_clip_hf.evaluation.compare import compare, format_comparison
-from beta_clip_hf.files import naming_errors, write_json, write_text
+from beta_clip_hf.files import naming_errors, replacing, write_json, write_text
 from beta_clip_hf.inference.models import check_sizes, load_model
 
 
@@ -178,7 +177,10 @@ def test_a_planted_link_is_not_followed(tmp_path):
     output = tmp_path / "output"
     output.mkdir()
     path = output / "results.json"
-    for link in (path, output / f".results.json.part{os.getpid()}"):
+    with replacing(path) as unfinished:
+        unfinished.write_text("old")
+    for link in (path, unfinished):
+        link.unlink(missing_ok=True)
         link.symlink_to(target)
         write_text(path, "new")
         assert target.read_text() == "mine"

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 USER_ERRORS = (ValueError, OSError, ImportError, FloatingPointError)
 """Errors that a user can mend. Any other is a fault of the program."""
 # Errors of libraries are known by their names, because importing torch and safetensors would take seconds.
-OUT_OF_MEMORY, DAMAGED = "OutOfMemoryError", "SafetensorError"
+OUT_OF_MEMORY, DAMAGED, PICKLED_CODE = "OutOfMemoryError", "SafetensorError", "UnpicklingError"
+_LONGEST_REASON = 200
 # What huggingface_hub makes of a configuration's wrong value; the error that it hides says what is wrong.
 WRONG_FIELDS = ("StrictDataclassClassValidationError", "StrictDataclassFieldValidationError")
 _REMEDIES = {
@@ -55,6 +56,11 @@ def sentence_of(error: BaseException, models: Sequence[str] = ()) -> str | None:
         return f"the memory of the device does not suffice, try a smaller --batch-size: {message}"
     if error_name == DAMAGED:
         return f"the weights of {present} must be whole, but are not ({message}): copy or download them again"
+    if error_name == PICKLED_CODE:
+        return (
+            "a file of torch must hold nothing but tensors, numbers and texts, but it is damaged or holds code, which "
+            f"does not run ({message[:_LONGEST_REASON]}): resume your own checkpoints only"
+        )
     if error_name in WRONG_FIELDS:
         return " ".join(str(error.__cause__ or error).split())
     if not isinstance(error, USER_ERRORS):

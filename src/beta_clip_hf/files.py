@@ -6,9 +6,12 @@ disk that is full, leaves the old file or the new one, never half of one.
 """
 
 import errno
+import hashlib
 import json
 import os
+import platform
 import traceback
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +21,7 @@ from typing import Any
 # Errors that the command line has a sentence for: of the device, and of weights that are cut.
 _OF_OTHERS = ("OutOfMemoryError", "SafetensorError")
 _LONGEST_REASON = 200
+_swept_folders: set[Path] = set()
 
 
 @contextmanager
@@ -36,8 +40,9 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(path.parent)
     # The process id keeps two processes that write the same file from writing into each other's.
-    unfinished = path.with_name(f".{path.name}.part{os.getpid()}")
+    unfinished = path.with_name(f".{path.name}{_unfinished_mark()}{os.getpid()}")
     try:
         # A link that somebody has put there would lead the content elsewhere.
         unfinished.unlink(missing_ok=True)
@@ -49,6 +54,35 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
+
+
+def _unfinished_mark() -> str:
+    """Returns what stands before the process id in the name of an unfinished file. Other machines have other marks."""
+    return f".part-{zlib.crc32(platform.node().encode()):08x}-"
+
+
+def _sweep(folder: Path) -> None:
+    """Removes the unfinished files that processes of this machine have left when they were killed; once per folder."""
+    if folder in _swept_folders:
+        return
+    _swept_folders.add(folder)
+    for leftover in folder.glob(f".*{_unfinished_mark()}*"):
+        process = leftover.name.rpartition("-")[2]
+        if process.isdecimal() and not is_running(int(process)):
+            # Another process may sweep at the same time.
+            leftover.unlink(missing_ok=True)
+
+
+def is_running(process: int) -> bool:
+    """Tells whether there is a process of this id on this machine."""
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        # It belongs to somebody else.
+        return True
+    return True
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> Path:
@@ -78,6 +112,12 @@ def write_json(value: Any, path: str | os.PathLike[str], *, allow_nan: bool = Fa
     """
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=allow_nan, sort_keys=sort_keys)
     return write_text(path, text + "\n")
+
+
+def file_sha256(path: str | os.PathLike[str]) -> str:
+    """Returns the SHA-256 of a file as hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
@@ -137,4 +177,14 @@ def flush_directory(path: str | os.PathLike[str]) -> None:
         os.close(descriptor)
 
 
-__all__ = ["flush_directory", "flush_file", "naming_errors", "replacing", "write_bytes", "write_json", "write_text"]
+__all__ = [
+    "file_sha256",
+    "flush_directory",
+    "flush_file",
+    "is_running",
+    "naming_errors",
+    "replacing",
+    "write_bytes",
+    "write_json",
+    "write_text",
+]

@@ -96,9 +96,10 @@ def test_wrong_arguments_are_refused(checkpoint, tmp_path, words, message):
     assert not (tmp_path / "results.json").exists()
 
 
-def test_a_row_that_cannot_be_read_is_an_error_not_a_smaller_data_set(checkpoint, photos, tmp_path):
-    (photos / "1.png").unlink()
-    with pytest.raises(ValueError, match=r"1\.png"):
+def test_photos_of_which_none_can_be_used_are_an_error(checkpoint, photos, tmp_path):
+    for number in range(3):
+        (photos / f"{number}.png").unlink()
+    with pytest.raises(ValueError, match=r"all 3 were skipped, the first one because test\.jsonl:1: .*0\.png"):
         command("--model", checkpoint, "--data", photos, "--output", tmp_path / "out", "--tasks", "photos")
     assert not (tmp_path / "out").exists()
 

@@ -165,6 +165,28 @@ def test_a_step_that_is_passed_over_leaves_weights_and_moments(tiny_config, tmp_
     assert steps == {3.0}
 
 
+def _poisoned_on_one(rank, config, folder, bad, most):
+    trainer = new_trainer(config, folder, max_steps=4, logging_steps=1, max_bad_steps=most)
+    if rank == 1:
+        trainer.compute_loss = Poisoned(trainer, bad, float("nan"))
+    try:
+        trainer.train()
+    except FloatingPointError as error:
+        return str(error)
+    return weights(trainer.model), [record["bad_steps"] for record in trainer.state.log_history if "loss" in record]
+
+
+def test_a_bad_step_of_one_process_is_passed_over_by_both(tiny_config, tmp_path):
+    (first, first_steps), (second, second_steps) = run_processes(
+        _poisoned_on_one, tiny_config, str(tmp_path / "one"), {2}, 1
+    )
+    assert first_steps == second_steps == [0, 1, 1, 1]
+    assert all(torch.equal(value, second[name]) and value.isfinite().all() for name, value in first.items())
+    messages = run_processes(_poisoned_on_one, tiny_config, str(tmp_path / "two"), {2, 3}, 1)
+    assert messages[0] == messages[1]
+    assert "are not in 2 up to step 3" in messages[0]
+
+
 def test_an_fp16_scale_that_collapses_ends_the_run(tiny_config, tmp_path):
     trainer = new_trainer(tiny_config, tmp_path, max_steps=4, logging_steps=2)
     trainer._guard.fp16_scale = lambda: 2.0**-11

@@ -4,8 +4,10 @@ Every check takes the name of the field as the source calls it. Where many field
 first: formatting a name costs more than the check itself.
 """
 
+import re
 from collections.abc import Sequence
 from math import inf
+from pathlib import Path
 from typing import Any
 
 from ..model.text_cleaning_beta_clip import is_blank
@@ -16,8 +18,11 @@ BOX_TOLERANCE = 0.01
 # Larger values are mistakes, or attacks. A caption of 10,000 words has about 60,000 characters.
 MOST_CHARACTERS = 1_000_000
 MOST_ITEMS = 10_000
-# Longer values are cut in error messages.
-_LONGEST_SHOWN = 80
+# Words of the message about a path that leads nowhere.
+MISSING_FILE = "must be an existing file"
+_ADDRESS = re.compile(r"\b(?:https?|ftp|s3|gs)://?\w")
+# Longer values, and longer paths, are cut in error messages.
+_LONGEST_SHOWN, _LONGEST_PATH = 80, 300
 
 
 def is_list(value: Any) -> bool:
@@ -99,6 +104,17 @@ def check_list_of_texts(value: Any, field: str) -> None:
             check_text(text, f"{field}[{index}]")
     if texts and not any(map(is_text, texts)):
         raise ValueError(f"{field} must have a text that is not empty, but is {shown(value)}")
+
+
+def missing_file_error(path: str | Path, field: str = "image") -> ValueError:
+    """Returns the error that says that the file of an image does not exist."""
+    shown_path = repr(str(path)[:_LONGEST_PATH])
+    if _ADDRESS.search(str(path)):
+        return ValueError(
+            f"{field} must be a file here, but is an address, {shown_path}: download the images first, for example "
+            "with img2dataset"
+        )
+    return ValueError(f"{field} {MISSING_FILE}, but is {shown_path}")
 
 
 def is_blank_text(value: Any) -> bool:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from torch.utils.data import DataLoader, Dataset
 from transformers.utils import logging as transformers_logging
 
-from ..files import replacing, write_json
+from ..files import file_sha256, replacing, write_json
 from ..text.map import rules_digest
 from ..text.phrases import PhraseExtractor
 from .formats.split_files import Shard, find_shards
@@ -225,13 +225,13 @@ def _read_built(path: Path, settings: dict[str, Any], blocks: _Blocks, processes
     """Returns the shard if it is there, whole, and built from these rows with these settings; else `None`."""
     try:
         info = json.loads(_info_path(path).read_text(encoding="utf-8"))
-        content = info.pop("content")
+        content, lines_sha256 = info.pop("content"), info.pop("sha256")
         built = BuiltShard(path, **info)
-        size = path.stat().st_size
+        is_whole = file_sha256(path) == lines_sha256
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
     # The digest comes last: it reads all rows.
-    is_same = built.settings == settings and built.bytes == size and content == blocks.digest(processes)
+    is_same = built.settings == settings and is_whole and content == blocks.digest(processes)
     return built if is_same else None
 
 
@@ -263,7 +263,7 @@ def _write(path: Path, settings: dict[str, Any], blocks: _Blocks, processes: int
             counts.skip(location, ValueError(reason))
     built = BuiltShard(path, rows, counts.used, counts.skipped, path.stat().st_size, settings)
     info = {name: value for name, value in asdict(built).items() if name != "path"}
-    write_json({**info, "content": _joined_digest(digests)}, _info_path(path))
+    write_json({**info, "content": _joined_digest(digests), "sha256": file_sha256(path)}, _info_path(path))
     for leftover in interrupted:
         leftover.unlink(missing_ok=True)
     counts.report(rows if rows < counts.used else None)

@@ -1,7 +1,6 @@
 """Reads the image of a row: from a path, from bytes, or as it is."""
 
 import os
-import re
 from pathlib import Path
 from typing import Any
 
@@ -9,25 +8,13 @@ from PIL import Image
 
 # The processor reads images by the same function, so that a model sees in use what it saw in training.
 from ..model.image_loading_beta_clip import load_image
-
-
-# Words of the message about a path that leads nowhere.
-MISSING_FILE = "must be an existing file"
-_ADDRESS = re.compile(r"\b(?:https?|ftp|s3|gs)://?\w")
-# Longer paths are cut in error messages.
-_LONGEST_PATH = 300
+from .fields import missing_file_error
 
 
 def check_image_file(image: Any, field: str = "image") -> None:
     """Raises `ValueError` if an image is the path of a file that does not exist. Other images pass."""
-    if not isinstance(image, (str, Path)) or os.path.isfile(image):
-        return
-    if _ADDRESS.search(str(image)):
-        raise ValueError(
-            f"{field} must be a file here, but is an address, {str(image)[:_LONGEST_PATH]!r}: download the images "
-            "first, for example with img2dataset"
-        )
-    raise ValueError(f"{field} {MISSING_FILE}, but is {str(image)[:_LONGEST_PATH]!r}")
+    if isinstance(image, (str, Path)) and not os.path.isfile(image):
+        raise missing_file_error(image, field)
 
 
 def thumbnail(image: Image.Image, longest_side: int) -> Image.Image:

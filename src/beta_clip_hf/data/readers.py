@@ -130,13 +130,14 @@ def open_table(
     split: str = "train",
     skip: int = 0,
     take: int | None = None,
+    select: Any = None,
     delimiter: str | None = None,
     encoding: str | None = None,
 ) -> tuple[Table, RowReader]:
     """Opens a source whose records can be read by index, including tars.
 
     Args:
-        source, format, image_root, columns, split, skip, take, delimiter, encoding: See [`load_rows`].
+        source, format, image_root, columns, split, skip, take, select, delimiter, encoding: See [`load_rows`].
 
     Returns:
         The records, and what makes rows of them.
@@ -145,7 +146,7 @@ def open_table(
         ValueError: as `load_rows`, and if the source is a stream.
         ImportError: as `load_rows`.
     """
-    selection = make_selection(skip, take, None, columns)
+    selection = make_selection(skip, take, select, columns)
     request = Source(
         usual_place(source),
         split,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .fields import shown
+from .records import as_value_error
 from .rows import row_id
 
 
@@ -103,6 +104,17 @@ class SkippedRow(NamedTuple):
         place = _PLACE.fullmatch(self.location)
         file, line = (place[1], int(place[2])) if place else (self.location, None)
         return {"id": self.id, "file": file, "line": line, "reason": self.reason}
+
+
+def lost_row(row: Any, error: Exception) -> SkippedRow:
+    """Describes a row that cannot be used. Its location is empty if it has none, and its image has no path."""
+    image, name = None, None
+    if isinstance(row, Mapping):
+        image, name = row.get("image"), row.get("id")
+    location = getattr(row, "location", "")
+    if not location and isinstance(image, (str, Path)):
+        location = str(image)
+    return SkippedRow(location if name is None else str(name), location, str(as_value_error(error)))
 
 
 class SkipLog:

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch.utils.data import Dataset, IterableDataset
 
+from .fields import MISSING_FILE
 from .fingerprint import RowsFingerprint
 from .grouping import PhotoGroups, PhotoKeys, image_key, join_rows
-from .images import MISSING_FILE
 from .records import RecordStream, Table
 from .row_counts import RowCounts
 from .row_reader import RowReader

@@ -128,7 +128,9 @@ def with_image(row: Row, image: Any) -> Row:
     """Copies a row with another image. A checked row stays one: a check only asks that there is an image."""
     copied = {**row, "image": image}
     if isinstance(row, CheckedRow) and row.is_unchanged:
-        return CheckedRow(copied)
+        checked = CheckedRow(copied)
+        checked.location = row.location
+        return checked
     return copied
 
 

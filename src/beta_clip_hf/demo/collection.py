@@ -3,7 +3,7 @@
 import io
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -163,7 +163,7 @@ def open_collection(
         existing_index = index
     if index is not None and existing_index is None and photos is None:
         raise ValueError(f"index must be what beta-clip index has made, but {index} is none: give --photos to make it")
-    info = {}
+    info: Mapping[str, Any] = {}
     if existing_index is not None:
         info = ImageTable.open(existing_index).info
     model_name = model or info.get("model") or default_model()

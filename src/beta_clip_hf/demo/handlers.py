@@ -5,7 +5,6 @@ The functions behind the buttons of the demo's page.
 import it late.
 """
 
-import logging
 from collections.abc import Callable
 from functools import wraps
 from html import escape
@@ -18,9 +17,8 @@ from PIL import Image
 from . import markup, views
 from .collection import Collection
 from .limits import Limits, RateLimit
+from .quiet_log import log_failure
 
-
-logger = logging.getLogger(__name__)
 
 MEAN_OF_HEADS = "mean of the heads"
 """The choice among the heads that stands for all of them."""
@@ -115,7 +113,7 @@ class Handlers:
         Wraps a handler for Gradio, which passes the request as well.
 
         The wrapper counts the questions of the client. It shows an error of the visitor as a sentence, and writes any
-        other error to the log.
+        other error to the log, on one line.
         """
 
         @wraps(handler)
@@ -125,8 +123,8 @@ class Handlers:
                 return handler(*inputs)
             except (ValueError, ImportError) as error:
                 sentence = " ".join(str(error).split())
-            except Exception:
-                logger.exception("%s has failed", handler.__name__)
+            except Exception as error:
+                log_failure(handler.__name__, error)
                 sentence = "This has failed, for a reason that only the log of the demo knows."
             # Gradio shows the message as HTML. It stays until it is closed: without it only "Error" would be left.
             raise gr.Error(escape(sentence), duration=None, print_exception=False)

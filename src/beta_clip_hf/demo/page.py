@@ -16,6 +16,7 @@ from starlette.middleware import Middleware
 from .collection import Collection
 from .handlers import MEAN_OF_HEADS, Handlers
 from .limits import Guard, Limits, RateLimit, check_port
+from .quiet_log import keep_quiet
 
 
 # The model answers one question at a time, and the others wait. There is no programming interface.
@@ -92,6 +93,7 @@ def launch(page: Page, *, host: str = "127.0.0.1", port: int | None = None, shar
         ValueError: if the port is taken, or is no port.
     """
     check_port(port)
+    keep_quiet()
     try:
         _, local_address, public_address = page.blocks.launch(
             server_name=host,

@@ -1,17 +1,23 @@
 """Measures everything that rows have the labels for, in one pass over the images."""
 
+import copy
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from torch.utils.data import Subset
+
+from ..data.row_counts import SkippedRow, report_skip
 from ..data.rows import Row
 from ..inference.embedder import Embedder
-from ..inference.reading import read_texts
+from ..inference.reading import read_usable_texts
+from ..inference.shards import Shards
+from .benchmarks import count_rows
 from .hard_negatives import hard_negative_probes
 from .metrics import DEFAULT_KS
-from .probes import Measured, Probe, run_probes
+from .probes import LostImages, Measured, Probe, run_probes
 from .regions import LocalisationProbe, located_phrases
 from .results import metrics_to_json
 from .retrieval import TEXT_SETS, retrieval_probes
@@ -51,11 +57,11 @@ def evaluate(
     Returns:
         A dict, ready for JSON, of `protocol`, `figures` (for each metric, by its name, the `value`, `chance`, `low` and
         `high` end of the interval, `count` and the parts of its `name`), `counts`, `weights` (those that scores with
-        weights have chosen, by set of texts, score, direction and half of the images), `data_hash` and `seconds`.
+        weights have chosen, by set of texts, score, direction and half of the images), `data_hash`, `skipped` (id,
+        file, line and reason of each row that cannot be used; it is left out with all of its texts) and `seconds`.
 
     Raises:
-        ValueError: if there are no rows, or a row is not valid. No row is left out: a metric over a part of the data
-            would look like one over the whole.
+        ValueError: if there is no row that can be used.
     """
     start = time.perf_counter()
     embedder = Embedder(model, processor, batch_size=batch_size, num_workers=num_workers)
@@ -66,6 +72,7 @@ def evaluate(
         "counts": measured.counts,
         "weights": measured.weights,
         "data_hash": measured.data_hash,
+        "skipped": [row.to_json() for _, row in measured.lost],
         "seconds": round(time.perf_counter() - start, 1),
     }
 
@@ -89,12 +96,89 @@ def measure(
     image or of `regions`. `hierarchical` says whether to measure retrieval by sentences and phrases too, which costs as
     many scores as the texts have different ones. The other arguments and the errors are those of [`evaluate`].
 
+    A row that cannot be used leaves with its image and its texts: the result is that of the other rows alone. It is
+    named, and counted in `counts` and `lost`. Whether an image can be used shows only when it is read. Then the other
+    rows are measured anew, because texts are ranked against each other.
+
     With several processes each of them must call it, and all get the same result.
     """
     if len(rows) == 0:
         raise ValueError("rows must be at least one, but is 0")
     # The images are read later, batch by batch.
-    texts = read_texts(rows)
+    texts, lost = read_usable_texts(rows)
+    while True:
+        remaining = [index for index in range(len(rows)) if index not in lost]
+        if not remaining:
+            first = next(iter(lost.values()))
+            raise ValueError(
+                f"rows must have one that can be used, but all {len(rows)} cannot, the first because {first.reason}"
+            )
+        try:
+            measured = _measure_usable(
+                _embedder_for(embedder, lost),
+                Subset(rows, remaining) if lost else rows,  # type: ignore[arg-type]  # a sequence will do
+                [texts[index] for index in remaining],
+                text_sets=text_sets,
+                classes=classes,
+                conditioned=conditioned,
+                hierarchical=hierarchical,
+                ks=ks,
+                seed=seed,
+            )
+        except LostImages as error:
+            lost |= {remaining[place]: row for place, row in error.lost.items()}
+            continue
+        return _with_lost(measured, texts, lost, embedder.shards.processes.rank == 0)
+
+
+def _embedder_for(embedder: Embedder, lost: Mapping[int, SkippedRow]) -> Embedder:
+    """Returns the embedder; without some rows, one that keeps its work in a folder of its own."""
+    folder = embedder.shards.folder
+    if not lost or folder is None:
+        return embedder
+    without = copy.copy(embedder)
+    digest = hashlib.sha256(json.dumps(sorted(lost)).encode()).hexdigest()
+    without.shards = Shards(folder / f"without-{digest[:16]}", embedder.shards.processes)
+    return without
+
+
+def _with_lost(measured: Measured, texts: Sequence[Row], lost: Mapping[int, SkippedRow], is_first: bool) -> Measured:
+    """Adds the rows that cannot be used to a result, and names them, in one of several processes."""
+    rows = []
+    for index, row in sorted(lost.items()):
+        location = row.location or f"rows[{index}]"
+        rows.append((index, row._replace(location=location, id=row.id or location)))
+    if is_first:
+        for _, row in rows:
+            report_skip(row, strict=False)
+    counts = dict(measured.counts)
+    if lost:
+        counts["skipped_rows"] = len(lost)
+        for name, number in count_rows(texts[index] for index in lost).items():
+            # Whatever is counted by subset is counted in all, too.
+            if name != "images" and "[" not in name:
+                counts[f"skipped_{name}"] = number
+    return measured._replace(counts=counts, lost=rows)
+
+
+def _measure_usable(
+    embedder: Embedder,
+    rows: Sequence[Row],
+    texts: list[Row],
+    *,
+    text_sets: Sequence[str],
+    classes: Classes | None,
+    conditioned: bool,
+    hierarchical: bool,
+    ks: Sequence[int],
+    seed: int,
+) -> Measured:
+    """
+    Measures rows whose texts can be used, see [`measure`].
+
+    Raises:
+        LostImages: if there are images that cannot be used.
+    """
     conditioned = conditioned and embedder.has_pooler
     probes: list[Probe] = []
     if _have_captions(texts):

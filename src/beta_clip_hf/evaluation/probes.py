@@ -6,12 +6,14 @@ longer than its batch.
 """
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 
+from ..data.row_counts import SkippedRow
 from ..data.rows import Row
 from ..inference.embedder import Embedder, ImageBatch
 from ..inference.shards import Kept, joined, split
@@ -20,6 +22,22 @@ from .results import Metric
 
 # A run that is stopped loses at most one shard per process.
 IMAGES_PER_SHARD = 256
+# The name under which a shard keeps the images that cannot be used, as bytes of JSON lines.
+_LOST = "lost"
+
+
+class LostImages(ValueError):
+    """
+    Says that some images cannot be used, after a pass over all of them. Nothing is measured then.
+
+    Attributes:
+        lost: These images, by their place in the data set.
+    """
+
+    def __init__(self, lost: Mapping[int, SkippedRow]) -> None:
+        first = next(iter(lost.values()))
+        super().__init__(f"all images must be usable, but {len(lost)} are not, first {first.location}: {first.reason}")
+        self.lost = dict(lost)
 
 
 class Probe(Protocol):
@@ -77,6 +95,8 @@ class Measured(NamedTuple):
     """What pictures need, by the name of the probe. Not all probes have a report."""
     image_digests: bytes = b""
     """SHA-256 of each image, 32 bytes each, in order."""
+    lost: Sequence[tuple[int, SkippedRow]] = ()
+    """The rows that cannot be used, with their places in the data set. Nothing of them was measured."""
 
     @property
     def weights(self) -> dict[str, Any]:
@@ -90,6 +110,9 @@ def run_probes(embedder: Embedder, rows: Sequence[Row], probes: Sequence[Probe])
 
     `embedder.shards` says which processes share the work and where it is kept. A batch holds the same images in any
     number of processes, so that the metrics are the same too.
+
+    Raises:
+        LostImages: in all processes, if there are images that cannot be used.
     """
     processes = embedder.shards.processes
     kept = _pass_over_images(embedder, rows, "images", lambda batch: _measure_batch(probes, batch))
@@ -158,19 +181,52 @@ def _evaluate_probes(probes: Sequence[Probe], kept: Kept) -> Measured:
 def _pass_over_images(
     embedder: Embedder, rows: Sequence[Row], name: str, measure: Callable[[ImageBatch], Kept]
 ) -> Kept:
-    """Returns what is measured of all batches, joined, in the first process; nothing in the others."""
+    """
+    Returns what is measured of all batches, joined, in the first process; nothing in the others.
+
+    Raises:
+        LostImages: in all processes, if there are images that cannot be used.
+    """
     shards = split(range(len(rows)), IMAGES_PER_SHARD)
 
     def work(numbers: Sequence[int]) -> Iterator[Kept]:
         batches_of_shards = [split(shards[number], embedder.batch_size) for number in numbers]
         # One loader reads the batches of all shards: its workers need not start again for each shard.
-        encoded = embedder.images(rows, list(chain.from_iterable(batches_of_shards)))
+        batches = embedder.read_images(rows, list(chain.from_iterable(batches_of_shards)), keeps_going=True)
+        has_lost = False
         for batches_of_shard in batches_of_shards:
-            yield joined([measure(next(encoded)) for _ in batches_of_shard])
+            kept = []
+            for _ in batches_of_shard:
+                processed = next(batches)
+                has_lost = has_lost or bool(processed.lost)
+                # After a loss all is measured anew. The rest is read only to find all that is lost.
+                kept.append(_lost_to_kept(processed.lost) if has_lost else measure(embedder.encode_images(processed)))
+            yield joined(kept)
         # The generator runs to its end, which closes the progress bar.
-        next(encoded, None)
+        next(batches, None)
 
-    return embedder.shards.run(name, len(shards), work)
+    kept = embedder.shards.run(name, len(shards), work)
+    lost = embedder.shards.processes.broadcast(_lost_of_kept(kept))
+    if lost:
+        raise LostImages(lost)
+    return kept
+
+
+def _lost_to_kept(lost: Mapping[int, SkippedRow]) -> Kept:
+    """Returns images that cannot be used as what is kept of a batch: parts of several batches can be joined."""
+    lines = "".join(json.dumps([index, *row]) + "\n" for index, row in lost.items())
+    return {_LOST: torch.tensor(list(lines.encode()), dtype=torch.uint8)}
+
+
+def _lost_of_kept(kept: Kept) -> dict[int, SkippedRow]:
+    """Returns the images that [`_lost_to_kept`] has kept of all batches."""
+    if _LOST not in kept:
+        return {}
+    lost = {}
+    for line in bytes(kept[_LOST].tolist()).splitlines():
+        index, *fields = json.loads(line)
+        lost[index] = SkippedRow(*fields)
+    return lost
 
 
 # Tensors of all probes are kept in one dictionary, under names that begin with the number of their probe.

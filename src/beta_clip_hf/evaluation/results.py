@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 SCHEMA = 3
 """Version of results.json, see docs/evaluation.md."""
+SKIPPED_FILE = "skipped.jsonl"
 TABLE_HEADER = ("", "value", "95 % interval", "chance", "n")
 
 
@@ -212,12 +213,28 @@ def write_results(results: Mapping[str, Any], output_dir: str | os.PathLike[str]
     """
     Writes results.json and results.md into a directory, which is created if it is missing. Neither is ever half there.
 
+    If rows were skipped, `skipped.jsonl` lists them: task, id, file, line and reason.
+
     Returns:
         The path of results.json.
     """
     folder = Path(output_dir)
+    lines = _lines_of_skipped(results["tasks"])
+    if lines:
+        write_text(folder / SKIPPED_FILE, lines)
+    else:
+        (folder / SKIPPED_FILE).unlink(missing_ok=True)
     write_text(folder / "results.md", format_markdown(results))
     return write_json(results, folder / "results.json")
+
+
+def _lines_of_skipped(tasks: Mapping[str, Mapping[str, Any]]) -> str:
+    """Returns the lines of skipped.jsonl: the rows that tasks have left out."""
+    lines = []
+    for name, task in tasks.items():
+        for row in task.get("skipped", ()):
+            lines.append(json.dumps({"task": name, **row}) + "\n")
+    return "".join(lines)
 
 
 def read_results(output_dir: str | os.PathLike[str]) -> dict[str, Any] | None:
@@ -227,13 +244,27 @@ def read_results(output_dir: str | os.PathLike[str]) -> dict[str, Any] | None:
         return None
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
-        if results["schema"] == SCHEMA and {"model", "tasks"} <= set(results):
-            return results
-    except (ValueError, TypeError, KeyError, RecursionError):
+        if results["schema"] == SCHEMA and isinstance(results["model"], Mapping):
+            return {**results, "tasks": _whole_tasks(results, path)}
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         # Not JSON, or not an object: treated like another schema.
         pass
     logger.warning("%s is not of this version of beta-clip evaluate: it is replaced", path)
     return None
+
+
+def _whole_tasks(results: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Returns the tasks of a results.json that can be written again; the others are named."""
+    tasks = {}
+    for name, task in results["tasks"].items():
+        try:
+            format_markdown({**results, "tasks": {name: task}})
+            _lines_of_skipped({name: task})
+            tasks[name] = task
+        # Whoever has changed the file may have broken it in any way.
+        except Exception as error:
+            logger.warning("%s: the result of %s is damaged (%r): it is left out", path, name, error)
+    return tasks
 
 
 def write_values(metrics: Iterable[Metric], output_dir: str | os.PathLike[str], task: str) -> Path:
@@ -254,7 +285,12 @@ def write_values(metrics: Iterable[Metric], output_dir: str | os.PathLike[str], 
         if metric.cluster_index_I is not None:
             # Several metrics share one tensor, which safetensors refuses to store twice.
             clusters[cluster_key(metric.name)] = metric.cluster_index_I.clone()
-    return write_bytes(Path(output_dir) / "values" / f"{task}.safetensors", save(values | clusters))
+    return write_bytes(values_path(output_dir, task), save(values | clusters))
+
+
+def values_path(output_dir: str | os.PathLike[str], task: str) -> Path:
+    """Returns where the values of a task are."""
+    return Path(output_dir) / "values" / f"{task}.safetensors"
 
 
 def cluster_key(name: MetricName | str) -> str:

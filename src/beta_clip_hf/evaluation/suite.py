@@ -10,7 +10,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,10 +19,12 @@ from typing import Any
 import torch
 from transformers.utils import logging as transformers_logging
 
+from ..data.row_counts import SkippedRow
 from ..data.rows import Row
 from ..data.spelling import did_you_mean
+from ..files import file_sha256
 from ..inference.embedder import Embedder
-from ..inference.identity import config_hash, environment, image_digest, loaded_model_hash
+from ..inference.identity import config_hash, environment, loaded_model_hash
 from ..inference.image_sample import ImageSample
 from ..inference.models import load_model
 from ..inference.processes import Processes, launched_processes, own_device
@@ -33,8 +35,9 @@ from .metric_names import MetricName
 from .pictures import draw_retrieval
 from .probes import Measured
 from .protocols import Protocol, protocol_of
-from .results import SCHEMA, Metric, metrics_to_json, read_results, write_results, write_values
+from .results import SCHEMA, Metric, metrics_to_json, read_results, values_path, write_results, write_values
 from .retrieval import TEXT_SETS
+from .task_rows import first_rows, image_stamps, marked_name, rows_without
 from .zero_shot import PLAIN_TEMPLATES, Classes
 
 
@@ -44,6 +47,8 @@ logger = logging.getLogger(__name__)
 # loses on the short ones.
 LONG_TASKS = ("urban1k", "sharegpt4v_1k", "dci", "long_dci", "docci", "iiw")
 SHORT_TASKS = ("coco", "flickr30k")
+UNFINISHED_FOLDER = "unfinished"
+"""Folder of the output directory that holds the work of tasks that are not finished."""
 
 TaskListener = Callable[[str, Mapping[str, Any]], None]
 """Called with the name of a task and its result, as in results.json, when the task is finished."""
@@ -232,6 +237,8 @@ class _Evaluation:
             self.results["tasks"][name] = result
             if self.is_first:
                 path = write_results(self.results, self.output)
+                # Only now nothing is lost by it.
+                _remove_unfinished(self.output / UNFINISHED_FOLDER, name)
                 if on_result is not None:
                     on_result(name, result)
         if self.is_first:
@@ -243,7 +250,7 @@ class _Evaluation:
         if earlier is None:
             return {}
         for name in ("sha256", "config_sha256"):
-            if earlier["model"][name] != self.results["model"][name]:
+            if earlier["model"].get(name) != self.results["model"][name]:
                 logger.info("%s holds results of another model: they are replaced", self.output)
                 return {}
         # Whether a task is the same is decided later, by its key.
@@ -266,31 +273,35 @@ class _Evaluation:
             [field.name for field in fields(MetricName)],
         ]
         for part in reading.parts:
-            parts.extend(_image_stamps(part.rows))
+            parts.extend(image_stamps(part.rows))
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def _has_files(self, name: str, result: Mapping[str, Any]) -> bool:
-        """Tells whether the files of a result are still there: its values and, if they are wanted, pictures."""
-        pictures = result["pictures"]
+        """Tells whether the files of a result are still there: its values, as written, and pictures if wanted."""
+        pictures = result.get("pictures")
         if pictures is None and self.settings.pictures:
             return False
-        files = [f"values/{name}.safetensors", *(pictures or ())]
-        return all((self.output / file).is_file() for file in files)
+        values = values_path(self.output, name)
+        if not values.is_file() or file_sha256(values) != result.get("values_sha256"):
+            return False
+        return all((self.output / file).is_file() for file in pictures or ())
 
     def _measure_task(self, name: str, reading: Reading, key: str) -> dict[str, Any]:
         """Measures a task and returns its record for results.json."""
         start = time.perf_counter()
         protocol = protocol_of(name, self.settings.dtype)
         # A run that was stopped finds its shards here again. The key tells apart all that changes them.
-        folder = self.output / "unfinished" / f"{name}-{key[:16]}"
+        folder = self.output / UNFINISHED_FOLDER / f"{name}-{key[:16]}"
         metrics: list[Metric] = []
         counts: dict[str, int] = {}
         weights: dict[str, Any] = {}
         pictures: list[Path] = []
+        skipped: list[SkippedRow] = []
+        num_unreadable = 0
         data_hash = hashlib.sha256()
         digests = bytearray()
         for part in reading.parts:
-            rows = _first_rows(part.rows, self.settings.limit)
+            rows = first_rows(part.rows, self.settings.limit)
             measured = self._measure_part(name, part, rows, protocol, folder)
             for metric in measured.metrics:
                 metrics.append(replace(metric, name=replace(metric.name, part=part.name)))
@@ -298,6 +309,8 @@ class _Evaluation:
                 if part.name:
                     counted = f"{part.name}/{counted}"
                 counts[counted] = number
+            skipped += [*part.skipped, *(row for _, row in measured.lost)]
+            num_unreadable += len(measured.lost)
             for text_set, chosen in measured.weights.items():
                 weights["/".join(filter(None, (part.name, text_set)))] = chosen
             data_hash.update(measured.data_hash.encode())
@@ -306,23 +319,28 @@ class _Evaluation:
                 stem = name
                 if part.name:
                     stem = f"{name}-{part.name}"
-                pictures += draw_retrieval(measured.reports, rows, self.output / "pictures", stem)
+                readable_rows = rows_without(rows, {index for index, _ in measured.lost})
+                pictures += draw_retrieval(measured.reports, readable_rows, self.output / "pictures", stem)
+        if skipped:
+            counts["skipped_rows"] = len(skipped)
+        values_sha256 = None
         if self.is_first:
-            write_values(metrics, self.output, name)
-            _remove_unfinished(folder.parent, name)
+            values_sha256 = file_sha256(write_values(metrics, self.output, name))
         picture_names = [path.relative_to(self.output).as_posix() for path in pictures]
         return {
-            "protocol": _marked_name(protocol, reading, self.settings.limit),
+            "protocol": marked_name(protocol, reading, self.settings.limit, num_unreadable),
             "protocol_hash": protocol.hash,
             "rules": protocol.rules,
-            "subset": reading.is_subset or self.settings.limit is not None,
+            "subset": reading.is_subset or self.settings.limit is not None or num_unreadable > 0,
             "figures": metrics_to_json(metrics),
             "counts": counts,
+            "skipped": [row.to_json() for row in skipped],
             "weights": weights,
             "data_hash": data_hash.hexdigest(),
             "images": ImageSample.of_digests(digests).to_json(),
             "key": key,
             "pictures": picture_names if self.settings.pictures else None,
+            "values_sha256": values_sha256,
             "environment": self.results["environment"],
             "settings": self.results["settings"],
             "seconds": round(time.perf_counter() - start, 1),
@@ -356,43 +374,9 @@ class _Evaluation:
         )
 
 
-def _image_stamps(rows: Sequence[Row]) -> Iterator[str]:
-    """
-    Yields for each image a string that changes when the image is replaced.
-
-    It is size and time of a file, else a hash of the content. Generated images (no list of rows) have none: the key of
-    their reading holds their seed.
-    """
-    if not isinstance(rows, list):
-        return
-    for row in rows:
-        if isinstance(row["image"], str):
-            stat = os.stat(row["image"])
-            yield f"{stat.st_size} {stat.st_mtime_ns}"
-        else:
-            yield image_digest(row["image"]).hex()
-
-
-def _first_rows(rows: Any, limit: int | None) -> Any:
-    """Returns the first `limit` rows, read when they are used; all of them if it is `None`."""
-    if limit is None:
-        return rows
-    return torch.utils.data.Subset(rows, range(min(limit, len(rows))))
-
-
-def _marked_name(protocol: Protocol, reading: Reading, limit: int | None) -> str:
-    """Returns the name of the protocol, with a mark if only a part of the data was measured."""
-    name = protocol.name
-    if reading.is_subset:
-        name = f"{name} ({reading.subset_note})"
-    if limit is not None:
-        name = f"{name} (first {limit})"
-    return name
-
-
 def _remove_unfinished(folder: Path, task: str) -> None:
     """Removes the shards of a finished task, also those that an earlier run with other settings left."""
     for unfinished in folder.glob(f"{task}-*"):
         shutil.rmtree(unfinished)
-    if not os.listdir(folder):
+    if folder.is_dir() and not os.listdir(folder):
         folder.rmdir()

@@ -201,6 +201,19 @@ class Embedder:
         """
         if batches is None:
             batches = split(range(len(rows)), self.batch_size)
+        for processed in self.read_images(rows, batches):
+            yield self.encode_images(processed)
+
+    def read_images(
+        self, rows: Sequence[Row], batches: Sequence[Sequence[int]], *, keeps_going: bool = False
+    ) -> Iterator[ProcessedImages]:
+        """
+        Reads the images of rows batch by batch, under a progress bar, ready for [`encode_images`].
+
+        Args:
+            rows, batches: See [`images`].
+            keeps_going: Whether an image that cannot be used is told in `lost` of its batch, instead of raised.
+        """
         loader: Iterable[ProcessedImages] = DataLoader(
             range(len(rows)),  # type: ignore[arg-type]  # anything with a length and an index will do
             batch_sampler=batches,  # type: ignore[arg-type]  # any sequence of batches will do
@@ -210,13 +223,14 @@ class Embedder:
                 self.image_processor,
                 {} if self.pixel_scale is None else UNSCALED,
                 by_budget=self.by_budget,
+                keeps_going=keeps_going,
             ),
             pin_memory=self.model.device.type == "cuda",
         )
         total = sum(len(batch) for batch in batches)
         with logging.tqdm(total=total, desc="images", unit=" images") as progress:
             for processed in loader:
-                yield self.encode_images(processed)
+                yield processed
                 progress.update(len(processed.rows))
 
     def encode_images(self, processed: ProcessedImages) -> ImageBatch:

@@ -42,7 +42,7 @@ def model_hash(model: nn.Module) -> str:
 
     Equal weights have equal hashes, whatever files they were read from.
     """
-    return _tensors_hash(sorted(model.state_dict().items()))
+    return tensors_hash(sorted(model.state_dict().items()))
 
 
 def weights_hash(folder: str | os.PathLike[str]) -> str | None:
@@ -53,7 +53,7 @@ def weights_hash(folder: str | os.PathLike[str]) -> str | None:
         The hash, which does not depend on the number of files; `None` without such files.
     """
     files = sorted(Path(folder).glob("*.safetensors"))
-    return _tensors_hash(_stored_tensors(files)) if files else None
+    return tensors_hash(_stored_tensors(files)) if files else None
 
 
 def _stored_tensors(files: Iterable[Path]) -> Iterator[tuple[str, Tensor]]:
@@ -67,7 +67,8 @@ def _stored_tensors(files: Iterable[Path]) -> Iterator[tuple[str, Tensor]]:
             yield name, places[name].get_tensor(name)
 
 
-def _tensors_hash(tensors: Iterable[tuple[str, Tensor]]) -> str:
+def tensors_hash(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """Hashes tensors in the order that they come in: SHA-256 over their names, types, shapes and bytes, as hex."""
     digest = hashlib.sha256()
     for name, tensor in tensors:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())

@@ -8,6 +8,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from ..data.fields import check_text
 from ..data.images import load_image, thumbnail
 from ..model.boxes_beta_clip import has_area, seen_box
 from ..model.image_views_beta_clip import view_in_pixels, view_of_image, within_memory
@@ -99,7 +100,7 @@ def split_texts(texts: Sequence[str], *, most_phrases: int = 12) -> list[ShownTe
         Each text, followed by its parts in the order of the text.
 
     Raises:
-        ValueError: if there is no text, or a text is blank.
+        ValueError: if there is no text, or one is blank, too long or no Unicode.
 
     >>> for text in split_texts(["A cat sleeps. A red ball is near.", "the sky"]):
     ...     print(text.group, text.kind, "-", text.text)
@@ -116,6 +117,7 @@ def split_texts(texts: Sequence[str], *, most_phrases: int = 12) -> list[ShownTe
     seen: set[str] = set()
     group = 0
     for text in texts:
+        check_text(text, "text")
         parts = _parts_of(text, most_phrases, group)
         for part in parts:
             folded = _folded(part.text)

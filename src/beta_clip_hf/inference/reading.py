@@ -1,7 +1,7 @@
 """Reads the images of rows and runs the image processor on them, in worker processes if there are any."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..data.columns import CAPTION_COLUMNS
 from ..data.images import load_image
+from ..data.row_counts import SkippedRow, lost_row
 from ..data.rows import Row, check_row, row_id
 from ..model.image_views_beta_clip import within_memory
 from ..model.processing_beta_siglip2 import process_by_budget
@@ -29,6 +30,8 @@ class ProcessedImages:
     """SHA-256 of each image, see [`image_digest`]."""
     inputs: dict[str, Tensor]
     """What the image processor returns: `pixel_values`, and for some processors masks and shapes."""
+    lost: dict[int, SkippedRow] = field(default_factory=dict)
+    """The images of the batch that cannot be used, by their place in the data set. They are not among the others."""
 
     def pin_memory(self) -> "ProcessedImages":
         """Returns the images in pinned memory, from which a GPU copies while it computes. A DataLoader calls this."""
@@ -45,6 +48,7 @@ class ImageReader:
         image_processor: Resizes, crops and normalises.
         options: Options of the image processor by which it returns bytes, `UNSCALED`, or none.
         by_budget: Whether each image takes as many patches as it needs, see [`process_by_budget`].
+        keeps_going: Whether an image that cannot be used is told in `lost`, instead of raised.
     """
 
     def __init__(
@@ -54,19 +58,49 @@ class ImageReader:
         options: Mapping[str, Any] | None = None,
         *,
         by_budget: bool = False,
+        keeps_going: bool = False,
     ) -> None:
         self.rows = rows
         self.image_processor = image_processor
         self.options = dict(options or {})
         self.by_budget = by_budget
+        self.keeps_going = keeps_going
 
     def __call__(self, indices: Sequence[int]) -> ProcessedImages:
         """
         Reads the images at some places of the data set.
 
         Raises:
-            ValueError: if an image cannot be read.
+            ValueError: if an image cannot be read, unless `keeps_going`.
         """
+        if not self.keeps_going:
+            return self._read(indices)
+        try:
+            return self._read(indices)
+        # The exception does not say which image it is about, so each is tried by itself.
+        except Exception:
+            lost = self._find_lost(indices)
+            if not lost:
+                raise
+        remaining = [index for index in indices if index not in lost]
+        if not remaining:
+            return ProcessedImages(indices=[], rows=[], sizes=[], digests=[], inputs={}, lost=lost)
+        return replace(self._read(remaining), lost=lost)
+
+    def _find_lost(self, indices: Sequence[int]) -> dict[int, SkippedRow]:
+        """Returns the images that cannot be used, by their place in the data set."""
+        lost = {}
+        for index in indices:
+            row: Any = {}
+            try:
+                row = self.rows[index]
+                self._read([index])
+            # A row may break a table, a codec or the image processor in any way. That is this row's alone.
+            except Exception as error:
+                lost[index] = lost_row(row, error)
+        return lost
+
+    def _read(self, indices: Sequence[int]) -> ProcessedImages:
         # Each row is read once: the sequence may be a table that decodes an image every time it is asked for a row.
         rows = [self.rows[index] for index in indices]
         images = [_image_of(row) for row in rows]
@@ -108,14 +142,35 @@ def read_texts(rows: Sequence[Row]) -> list[Row]:
     Raises:
         ValueError: if a row with a caption is not valid.
     """
-    texts = []
+    # One row at a time, so that only one image is in memory.
+    return [_texts_of(rows[index]) for index in range(len(rows))]
+
+
+def read_usable_texts(rows: Sequence[Row]) -> tuple[list[Row], dict[int, SkippedRow]]:
+    """
+    Reads all rows as [`read_texts`] does. One that cannot be used costs itself.
+
+    Returns:
+        The rows without their images, with {} in the place of one that cannot be used; and these, by their place.
+    """
+    texts: list[Row] = []
+    lost = {}
     for index in range(len(rows)):
-        # One row at a time, so that only one image is in memory.
-        row = rows[index]
-        if any(name in row for name in CAPTION_COLUMNS):
-            row = check_row(row)
-        texts.append(without_image(row))
-    return texts
+        row: Any = {}
+        try:
+            row = rows[index]
+            texts.append(_texts_of(row))
+        # A row may break a table or a check in any way. That is this row's alone.
+        except Exception as error:
+            texts.append({})
+            lost[index] = lost_row(row, error)
+    return texts, lost
+
+
+def _texts_of(row: Row) -> Row:
+    if any(name in row for name in CAPTION_COLUMNS):
+        row = check_row(row)
+    return without_image(row)
 
 
 def without_image(row: Row) -> Row:

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from ..files import replacing
+from .identity import tensors_hash
 from .processes import Processes
 
 
@@ -85,7 +86,7 @@ class Shards:
         if self.folder is None:
             return
         # safetensors sorts the tensors by their names, so their order is kept beside them.
-        metadata = {"names": json.dumps(list(kept))}
+        metadata = {"names": json.dumps(list(kept)), "sha256": tensors_hash(kept.items())}
         with replacing(_shard_path(self.folder, name, number)) as unfinished:
             save_file({key: tensor.contiguous() for key, tensor in kept.items()}, unfinished, metadata)
 
@@ -95,16 +96,20 @@ def _shard_path(folder: Path, name: str, number: int) -> Path:
 
 
 def _load(path: Path) -> Kept | None:
-    """Returns the result of a shard; `None` if there is no file, or the machine went down before it was written."""
+    """Returns the result of a shard; `None` if there is no file, or it is not as it was written."""
     if not path.exists():
         return None
     try:
         with safe_open(path, "pt") as file:
-            names = json.loads(file.metadata()["names"])
-            return {name: file.get_tensor(name) for name in names}
-    except (SafetensorError, OSError) as error:
+            metadata = file.metadata()
+            kept = {name: file.get_tensor(name) for name in json.loads(metadata["names"])}
+        if tensors_hash(kept.items()) != metadata["sha256"]:
+            raise ValueError("its content has changed")
+    # Damage can break a file in any way, and the work can be done again.
+    except Exception as error:
         logger.warning("%s is damaged (%s): that work is done again", path, error)
         return None
+    return kept
 
 
 def joined(parts: Sequence[Kept]) -> Kept:

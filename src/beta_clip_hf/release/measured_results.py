@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from ..files import naming_errors
 from ..inference.identity import model_hash, weights_hash
 from ..inference.image_sample import ImageSample
 from ..inference.models import load_model
@@ -78,10 +79,19 @@ def read_results_file(path: Path) -> dict[str, Any]:
 
 
 def read_json_file(path: Path) -> dict[str, Any]:
-    """Returns the content of a JSON file; empty if there is none."""
+    """
+    Returns the object of a JSON file; empty if there is none.
+
+    Raises:
+        ValueError: if the file holds anything else.
+    """
     if not path.exists():
         return {}
-    return json.loads(path.read_text(encoding="utf-8"))
+    with naming_errors(path, "a JSON object"):
+        content = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must be a JSON object, but is a {type(content).__name__}")
+    return content
 
 
 def is_of_weights(trained: Mapping[str, Any], folder: Path) -> bool:

@@ -8,11 +8,12 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
+from ..files import naming_errors
 from ..model.adapters_beta_clip import is_adapter
 from ..model.configuration_beta_siglip2 import SIGLIP_TEXT_POSITIONS, BetaSiglip2Config
 from .citations import PAPERS, SOFTWARE
 from .results_table import eval_results, result_rows, results_note
-from .run_files import RunFiles
+from .run_files import RECORDS, RunFiles
 from .training_lines import training_lines
 
 
@@ -67,11 +68,17 @@ def render_card(
         fields: Fields of [`CardFields`].
 
     Raises:
-        ValueError: if the folder is no model directory.
+        ValueError: if the folder is no model directory, or a record in it is damaged.
         TypeError: for a field that [`CardFields`] does not have.
     """
-    run = run or RunFiles.read(folder)
     card_fields = CardFields(**fields)
+    run = run or RunFiles.read(folder)
+    # A record may hold anything where a number or a name belongs.
+    with naming_errors(folder, RECORDS):
+        return _render(folder, repo_id, revision, run, card_fields)
+
+
+def _render(folder: Path, repo_id: str, revision: str | None, run: RunFiles, card_fields: CardFields) -> ModelCard:
     name = card_fields.model_name or repo_id.rpartition("/")[2]
     # The code in the card embeds a caption, which has a path of its own in some models.
     long_path = ""

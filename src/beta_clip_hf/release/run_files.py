@@ -7,10 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..files import naming_errors
 from .measured_results import IMAGES_FILE, is_of_weights, read_json_file, read_measured_results
 
 
 logger = logging.getLogger(__name__)
+
+RECORDS = "a model directory whose records are as they were written"
+"""What a directory must be that a card is made of."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +46,15 @@ class RunFiles:
         Reads a model directory. Results may be in it or in its folder `evaluation`.
 
         Raises:
-            ValueError: if there is no `config.json`.
+            ValueError: if there is no `config.json`, or a record is damaged.
         """
         if not (folder / "config.json").is_file():
             raise ValueError(f"{folder} must be a model directory with a config.json, but is not")
+        with naming_errors(folder, RECORDS):
+            return cls._read_records(folder)
+
+    @classmethod
+    def _read_records(cls, folder: Path) -> "RunFiles":
         training = read_json_file(folder / "train_config.json")
         trained = read_json_file(folder / "train_results.json")
         if not is_of_weights(trained, folder):

@@ -72,7 +72,8 @@ def content_sha256(photos: Photos, key: str) -> str | None:
     """Returns the hash of an image as it is now; `None` if it cannot be read."""
     try:
         return image_digest(photos.row(key)["image"]).hex()
-    except (OSError, ValueError):
+    # A row may be broken in any way; encoding it says what is wrong.
+    except Exception:
         return None
 
 

@@ -14,7 +14,7 @@ from ..data.grouping import image_key, join_rows
 from ..data.images import load_image, thumbnail
 from ..data.paths import usual_place
 from ..data.readers import holds_rows, is_saved_dataset, open_table
-from ..data.records import Table
+from ..data.records import Table, as_value_error
 from ..data.row_counts import RowCounts
 from ..data.row_reader import RowReader
 from ..data.rows import Row
@@ -263,8 +263,10 @@ class ReadablePhotos(Sequence[Row]):
             stamp = stamp_of_image(key, row["image"])
             image = load_image(row["image"])
             content_sha256 = image_digest(row["image"]).hex()
-        except (ValueError, OSError) as error:
-            return {"image": Image.new("RGB", (1, 1)), "record": {"image": key}, "error": str(error)}
+        # Whatever is wrong with a photo, the others can still be indexed.
+        except Exception as error:
+            reason = str(as_value_error(error))
+            return {"image": Image.new("RGB", (1, 1)), "record": {"image": key}, "error": reason}
         record = {
             **row,
             **fields_of_source(self._photos, key, stamp),
@@ -311,7 +313,8 @@ def stamp_of(path: str) -> Stamp:
     """Returns the stamp of a file."""
     try:
         status = os.stat(path)
-    except OSError:
+    # A path may hold a zero byte.
+    except (OSError, ValueError):
         return NO_STAMP
     return Stamp(status.st_size, status.st_mtime_ns)
 

@@ -49,23 +49,38 @@ def test_photos_and_what_lies_beside_them(photos):
     assert load_benchmark("photos", photos / "test.jsonl").key == reading.key, "the file may be given too"
 
 
-def test_a_photo_that_is_missing(photos):
+def test_a_photo_that_is_missing_costs_its_row(photos, caplog):
     (photos / "images" / "1.jpg").unlink()
-    with pytest.raises(ValueError, match=r"Your photos must be whole, but 1 of 3 images are not there \(images/1\.jpg"):
-        load_benchmark("photos", photos)
-    with pytest.raises(ValueError, match="Your photos must have images, but none of 1 is there"):
-        load_benchmark("photos", photos, allow_subset=True)  # SugarCrepe is about this photo alone
+    with pytest.raises(ValueError, match="Your photos must have a row that can be used, but all 1 were skipped"):
+        load_benchmark("photos", photos)  # SugarCrepe is about this photo alone
     (photos / "eval" / "sugarcrepe.jsonl").unlink()
-    assert load_benchmark("photos", photos, allow_subset=True).subset_note == "2 of 3 images"
+    caplog.clear()
+    reading = load_benchmark("photos", photos)
+    (main, *_) = reading.parts
+    assert reading.subset_note == "1 row skipped" and len(main.rows) == 2
+    (row,) = main.skipped
+    assert (row.location, row.reason.startswith("image must be an existing file")) == ("test.jsonl:2", True)
+    assert [record.getMessage() for record in caplog.records] == [f"test.jsonl:2 is skipped: {row.reason}"]
 
 
-def test_a_bad_row_is_named(photos):
+def test_a_bad_row_is_named_and_left_out(photos):
     write(
         photos / "test.jsonl",
         [{"image": "images/0.jpg", "caption": "A cat."}, {"image": "images/1.jpg", "caption": ""}],
     )
-    with pytest.raises(ValueError, match=r"test\.jsonl, record 2: caption must be"):
-        load_benchmark("photos", photos, allow_subset=True)
+    (main, *_) = load_benchmark("photos", photos).parts
+    (row,) = main.skipped
+    assert row.location == "test.jsonl:2" and row.reason.startswith("caption must be") and len(main.rows) == 1
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_every_process_reads_all_rows_of_tars(rank, tmp_path, monkeypatch):
+    for number in range(3):
+        tar_of_a_photo(tmp_path / f"test-0000{number}.tar")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", str(rank))
+    (part,) = load_benchmark("photos", tmp_path, reading={"group": False}).parts
+    assert len(part.rows) == 3
 
 
 def tar_of_a_photo(path):

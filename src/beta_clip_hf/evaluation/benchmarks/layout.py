@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar
 
 from ...data.fields import check_box, check_text, check_texts, is_box, shown
 from ...data.paths import find_path
+from ...data.row_counts import SkippedRow
 from ...data.rows import Row
 from ...model.boxes_beta_clip import corner_box
 
@@ -55,6 +56,10 @@ class Annotations:
     """Prompts with `{}` for the name of a class (for `classes` and `boxes`)."""
     is_optional: bool = False
     """Whether the part is left out, instead of refused, if images of it are missing."""
+    are_own: bool = False
+    """Whether these are rows of the user's own: one that cannot be used is left out and named, not refused."""
+    skipped: Sequence[SkippedRow] = ()
+    """Rows that the reader has left out."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ...data.fields import missing_file_error
+from ...data.row_counts import SkippedRow, lost_row, report_skip
 from ...data.rows import Row, with_image
 from .layout import Annotations, Kind, Place, count_rows
 from .photos_and_scenes import NUM_SCENES, SCENES_SEED, scenes
@@ -40,6 +42,8 @@ class Part:
     """How much of the part there is, for example "998 of 1,000 images"; empty for the whole part."""
     class_names: tuple[str, ...] = ()
     templates: tuple[str, ...] = ()
+    skipped: tuple[SkippedRow, ...] = ()
+    """Rows of the user's own that cannot be used. They are not among `rows`."""
 
     @property
     def squash(self) -> bool:
@@ -148,7 +152,7 @@ def _check_part(benchmark: Benchmark, annotations: Annotations, allow_subset: bo
         logger.info("%s/%s is left out: %d images are not there", benchmark.id, annotations.name, len(missing))
         return None
     wrong_counts = _wrong_counts(annotations)
-    problems = _describe_problems(annotations, wrong_counts, missing, paths)
+    problems = _describe_problems(annotations, wrong_counts, () if annotations.are_own else missing, paths)
     if problems and not allow_subset:
         title = benchmark.title
         if annotations.name:
@@ -200,6 +204,7 @@ def _make_part(
     missing_names = set(missing)
     named_rows = []
     rows = []
+    skipped = list(annotations.skipped)
     for row in annotations.rows:
         image = row["image"]
         if not isinstance(image, str):
@@ -208,10 +213,16 @@ def _make_part(
         elif image not in missing_names:
             named_rows.append(row)
             rows.append(with_image(row, str(paths[image])))
+        elif annotations.are_own:
+            skipped.append(lost_row(row, missing_file_error(paths[image])))
     if not rows:
-        raise ValueError(f"{benchmark.title} must have images, but none of {len(annotations.rows):,} is there")
+        raise ValueError(_no_row(benchmark, annotations, skipped))
+    for skipped_row in skipped:
+        report_skip(skipped_row, strict=False)
     notes = []
-    if missing:
+    if skipped:
+        notes.append(f"{len(skipped):,} {'row' if len(skipped) == 1 else 'rows'} skipped")
+    elif missing:
         notes.append(f"{len(rows):,} of {len(annotations.rows):,} images")
     notes += [f"{actual:,} instead of {published:,} {name}" for name, actual, published in wrong_counts]
     if annotations.absent:
@@ -227,6 +238,17 @@ def _make_part(
         subset_note=", ".join(notes),
         class_names=tuple(annotations.class_names),
         templates=tuple(annotations.templates),
+        skipped=tuple(skipped),
+    )
+
+
+def _no_row(benchmark: Benchmark, annotations: Annotations, skipped: Sequence[SkippedRow]) -> str:
+    """Says that a part has nothing to measure."""
+    if not skipped:
+        return f"{benchmark.title} must have images, but none of {len(annotations.rows):,} is there"
+    return (
+        f"{benchmark.title} must have a row that can be used, but all {len(skipped):,} were skipped, the first one "
+        f"because {skipped[0].location}: {skipped[0].reason}"
     )
 
 

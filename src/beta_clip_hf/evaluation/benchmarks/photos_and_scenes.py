@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from ...data.grouping import group_rows
-from ...data.rows import Row, check_row, with_image
+from ...data.records import as_value_error
+from ...data.row_counts import SkippedRow
+from ...data.rows import Row, check_row, with_image, without_blank_captions
 from .layout import (
     Annotations,
     Kind,
@@ -68,12 +70,13 @@ def read_photos(place: Place) -> list[Annotations]:
     group = reading.pop("group", True)
     if reading or file.suffix != ".jsonl" or not file.is_file():
         root = source if source.is_dir() else source.parent
-        return [Annotations("retrieval", _read_any_source(source, root, reading, group), in_folder(root))]
+        rows, skipped = _read_any_source(source, root, reading, group)
+        return [Annotations("retrieval", rows, in_folder(root), are_own=True, skipped=skipped)]
     root = file.parent
-    rows: list[Row] = list(convert_records(file, read_lines(file), check_row))
+    rows, skipped = _read_own_lines(file)
     if group:
         rows = group_rows(rows)
-    parts = [Annotations("retrieval", rows, in_folder(root))]
+    parts = [Annotations("retrieval", rows, in_folder(root), are_own=True, skipped=skipped)]
     for name, eval_name in _EVAL_FILES.items():
         eval_file = root / "eval" / eval_name
         if not eval_file.is_file():
@@ -84,7 +87,7 @@ def read_photos(place: Place) -> list[Annotations]:
             kind = "regions"
             convert = _region
         items = convert_records(eval_file, read_lines(eval_file), convert)
-        parts.append(Annotations(kind, group_by_image(items, kind), in_folder(root), name=name))
+        parts.append(Annotations(kind, group_by_image(items, kind), in_folder(root), name=name, are_own=True))
     return parts
 
 
@@ -117,23 +120,39 @@ def _choice(record: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     return require_text(record["image"], "image"), choice
 
 
-def _read_any_source(source: Path, root: Path, reading: Mapping[str, Any], group: bool) -> list[Row]:
-    """Reads the rows of tars, CSV files and anything else that training reads. A row that cannot be used raises."""
-    from ...data.readers import load_rows
+def _read_own_lines(file: Path) -> tuple[list[Row], list[SkippedRow]]:
+    """Reads rows from JSON lines. Lines that cannot be used are returned beside them."""
+    from ...data.formats.json_files import JsonLines
 
-    dataset: Any = load_rows(source, **{"split": "test", **reading}, group=group, strict=True)
-    if hasattr(dataset, "__len__"):
-        # A data set that is read by index need not end an iteration.
-        rows = [dataset[index] for index in range(len(dataset))]
-    else:
-        rows = list(dataset)
-        # Here the whole stream is known, so its rows can be grouped.
-        if group:
-            rows = group_rows(rows)
-    named_rows = []
-    for row in rows:
+    rows: list[Row] = []
+    skipped = []
+    for location, record in JsonLines(file).scan():
+        try:
+            if isinstance(record, ValueError):
+                raise record
+            row = check_row(without_blank_captions(record))
+        # Whatever is wrong with a line, the others can still be used.
+        except Exception as error:
+            skipped.append(SkippedRow(location, location, str(as_value_error(error))))
+            continue
+        row.location = location
+        rows.append(row)
+    return rows, skipped
+
+
+def _read_any_source(
+    source: Path, root: Path, reading: Mapping[str, Any], group: bool
+) -> tuple[list[Row], list[SkippedRow]]:
+    """Reads the rows of tars, CSV files and anything else that training reads, and returns those skipped beside."""
+    from ...data.readers import RowDataset, open_table
+
+    # Tars are read by index, too: a stream would give each process of several a part of its own.
+    dataset = RowDataset(*open_table(source, **{"split": "test", **reading}), group=group)
+    rows = []
+    for index in range(len(dataset)):
+        row = dataset[index]
         if isinstance(row["image"], str | Path):
             # Names of images must not depend on where the files are: they are hashed.
             row = with_image(row, os.path.relpath(row["image"], root))
-        named_rows.append(row)
-    return named_rows
+        rows.append(row)
+    return rows, [SkippedRow(location, location, reason) for location, reason in dataset.skipped]

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ...files import flush_directory, flush_file, write_json
+from ...files import file_sha256, flush_directory, flush_file, write_json
 from .completeness import missing_state, problem_without_manifest
 
 
@@ -126,7 +126,7 @@ def _problem_of_file(path: Path, stored: Mapping[str, Any]) -> str | None:
     size = path.stat().st_size
     if size != stored["size"]:
         return f"{path} is damaged: it has {size} bytes, but {stored['size']} were saved"
-    if _hash_file(path) != stored["sha256"]:
+    if file_sha256(path) != stored["sha256"]:
         return f"{path} is damaged: its content is not what was saved"
     return None
 
@@ -152,11 +152,6 @@ def read_manifest(checkpoint: str | Path) -> dict[str, Any] | None:
 def hash_value(value: Any) -> str:
     """Returns the SHA-256 of a value that JSON can hold, as hex."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def _hash_file(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # Writing
@@ -196,7 +191,7 @@ def seal(checkpoint: Path, step: int, run: Mapping[str, Any]) -> None:
     for path in _files_below(checkpoint):
         flush_file(path)
         name = path.relative_to(checkpoint).as_posix()
-        files[name] = {"size": path.stat().st_size, "sha256": _hash_file(path)}
+        files[name] = {"size": path.stat().st_size, "sha256": file_sha256(path)}
     manifest: dict[str, Any] = {"format": _FORMAT, "step": step, "files": files, "run": dict(run)}
     # Through JSON and back, so that the hash is that of what a reader will see.
     manifest = json.loads(json.dumps(manifest))

@@ -16,6 +16,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from ...files import is_running
+
 
 logger = logging.getLogger(__name__)
 
@@ -186,13 +188,8 @@ def process_start(pid: int) -> str:
 def _is_alive(pid: Any, started: Any) -> bool:
     if type(pid) is not int or pid < 1:
         return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+    if not is_running(pid):
         return False
-    except PermissionError:
-        # It is another user's.
-        return True
     if not process_start(os.getpid()):
         # Another system than Linux does not say when a process began.
         return True

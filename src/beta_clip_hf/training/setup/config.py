@@ -15,6 +15,7 @@ from ...data.collator import BetaCLIPDataCollator
 from ...data.readers import load_rows
 from ...data.scenes import SceneDataset
 from ...data.spelling import did_you_mean
+from ...files import naming_errors
 from ...model.configuration_beta_clip import BetaCLIPConfig
 from ...model.configuration_beta_siglip2 import BetaSiglip2Config
 from ..arguments import BetaCLIPTrainingArguments
@@ -32,6 +33,12 @@ MODEL_KEYS = (
     "dynamic_max_patches",
     *LOADING_KEYS,
 )
+
+
+# Longer values are cut in error messages.
+_LONGEST_SHOWN = 80
+# A recipe has a few thousand bytes. The time of a parser of YAML can grow with the square of its length.
+_MOST_BYTES = 2**18
 
 
 def _parameters(function: Any, *left_out: str) -> tuple[str, ...]:
@@ -105,10 +112,13 @@ def read_config(
     """
     config: dict[str, Any] = {section: {} for section in SECTIONS}
     if path is not None:
-        stored = _read_file(Path(path))
-        check_keys(stored, SECTIONS, str(path))
-        for section, values in stored.items():
-            config[section] = dict(values or {})
+        with naming_errors(path, "a configuration in YAML or JSON"):
+            stored = _read_file(Path(path))
+            check_keys(stored, SECTIONS, str(path))
+            for section, values in stored.items():
+                if not isinstance(values, Mapping | None):
+                    raise ValueError(f"{section} of {path} must be a mapping, but is {str(values)[:_LONGEST_SHOWN]!r}")
+                config[section] = dict(values or {})
     for key, value in overrides:
         if isinstance(value, str) and not is_parsed:
             value = parse_value(value)
@@ -222,10 +232,11 @@ def check_keys(mapping: Any, known: Iterable[str], where: str) -> None:
         ValueError: if it is not a mapping, or has an unknown key. The message names the known keys that look like it.
     """
     if not isinstance(mapping, Mapping):
-        raise ValueError(f"{where} must be a mapping of names to values, but is {mapping!r}")
+        raise ValueError(f"{where} must be a mapping of names to values, but is {str(mapping)[:_LONGEST_SHOWN]!r}")
     known = tuple(known)
     for key in mapping:
         if key not in known:
+            key = str(key)[:_LONGEST_SHOWN]
             suggestion = did_you_mean(key, known) or f"; there is {', '.join(sorted(known))}"
             raise ValueError(f"{where} must have known keys only, but has {key!r}{suggestion}")
 
@@ -245,6 +256,9 @@ def parse_value(text: str) -> Any:
 
 def _read_file(path: Path) -> Any:
     try:
+        size = path.stat().st_size
+        if size > _MOST_BYTES:
+            raise ValueError(f"it must have at most {_MOST_BYTES:,} bytes, but has {size:,}")
         text = path.read_text(encoding="utf-8")
         if path.suffix == ".json":
             return json.loads(text)
