@@ -117,17 +117,19 @@ def test_mutated_records_of_a_card_are_read_or_told(checkpoint):
 
 def test_mutated_information_of_an_index_is_told(tmp_path):
     pytest.importorskip("lancedb")
-    from beta_clip_hf.search import table
+    from beta_clip_hf.search import info as index_info
     from beta_clip_hf.search.index import PhotoIndex
+    from beta_clip_hf.search.schema import SCHEMA
+    from beta_clip_hf.search.table import ImageTable
 
     info = {"model": "none", "dtype": "float32", "sha256": "0" * 64, "precision": "float32", "truncate_dim": None}
-    content = json.dumps({**info, "schema": table.SCHEMA, "stores_patches": False, "patch_width": 8}).encode()
+    content = json.dumps({**info, "schema": SCHEMA, "stores_patches": False, "patch_width": 8}).encode()
     path = tmp_path / "photos.index"
-    table.ImageTable.create(path, 8, info)
+    ImageTable.create(path, 8, info)
     rng = random.Random(2)
-    read = table.json.loads
+    read = json.loads
     for _ in range(60):
         changed = mutated(content, rng)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(table.json, "loads", lambda _, changed=changed: read(changed))
+            patch.setattr(index_info.json, "loads", lambda _, changed=changed: read(changed))
             assert_read_or_told(lambda: PhotoIndex.open(path).truncate_dim, path, changed)

@@ -207,24 +207,14 @@ class Embedder:
     def read_images(
         self, rows: Sequence[Row], batches: Sequence[Sequence[int]], *, keeps_going: bool = False
     ) -> Iterator[ProcessedImages]:
-        """
-        Reads the images of rows batch by batch, under a progress bar, ready for [`encode_images`].
-
-        Args:
-            rows, batches: See [`images`].
-            keeps_going: Whether an image that cannot be used is told in `lost` of its batch, instead of raised.
-        """
+        """Reads what [`images`] encodes. With `keeps_going`, an image that cannot be used is told in `lost`."""
+        options = {} if self.pixel_scale is None else UNSCALED
+        reader = ImageReader(rows, self.image_processor, options, by_budget=self.by_budget, keeps_going=keeps_going)
         loader: Iterable[ProcessedImages] = DataLoader(
             range(len(rows)),  # type: ignore[arg-type]  # anything with a length and an index will do
             batch_sampler=batches,  # type: ignore[arg-type]  # any sequence of batches will do
             num_workers=self.num_workers,
-            collate_fn=ImageReader(
-                rows,
-                self.image_processor,
-                {} if self.pixel_scale is None else UNSCALED,
-                by_budget=self.by_budget,
-                keeps_going=keeps_going,
-            ),
+            collate_fn=reader,
             pin_memory=self.model.device.type == "cuda",
         )
         total = sum(len(batch) for batch in batches)

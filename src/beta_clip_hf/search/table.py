@@ -13,13 +13,12 @@ from ..inference.shards import split
 from .calibration import Calibration
 from .codes import CANDIDATES, best_by_int8, codes_of
 from .filters import explained_filter_errors, key_filter, quoted
+from .info import read_info
 from .schema import (
     CALIBRATION,
     HEAVY_COLUMNS,
     IMAGES,
-    INFO,
     PATCHES,
-    SCHEMA,
     UNREADABLE,
     Stored,
     connect,
@@ -41,25 +40,6 @@ REFINE = 5
 KEYS_PER_FILTER = 500
 # Earlier versions stay this long, for searches that are reading them.
 KEPT = timedelta(hours=1)
-
-
-# What an index remembers of its model.
-_INFO_TYPES: dict[str, tuple[type, ...]] = {
-    "model": (str,),
-    "dtype": (str,),
-    "sha256": (str,),
-    "precision": (str,),
-    "patch_width": (int,),
-    "truncate_dim": (int, type(None)),
-    "stores_patches": (bool,),
-}
-
-
-class _Info(dict[str, Any]):
-    """What an index remembers of its model. A name that is missing is damage."""
-
-    def __missing__(self, name: str) -> Any:
-        raise ValueError(f"an index must say its {name}, but this one does not: index the photos anew")
 
 
 class StoredPatches(NamedTuple):
@@ -91,14 +71,7 @@ class ImageTable:
         self._images = database.open_table(IMAGES)
         self._unreadable = database.open_table(UNREADABLE)
         schema = self._images.schema
-        if INFO not in (schema.metadata or {}):
-            raise ValueError(f"{self.path} must be an index of beta-clip, but is another LanceDB table")
-        self.info = _Info(json.loads(schema.metadata[INFO]))
-        if self.info["schema"] != SCHEMA:
-            raise ValueError(f"the schema of {self.path} must be {SCHEMA}, but is {self.info['schema']}: index it anew")
-        for name, kinds in _INFO_TYPES.items():
-            if name in self.info and not isinstance(self.info[name], kinds):
-                raise ValueError(f"{name} of {self.path} is damaged: it is {str(self.info[name])[:40]!r}")
+        self.info = read_info(schema, self.path)
         self.embedding_size: int = schema.field("vector").type.list_size
         self.precision: str = self.info.get("precision", "float32")
         self._patches = database.open_table(PATCHES) if self.info["stores_patches"] else None

@@ -1,0 +1,46 @@
+"""What an index remembers of its model, read and checked."""
+
+import json
+from typing import Any
+
+from .schema import INFO, SCHEMA
+
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "model": (str,),
+    "dtype": (str,),
+    "sha256": (str,),
+    "precision": (str,),
+    "patch_width": (int,),
+    "truncate_dim": (int, type(None)),
+    "stores_patches": (bool,),
+}
+
+
+class IndexInfo(dict[str, Any]):
+    """What an index remembers. A name that is missing is damage."""
+
+    def __missing__(self, name: str) -> Any:
+        raise ValueError(f"an index must say its {name}, but this one does not: index the photos anew")
+
+
+def read_info(schema: Any, path: str) -> IndexInfo:
+    """
+    Returns what the schema of a table remembers.
+
+    Args:
+        schema: The Arrow schema of the images.
+        path: Name of the index in messages.
+
+    Raises:
+        ValueError: if the table belongs to another program or version, or a value is of another type.
+    """
+    if INFO not in (schema.metadata or {}):
+        raise ValueError(f"{path} must be an index of beta-clip, but is another LanceDB table")
+    info = IndexInfo(json.loads(schema.metadata[INFO]))
+    if info["schema"] != SCHEMA:
+        raise ValueError(f"the schema of {path} must be {SCHEMA}, but is {info['schema']}: index it anew")
+    for name, kinds in _TYPES.items():
+        if name in info and not isinstance(info[name], kinds):
+            raise ValueError(f"{name} of {path} is damaged: it is {str(info[name])[:40]!r}")
+    return info
