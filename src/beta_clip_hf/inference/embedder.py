@@ -199,9 +199,7 @@ class Embedder:
             rows: Rows with an `image`.
             batches: The places of the images of each batch; by default all images in order.
         """
-        if batches is None:
-            batches = split(range(len(rows)), self.batch_size)
-        for processed in self.read_images(rows, batches):
+        for processed in self.read_images(rows, batches or split(range(len(rows)), self.batch_size)):
             yield self.encode_images(processed)
 
     def read_images(
@@ -217,8 +215,7 @@ class Embedder:
             collate_fn=reader,
             pin_memory=self.model.device.type == "cuda",
         )
-        total = sum(len(batch) for batch in batches)
-        with logging.tqdm(total=total, desc="images", unit=" images") as progress:
+        with logging.tqdm(total=sum(map(len, batches)), desc="images", unit=" images") as progress:
             for processed in loader:
                 yield processed
                 progress.update(len(processed.rows))
