@@ -199,7 +199,9 @@ class Embedder:
             rows: Rows with an `image`.
             batches: The places of the images of each batch; by default all images in order.
         """
-        for processed in self.read_images(rows, batches or split(range(len(rows)), self.batch_size)):
+        if batches is None:
+            batches = split(range(len(rows)), self.batch_size)
+        for processed in self.read_images(rows, batches):
             yield self.encode_images(processed)
 
     def read_images(
