@@ -34,6 +34,8 @@ _HUB_MEANINGS = {
     "check the name, or log in with hf auth login",
     "Unrecognized model in": "{present} must be a model directory, whose config.json names a model_type, or a Hub id, "
     "but is neither",
+    "is not a valid JSON file": "a model must be a directory with a config.json, or a Hub id, but the config file of "
+    "{any} is not a valid JSON file: name the directory of a model",
     "gated repo": "{absent} is gated: ask for access on its page on the Hub, then log in with hf auth login",
     "Error no file named": "a model directory must have its weights (model.safetensors), but has none: name one "
     "that beta-clip train or save_pretrained has written",
@@ -67,7 +69,7 @@ def sentence_of(error: BaseException, models: Sequence[str] = ()) -> str | None:
         return None
     for words, meaning in _HUB_MEANINGS.items():
         if words in message:
-            return meaning.format(absent=absent, present=present)
+            return meaning.format(absent=absent, present=present, any=" or ".join(models) or "the model")
     if isinstance(error, OSError) and error.strerror:
         return _system_sentence(error)
     return message or error_name

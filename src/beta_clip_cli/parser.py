@@ -9,6 +9,8 @@ from typing import NoReturn
 
 
 _WRONG_CHOICE = re.compile(r"invalid choice: '([^']*)'")
+# Options share their first characters: below this likeness a suggestion is as likely to mislead.
+_LIKENESS = 0.75
 _UNKNOWN = re.compile(r"unrecognized arguments: (.*)")
 # The metavars of a command and of its kind: without one, the list of what there is says more than that it is missing.
 _LACKS_COMMAND = re.compile(r"arguments are required: (COMMAND|KIND)$")
@@ -32,7 +34,7 @@ class CommandParser(argparse.ArgumentParser):
                 options += parser._option_string_actions
             for word in unknown[1].split():
                 if word.startswith("-"):
-                    suggestions += get_close_matches(word.partition("=")[0], options, n=1)
+                    suggestions += get_close_matches(word.partition("=")[0], options, n=1, cutoff=_LIKENESS)
         if suggestions:
             message += f"; did you mean {' or '.join(dict.fromkeys(suggestions))}?"
         super().error(message)

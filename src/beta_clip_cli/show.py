@@ -80,6 +80,8 @@ def run(args: argparse.Namespace) -> Report:
     head = _parse_head(args.head)
     if args.image is not None and not args.text:
         raise ValueError("text must be given for an image, but is not: add --text")
+    if not all(text.strip() for text in args.text):
+        raise ValueError("text must hold some text, but is blank")
     if args.scene < 0:
         raise ValueError(f"scene must be 0 or more, but is {args.scene}")
     boxes = [_parse_box(words) for words in args.box]

@@ -51,8 +51,11 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         flush_file(unfinished)
         unfinished.replace(path)
         flush_directory(path.parent)
-    except BaseException:
+    except BaseException as error:
         unfinished.unlink(missing_ok=True)
+        # The user knows the file by its own name.
+        if isinstance(error, OSError) and str(error.filename) == str(unfinished):
+            error.filename, error.filename2 = str(path), None
         raise
 
 

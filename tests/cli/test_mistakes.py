@@ -157,6 +157,61 @@ MISTAKES = (
     error("show --model model --image photos/1.png --text a --box 1,2", "box must be X,Y,W,H"),
     error("push nothing me/model", "nothing must be a model directory"),
     error("demo --port -1", "port must be within 1 and 65535"),
+    # Words that a command lacks, or has too many.
+    error("evaluate", "model must be given, but is not: see beta-clip evaluate --help"),
+    error("evaluate --model model --tasks photos --data rows.jsonl", "output must be given, but is not"),
+    usage("evaluate --model model --tasks", "argument --tasks: expected one argument"),
+    usage("hierarchy rows.jsonl", "arguments are required: --output"),
+    usage("compare rows.jsonl", "arguments are required: B"),
+    usage("convert b-clip", "arguments are required: FILE, DIR"),
+    usage("index photos --model model", "arguments are required: --out"),
+    usage("train --set", "argument --set: expected one argument"),
+    usage("train --device cuda", "unrecognized arguments: --device\n"),
+    usage("export onnx model onnx --opset 3", "unrecognized arguments: --opset 3\n"),
+    usage("show --scene x", "invalid int value: 'x'"),
+    usage("search photos.index dog --top many", "invalid int value: 'many'"),
+    error("search photos.index", "a query must have a text, a phrase or an image"),
+    error("search photos.index ''", "a text of a query must not be blank"),
+    error("show --image photos/1.png", "add --text"),
+    error("show --image photos/1.png --text ''", "text must hold some text, but is blank"),
+    # More values out of range.
+    error("train rows.jsonl --model model --output out --epochs -1", "--epochs must be at least 0"),
+    error("train rows.jsonl --model model --output out --learning-rate 1e400", "learning_rate must be a finite number"),
+    error("train rows.jsonl --model model --output out --batch-size -4", "must be a whole number of at least 1"),
+    error("hierarchy rows.jsonl --output h --shard 4/4", "shard must be i/n with 0 <= i < n, but is 4/4"),
+    error("hierarchy rows.jsonl --output h --shard 1", "--shard must be I/N, as in 0/4, but is '1'"),
+    error("search photos.index dog --top 0", "top must be at least 1, but is 0"),
+    error("search photos.index dog --rerank -1", "rerank must be at least 0"),
+    error("search photos.index dog --min-confidence 2", "min_confidence must be at least 0 and less than 1"),
+    error("search photos.index dog --where 'width >'", "where must be a condition in SQL over image"),
+    error("search photos.index dog --where 'nothing = 3'", "No field named nothing"),
+    error("show --image photos/1.png --text a --head 99", "head must be 'mean' or one of 0 to"),
+    error("show --image photos/1.png --text a --phrases -1", "phrases must be 0 or more"),
+    error("show --image photos/1.png --text a --output a.gif", "output must end in one of ('.png', '.html')"),
+    error("index photos --model model --out photos.index --name ''", "the name of a source must be text"),
+    setting("model.lora=5", "model must have known keys only, but has 'lora'"),
+    setting("training.bf16=true --set training.fp16=true", "fp16 and bf16"),
+    # Files of another kind.
+    error("train photos --model model --output out", "photos must have captions, but has images only"),
+    error("train rows.jsonl text.txt --model model --output out", "source must be files of one format"),
+    error("train empty.jsonl --model model --output out", "must have a row that can be used, but has no row at all"),
+    error("train rows.jsonl --model rows.jsonl --output out", "a model must be a directory with a config.json"),
+    error("train --config list.yaml --output out", "list.yaml must be a mapping of names to values"),
+    error("train --config broken.yaml --output out", "the configuration must be YAML or JSON, but broken.yaml cannot"),
+    error("train rows.jsonl --model model --output text.txt", "there is a file where a directory is to be"),
+    error("train rows.jsonl --model model --output out --resume nothing", "nothing must be the directory of a checkp"),
+    error("hierarchy rows.jsonl --output rows.jsonl", "there is a file where a directory is to be"),
+    error("compare text.txt text.txt", "text.txt must be a results.json, but is not JSON"),
+    error("convert b-clip rows.jsonl converted", "checkpoint must be a PyTorch file of tensors only"),
+    error("convert fg-clip model converted", "source must be an FG-CLIP checkpoint"),
+    error("index empty --model model --out new.index", "source must be a folder with photos below it"),
+    error("index photos --model plain --out photos.index", "the model must be that of the index"),
+    error("search model dog", "model must be an index, but holds none: make one"),
+    error("search photos.index --image nothing.png", "image must be readable, but is 'nothing.png'"),
+    error("search photos.index --image text.txt", "its content must be one of JPEG"),
+    error("search photos.index dog --html photos", "photos: Is a directory: a file must be named"),
+    error("show --image photos --text a", "it must be a regular file, but is a directory"),
+    error("demo --photos nothing --model model", "source must be an existing file or directory"),
 )
 
 
@@ -177,6 +232,12 @@ def workplace(tiny_clip_dir, tiny_tokenizer, project_dir, tmp_path_factory) -> P
     (folder / "rows.jsonl").write_text("".join(rows))
     (folder / "text.jsonl").write_text("".join(renamed))
     (folder / "shards/train-00000-of-00002.jsonl").write_text("".join(rows))
+    (folder / "empty.jsonl").write_text("")
+    (folder / "text.txt").write_text("hello")
+    (folder / "list.yaml").write_text("- 1\n")
+    (folder / "broken.yaml").write_text("a: [1\n")
+    index = ("index", str(folder / "photos"), "--model", str(folder / "model"), "--out", str(folder / "photos.index"))
+    assert main(index) == 0
     (folder / "latin.csv").write_bytes("image,caption\nphotos/0.png,“a café”\n".encode("cp1252"))
     for kind in ("dog", "cat"):
         (folder / f"classes/{kind}/0.png").write_bytes((folder / "photos/0.png").read_bytes())
@@ -185,7 +246,7 @@ def workplace(tiny_clip_dir, tiny_tokenizer, project_dir, tmp_path_factory) -> P
 
 
 def test_there_are_enough_mistakes_and_each_is_another_one() -> None:
-    assert len(MISTAKES) == len({mistake.line for mistake in MISTAKES}) >= 60
+    assert len(MISTAKES) == len({mistake.line for mistake in MISTAKES}) >= 150
 
 
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.line.removeprefix(TRAIN).strip() or "nothing")

@@ -178,7 +178,7 @@ def test_a_scene_is_shown_with_other_texts_too(folder, capsys):
         (["--text", "a", "--phrases", "-1"], "phrases must be 0 or more, but is -1"),
         ([], "text must be given for an image, but is not: add --text"),
         (["--text", "a", "--scene", "-1"], "scene must be 0 or more, but is -1"),
-        (["--text", " "], "caption must hold some text"),
+        (["--text", " "], "text must hold some text, but is blank"),
         (["--text", "a", "--output", "seen.gif"], "output must end in one of ('.png', '.html'), but is 'seen.gif'"),
         (["--text", "a", "--image", "nothing.jpg"], "image must be readable, but is 'nothing.jpg'"),
     ],

@@ -43,11 +43,16 @@ def name_source(source: Any, *, name: str | None = None, split: str = DEFAULT_SP
         place = _place(source)
         if split != DEFAULT_SPLIT:
             place = f"{place} [{split}]"
-    if not place.strip() or not is_utf8(place):
-        raise ValueError(f"the name of a source must be text that UTF-8 can hold, but is {printable(place)!r}")
+    check_name(place)
     ranges = [f"{key} {reading[key]}" for key in ("skip", "take") if reading.get(key)]
     collection = f"{place} [{', '.join(ranges)}]" if ranges else place
     return SourceName(place, collection)
+
+
+def check_name(name: str) -> None:
+    """Raises `ValueError` if the name of a source is blank or has no UTF-8."""
+    if not name.strip() or not is_utf8(name):
+        raise ValueError(f"the name of a source must be text that UTF-8 can hold, but is {printable(name)!r}")
 
 
 def _place(source: Any) -> str:

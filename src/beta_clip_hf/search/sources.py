@@ -22,7 +22,7 @@ from ..data.selection import SelectedTable
 from ..inference.identity import image_digest
 from .columns import ARROW_TYPES, check_utf8, common_type, plain_columns, printable, safe_names
 from .folder import PhotoFolder
-from .naming import SourceName, name_source
+from .naming import SourceName, check_name, name_source
 
 
 PREVIEW_SIDE = 512  # pixels
@@ -221,6 +221,8 @@ def open_photos(
     """
     if isinstance(source, PhotoFolder | PhotoRows):
         return source
+    if name is not None:
+        check_name(name)
     source = usual_place(source)
     is_path = isinstance(source, str | Path)
     if is_path and format is None and Path(source).is_dir():
