@@ -9,7 +9,7 @@ from beta_clip_hf.evaluation.hierarchical import WEIGHTS
 from beta_clip_hf.evaluation.retrieval import retrieval_probes
 from beta_clip_hf.inference.embedder import Embedder
 from beta_clip_hf.inference.hierarchical import HIERARCHICAL_PLACES, TextParts, part_scores, text_hierarchies
-from beta_clip_hf.inference.reading import read_texts
+from beta_clip_hf.inference.reading import read_usable_texts
 from evaluation import naive_metrics
 from evaluation.colours import ColourModel, ColourProcessor
 
@@ -67,7 +67,7 @@ def test_long_captions_have_the_parts_of_their_rows_and_short_ones_are_split(tin
     for row in rows:
         row.update(sentences=["its own sentence"], phrases=["its own phrase"], short_caption="A bird and a boat.")
     embedder = Embedder(tiny_model, tiny_processor)
-    probes = retrieval_probes(embedder, read_texts(rows))
+    probes = retrieval_probes(embedder, read_usable_texts(rows)[0])
     texts = {probe.name: set(probe.hierarchical.parts.texts) for probe in probes}
     assert texts["long"] == {"its own sentence", "its own phrase"}
     assert texts["short"] == {"A bird and a boat.", "A bird", "a boat"}

@@ -13,7 +13,7 @@ from beta_clip_hf.evaluation.metrics import MatchRanks, RetrievalRanks, hits_at_
 from beta_clip_hf.evaluation.probes import run_probes
 from beta_clip_hf.evaluation.retrieval import RetrievalProbe
 from beta_clip_hf.inference.embedder import Embedder
-from beta_clip_hf.inference.reading import read_texts
+from beta_clip_hf.inference.reading import read_usable_texts
 from beta_clip_hf.inference.shards import Shards
 from evaluation.colours import ColourModel, ColourProcessor
 from evaluation.probe_helpers import metrics_of
@@ -204,7 +204,7 @@ def test_the_sum_and_reranking_are_figures_of_their_own(tiny_model, tiny_process
 
 def measured_metrics(model, processor, rows, folder=None):
     embedder = Embedder(model, processor, batch_size=4, shards=Shards(folder))
-    return metrics_of(embedder, rows, retrieval.retrieval_probes(embedder, read_texts(rows), ks=(1, 2)))
+    return metrics_of(embedder, rows, retrieval.retrieval_probes(embedder, read_usable_texts(rows)[0], ks=(1, 2)))
 
 
 def test_shortlists_of_a_second_pass_give_what_all_pairs_give(tiny_model, tiny_processor, monkeypatch, tmp_path):

@@ -1,11 +1,10 @@
 """Rows are read with their images for the model, and without them for the labels."""
 
-import pytest
 import torch
 from PIL import Image
 
 from beta_clip_hf.inference.identity import image_digest
-from beta_clip_hf.inference.reading import ImageReader, read_texts
+from beta_clip_hf.inference.reading import ImageReader, read_usable_texts
 
 
 def rows_of_colours(*colours):
@@ -25,6 +24,7 @@ def test_a_batch_has_everything_but_the_images(tiny_processor):
 
 def test_rows_with_a_caption_are_checked_and_others_are_taken_as_they_are():
     without_caption = {"image": Image.new("RGB", (8, 8)), "label": 3}
-    assert read_texts([*rows_of_colours("red"), without_caption])[1] == {"label": 3}
-    with pytest.raises(ValueError, match="caption"):
-        read_texts([{"image": Image.new("RGB", (8, 8)), "caption": " "}])
+    blank = {"id": "7", "image": Image.new("RGB", (8, 8)), "caption": " "}
+    texts, lost = read_usable_texts([*rows_of_colours("red"), without_caption, blank])
+    assert texts == [{"caption": "all red"}, {"label": 3}, {}]
+    assert list(lost) == [2] and lost[2].id == "7" and lost[2].reason.startswith("caption must be")

@@ -136,22 +136,11 @@ def _image_of(row: Row) -> Any:
         raise ValueError(f"row {row_id(row)}: {error}") from error
 
 
-def read_texts(rows: Sequence[Row]) -> list[Row]:
-    """
-    Reads all rows and returns them without their images, which need not stay in memory.
-
-    Rows with a caption are checked here, unless a reader has checked them. Rows of a benchmark may have no caption.
-
-    Raises:
-        ValueError: if a row with a caption is not valid.
-    """
-    # One row at a time, so that only one image is in memory.
-    return [_texts_of(rows[index]) for index in range(len(rows))]
-
-
 def read_usable_texts(rows: Sequence[Row]) -> tuple[list[Row], dict[int, SkippedRow]]:
     """
-    Reads all rows as [`read_texts`] does. One that cannot be used costs itself.
+    Reads all rows without keeping their images. A row that cannot be used costs itself.
+
+    Rows with a caption are checked here, unless a reader has checked them. Rows of a benchmark may have no caption.
 
     Returns:
         The rows without their images, with {} in the place of one that cannot be used; and these, by their place.
@@ -161,6 +150,7 @@ def read_usable_texts(rows: Sequence[Row]) -> tuple[list[Row], dict[int, Skipped
     for index in range(len(rows)):
         row: Any = {}
         try:
+            # One row at a time, so that only one image is in memory.
             row = rows[index]
             texts.append(_texts_of(row))
         # A row may break a table or a check in any way. That is this row's alone.
