@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModel, AutoProcessor
 
 from beta_clip_cli.main import main
 from beta_clip_hf import BetaCLIPModel, BetaCLIPProcessor
@@ -192,6 +193,29 @@ def test_commands_take_an_adapter(adapter):
     half = BetaCLIPModel.from_pretrained(adapter, dtype=torch.bfloat16, beta=0.25)
     assert half.dtype == torch.bfloat16 and half.config.beta == 0.25
     assert {weight.dtype for weight in half.parameters()} == {torch.bfloat16}
+
+
+def test_auto_classes_take_an_adapter(adapter):
+    expected = BetaCLIPModel.from_pretrained(adapter)
+    loaded = AutoModel.from_pretrained(adapter).eval()
+    assert isinstance(loaded, BetaCLIPModel)
+    with torch.no_grad():
+        assert_equal_uses(loaded, all_uses(expected, flat_batch()), tolerance=2e-5)
+    assert type(AutoProcessor.from_pretrained(adapter)) is BetaCLIPProcessor
+
+
+def test_an_adapter_without_the_pooler_of_its_model_is_refused(peft, base, tmp_path):
+    model = BetaCLIPModel.from_pretrained(base)
+    wrapped = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+    wrapped.save_pretrained(tmp_path)
+    model.config.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"an adapter must hold the pooler that its base model lacks, but .* does not"):
+        BetaCLIPModel.from_pretrained(tmp_path)
+    pixel_values = flat_batch()["pixel_values"]
+    with torch.no_grad():
+        expected = wrapped.eval().get_image_features(pixel_values).pooler_output
+        found = BetaCLIPModel.from_pretrained(tmp_path, use_pooler=False).get_image_features(pixel_values).pooler_output
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
 def test_an_adapter_with_a_broken_weight_is_refused(adapter):

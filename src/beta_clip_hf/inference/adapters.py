@@ -1,16 +1,22 @@
 """Loads LoRA adapters with PEFT, and merges them into their base model."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
+from safetensors import safe_open
 from transformers.utils import cached_file, logging
 
 from ..model.adapters_beta_clip import ADAPTER_FILE
 from ..model.configuration_beta_clip import HUB_ARGUMENTS
 from ..model.loading_checks_beta_clip import check_finite
+
+
+_WEIGHTS = "adapter_model.safetensors"
+# What PEFT writes before the name of a weight.
+_PREFIX = "base_model.model."
 
 
 def require_peft() -> Any:
@@ -43,7 +49,8 @@ def read_adapter(source: Any, model_class: Any, *, config: Any = None, **kwargs:
 
     Raises:
         ImportError: if peft is not installed.
-        ValueError: if the base model is not named, the model is to be quantised, or the adapter has NaN or infinity.
+        ValueError: if the base model is not named, the model is to be quantised, the pooler is in neither the base nor
+            the adapter, or the adapter has NaN or infinity.
     """
     peft = require_peft()
     if kwargs.get("quantization_config") is not None:
@@ -61,7 +68,9 @@ def read_adapter(source: Any, model_class: Any, *, config: Any = None, **kwargs:
     base_name = base_of_adapter(source, **hub)
     token = {name: hub[name] for name in ("token", "cache_dir", "local_files_only") if name in hub}
     with _quiet_loading():
-        base = model_class.from_pretrained(base_name, config=config, **token, **kwargs)
+        loaded = model_class.from_pretrained(base_name, config=config, output_loading_info=True, **token, **kwargs)
+    base, info = loaded
+    _check_pooler(info["missing_keys"], source, hub)
     # Not one for all: logit scales of SigLIP 2 are float32 in every model.
     dtypes = {name: tensor.dtype for name, tensor in base.state_dict().items()}
     merged = peft.PeftModel.from_pretrained(base, source, **hub).merge_and_unload()
@@ -74,6 +83,30 @@ def read_adapter(source: Any, model_class: Any, *, config: Any = None, **kwargs:
     if wants_info:
         return merged, {"missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": set(), "error_msgs": []}
     return merged
+
+
+def _check_pooler(missing: Collection[str], source: Any, hub: Mapping[str, Any]) -> None:
+    """
+    Checks that an adapter brings the pooler that its base model lacks: its weights would be random otherwise.
+
+    Args:
+        missing: The names of the tensors that the checkpoint of the base model lacks.
+        source, hub: The adapter, as for [`read_adapter`].
+
+    Raises:
+        ValueError: if it does not.
+    """
+    names = [name for name in missing if name.startswith("pooler.")]
+    if not names:
+        return
+    with safe_open(cached_file(source, _WEIGHTS, **hub), framework="pt") as file:
+        stored = set(file.keys())
+    # An adapter of one of its layers is not its weight.
+    if not all(_PREFIX + name in stored for name in names):
+        raise ValueError(
+            f"an adapter must hold the pooler that its base model lacks, but {source} does not: load it with "
+            "use_pooler=False, or name `pooler` in `modules_to_save` when it is trained"
+        )
 
 
 @contextmanager
