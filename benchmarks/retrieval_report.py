@@ -35,7 +35,7 @@ class PlantedEmbedder:
     def __init__(self, texts_TD: torch.Tensor) -> None:
         self.texts_TD = texts_TD
 
-    def texts(self, texts: Any, whole_captions: bool = False) -> torch.Tensor:
+    def texts(self, texts: Any, kind: str = "") -> torch.Tensor:
         """Returns the embeddings of all texts."""
         return self.texts_TD
 

@@ -36,7 +36,9 @@ class _Subject(NamedTuple):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `beta-clip show`."""
     parser.add_argument(
-        "--model", metavar="MODEL", help=f"directory or Hub id of a β-CLIP or FG-CLIP (default: {SHIPPED_MODEL})"
+        "--model",
+        metavar="MODEL",
+        help=f"directory or Hub id of a β-CLIP, FG-CLIP or FG-CLIP 2 (default: {SHIPPED_MODEL})",
     )
     parser.add_argument("--image", metavar="FILE", help="image to draw (default: a generated scene)")
     parser.add_argument(

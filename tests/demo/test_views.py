@@ -59,5 +59,5 @@ def test_what_is_found_is_shown_in_order(collection):
 
 
 def test_another_kind_of_model_is_told_in_a_sentence(collection, processor):
-    with pytest.raises(ValueError, match="must be a β-CLIP or an FG-CLIP for this, but is a Linear"):
+    with pytest.raises(ValueError, match="must be a β-CLIP, FG-CLIP or FG-CLIP 2 for this, but is a Linear"):
         views.explore(torch.nn.Linear(1, 1), processor, collection.example(0).image, "a cat")

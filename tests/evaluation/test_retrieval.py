@@ -139,7 +139,7 @@ def test_copies_of_one_image_are_tied_in_any_batch(tiny_model, tiny_processor, m
         return replace(
             batch,
             image_embeds_BD=batch.image_embeds_BD + bits,
-            patch_features_BPD=batch.patch_features_BPD + bits,
+            patches=batch.patches._replace(features=batch.patches.features + bits),
         )
 
     monkeypatch.setattr(Embedder, "encode_images", alone_otherwise)

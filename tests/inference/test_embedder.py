@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from beta_clip_hf import BetaCLIPModel
 from beta_clip_hf.inference.embedder import Embedder
+from beta_clip_hf.inference.grids import grids_of
 from beta_clip_hf.inference.texts import TOKENS_AT_A_TIME_ON_CPU
 from beta_clip_hf.model.packing_beta_clip import text_lengths
 
@@ -65,7 +66,7 @@ def test_packed_texts_equal_texts_alone_in_float64(tiny_model, both_systems_conf
     texts = [*mixed_texts(9), "dog 1 ", "a dog"]
     # The embedder gives float32, so its steps are taken one by one.
     embedder._scaled = lambda features: features
-    embeds = embedder.texts(texts, whole_captions=path == "long")
+    embeds = embedder.texts(texts, "caption" if path == "long" else "phrase")
     options = {} if path is None else {"path": path}
     alone = []
     for text in texts:
@@ -124,14 +125,14 @@ def test_images_come_in_order_with_their_rows(tiny_model, tiny_processor, num_wo
     batch_rows = list(chain.from_iterable(batch.rows for batch in batches))
     assert [row["id"] for row in batch_rows] == [row["id"] for row in rows]
     assert all("image" not in row for row in batch_rows)
-    assert batches[0].sizes == [(32, 40)] * 2 and batches[0].grid == (4, 4)
+    assert batches[0].sizes == [(32, 40)] * 2 and grids_of(batches[0].patches) == [(4, 4)] * 2
     pixel_values = tiny_processor(images=[row["image"] for row in rows], return_tensors="pt")["pixel_values"]
     with torch.no_grad():
         expected = tiny_model.get_image_features(pixel_values).pooler_output
         patches = tiny_model.get_patch_features(pixel_values)
     expected = expected / expected.norm(dim=-1, keepdim=True)
     torch.testing.assert_close(torch.cat([batch.image_embeds_BD for batch in batches]), expected, atol=1e-5, rtol=0)
-    torch.testing.assert_close(torch.cat([batch.patch_features_BPD for batch in batches]), patches, atol=1e-4, rtol=0)
+    torch.testing.assert_close(torch.cat([batch.patches.features for batch in batches]), patches, atol=1e-4, rtol=0)
 
 
 def test_the_model_is_left_as_it_was_and_no_graph_is_kept(tiny_model, tiny_processor):
@@ -139,7 +140,7 @@ def test_the_model_is_left_as_it_was_and_no_graph_is_kept(tiny_model, tiny_proce
     embedder = Embedder(tiny_model, tiny_processor)
     (batch,) = embedder.images(images(2))
     assert tiny_model.training
-    assert not embedder.texts(["a"]).requires_grad and not batch.patch_features_BPD.requires_grad
+    assert not embedder.texts(["a"]).requires_grad and not batch.patches.features.requires_grad
 
 
 def test_half_precision_embeds_in_float32_and_close(tiny_model, tiny_processor):

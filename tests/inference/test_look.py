@@ -35,7 +35,7 @@ def test_a_caption_is_split_and_no_text_comes_twice():
     ]
     assert sum(text.kind == "phrase" for text in split_texts([CAPTION_TEXT], most_phrases=2)) == 2
     for bad in ([], [" "]):
-        with pytest.raises(ValueError, match=r"(texts must be at least one|caption must hold some text)"):
+        with pytest.raises(ValueError, match=r"(texts must be at least one|text must be a string that is not empty)"):
             split_texts(bad)
 
 
@@ -68,14 +68,20 @@ def test_what_is_seen_is_what_the_model_gives(tiny_model, tiny_processor, photo)
 def test_only_captions_take_the_long_path(both_systems_config, tiny_tokenizer, photo):
     model = BetaCLIPModel(both_systems_config).eval()
     processor = BetaCLIPProcessor.from_image_size(tiny_tokenizer, 32, short_max_length=77)
-    seen = look(model, processor, photo, [ShownText("a ball"), ShownText("a ball", CAPTION)])
-    inputs = processor(images=photo, text=["a ball"], return_tensors="pt")
+    seen = look(model, processor, photo, [ShownText(CAPTION_TEXT), ShownText(CAPTION_TEXT, CAPTION)])
+    inputs = processor(images=photo, text=[CAPTION_TEXT], return_tensors="pt")
     with torch.no_grad():
         image = normalize(model.get_image_features(inputs["pixel_values"]).pooler_output, dim=-1)
         paths = [model.get_text_features(inputs["input_ids"], path=path).pooler_output for path in ("short", "long")]
     expected = torch.cat([image @ normalize(features, dim=-1).T for features in paths]).flatten()
     torch.testing.assert_close(seen.similarity_T, expected, rtol=0, atol=1e-5)
     assert abs(expected[0] - expected[1]) > 1e-3
+    # A caption of one sentence is short, unless it stands beside a long one.
+    alone = look(model, processor, photo, [ShownText("a ball"), ShownText("a ball", CAPTION)]).similarity_T
+    torch.testing.assert_close(alone[1], alone[0], rtol=0, atol=1e-6)
+    texts = [ShownText("a ball"), ShownText("a ball", CAPTION), ShownText(CAPTION_TEXT, CAPTION)]
+    beside = look(model, processor, photo, texts).similarity_T
+    assert abs(beside[1] - beside[0]) > 1e-3
 
 
 def test_records_have_the_scores_of_texts_and_regions(tiny_model, tiny_processor, photo):

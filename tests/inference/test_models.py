@@ -165,11 +165,11 @@ def test_fg_clip_keeps_both_of_its_paths(tiny_clip_dir, tiny_tokenizer, tmp_path
     loaded = load(tmp_path / "theirs")
     assert not loaded.has_trained_pooler and loaded.processor.image_processor.size == {"height": 32, "width": 32}
     embedder = Embedder(loaded.model, loaded.processor)
-    for whole_captions, path, length in ((False, "short", 77), (True, "long", 248)):
+    for kind, path, length in (("sentence", "short", 77), ("caption", "long", 248)):
         inputs = processor(text=TEXTS, path=path, padding=True, return_tensors="pt")
         assert inputs["input_ids"].shape == (4, length)
         expected = normalised(model.get_text_features(**inputs, path=path))
-        actual = embedder.texts(TEXTS, whole_captions=whole_captions)
+        actual = embedder.texts(TEXTS, kind)
         torch.testing.assert_close(actual, expected, atol=1e-6, rtol=0)
 
 
@@ -230,7 +230,7 @@ def test_siglip_is_measured_on_boxes_by_its_image_embedding_only(siglip):
     loaded = load(siglip)
     embedder = Embedder(loaded.model, loaded.processor, squash=True)
     (batch,) = embedder.images(rows())
-    assert batch.grid == (0, 0) and batch.patch_features_BPD.shape[:2] == (3, 0)
+    assert batch.patches.features.shape[:2] == (3, 0) and batch.patches.grid_sizes.tolist() == [[0, 0]] * 3
     region = {"box": [0, 0, 9, 9], "text": "a dog", "negatives": ["a cat"]}
     figures = evaluate(loaded.model, loaded.processor, [{**row, "regions": [region]} for row in rows()])["figures"]
     scores = {name.split("/")[1] for name in figures if name.startswith("region_negatives")}
@@ -280,5 +280,6 @@ def test_images_of_another_size_interpolate_the_positions(clip_dir, own_class):
     assert pixels["pixel_values"].shape[-2:] == (48, 48)
     expected = normalised(clip.get_image_features(**pixels, interpolate_pos_encoding=True))
     torch.testing.assert_close(batch.image_embeds_BD, expected, atol=1e-6, rtol=0)
-    assert batch.grid == ((0, 0) if own_class else (6, 6))
-    assert batch.patch_features_BPD.shape[1] == batch.grid[0] * batch.grid[1]
+    side = 0 if own_class else 6
+    assert batch.patches.grid_sizes.unique(dim=0).tolist() == [[side, side]]
+    assert batch.patches.features.shape[1] == side * side

@@ -59,17 +59,14 @@ def images_of(photos):
 
 def test_texts_take_their_path_in_lower_case(embedder):
     model, processor = embedder.model, embedder.processor
-    for path, options in {
-        "short": {},
-        "long": {"whole_captions": True},
-        "box": {"box_texts": True},
-    }.items():
+    paths = {"short_caption": "short", "sentence": "short", "caption": "long", "phrase": "box", "region_text": "box"}
+    for kind, path in paths.items():
         with torch.no_grad():
             inputs = processor(text=[text.lower() for text in TEXTS], path=path)
             expected = normalize(model.get_text_features(**inputs, path=path).pooler_output, dim=-1)
-        torch.testing.assert_close(embedder.texts(TEXTS, **options), expected)
+        torch.testing.assert_close(embedder.texts(TEXTS, kind), expected)
     model.config.caption_text_path = "short"
-    torch.testing.assert_close(embedder.texts(TEXTS, whole_captions=True), embedder.texts(TEXTS))
+    torch.testing.assert_close(embedder.texts(TEXTS, "caption"), embedder.texts(TEXTS))
 
 
 @pytest.mark.parametrize("dynamic", [True, False])
@@ -88,7 +85,7 @@ def test_encode(folder, photos, dynamic):
         with torch.no_grad():
             features = model.get_image_features(**processor(images=[image])).pooler_output
         torch.testing.assert_close(embeds_D, normalize(features, dim=-1)[0], rtol=1e-4, atol=1e-5)
-    with pytest.raises(ValueError, match=r"path must be one of .* or None, but is 'middle'"):
+    with pytest.raises(ValueError, match=r"path must be one of .*, but is 'middle'"):
         model.encode(texts=TEXTS, path="middle")
     with pytest.raises(ValueError, match="processor must be a BetaSiglip2Processor, but is a str"):
         model.encode(texts=TEXTS, processor="a/directory")
@@ -141,7 +138,7 @@ def test_photos_are_found_and_ranked_again(folder, photos, tmp_path):
     index.add(photos)
     rows = [{"image": str(photos / f"{number}.png")} for number in range(4)]
     batches = list(embedder.images(rows))
-    text = embedder.texts(["a red dog"], whole_captions=True)
+    text = embedder.texts(["a red dog"])
     similarity = torch.cat([batch.image_embeds_BD for batch in batches]) @ text[0]
     hits = index.search("a red dog")
     assert [hit.image for hit in hits] == [
@@ -151,5 +148,3 @@ def test_photos_are_found_and_ranked_again(folder, photos, tmp_path):
     again = index.search("a red dog", rerank=Reranking(4, "conditioned"))
     order = conditioned.argsort(descending=True).tolist()
     assert [hit.image for hit in again] == [rows[place]["image"] for place in order]
-    with pytest.raises(ValueError, match="store_patches must be False"):
-        PhotoIndex.create(tmp_path / "other.index", embedder, store_patches=True)

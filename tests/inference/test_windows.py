@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from beta_clip_hf.inference.windows import best_window_candidates, best_window_scores, window_sides
+from beta_clip_hf.inference.grids import map_of_one_grid
+from beta_clip_hf.inference.windows import best_window_candidates, best_window_scores, window_features, window_sides
 
 
 def reference_scores(patch_features, text_embeds, grid):
@@ -41,36 +42,38 @@ def test_sides_reach_half_of_the_grid():
 def test_the_best_window_equals_loops_in_any_chunks(features, grid, scores_at_a_time):
     patches, texts = features
     expected = reference_scores(patches, texts, grid)
-    found = best_window_scores(patches, texts, grid, scores_at_a_time=scores_at_a_time)
+    found = best_window_scores(map_of_one_grid(patches, grid), texts, scores_at_a_time=scores_at_a_time)
     torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-5)
-    found = best_window_scores(patches.double(), texts.double(), grid, scores_at_a_time=scores_at_a_time)
+    doubled = map_of_one_grid(patches.double(), grid)
+    found = best_window_scores(doubled, texts.double(), scores_at_a_time=scores_at_a_time)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
 
 def test_chosen_pairs_have_the_scores_of_all_pairs(features, grid):
     patches, texts = features
     images, chosen = torch.tensor([2, 0, 2, 2, 0]), torch.tensor([4, 1, 0, 4, 3])
-    found = best_window_candidates(patches, texts, grid, images, chosen)
+    found = best_window_candidates(map_of_one_grid(patches, grid), texts, images, chosen)
     expected = reference_scores(patches, texts, grid)[images, chosen]
     torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-5)
     assert found[0] == found[3]
     nothing = torch.zeros(0, dtype=torch.int64)
-    assert best_window_candidates(patches, texts, grid, nothing, nothing).shape == (0,)
+    assert best_window_candidates(map_of_one_grid(patches, grid), texts, nothing, nothing).shape == (0,)
 
 
 def test_half_precision_is_averaged_in_single(features, grid):
     patches, texts = features
     halved = patches.to(torch.bfloat16)
-    found = best_window_scores(halved, texts, grid)
+    found = best_window_scores(map_of_one_grid(halved, grid), texts)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found.double(), reference_scores(halved, texts, grid), rtol=0, atol=1e-5)
 
 
 def test_patches_without_length_have_the_cosine_0(grid):
     rows, columns = grid
-    assert best_window_scores(torch.zeros(1, rows * columns, 4), torch.ones(2, 4), grid).tolist() == [[0.0, 0.0]]
+    patches = map_of_one_grid(torch.zeros(1, rows * columns, 4), grid)
+    assert best_window_scores(patches, torch.ones(2, 4)).tolist() == [[0.0, 0.0]]
 
 
 def test_a_grid_of_another_size_is_refused():
     with pytest.raises(ValueError, match="grid must have 6 patches, but is 2 x 2"):
-        best_window_scores(torch.ones(1, 6, 4), torch.ones(1, 4), (2, 2))
+        window_features(torch.ones(1, 6, 4), (2, 2))

@@ -75,7 +75,7 @@ def test_reranking_uses_whole_embeddings(new_index, score, store_patches):
 
 def test_the_similarity_of_cut_embeddings(new_index, embedder):
     index = new_index(truncate_dim=5)
-    text_D = normalize(embedder.texts(["red"], whole_captions=True)[0, :5].cpu(), dim=-1)
+    text_D = normalize(embedder.descriptions(["red"])[0, :5].cpu(), dim=-1)
     for hit in index.search("red"):
         batch = next(iter(embedder.images([{"image": hit.image}])))
         image_D = normalize(batch.image_embeds_BD[0, :5].cpu(), dim=-1)

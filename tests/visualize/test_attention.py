@@ -99,3 +99,9 @@ def test_bad_maps_are_refused(tmp_path):
         with pytest.raises(ValueError, match=message):
             plot_phrase_attention(image, phrases, maps, path)
     assert not path.exists()
+
+
+@pytest.mark.parametrize(("size", "lowest", "highest"), [((900, 40), 1.6, 4), ((40, 900), 5.4, 8), ((64, 64), 2.7, 4)])
+def test_thin_images_have_figures_of_ordinary_sizes(tmp_path, figures, size, lowest, highest):
+    plot_phrase_attention(Image.new("RGB", size), ["a dog"], torch.ones(1, 2, 3), tmp_path / "thin.png")
+    assert lowest < figures[-1].get_size_inches()[1] < highest

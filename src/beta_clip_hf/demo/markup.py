@@ -55,7 +55,7 @@ def hit_html(index: PhotoIndex, found: Found, place: int) -> str:
 
 def _maps_of_hit(index: PhotoIndex, hit: Hit, phrases: Sequence[str]) -> Tensor:
     """Returns where each phrase looks in an image, (T, Y, X)."""
-    phrase_embeds_TD = index.embedder.texts(phrases)
+    phrase_embeds_TD = index.embedder.texts(phrases, PHRASE)
     return attention_maps([hit.image], phrase_embeds_TD, index.table, index.embedder)[hit.image]
 
 

@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from ..data.images import thumbnail
-from ..inference.look import CAPTION, PHRASE, SENTENCE, Look, ShownText, look, split_texts
-from ..model.modeling_beta_clip import BetaCLIPModel
+from ..inference.look import CAPTION, PHRASE, SENTENCE, Look, ShownText, can_look, look, split_texts
 from ..search.gallery import image_of, phrases_to_show
 from ..search.index import PhotoIndex
 from ..search.query import Hit, Query
@@ -104,7 +103,7 @@ def explore(model: Any, processor: Any, image: Image.Image, caption: str) -> See
     Asks a model what it sees in an image for a caption, its sentences and their phrases.
 
     Raises:
-        ValueError: if the model is neither a β-CLIP nor an FG-CLIP.
+        ValueError: if the model has no patch features, as a SigLIP.
     """
     _check_model(model)
     texts = split_texts([caption], most_phrases=MOST_PHRASES)
@@ -116,7 +115,7 @@ def compare(model: Any, processor: Any, image: Image.Image, first: str, second: 
     Asks a model which of two captions fits an image better, and where the phrases look in which they differ.
 
     Raises:
-        ValueError: if the captions are the same, or the model is neither a β-CLIP nor an FG-CLIP.
+        ValueError: if the captions are the same, or the model has no patch features, as a SigLIP.
     """
     _check_model(model)
     only_first, only_second = differences(first, second)
@@ -194,5 +193,5 @@ def shown_size(image: Image.Image) -> Image.Image:
 
 
 def _check_model(model: Any) -> None:
-    if not isinstance(model, BetaCLIPModel):
-        raise ValueError(f"The model must be a β-CLIP or an FG-CLIP for this, but is a {type(model).__name__}.")
+    if not can_look(model):
+        raise ValueError(f"The model must be a β-CLIP, FG-CLIP or FG-CLIP 2 for this, but is a {type(model).__name__}.")

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..data.rows import Row
 from ..inference.embedder import Embedder, ImageBatch
 from ..inference.shards import Kept
+from ..inference.text_kinds import CAPTION, REGION_TEXT, SHORT_CAPTION
 from .metric_names import MetricName
 from .metrics import hard_negative_hits
 from .results import Metric, mean_metric
@@ -65,6 +66,8 @@ CHOICES: dict[str, Callable[[Row], list[Choice]]] = {
     "region_negatives": region_choices,
 }
 """For each probe of hard negatives, by its name, the function that takes its choices from a row."""
+TEXT_KIND_OF_CHOICES = {"hard_negatives": CAPTION, "choices": SHORT_CAPTION, "region_negatives": REGION_TEXT}
+"""For each probe of hard negatives the kind of its texts, which decides the text path in a model with several."""
 
 
 def hard_negative_probes(
@@ -83,12 +86,8 @@ def hard_negative_probes(
     for name, choices_in in CHOICES.items():
         choices = [choices_in(row) for row in texts]
         if any(choices):
-            # A model with two text paths takes the long one for captions only, not for texts of regions or choices.
-            whole_captions = name == "hard_negatives"
-            probe = HardNegativeProbe(
-                name, embedder, choices, whole_captions=whole_captions, conditioned=conditioned, seed=seed
-            )
-            probes.append(probe)
+            kind = TEXT_KIND_OF_CHOICES[name]
+            probes.append(HardNegativeProbe(name, embedder, choices, kind=kind, conditioned=conditioned, seed=seed))
     return probes
 
 
@@ -110,7 +109,7 @@ class HardNegativeProbe:
         name: First part of the names of the metrics.
         embedder: Encodes the texts.
         choices: Choices of each image, see [`caption_choices`] and [`region_choices`]; there must be at least one.
-        whole_captions: Whether the texts are whole captions, see [`Embedder.texts`].
+        kind: The kind of the texts, see [`Embedder.texts`].
         conditioned: Whether to score with the text-conditioned pooler too.
         seed: Seed of the bootstrap intervals.
 
@@ -124,7 +123,7 @@ class HardNegativeProbe:
         embedder: Embedder,
         choices: Sequence[list[Choice]],
         *,
-        whole_captions: bool = False,
+        kind: str = SHORT_CAPTION,
         conditioned: bool = True,
         seed: int = 0,
     ) -> None:
@@ -148,8 +147,8 @@ class HardNegativeProbe:
         self.sizes_I = torch.tensor([len(choice.texts) for choice in self.flat])
         self.image_I = torch.tensor(image_index)
         has_boxes = any(choice.box is not None for choice in self.flat)
-        self.has_regions = embedder.has_region_features and has_boxes
-        self.text_embeds_ND = embedder.texts(texts, whole_captions=whole_captions, box_texts=has_boxes)
+        self.has_regions = embedder.has_patch_features and has_boxes
+        self.text_embeds_ND = embedder.texts(texts, kind)
 
     def measure(self, batch: ImageBatch) -> Kept:
         """Keeps the scores of all texts of the choices of a batch."""

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from ..data.rows import Row
 from ..inference.embedder import Embedder, ImageBatch
+from ..inference.grids import Grid, features_on_grid, images_by_grid, on_grid
 from ..inference.shards import Kept
+from ..inference.text_kinds import PHRASE
 from ..model.boxes_beta_clip import Box
 from ..model.image_views_beta_clip import boxes_in_view
-from ..model.patch_map_beta_clip import features_of_one_grid
 from ..model.regions_beta_clip import roi_align
 from .metric_names import MetricName
 from .metrics import chance_ranks, hits_at_k, match_ranks
@@ -54,6 +55,22 @@ class _SeenPhrases(NamedTuple):
     """Boxes of each phrase, in shares of the view."""
     image_I: Tensor
     """(I,) int64: place in the batch of the image of each phrase, non-decreasing."""
+
+
+class _PhrasesOnGrid(NamedTuple):
+    """Holds phrases of images that have the same grid."""
+
+    grid: Grid
+    patches_BPD: Tensor
+    """(B, P, D) patch features of these images."""
+    cells: BoxCells
+    """The boxes of the phrases on the grid."""
+    text_embeds_ID: Tensor
+    """(I, D) embeddings of the phrases."""
+    image_I: Tensor
+    """(I,) int64: place among these images of the image of each phrase, non-decreasing."""
+    attention_IHP: Tensor | None
+    """(I, H, P) attention of the pooler; `None` for a model without a pooler."""
 
 
 class LocalisationProbe:
@@ -94,7 +111,7 @@ class LocalisationProbe:
         # The phrases of image i are numbered from first_phrase[i] to first_phrase[i + 1].
         self.first_phrase = [0, *accumulate(self.num_phrases_B.tolist())]
         self.flat = list(chain.from_iterable(self.phrases))
-        self.text_embeds_ID = embedder.texts([phrase["text"] for phrase in self.flat])
+        self.text_embeds_ID = embedder.texts([phrase["text"] for phrase in self.flat], PHRASE)
 
     def measure(self, batch: ImageBatch) -> Kept:
         """Keeps the hits and masses of all maps of the phrases of a batch."""
@@ -102,24 +119,43 @@ class LocalisationProbe:
         kept: Kept = {"phrase": torch.tensor(seen.numbers, dtype=torch.int64)}
         if not seen.numbers:
             return kept
-        boxes = [torch.tensor(phrase_boxes, dtype=torch.float64) for phrase_boxes in seen.boxes]
-        cells = box_cells(boxes, batch.grid)
         text_embeds_ID = self.text_embeds_ID[seen.numbers]
-        maps = self._similarity_maps(batch, text_embeds_ID, seen.image_I)
-        maps[UNIFORM] = uniform_map(batch.grid).expand(len(boxes), -1, -1)
-        maps[CENTRE] = centre_map(batch.grid).expand(len(boxes), -1, -1)
-        if self.has_attention:
-            device = batch.image_embeds_BD.device
-            attention_IHP = self.embedder.attention(batch, text_embeds_ID, seen.image_I.to(device))
-            maps["attention"] = attention_IHP.mean(dim=1).unflatten(-1, batch.grid)
-            head_maps = attention_IHP.unflatten(-1, batch.grid).unbind(dim=1)
-            heads = [_map_values(map_IYX, cells) for map_IYX in head_maps]
-            for metric in (POINTING, MASS_INSIDE):
-                kept[_key(HEADS, metric)] = torch.stack([values[metric] for values in heads], dim=1)
-        for score, map_IYX in maps.items():
-            for metric, values_I in _map_values(map_IYX, cells).items():
-                kept[_key(score, metric)] = values_I
+        parts = []
+        order: list[int] = []
+        # Maps of one grid are measured at once.
+        for phrases, phrases_on_grid in self._by_grid(batch, text_embeds_ID, seen):
+            order += phrases
+            parts.append(_values_on_grid(phrases_on_grid))
+        # Back in the order of the phrases.
+        places_I = torch.tensor(order).argsort()
+        for name in parts[0]:
+            kept[name] = torch.cat([part[name].cpu() for part in parts])[places_I]
         return kept | self._grounding(batch, text_embeds_ID, seen)
+
+    def _by_grid(
+        self, batch: ImageBatch, text_embeds_ID: Tensor, seen: _SeenPhrases
+    ) -> Iterator[tuple[list[int], _PhrasesOnGrid]]:
+        """Yields the phrases of the images of each grid, with their places among the phrases that are seen."""
+        attention_IHP = None
+        if self.has_attention:
+            attention_IHP = self.embedder.attention(batch, text_embeds_ID, seen.image_I)
+        patches = batch.patches._replace(features=batch.patches.features.float())
+        for grid, images in images_by_grid(patches).items():
+            place_of_image = {image: place for place, image in enumerate(images)}
+            phrases = [phrase for phrase, image in enumerate(seen.image_I.tolist()) if image in place_of_image]
+            if not phrases:
+                continue
+            places = [place_of_image[image] for image in seen.image_I[phrases].tolist()]
+            boxes = [torch.tensor(seen.boxes[phrase], dtype=torch.float64) for phrase in phrases]
+            phrases_on_grid = _PhrasesOnGrid(
+                grid=grid,
+                patches_BPD=features_on_grid(patches, grid, images),
+                cells=box_cells(boxes, grid),
+                text_embeds_ID=text_embeds_ID[phrases],
+                image_I=torch.tensor(places),
+                attention_IHP=None if attention_IHP is None else attention_IHP[phrases],
+            )
+            yield phrases, phrases_on_grid
 
     def _seen_phrases(self, batch: ImageBatch) -> _SeenPhrases:
         numbers: list[int] = []
@@ -133,41 +169,6 @@ class LocalisationProbe:
                     boxes.append(seen)
                     places.append(place)
         return _SeenPhrases(numbers, boxes, torch.tensor(places, dtype=torch.int64))
-
-    def _similarity_maps(self, batch: ImageBatch, text_embeds_ID: Tensor, image_I: Tensor) -> dict[str, Tensor]:
-        """Computes (I, Y, X) maps of the cosines of phrases with patches and with regions. No value is negative."""
-        patches_BPD = features_of_one_grid(batch.patch_features_BPD).float()
-        device = patches_BPD.device
-        num_patches = patches_BPD.shape[1]
-        num_phrases_B = torch.bincount(image_I, minlength=len(patches_BPD)).tolist()
-        image_I = image_I.to(device)
-        # Features of windows are sums of those of patches, and so are their products with the phrases. The weights are
-        # what RoIAlign makes of an image whose patch features are unit vectors.
-        rows, columns = batch.grid
-        sides = torch.tensor([columns, rows, columns, rows], device=device)
-        windows = sliding_windows(batch.grid).to(device) * sides
-        units_PP = torch.eye(num_patches, device=device)
-        first_image = windows.new_zeros(len(windows)).long()
-        window_weights = roi_align(units_PP[None], windows, first_image, batch.grid)
-        # Each phrase with the patches of its own image alone.
-        products = []
-        for image_texts_ID, patches_PD in zip(text_embeds_ID.split(num_phrases_B), patches_BPD, strict=True):
-            products.append(image_texts_ID @ patches_PD.T)
-        product_IP = torch.cat(products)
-        # Image by image: the features of all windows of a batch at once would be many times those of its patches.
-        lengths = [(window_weights @ patches_PD).norm(dim=-1) for patches_PD in patches_BPD]
-        # A feature that is zero everywhere gets the cosine 0 instead of NaN.
-        window_lengths = torch.stack(lengths).clamp(min=1e-12)
-        length_BP = patches_BPD.norm(dim=-1).clamp(min=1e-12)
-        patch_IP = product_IP / length_BP[image_I]
-        window_cosines = product_IP @ window_weights.T / window_lengths[image_I]
-        # Windows are listed size by size, one for each patch: the best size counts.
-        region_IP = window_cosines.unflatten(-1, (-1, num_patches)).amax(dim=1)
-        maps = {}
-        for score, similarity_IP in (("patch_similarity", patch_IP), ("region_similarity", region_IP)):
-            map_IP = similarity_IP - similarity_IP.amin(dim=-1, keepdim=True)
-            maps[score] = map_IP.unflatten(-1, batch.grid)
-        return maps
 
     def _grounding(self, batch: ImageBatch, text_embeds_ID: Tensor, seen: _SeenPhrases) -> Kept:
         """
@@ -257,6 +258,62 @@ class LocalisationProbe:
 def _key(score: str, metric: str) -> str:
     """Returns the name under which the values of a score are kept."""
     return f"{score}/{metric}"
+
+
+def _values_on_grid(phrases: _PhrasesOnGrid) -> Kept:
+    """Returns the values of each phrase, (I,), for all maps and metrics, and those of single heads, (I, H)."""
+    grid = phrases.grid
+    num_phrases = len(phrases.image_I)
+    maps = _similarity_maps(phrases)
+    maps[UNIFORM] = uniform_map(grid).expand(num_phrases, -1, -1)
+    maps[CENTRE] = centre_map(grid).expand(num_phrases, -1, -1)
+    kept: Kept = {}
+    if phrases.attention_IHP is not None:
+        attention_IHYX = on_grid(phrases.attention_IHP, grid)
+        maps["attention"] = attention_IHYX.mean(dim=1)
+        heads = [_map_values(map_IYX, phrases.cells) for map_IYX in attention_IHYX.unbind(dim=1)]
+        for metric in (POINTING, MASS_INSIDE):
+            kept[_key(HEADS, metric)] = torch.stack([values[metric] for values in heads], dim=1)
+    for score, map_IYX in maps.items():
+        for metric, values_I in _map_values(map_IYX, phrases.cells).items():
+            kept[_key(score, metric)] = values_I
+    return kept
+
+
+def _similarity_maps(phrases: _PhrasesOnGrid) -> dict[str, Tensor]:
+    """Computes (I, Y, X) maps of the cosines of phrases with patches and with regions. No value is negative."""
+    patches_BPD = phrases.patches_BPD
+    device = patches_BPD.device
+    num_patches = patches_BPD.shape[1]
+    num_phrases_B = torch.bincount(phrases.image_I, minlength=len(patches_BPD)).tolist()
+    image_I = phrases.image_I.to(device)
+    # Features of windows are sums of those of patches, and so are their products with the phrases. The weights are
+    # what RoIAlign makes of an image whose patch features are unit vectors.
+    rows, columns = phrases.grid
+    sides = torch.tensor([columns, rows, columns, rows], device=device)
+    windows = sliding_windows(phrases.grid).to(device) * sides
+    units_PP = torch.eye(num_patches, device=device)
+    first_image = windows.new_zeros(len(windows)).long()
+    window_weights = roi_align(units_PP[None], windows, first_image, phrases.grid)
+    # Each phrase with the patches of its own image alone.
+    products = []
+    for image_texts_ID, patches_PD in zip(phrases.text_embeds_ID.split(num_phrases_B), patches_BPD, strict=True):
+        products.append(image_texts_ID @ patches_PD.T)
+    product_IP = torch.cat(products)
+    # Image by image: the features of all windows of a batch at once would be many times those of its patches.
+    lengths = [(window_weights @ patches_PD).norm(dim=-1) for patches_PD in patches_BPD]
+    # A feature that is zero everywhere gets the cosine 0 instead of NaN.
+    window_lengths = torch.stack(lengths).clamp(min=1e-12)
+    length_BP = patches_BPD.norm(dim=-1).clamp(min=1e-12)
+    patch_IP = product_IP / length_BP[image_I]
+    window_cosines = product_IP @ window_weights.T / window_lengths[image_I]
+    # Windows are listed size by size, one for each patch: the best size counts.
+    region_IP = window_cosines.unflatten(-1, (-1, num_patches)).amax(dim=1)
+    maps = {}
+    for score, similarity_IP in (("patch_similarity", patch_IP), ("region_similarity", region_IP)):
+        map_IP = similarity_IP - similarity_IP.amin(dim=-1, keepdim=True)
+        maps[score] = on_grid(map_IP, phrases.grid)
+    return maps
 
 
 def _map_values(map_IYX: Tensor, cells: BoxCells) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ from ..data.rows import Row
 from ..inference.embedder import Embedder, ImageBatch
 from ..inference.hierarchical import text_hierarchies
 from ..inference.shards import Kept
+from ..inference.text_kinds import CAPTION, SHORT_CAPTION
 from ..text.hierarchy import TextHierarchy
 from .copies import first_copies, with_first_copies
 from .hierarchical import (
@@ -108,7 +109,7 @@ def retrieval_probes(
                 name,
                 embedder,
                 captions,
-                whole_captions=is_long,
+                kind=CAPTION if is_long else SHORT_CAPTION,
                 conditioned=conditioned,
                 hierarchies=hierarchies,
                 ks=ks,
@@ -142,7 +143,7 @@ class RetrievalProbe:
         name: First part of the names of the metrics.
         embedder: Encodes the texts, all of them at once.
         captions: One or several captions of each image.
-        whole_captions: Whether these are whole captions, see [`Embedder.texts`].
+        kind: The kind of the texts, see [`Embedder.texts`].
         conditioned: Whether to score with the text-conditioned pooler too.
         hierarchies: Sentences and phrases of each of the captions, flat. Without them there are no hierarchical scores.
         ks: Values of k of R@k.
@@ -155,7 +156,7 @@ class RetrievalProbe:
         embedder: Embedder,
         captions: Sequence[Sequence[str]],
         *,
-        whole_captions: bool = False,
+        kind: str = SHORT_CAPTION,
         conditioned: bool = True,
         hierarchies: Sequence[TextHierarchy] | None = None,
         ks: Sequence[int] = DEFAULT_KS,
@@ -181,7 +182,7 @@ class RetrievalProbe:
                 len(self.texts),
                 RERANKED[-1],
             )
-        self.text_embeds_TD = embedder.texts(self.texts, whole_captions=whole_captions)
+        self.text_embeds_TD = embedder.texts(self.texts, kind)
         self.distinct_texts = DistinctEmbeddings(self.text_embeds_TD)
         self.hierarchical: HierarchicalScores | None = None
         if hierarchies is not None:

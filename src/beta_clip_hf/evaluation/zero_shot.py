@@ -15,6 +15,7 @@ from torch.nn.functional import normalize
 from ..data.rows import Row
 from ..inference.embedder import Embedder, ImageBatch
 from ..inference.shards import Kept
+from ..inference.text_kinds import REGION_TEXT, SHORT_CAPTION
 from .metric_names import MetricName
 from .metrics import MatchRanks, chance_ranks, hits_at_k, match_ranks
 from .results import Metric, mean_metric
@@ -36,14 +37,14 @@ class Classes(NamedTuple):
     """Prompts, in which {} stands for the name."""
 
 
-def class_embeds(embedder: Embedder, classes: Classes, *, box_texts: bool = False) -> Tensor:
+def class_embeds(embedder: Embedder, classes: Classes, kind: str = SHORT_CAPTION) -> Tensor:
     """
     Embeds each class as the normalised mean of the embeddings of all its prompts: (G, D) float32.
 
     Args:
         embedder: Encodes the prompts.
         classes: The classes.
-        box_texts: Whether boxes are classified, see [`Embedder.texts`].
+        kind: The kind of the prompts, see [`Embedder.texts`].
 
     Raises:
         ValueError: if there is no class or no template, or a template has no {}.
@@ -59,7 +60,7 @@ def class_embeds(embedder: Embedder, classes: Classes, *, box_texts: bool = Fals
     prompts: list[str] = []
     for name in names:
         prompts += [template.replace("{}", name) for template in templates]
-    prompt_embeds = embedder.texts(prompts, box_texts=box_texts).unflatten(0, (len(names), len(templates)))
+    prompt_embeds = embedder.texts(prompts, kind).unflatten(0, (len(names), len(templates)))
     # Each prompt counts alike, as its embedding has length 1; their mean is shorter, so it is normalised again.
     return normalize(prompt_embeds.mean(dim=1), dim=-1)
 
@@ -147,7 +148,8 @@ class ClassificationProbe:
                 raise ValueError(f"label must be a whole number from 0 to {self.num_classes - 1}, but is {label!r}")
         # A matrix product would not tie copies of a class to the last bit, so each name is scored once.
         names = list(dict.fromkeys(classes.names))
-        self.class_embeds_UD = class_embeds(embedder, classes._replace(names=names), box_texts=boxes is not None)
+        kind = SHORT_CAPTION if boxes is None else REGION_TEXT
+        self.class_embeds_UD = class_embeds(embedder, classes._replace(names=names), kind)
         places = [names.index(class_name) for class_name in classes.names]
         self.place_G = torch.tensor(places, device=self.class_embeds_UD.device)
 
@@ -161,7 +163,7 @@ class ClassificationProbe:
         num_labels_B = torch.tensor([len(self.labels[image]) for image in images])
         device = batch.image_embeds_BD.device
         embeds = {"cls": batch.image_embeds_BD.repeat_interleave(num_labels_B.to(device), dim=0)}
-        if self.boxes is not None and self.embedder.has_region_features:
+        if self.boxes is not None and self.embedder.has_patch_features:
             embeds["region"] = self.embedder.region_embeds(batch, [self.boxes[image] for image in images])
         kept: Kept = {"image": batch.image_index_B.repeat_interleave(num_labels_B)}
         for score, embeds_ID in embeds.items():

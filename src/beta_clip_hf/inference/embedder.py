@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,12 +16,13 @@ from ..data.rows import Row
 from ..model.batch_beta_clip import scaled_pixels
 from ..model.boxes_beta_clip import seen_box
 from ..model.image_views_beta_clip import UNSCALED, pixel_scale, squashed, view_of_image
-from ..model.modeling_beta_siglip2 import BetaSiglip2Model
-from ..model.patch_map_beta_clip import Patches, PatchMap, features_of_one_grid
-from ..model.regions_beta_clip import grid_boxes, roi_align, roi_align_of_map
+from ..model.patch_map_beta_clip import PatchMap
+from ..model.regions_beta_clip import grid_boxes, roi_align_of_map
+from .grids import HasPatches, for_model, map_of_one_grid
 from .models import evaluation_mode
 from .reading import ImageReader, ProcessedImages
 from .shards import Kept, Shards, split
+from .text_kinds import SHORT_CAPTION, kind_of_descriptions, path_of_kind
 from .texts import packed_features, padded_features
 
 
@@ -29,18 +30,6 @@ logger = logging.get_logger(__name__)
 
 TEXTS_PER_SHARD = 4096
 """Texts that are encoded before their embeddings are written: what a run that is stopped can lose."""
-
-
-class HasPatches(Protocol):
-    """A batch of images with their patch features: an [`ImageBatch`], or features that were kept."""
-
-    @property
-    def patch_features_BPD(self) -> Patches:
-        """(B, P, D), normalised or not."""
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of patches, P in all."""
 
 
 @dataclass(frozen=True)
@@ -55,18 +44,11 @@ class ImageBatch:
     """Width and height of each image in pixels, before any processing."""
     image_embeds_BD: Tensor
     """(B, D) float32, normalised."""
-    patch_features_BPD: Patches
-    """(B, P, D), not normalised, in the model's dtype; P = 0 for a model without patch features. A map where the grids
-    of images differ."""
-    grid: tuple[int, int]
-    """Rows and columns of patches, P in all; (0, 0) where the grids of images differ."""
+    patches: PatchMap
+    """Patch features (B, P, D), not normalised, in the model's dtype, and the grid of each image, which is on the CPU;
+    P = 0 for a model without patch features."""
     digests: list[bytes]
     """SHA-256 of each image file, or of the pixels of an image that comes from no file."""
-
-    @property
-    def grid_features_BPD(self) -> Tensor:
-        """The patch features, where all images have one grid; raises `ValueError` otherwise."""
-        return features_of_one_grid(self.patch_features_BPD)
 
 
 class Embedder:
@@ -118,34 +100,63 @@ class Embedder:
         # Images travel to a GPU as bytes. On a CPU they are what the image processor makes of them, to the last bit.
         self.pixel_scale = pixel_scale(self.image_processor) if model.device.type == "cuda" else None
         self.has_pooler = getattr(model, "pooler", None) is not None
-        # SigLIP 2 has a path for each kind of text, and images of any grid.
-        self.has_any_grid = isinstance(model, BetaSiglip2Model)
-        self.has_region_features = hasattr(model, "encode_images")
-        # Maps over a grid are drawn, and windows cut, of images of one grid.
-        self.has_patch_features = self.has_region_features and not self.has_any_grid
-        self.has_long_path = getattr(model.config, "use_long_text_path", False)
+        self.has_patch_features = hasattr(model, "encode_images")
         self.by_budget = getattr(processor, "dynamic_max_patches", False)
 
-    def texts(
-        self, texts: Sequence[str], *, whole_captions: bool = False, box_texts: bool = False, path: str | None = None
-    ) -> Tensor:
+    def text_path(self, kind: str) -> str | None:
+        """Returns the text path of a kind of texts, see [`path_of_kind`]."""
+        return path_of_kind(self.model.config, kind)
+
+    def description_kind(self, texts: Sequence[str]) -> str:
+        """Returns the kind of texts that someone wrote freely, see [`kind_of_descriptions`]."""
+        return kind_of_descriptions(self.model, self.processor, texts)
+
+    def texts(self, texts: Sequence[str], kind: str = SHORT_CAPTION) -> Tensor:
         """
-        Encodes texts.
+        Encodes texts of one kind, see [`texts_on_path`].
+
+        Args:
+            texts: T texts.
+            kind: One of [`TEXT_KINDS`], which decides the path in a model with several.
+        """
+        return self.texts_on_path(texts, self.text_path(kind))
+
+    def descriptions(self, texts: Sequence[str]) -> Tensor:
+        """Encodes texts that someone wrote freely, each by itself on the path of its kind, see [`description_kind`]."""
+        return self.texts_on_paths(texts, [self.text_path(self.description_kind([text])) for text in texts])
+
+    def texts_on_paths(self, texts: Sequence[str], paths: Sequence[str | None]) -> Tensor:
+        """
+        Encodes texts that each have a path of their own, see [`texts_on_path`].
+
+        Args:
+            texts: T texts.
+            paths: The path of each text.
+        """
+        parts = [self.texts_on_path([], None)]
+        order: list[int] = []
+        # In the same order in all processes.
+        for path in sorted(set(paths), key=str):
+            places = [place for place, path_of_text in enumerate(paths) if path_of_text == path]
+            parts.append(self.texts_on_path([texts[place] for place in places], path))
+            order += places
+        # Back in the order of the texts.
+        return torch.cat(parts)[torch.tensor(order, dtype=torch.int64).argsort().to(self.model.device)]
+
+    def texts_on_path(self, texts: Sequence[str], path: str | None) -> Tensor:
+        """
+        Encodes texts that all take the same path.
 
         Equal texts are encoded once, so that their scores are tied exactly. With several processes each one encodes a
         part and all get all; every process must ask for the same texts.
 
         Args:
             texts: T texts.
-            whole_captions: Whether the texts are whole captions. A model with two text paths encodes these on the long
-                one, and all other texts on the short one.
-            box_texts: Whether the texts tell what stands in boxes. SigLIP 2 encodes these on a path of their own.
-            path: The text path by its name. By default the two above choose it.
+            path: A text path that the model has; `None` for its only one, or its first.
 
         Returns:
             (T, D) float32, normalised, in the order of the texts, on the model's device.
         """
-        path = path or self._path_of(whole_captions, box_texts)
         # Texts of similar length share a shard, which saves padding. Equal lengths are sorted by the text itself, so
         # that a shard does not depend on the order of the input.
         distinct = sorted(set(texts), key=lambda text: (len(text), text))
@@ -178,14 +189,6 @@ class Embedder:
         places = [place_of_text[text] for text in texts]
         return kept["embeds"][places].to(self.model.device)
 
-    def _path_of(self, whole_captions: bool, box_texts: bool) -> str | None:
-        """Returns the text path of whole captions, of texts of boxes, or of other texts; `None` for the usual one."""
-        if self.has_any_grid and box_texts:
-            return "box"
-        if self.has_any_grid and whole_captions:
-            return str(self.model.config.caption_text_path)
-        return "long" if whole_captions and self.has_long_path else None
-
     def _scaled(self, features_MD: Tensor) -> Tensor:
         """Returns features in float32, of length 1 if this embedder normalises."""
         embeds_MD = features_MD.float()
@@ -208,19 +211,26 @@ class Embedder:
         self, rows: Sequence[Row], batches: Sequence[Sequence[int]], *, keeps_going: bool = False
     ) -> Iterator[ProcessedImages]:
         """Reads what [`images`] encodes. With `keeps_going`, an image that cannot be used is told in `lost`."""
-        options = {} if self.pixel_scale is None else UNSCALED
-        reader = ImageReader(rows, self.image_processor, options, by_budget=self.by_budget, keeps_going=keeps_going)
         loader: Iterable[ProcessedImages] = DataLoader(
             range(len(rows)),  # type: ignore[arg-type]  # anything with a length and an index will do
             batch_sampler=batches,  # type: ignore[arg-type]  # any sequence of batches will do
             num_workers=self.num_workers,
-            collate_fn=reader,
+            collate_fn=self.reader(rows, keeps_going=keeps_going),
             pin_memory=self.model.device.type == "cuda",
         )
         with logging.tqdm(total=sum(map(len, batches)), desc="images", unit=" images") as progress:
             for processed in loader:
                 yield processed
                 progress.update(len(processed.rows))
+
+    def image(self, image: Any) -> ImageBatch:
+        """Encodes one image, a batch of one: a PIL image, path or bytes."""
+        return self.encode_images(self.reader([{"image": image}])([0]))
+
+    def reader(self, rows: Sequence[Row], *, keeps_going: bool = False) -> ImageReader:
+        """Returns what reads the images of rows as this embedder takes them."""
+        options = {} if self.pixel_scale is None else UNSCALED
+        return ImageReader(rows, self.image_processor, options, by_budget=self.by_budget, keeps_going=keeps_going)
 
     def encode_images(self, processed: ProcessedImages) -> ImageBatch:
         """Encodes one batch of images that have been read and processed."""
@@ -234,24 +244,19 @@ class Embedder:
         inputs["pixel_values"] = inputs["pixel_values"].to(self.model.dtype)
         options = self._size_options(inputs["pixel_values"])
         with evaluation_mode(self.model):
-            patches_BPD: Patches
-            if self.has_any_grid:
-                features_BD, patches_BPD = self.model.encode_images(**inputs)
-                grid = (0, 0)
-            elif self.has_patch_features:
-                features_BD, patches_BPD = self.model.encode_images(inputs["pixel_values"], **options)
-                grid = self._patch_grid(inputs["pixel_values"])
+            if self.has_patch_features:
+                features_BD, patches = self.model.encode_images(**inputs, **options)
             else:
                 features_BD = self.model.get_image_features(**inputs, **options).pooler_output
-                patches_BPD = features_BD[:, None][:, :0]
-                grid = (0, 0)
+                patches = map_of_one_grid(features_BD[:, None][:, :0], (0, 0))
+        if not isinstance(patches, PatchMap):
+            patches = map_of_one_grid(patches, self._patch_grid(inputs["pixel_values"]))
         return ImageBatch(
             rows=processed.rows,
             image_index_B=torch.tensor(processed.indices),
             sizes=processed.sizes,
             image_embeds_BD=self._scaled(features_BD),
-            patch_features_BPD=patches_BPD,
-            grid=grid,
+            patches=patches,
             digests=processed.digests,
         )
 
@@ -290,14 +295,14 @@ class Embedder:
         """
         with evaluation_mode(self.model):
             conditioned_TD = self.model.get_text_conditioned_image_features(
-                patch_features=batch.patch_features_BPD, text_embeds=text_embeds_TD, image_index=image_in_batch_T
+                patch_features=for_model(batch.patches), text_embeds=text_embeds_TD, image_index=image_in_batch_T
             )
         return (conditioned_TD.float() * text_embeds_TD).sum(dim=-1)
 
     def pair_scores(self, batch: HasPatches, text_embeds_TD: Tensor) -> Tensor:
         """Scores every image of a batch with every text: (B, T) float32, text-conditioned."""
         with evaluation_mode(self.model):
-            return self.model.score_pairs(batch.patch_features_BPD, text_embeds_TD).float()
+            return self.model.score_pairs(for_model(batch.patches), text_embeds_TD).float()
 
     def candidate_scores(
         self, batch: HasPatches, text_embeds_TD: Tensor, image_in_batch_K: Tensor, text_index_K: Tensor
@@ -321,7 +326,8 @@ class Embedder:
         image_index = distinct_pairs.div(num_texts, rounding_mode="floor").to(device)
         text_index = (distinct_pairs % num_texts).to(device)
         with evaluation_mode(self.model):
-            scores = self.model.score_candidates(batch.patch_features_BPD, text_embeds_TD, image_index, text_index)
+            patches = for_model(batch.patches)
+            scores = self.model.score_candidates(patches, text_embeds_TD, image_index, text_index)
         return scores.float()[place_K.to(device)]
 
     def region_embeds(self, batch: ImageBatch, boxes: Sequence[Sequence[Any]]) -> Tensor:
@@ -358,22 +364,14 @@ class Embedder:
         Returns:
             (R, D) float32, normalised.
         """
-        patches_BPD = batch.patch_features_BPD
-        boxes_R4 = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
-        if isinstance(patches_BPD, PatchMap):
-            device = patches_BPD.features.device
-            image_R = image_in_batch_R.to(device)
-            grid_R2 = patches_BPD.grid_sizes.to(device)[image_R]
-            boxes_R4 = grid_boxes(boxes_R4.to(device), "xyxy_normalized", grid_R2, grid_R2)
-            return unit_length(roi_align_of_map(patches_BPD, boxes_R4, image_R).float(), dim=-1)
-        rows, columns = batch.grid
-        # RoIAlign takes boxes in units of patches.
-        boxes_R4 = boxes_R4 * torch.tensor([columns, rows, columns, rows])
-        device = patches_BPD.device
-        features_RD = roi_align(patches_BPD, boxes_R4.to(device), image_in_batch_R.to(device), batch.grid)
-        return unit_length(features_RD.float(), dim=-1)
+        device = batch.patches.features.device
+        image_R = image_in_batch_R.to(device)
+        boxes_R4 = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4).to(device)
+        grid_R2 = batch.patches.grid_sizes.to(device)[image_R]
+        boxes_R4 = grid_boxes(boxes_R4, "xyxy_normalized", grid_R2, grid_R2)
+        return unit_length(roi_align_of_map(batch.patches, boxes_R4, image_R).float(), dim=-1)
 
-    def attention(self, batch: ImageBatch, text_embeds_TD: Tensor, image_in_batch_T: Tensor) -> Tensor:
+    def attention(self, batch: HasPatches, text_embeds_TD: Tensor, image_in_batch_T: Tensor) -> Tensor:
         """
         Computes where each head of the pooler looks for each text.
 
@@ -383,13 +381,13 @@ class Embedder:
             image_in_batch_T: (T,) int64: the place in the batch of the image of each text.
 
         Returns:
-            (T, H, P) float32.
+            (T, H, P) float32, which is 0 for padding.
         """
         with evaluation_mode(self.model):
             _, attention_THP = self.model.get_text_conditioned_image_features(
-                patch_features=batch.patch_features_BPD,
+                patch_features=for_model(batch.patches),
                 text_embeds=text_embeds_TD,
-                image_index=image_in_batch_T,
+                image_index=image_in_batch_T.to(text_embeds_TD.device),
                 output_attentions=True,
             )
         return attention_THP.float()

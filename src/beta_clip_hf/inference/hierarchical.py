@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from ..model.patch_map_beta_clip import features_of_one_grid
 from ..text.hierarchy import TextHierarchy, build_text_hierarchy
 from ..text.phrases import PhraseExtractor
-from .embedder import Embedder, HasPatches
+from .embedder import Embedder
+from .grids import HasPatches
+from .text_kinds import CAPTION, PHRASE, SENTENCE
 from .windows import best_window_candidates, best_window_scores
 
 
@@ -83,21 +84,24 @@ class TextParts:
     A text without sentences is its own sentence. Of a text without phrases the sentences count as its phrases.
 
     Args:
-        embedder: Encodes the parts, as phrases and not as whole captions.
+        embedder: Encodes the parts, on the text paths of sentences and phrases.
         hierarchies: The texts.
     """
 
     def __init__(self, embedder: Embedder, hierarchies: Sequence[TextHierarchy]) -> None:
         self.embedder = embedder
-        place_of_part: dict[str, int] = {}
+        place_of_part: dict[_Part, int] = {}
         self.sentences = _Bags(place_of_part)
         self.phrases = _Bags(place_of_part)
+        sentence_path = embedder.text_path(SENTENCE)
+        phrase_path = embedder.text_path(PHRASE)
         for hierarchy in hierarchies:
-            sentences = hierarchy.sentences or (hierarchy.caption,)
+            sentences = [_Part(text, sentence_path) for text in hierarchy.sentences or (hierarchy.caption,)]
+            phrases = [_Part(text, phrase_path) for text in hierarchy.phrases]
             self.sentences.add(sentences)
-            self.phrases.add(hierarchy.phrases or sentences)
-        self.texts = list(place_of_part)
-        self.embeds_UD = embedder.texts(self.texts)
+            self.phrases.add(phrases or sentences)
+        self.texts = [part.text for part in place_of_part]
+        self.embeds_UD = embedder.texts_on_paths(self.texts, [part.path for part in place_of_part])
 
     def pair_scores(self, patches: HasPatches, place: str) -> tuple[Tensor, Tensor]:
         """
@@ -113,9 +117,7 @@ class TextParts:
         if place == ATTENTION:
             scores_BU = self.embedder.pair_scores(patches, self.embeds_UD)
         else:
-            scores_BU = best_window_scores(
-                features_of_one_grid(patches.patch_features_BPD), self.embeds_UD, patches.grid
-            )
+            scores_BU = best_window_scores(patches.patches, self.embeds_UD)
         scores_UB = scores_BU.T.float().cpu().contiguous()
         return self.sentences.means(scores_UB).T, self.phrases.means(scores_UB).T
 
@@ -148,11 +150,16 @@ class TextParts:
         if place == ATTENTION:
             scores = self.embedder.candidate_scores(patches, self.embeds_UD, image_index, part_index)
         else:
-            scores = best_window_candidates(
-                features_of_one_grid(patches.patch_features_BPD), self.embeds_UD, patches.grid, image_index, part_index
-            )
+            scores = best_window_candidates(patches.patches, self.embeds_UD, image_index, part_index)
         starts_M = num_parts_M.cumsum(0) - num_parts_M
         return _means(scores.float().cpu()[:, None], torch.arange(len(scores)), starts_M)[:, 0]
+
+
+class _Part(NamedTuple):
+    """A sentence or a phrase, and the text path that it takes."""
+
+    text: str
+    path: str | None
 
 
 class _Bags:
@@ -163,12 +170,12 @@ class _Bags:
         place_of_part: The index of each part. New parts are added to it.
     """
 
-    def __init__(self, place_of_part: dict[str, int]) -> None:
+    def __init__(self, place_of_part: dict[_Part, int]) -> None:
         self._place_of_part = place_of_part
         self._index: list[int] = []
         self._starts = [0]
 
-    def add(self, parts: Sequence[str]) -> None:
+    def add(self, parts: Sequence[_Part]) -> None:
         """Adds a text by its parts, which are at least one."""
         for part in parts:
             self._index.append(self._place_of_part.setdefault(part, len(self._place_of_part)))
@@ -241,6 +248,7 @@ def part_scores(
     *,
     place: str,
     extractor: PhraseExtractor | None = None,
+    kind: str = CAPTION,
 ) -> PartScores:
     """
     Scores every image with the caption, the sentences and the phrases of every text.
@@ -248,6 +256,7 @@ def part_scores(
     Args:
         embedder: Encodes them, see [`checked_place`] for the places that its model can find.
         images, texts, place, extractor: As in [`hierarchical_scores`].
+        kind: Which kind of texts the whole texts are, one of [`TEXT_KINDS`].
 
     Returns:
         Three tensors of shape (B, T), float32 on the CPU.
@@ -258,7 +267,7 @@ def part_scores(
     if not images or not texts:
         raise ValueError(f"images and texts must be at least one each, but are {len(images)} and {len(texts)}")
     hierarchies = text_hierarchies(texts, extractor)
-    caption_embeds_TD = embedder.texts([hierarchy.caption for hierarchy in hierarchies], whole_captions=True)
+    caption_embeds_TD = embedder.texts([hierarchy.caption for hierarchy in hierarchies], kind)
     parts = TextParts(embedder, hierarchies)
     batches = []
     for batch in embedder.images([{"image": image} for image in images]):
@@ -286,7 +295,7 @@ def hierarchical_scores(
         model: A `BetaCLIPModel`, or another model as from `beta_clip_hf.inference.models.load_model`.
         processor: Its processor.
         images: B images: paths, PIL images or bytes.
-        texts: T texts. A string is split into sentences and phrases; a [`TextHierarchy`] brings its own.
+        texts: T texts, as captions. A string is split into sentences and phrases; a [`TextHierarchy`] brings its own.
         weights: Weights of caption, sentences and phrases; by default the [`DEFAULT_WEIGHTS`] of the kind of place.
             Choose them on a validation split, never on the queries that are reported.
         place: How the best place of a sentence or a phrase is found: "attention" needs a pooler, "window" patch

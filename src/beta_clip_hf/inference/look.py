@@ -6,21 +6,20 @@ from typing import Any, NamedTuple
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from ..data.fields import check_text
 from ..data.images import load_image, thumbnail
-from ..model.boxes_beta_clip import has_area, seen_box
-from ..model.image_views_beta_clip import view_in_pixels, view_of_image, within_memory
-from ..model.modeling_beta_clip import BetaCLIPModel
+from ..model.boxes_beta_clip import Box, has_area, seen_box
+from ..model.image_views_beta_clip import view_in_pixels, view_of_image
 from ..text.hierarchy import build_text_hierarchy
 from .embedder import Embedder
+from .grids import grids_of, on_grid
 from .hierarchical import DEFAULT_WEIGHTS, HIERARCHICAL_PLACES, Weights, best_places, part_scores
-from .models import text_inputs
+from .progress import progress_bars
+from .text_kinds import CAPTION, PHRASE, SENTENCE
 from .windows import best_window_scores
 
 
-CAPTION, SENTENCE, PHRASE = "caption", "sentence", "phrase"
 SHOWN_SIDE = 1024
 """Largest side in pixels of the view that is kept for drawing."""
 
@@ -155,9 +154,14 @@ def _folded(text: str) -> str:
     return text.casefold().strip(" .")
 
 
+def can_look(model: Any) -> bool:
+    """Tells whether a model has patch features, without which it sees nothing of the places of an image."""
+    return hasattr(model, "encode_images")
+
+
 @torch.no_grad()
 def look(
-    model: BetaCLIPModel,
+    model: Any,
     processor: Any,
     image: Any,
     texts: Sequence[str | ShownText],
@@ -169,10 +173,11 @@ def look(
     Asks a model what it sees in one image for each text and each region.
 
     Args:
-        model: A β-CLIP or FG-CLIP, on any device. Heat maps come from its pooler, if it has one.
+        model: A `BetaCLIPModel` or `BetaSiglip2Model`, on any device. Heat maps come from its pooler, if it has one.
         processor: Processor of the model.
         image: PIL image, path or bytes.
-        texts: T texts. In a model with two text paths, texts of the kind "caption" take the long one.
+        texts: T texts. A model with several text paths encodes sentences and phrases on theirs. All texts of the kind
+            "caption" take one path: that of short captions if all of them are short, see [`kind_of_descriptions`].
         boxes: R boxes of the image.
         box_format: "xyxy_pixels", "xywh_pixels" (of the image as given) or "xyxy_normalized".
 
@@ -182,89 +187,64 @@ def look(
     image = load_image(image)
     if not texts:
         raise ValueError("texts must be at least one, but there is none")
-    shown_texts: list[ShownText] = []
-    for text in texts:
-        if isinstance(text, str):
-            text = ShownText(text)
-        shown_texts.append(text)
-    view = view_of_image(image.size, processor.image_processor)
-    # The view may end between two pixels, but an image can only be cut between them.
-    view_pixels = view_in_pixels(image.size, processor.image_processor)
+    shown_texts = [ShownText(text) if isinstance(text, str) else text for text in texts]
     # All boxes are checked before the model runs.
-    boxes_in_view = []
+    seen_boxes = _seen_boxes(boxes, box_format, image, processor.image_processor)
+    embedder = Embedder(model, processor)
+    with progress_bars(False):
+        text_embeds_TD = _text_embeds(embedder, shown_texts)
+    num_texts = len(text_embeds_TD)
+    batch = embedder.image(image)
+    similarity_T = (batch.image_embeds_BD @ text_embeds_TD.T)[0]
+    conditioned_T, attention_THYX = None, None
+    if embedder.has_pooler:
+        first_image = torch.zeros(num_texts, dtype=torch.int64, device=text_embeds_TD.device)
+        conditioned_T = embedder.conditioned_scores(batch, text_embeds_TD, first_image).cpu()
+        attention_THP = embedder.attention(batch, text_embeds_TD, first_image)
+        # The grid is that of the image as the model sees it: images of another shape or size have other grids.
+        attention_THYX = on_grid(attention_THP, grids_of(batch.patches)[0]).cpu()
+    region_scores_RT = torch.zeros(0, num_texts)
+    if seen_boxes:
+        region_embeds_RD = embedder.view_embeds(batch, seen_boxes, torch.zeros(len(seen_boxes), dtype=torch.int64))
+        region_scores_RT = (region_embeds_RD @ text_embeds_TD.T).cpu()
+    return Look(
+        # A processor that pads sees more than the image; PIL fills what lies outside with black.
+        view=thumbnail(image.crop(view_in_pixels(image.size, processor.image_processor)), SHOWN_SIDE),
+        similarity_T=similarity_T.cpu(),
+        conditioned_T=conditioned_T,
+        attention_THYX=attention_THYX,
+        window_T=best_window_scores(batch.patches, text_embeds_TD)[0].float().cpu(),
+        # Without boxes the list is empty, and its tensor has one axis only.
+        boxes_R4=torch.tensor(seen_boxes, dtype=torch.float32).reshape(-1, 4),
+        region_scores_RT=region_scores_RT,
+    )
+
+
+def _seen_boxes(
+    boxes: Sequence[Sequence[float]], box_format: str, image: Image.Image, image_processor: Any
+) -> list[Box]:
+    """Returns what the model sees of each box, in shares of the view; raises `ValueError` if that is nothing."""
+    view = view_of_image(image.size, image_processor)
+    seen_boxes = []
     for box in boxes:
         box_in_view = seen_box(box, box_format, image.size, view)
         if not has_area(box_in_view):
+            # The view may end between two pixels, but an image can only be cut between them.
+            view_pixels = view_in_pixels(image.size, image_processor)
             raise ValueError(
                 f"boxes must lie in what the model sees of the image, {view_pixels} of its pixels, but "
                 f"{list(box)} ({box_format}) does not"
             )
-        boxes_in_view.append(box_in_view)
-    text_embeds_TD = _text_embeds(model, processor, shown_texts)
-    seen_images = within_memory([image], processor.image_processor)
-    pixels = processor.image_processor(seen_images, return_tensors="pt")["pixel_values"]
-    pixels = pixels.to(model.device, model.dtype)
-    side = model.config.vision_config.image_size
-    # Positions are interpolated only if they must be: the model refuses other sizes without it.
-    is_other_size = pixels.shape[-2:] != (side, side)
-    image_embeds_1D, patches_1PD = model.encode_images(pixels, is_other_size)
-    similarity_T = (normalize(image_embeds_1D, dim=-1) @ text_embeds_TD.T)[0]
-    # The grid is that of the pixels, not of the configuration: images of another size have other grids.
-    patch_size = model.config.vision_config.patch_size
-    grid = (pixels.shape[-2] // patch_size, pixels.shape[-1] // patch_size)
-    window_T = best_window_scores(patches_1PD, text_embeds_TD, grid)[0]
-    conditioned_T, attention_THYX = None, None
-    if model.pooler is not None:
-        conditioned_TD, attention_THP = model.get_text_conditioned_image_features(
-            patch_features=patches_1PD, text_embeds=text_embeds_TD, output_attentions=True
-        )
-        # The pooler returns normalised embeddings, so a product is a cosine.
-        conditioned_T = (conditioned_TD * text_embeds_TD).sum(dim=-1).float().cpu()
-        attention_THYX = attention_THP.unflatten(-1, grid).float().cpu()
-    # Without boxes the list is empty, and its tensor has one axis only.
-    boxes_R4 = torch.tensor(boxes_in_view, dtype=torch.float32).reshape(-1, 4)
-    # A processor that pads sees more than the image; PIL fills what lies outside with black.
-    view_image = thumbnail(image.crop(view_pixels), SHOWN_SIDE)
-    return Look(
-        view=view_image,
-        similarity_T=similarity_T.float().cpu(),
-        conditioned_T=conditioned_T,
-        attention_THYX=attention_THYX,
-        window_T=window_T.float().cpu(),
-        boxes_R4=boxes_R4,
-        region_scores_RT=_region_scores(model, pixels, boxes_R4, text_embeds_TD, is_other_size),
-    )
+        seen_boxes.append(box_in_view)
+    return seen_boxes
 
 
-def _text_embeds(model: BetaCLIPModel, processor: Any, texts: Sequence[ShownText]) -> Tensor:
-    """Embeds texts, captions on the long text path if there is one: (T, D), normalised."""
-    captions = [index for index, text in enumerate(texts) if text.kind == CAPTION]
-    others = [index for index, text in enumerate(texts) if text.kind != CAPTION]
-    caption_path = None
-    if model.config.use_long_text_path:
-        caption_path = "long"
-    embeds: dict[int, Tensor] = {}
-    # A call of the model encodes all of its texts on one path.
-    for indices, path in ((captions, caption_path), (others, None)):
-        if not indices:
-            continue
-        path_texts = [texts[index].text for index in indices]
-        inputs = text_inputs(model, processor, path_texts, path).to(model.device)
-        features = model.get_text_features(**inputs, path=path).pooler_output
-        embeds.update(zip(indices, normalize(features, dim=-1), strict=True))
-    # Back in the order of the texts.
-    return torch.stack([embeds[index] for index in range(len(texts))])
-
-
-def _region_scores(
-    model: BetaCLIPModel, pixels: Tensor, boxes_R4: Tensor, text_embeds_TD: Tensor, is_other_size: bool
-) -> Tensor:
-    """Computes the (R, T) cosines of regions and texts, on the CPU."""
-    if len(boxes_R4) == 0:
-        # A model that has not learnt regions refuses to be asked for their features.
-        return torch.zeros(0, len(text_embeds_TD))
-    features_RD = model.get_region_features(pixels, boxes_R4.to(model.device), interpolate_pos_encoding=is_other_size)
-    return (normalize(features_RD, dim=-1) @ text_embeds_TD.T).float().cpu()
+def _text_embeds(embedder: Embedder, texts: Sequence[ShownText]) -> Tensor:
+    """Embeds texts, (T, D), each on the path of its kind."""
+    captions = [text.text for text in texts if text.kind == CAPTION]
+    caption_kind = embedder.description_kind(captions)
+    paths = [embedder.text_path(caption_kind if text.kind == CAPTION else text.kind) for text in texts]
+    return embedder.texts_on_paths([text.text for text in texts], paths)
 
 
 def score_records(seen: Look, texts: Sequence[ShownText]) -> dict[str, Any]:
@@ -296,24 +276,25 @@ def score_records(seen: Look, texts: Sequence[ShownText]) -> dict[str, Any]:
     return {"texts": text_records, "regions": region_records}
 
 
-def hierarchy_scores(model: BetaCLIPModel, processor: Any, image: Any, texts: Sequence[str]) -> list[HierarchyScore]:
+def hierarchy_scores(model: Any, processor: Any, image: Any, texts: Sequence[str]) -> list[HierarchyScore]:
     """
     Scores an image with each text by its sentences and phrases, with the default weights.
 
     Args:
-        model: A β-CLIP or FG-CLIP.
-        processor: Processor of the model.
+        model, processor: As for [`look`].
         image: PIL image, path or bytes.
-        texts: Captions of any length.
+        texts: Captions of any length, which all take one text path, as in [`look`].
 
     Returns:
         For each text each hierarchical score that the model has.
     """
     embedder = Embedder(model, processor)
+    kind = embedder.description_kind(texts)
     scores = []
     for name, place in HIERARCHICAL_PLACES.items():
         if place in best_places(embedder):
-            parts = part_scores(embedder, [image], texts, place=place)
+            with progress_bars(False):
+                parts = part_scores(embedder, [image], texts, place=place, kind=kind)
             weights = DEFAULT_WEIGHTS[place]
             total_T = parts.total(weights)[0]
             for index, text in enumerate(texts):

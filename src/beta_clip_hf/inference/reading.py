@@ -112,10 +112,11 @@ class ImageReader:
             sizes=[image.size for image in images],
             # The file is hashed, not the decoded image: decoders differ in the last bit of a pixel.
             digests=[image_digest(row["image"]) for row in rows],
-            inputs=self._processed(images),
+            inputs=self.process(images),
         )
 
-    def _processed(self, images: Sequence[Any]) -> dict[str, Tensor]:
+    def process(self, images: Sequence[Any]) -> dict[str, Tensor]:
+        """Runs the image processor on images that have been read, and returns the inputs of the model."""
         if self.by_budget:
             return process_by_budget(images, self.image_processor)
         small_images = within_memory(images, self.image_processor)

@@ -8,14 +8,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
+from ..model.patch_map_beta_clip import PatchMap
 from ..model.pooler_beta_clip import normalize
+from .grids import Grid, features_on_grid, grids_of, images_by_grid, without_padding
 
 
 SCORES_AT_A_TIME = 2**22
 """Most scores of windows, or numbers of their features, in memory at a time."""
 
 
-def window_sides(grid: tuple[int, int]) -> tuple[int, ...]:
+def window_sides(grid: Grid) -> tuple[int, ...]:
     """
     Returns the sides of the square windows in patches: 1, 2, 4, … and half of the shorter side of the grid.
 
@@ -31,7 +33,7 @@ def window_sides(grid: tuple[int, int]) -> tuple[int, ...]:
     return tuple(sides)
 
 
-def window_features(patch_features_BPD: Tensor, grid: tuple[int, int]) -> Tensor:
+def window_features(patch_features_BPD: Tensor, grid: Grid) -> Tensor:
     """
     Computes the normalised mean of the patch features in every window, at every place of every size.
 
@@ -59,31 +61,33 @@ def window_features(patch_features_BPD: Tensor, grid: tuple[int, int]) -> Tensor
 
 
 def best_window_scores(
-    patch_features_BPD: Tensor,
-    text_embeds_TD: Tensor,
-    grid: tuple[int, int],
-    *,
-    scores_at_a_time: int = SCORES_AT_A_TIME,
+    patches: PatchMap, text_embeds_TD: Tensor, *, scores_at_a_time: int = SCORES_AT_A_TIME
 ) -> Tensor:
     """
     Computes for EVERY image and every text the largest cosine of the text with a window of the image.
 
     Args:
-        patch_features_BPD: (B, P, D) dense image features, normalised or not.
+        patches: Dense features of B images, normalised or not. Padding is in no window.
         text_embeds_TD: (T, D), normalised or not.
-        grid: Rows and columns of patches, P in all.
         scores_at_a_time: Most scores of windows that are in memory at a time; a single text with a single image may
             have more.
 
     Returns:
         (B, T) in at least float32.
-
-    Raises:
-        ValueError: if the grid has not as many patches as there are features.
     """
-    num_images, num_texts = len(patch_features_BPD), len(text_embeds_TD)
-    dtype = torch.promote_types(patch_features_BPD.dtype, torch.float32)
+    dtype = torch.promote_types(patches.features.dtype, torch.float32)
     unit_TD = normalize(text_embeds_TD).to(dtype)
+    scores_BT = unit_TD.new_empty(len(patches.features), len(unit_TD))
+    # Windows are cut of all images of one grid at once.
+    for grid, images in images_by_grid(patches).items():
+        features_BPD = features_on_grid(patches, grid, images)
+        scores_BT[images] = _scores_on_grid(features_BPD, unit_TD, grid, scores_at_a_time)
+    return scores_BT
+
+
+def _scores_on_grid(patch_features_BPD: Tensor, unit_TD: Tensor, grid: Grid, scores_at_a_time: int) -> Tensor:
+    """Returns the scores (B, T) of images of one grid with texts of length 1."""
+    num_images, num_texts = len(patch_features_BPD), len(unit_TD)
     scores_BT = unit_TD.new_empty(num_images, num_texts)
     num_windows = _num_windows(grid)
     texts_at_a_time = max(1, min(num_texts, scores_at_a_time // num_windows))
@@ -100,37 +104,36 @@ def best_window_scores(
 
 
 def best_window_candidates(
-    patch_features_BPD: Tensor,
-    text_embeds_TD: Tensor,
-    grid: tuple[int, int],
-    image_index_M: Tensor,
-    text_index_M: Tensor,
+    patches: PatchMap, text_embeds_TD: Tensor, image_index_M: Tensor, text_index_M: Tensor
 ) -> Tensor:
     """
     Computes the scores of [`best_window_scores`] for chosen pairs. A pair that is asked for twice is scored once.
 
     Args:
-        patch_features_BPD, text_embeds_TD, grid: As in [`best_window_scores`].
+        patches, text_embeds_TD: As in [`best_window_scores`].
         image_index_M, text_index_M: (M,) int64, image and text of each pair.
 
     Returns:
         (M,) in at least float32.
     """
-    dtype = torch.promote_types(patch_features_BPD.dtype, torch.float32)
-    device = patch_features_BPD.device
+    dtype = torch.promote_types(patches.features.dtype, torch.float32)
+    device = patches.features.device
+    unit_TD = normalize(text_embeds_TD).to(dtype)
     text_index_M = text_index_M.to(device)
     scores_M = torch.empty(len(image_index_M), dtype=dtype, device=device)
     # Sorted by image, the windows of each image are made once.
     order_M = image_index_M.argsort(stable=True).to(device)
-    counts_B = torch.bincount(image_index_M.cpu(), minlength=len(patch_features_BPD)).tolist()
+    counts_B = torch.bincount(image_index_M.cpu(), minlength=len(patches.features)).tolist()
+    grids = grids_of(patches)
     for image, pairs in enumerate(order_M.split(counts_B)):
         if len(pairs):
             texts, place = text_index_M[pairs].unique(return_inverse=True)
-            scores_1U = best_window_scores(patch_features_BPD[image : image + 1], text_embeds_TD[texts], grid)
+            features_1PD = without_padding(patches, image)[None]
+            scores_1U = _scores_on_grid(features_1PD, unit_TD[texts], grids[image], SCORES_AT_A_TIME)
             scores_M[pairs] = scores_1U[0, place]
     return scores_M
 
 
-def _num_windows(grid: tuple[int, int]) -> int:
+def _num_windows(grid: Grid) -> int:
     rows, columns = grid
     return sum((rows - side + 1) * (columns - side + 1) for side in window_sides(grid))

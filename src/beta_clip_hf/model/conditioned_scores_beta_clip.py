@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from .forward_checks_beta_clip import check_one_of
 from .patch_map_beta_clip import Patches, features_of
 from .pooler_beta_clip import TextConditionedPooler, normalize
 from .ragged_beta_clip import index_or_pairs
@@ -48,10 +49,22 @@ class ConditionedScores:
         """
         num_images = features_of(patch_features).shape[0]
         index = index_or_pairs(image_index, num_images, text_embeds.shape[0], "texts", text_embeds.device)
-        pooled_TD, attentions_THP = self.pooler_or_error()(text_embeds, patch_features, index, output_attentions)
+        pooler = self.pooler_or_error()
+        if text_embeds.shape[0] == 0:
+            # Kernels of attention refuse to be asked for nothing.
+            pooled_TD = text_embeds
+            attentions_THP = text_embeds.new_zeros(0, pooler.num_heads, features_of(patch_features).shape[1])
+        else:
+            pooled_TD, attentions_THP = pooler(text_embeds, patch_features, index, output_attentions)
         # In at least float32: cosines of half-precision vectors would tie where models differ little.
         pooled_TD = normalize(pooled_TD)
         return (pooled_TD, attentions_THP) if output_attentions else pooled_TD
+
+    def check_pooled(self, pixel_values: Any, patch_features: Any, input_ids: Any, text_embeds: Any) -> None:
+        """Raises `ValueError` for a model without a pooler, or if images or texts are missing or given twice."""
+        self.pooler_or_error()
+        check_one_of(pixel_values=pixel_values, patch_features=patch_features)
+        check_one_of(input_ids=input_ids, text_embeds=text_embeds)
 
     def pooler_or_error(self) -> TextConditionedPooler:
         """Returns the pooler.

@@ -53,11 +53,10 @@ class EncodingModel:
 
         Args:
             images: An image, or M images: PIL images, paths, bytes of image files, arrays or tensors. All that
-                [`BetaCLIPProcessor`] takes.
+                the model's processor takes.
             texts: A text, or M texts. Equal texts are encoded once.
             processor (*optional*): The processor; by default the one that was saved beside the model.
-            path (`"short" | "long" | "box"`, *optional*):
-                The path of the texts, as in `get_text_features`; "box" is one of [`BetaSiglip2Model`] alone.
+            path (`"short" | "long" | "box"`, *optional*): The path of the texts, as in `get_text_features`.
             batch_size: Number of images or texts in a batch.
             normalize: Whether embeddings get length 1, so that their products are cosines.
             truncate_dim (*optional*): Keeps the first numbers of each embedding only, before it is normalised.
@@ -89,8 +88,8 @@ class EncodingModel:
         if encoder is None:
             raise ImportError(
                 "encode must be called on a model of the package beta-clip-hf, but this one is made by the code of its "
-                f"directory: pip install beta-clip-hf and load it with beta_clip_hf.{type(self).__name__}, or call its "
-                "processor, get_image_features and get_text_features"
+                f"directory: pip install beta-clip-hf and load it with beta_clip_hf.{type(self).__name__}, or call "
+                "its processor, get_image_features and get_text_features"
             )
         settings = EncodingSettings(
             processor=processor,

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .batch_beta_clip import BatchTexts, FlatBatch, RegionBatch, TextNegatives
+from .batch_beta_clip import BatchTexts, FlatBatch, RegionBatch, TextNegatives, scaled_pixels
 from .batch_plan_beta_clip import BatchPlan, plan_batch
-from .forward_checks_beta_clip import check_unset
+from .forward_checks_beta_clip import check_arguments_of_flat_batch, check_unset, checked_arguments_of_plain_batch
 from .gather_beta_clip import Gather, is_gather
 from .loss_inputs_beta_clip import FlatEmbeds
 from .objective_beta_clip import LOSS_PARTS, Objective, batch_objective, multiplier, needs_rows
@@ -57,8 +57,61 @@ class FlatBatchModel:
     pool_boxes: Callable[..., Tensor]
     # Returns a number `(T,)` int64 for each text, equal for equal texts.
     hash_texts: Callable[[Tensor], Tensor]
+    # Computes a batch without `image_index` as the model of the towers does, and images or texts that come alone.
+    plain_outputs: Callable[..., Any]
+    forward: Callable[..., Any]
 
     # A batch
+
+    def outputs_of(
+        self,
+        input_ids: Tensor | None,
+        pixel_values: Tensor | None,
+        image_index: Tensor | None,
+        arguments: Mapping[str, Any],
+        kwargs: dict[str, Any],
+        *,
+        return_loss: bool | None,
+        image_options: Mapping[str, Any],
+        text_options: Mapping[str, Any],
+    ) -> Any:
+        """
+        Returns what `forward` returns, of a plain batch or of a flat one.
+
+        Args:
+            input_ids, pixel_values, image_index, return_loss: The arguments of `forward`.
+            arguments: By name, what `forward` takes of kinds of texts, of regions, and of negatives.
+            kwargs: What is not in the signature of `forward`.
+            image_options: What the towers take beside `pixel_values`.
+            text_options: What a plain batch takes beside `input_ids`.
+
+        Raises:
+            ValueError, TypeError: See `forward`.
+        """
+        # Internal: the `BatchPlan` of this very batch, which the collator adds, and which the model trusts. Without it
+        # the model works the plan out, checks it, and waits for the GPU.
+        plan = kwargs.pop("plan", None)
+        # As internal: the scale of pixels that come as bytes.
+        pixel_values = scaled_pixels(pixel_values, kwargs.pop("pixel_scale", None))
+        if pixel_values is not None and pixel_values.shape[0] == 0:
+            raise ValueError("pixel_values must hold at least one image, but holds none")
+        if image_index is None:
+            check_unset(arguments, "image_index")
+            # The model of the towers would take any name without a word.
+            kwargs = checked_arguments_of_plain_batch(kwargs, self.forward)
+            kwargs.update(**image_options, **text_options, return_loss=return_loss)
+            return self.plain_outputs(input_ids, pixel_values, **kwargs)
+        check_arguments_of_flat_batch(kwargs, self.config)
+        batch = self.flat_batch(
+            input_ids,
+            pixel_values,
+            image_index,
+            arguments,
+            plan=plan,
+            has_loss=bool(return_loss),
+            image_options=image_options,
+        )
+        return self.flat_outputs(batch)
 
     def flat_batch(
         self,

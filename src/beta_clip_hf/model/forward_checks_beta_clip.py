@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checks of the arguments of a model's `forward` that mean something for one kind of batch alone."""
 
+from collections.abc import Mapping
 from inspect import signature
 from typing import Any
 
@@ -17,7 +18,7 @@ _UNSET_ARGUMENTS = ("inputs_embeds", "output_attentions", "output_hidden_states"
 _KNOWN_ARGUMENTS = frozenset({*_UNSET_ARGUMENTS, *TransformersKwargs.__annotations__})
 
 
-def check_unset(arguments: dict[str, Tensor | None], missing: str) -> None:
+def check_unset(arguments: Mapping[str, Tensor | None], missing: str) -> None:
     """Raises `ValueError` if one of the arguments is given, which mean nothing without the missing one."""
     for name, value in arguments.items():
         if value is not None:

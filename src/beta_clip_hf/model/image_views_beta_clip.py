@@ -45,6 +45,16 @@ def has_any_grid(image_processor: Any) -> bool:
     return hasattr(image_processor, "max_num_patches")
 
 
+def check_patch_budget(count: Any, image_processor: Any) -> None:
+    """Raises `ValueError` for a number of patches that an image cannot have, or an image processor cannot keep to."""
+    if not has_any_grid(image_processor):
+        raise ValueError(
+            f"max_num_patches must be left out, because the image processor resizes to one size, but is {count!r}"
+        )
+    if type(count) is not int or count < 1:
+        raise ValueError(f"max_num_patches must be a whole number from 1, but is {count!r}")
+
+
 def view_of_image(image_size: tuple[int, int], image_processor: Any) -> Box:
     """
     Returns the part of an image that the model sees.
@@ -231,6 +241,7 @@ def _resized_size(width: int, height: int, image_processor: Any) -> tuple[int, i
 __all__ = [
     "UNSCALED",
     "boxes_in_view",
+    "check_patch_budget",
     "pixel_scale",
     "seen_size",
     "squashed",

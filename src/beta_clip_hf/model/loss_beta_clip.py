@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .gather_beta_clip import GatherArgument, adapted_gather
+from .hard_lists_beta_clip import hard_lists
 from .paired_rows_beta_clip import BetaCalContrast, PairedContrast, differentiable_zero, loss_over_all_rows
 from .tiled_beta_clip import at_least_float32
 
@@ -276,19 +277,12 @@ def hard_negative_loss(
     >>> round(hard_negative_loss(regions, texts, index, logit_scale=1.0).item(), 4)  # ½[ln(1 + 1/e) + ln(1 + 2/e)]
     0.4324
     """
-    if hard_region_index_N.shape != hard_text_embeds_ND.shape[:1]:
-        raise ValueError(
-            f"hard_region_index must have shape ({len(hard_text_embeds_ND)},), one per hard text, "
-            f"but is {tuple(hard_region_index_N.shape)}"
-        )
+    lists = hard_lists(region_embeds_RD, hard_text_embeds_ND, hard_region_index_N)
     if len(hard_text_embeds_ND) == 0:
         return differentiable_zero(region_embeds_RD, hard_text_embeds_ND, logit_scale)
-    paired_region_ND = at_least_float32(region_embeds_RD)[hard_region_index_N]
-    logits_N = at_least_float32(logit_scale) * (paired_region_ND * at_least_float32(hard_text_embeds_ND)).sum(dim=-1)
-    first_N = torch.searchsorted(hard_region_index_N, hard_region_index_N)
-    is_true_N = first_N == torch.arange(len(first_N), device=first_N.device)
+    logits_N = at_least_float32(logit_scale) * (lists.region_ND * lists.text_ND).sum(dim=-1)
     # The true text is no negative of itself.
-    margins_N = (logits_N - logits_N[first_N]).masked_fill(is_true_N, -torch.inf)
+    margins_N = (logits_N - logits_N[lists.first_N]).masked_fill(lists.is_true_N, -torch.inf)
     return _mean_over_lists(margins_N, hard_region_index_N)
 
 

@@ -7,13 +7,12 @@ makes each process return the loss of all rows. FG-CLIP 2's region loss is `regi
 `hard_negative_loss`.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .gather_beta_clip import GatherArgument, adapted_gather
+from .hard_lists_beta_clip import hard_lists
 from .paired_rows_beta_clip import SigmoidContrast, differentiable_zero, loss_over_all_rows
 from .tiled_beta_clip import at_least_float32
 
@@ -154,35 +153,6 @@ def _neighbours(text_RD: Tensor, all_ED: Tensor, first_row: int, excluded: float
     return torch.cat(places), torch.cat(kept)
 
 
-@dataclass
-class HardLists:
-    """
-    Holds the scores' operands of flagged regions, each of which has a true text and negatives.
-
-    Args:
-        region_ND (`Tensor` of shape `(N, D)`): The region of each hard text, in at least float32.
-        text_ND (`Tensor` of shape `(N, D)`): The hard texts, in at least float32.
-        first_N (`Tensor` of shape `(N,)`, int64): The place of the true text of each hard text's list.
-        is_true_N (`Tensor` of shape `(N,)`, bool): Which of them are the true ones.
-    """
-
-    region_ND: Tensor
-    text_ND: Tensor
-    first_N: Tensor
-    is_true_N: Tensor
-
-
-def _hard_lists(region_RD: Tensor, text_ND: Tensor, index_N: Tensor) -> HardLists:
-    """Finds the lists of flagged regions, see [`hard_negative_loss`] for the arguments and errors."""
-    if index_N.shape != text_ND.shape[:1]:
-        raise ValueError(
-            f"hard_region_index must have shape ({len(text_ND)},), one per hard text, but is {tuple(index_N.shape)}"
-        )
-    first_N = torch.searchsorted(index_N, index_N)
-    is_true_N = first_N == torch.arange(len(first_N), device=first_N.device)
-    return HardLists(at_least_float32(region_RD)[index_N], at_least_float32(text_ND), first_N, is_true_N)
-
-
 def hard_contrast_loss(
     region_embeds_RD: Tensor,
     hard_text_embeds_ND: Tensor,
@@ -227,7 +197,7 @@ def hard_contrast_loss(
         first_P = counts[:, 0].cumsum(0) - counts[:, 0]
         hard_region_index_N = gather(hard_region_index_N) + first_P.repeat_interleave(counts[:, 1])
     region_RD, text_ND = rows
-    lists = _hard_lists(region_RD, text_ND, hard_region_index_N)
+    lists = hard_lists(region_RD, text_ND, hard_region_index_N)
     true_text_MD = lists.text_ND[lists.is_true_N]
     true_region_MD = lists.region_ND[lists.is_true_N]
     negative_nD = lists.text_ND[~lists.is_true_N]
@@ -290,7 +260,7 @@ def rank_loss(
     >>> loss.item(), threshold.item()
     (1.0, 2.0)
     """
-    lists = _hard_lists(region_embeds_RD, hard_text_embeds_ND, hard_region_index_N)
+    lists = hard_lists(region_embeds_RD, hard_text_embeds_ND, hard_region_index_N)
     logits_N = at_least_float32(logit_scale) * (lists.region_ND * lists.text_ND).sum(dim=-1)
     hinges_N = (threshold + logits_N - logits_N[lists.first_N]).clamp(min=0)
     is_negative_N = ~lists.is_true_N

@@ -4,7 +4,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -50,6 +50,22 @@ class FlatEmbeds:
         }
 
 
+class Pairs(NamedTuple):
+    """Rows of images and of texts that belong together, and what gathers those of all processes."""
+
+    image_JD: Tensor
+    text_JD: Tensor
+    gather: Gather
+
+
+class HardRows(NamedTuple):
+    """The regions `(R, D)`, the hard texts `(N, D)`, and the region `(N,)` of each of these."""
+
+    region_RD: Tensor
+    text_ND: Tensor
+    index_N: Tensor
+
+
 @dataclass
 class LossInputs:
     """
@@ -80,10 +96,30 @@ class LossInputs:
         """Returns a gather of rows of one kind, which exchanges no sizes again."""
         return self.gather.sized(self.counts[kind])
 
+    def caption_pairs(self) -> Pairs:
+        """Returns the images and their captions."""
+        embeds = self.embeds
+        return Pairs(embeds.image_BD, embeds.text_TD[embeds.caption_B], self.gather_of("images"))
+
+    def short_caption_pairs(self) -> Pairs:
+        """Returns the short captions and their images."""
+        embeds = self.embeds
+        image_JD = embeds.image_BD[embeds.image_index_T[embeds.short_J]]
+        return Pairs(image_JD, embeds.text_TD[embeds.short_J], self.gather_of("short_captions"))
+
+    def hard_rows(self) -> HardRows:
+        """Returns the flagged regions with their texts; of a process that has none, no rows."""
+        embeds = self.embeds
+        return HardRows(
+            or_empty(embeds.region_RD, embeds.image_BD),
+            or_empty(embeds.hard_text_ND, embeds.image_BD),
+            or_empty(embeds.hard_region_index_N, embeds.image_index_T),
+        )
+
 
 def or_empty(rows: Tensor | None, like: Tensor) -> Tensor:
     """Returns the rows, or no rows of the width and dtype of other rows."""
     return like[:0] if rows is None else rows
 
 
-__all__ = ["FlatEmbeds", "LossInputs", "or_empty"]
+__all__ = ["FlatEmbeds", "HardRows", "LossInputs", "Pairs", "or_empty"]

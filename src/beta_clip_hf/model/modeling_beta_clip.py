@@ -13,16 +13,10 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.clip.modeling_clip import CLIPModel
 from transformers.utils.generic import can_return_tuple
 
-from .batch_beta_clip import FlatBatch, RegionBatch, scaled_pixels
+from .batch_beta_clip import FlatBatch, RegionBatch
 from .batch_plan_beta_clip import BatchPlan
 from .conditioned_scores_beta_clip import ConditionedScores
 from .flat_model_beta_clip import FlatBatchModel
-from .forward_checks_beta_clip import (
-    check_arguments_of_flat_batch,
-    check_one_of,
-    check_unset,
-    checked_arguments_of_plain_batch,
-)
 from .outputs_beta_clip import BetaCLIPOutput, output_of_images, output_of_texts
 from .packing_beta_clip import TextPacking
 from .pretrained_beta_clip import BetaCLIPPreTrainedModel
@@ -106,13 +100,6 @@ class BetaCLIPModel(BetaCLIPPreTrainedModel, ConditionedScores, FlatBatchModel):
                 batch, no `granularity`, an image with no caption or several, boxes for a model without `use_regions`.
             TypeError: If an argument is not known.
         """
-        # Internal: the `BatchPlan` of this very batch, which the collator adds, and which the model trusts. Without it
-        # the model works the plan out, checks it, and waits for the GPU. `CLIPModel` does not know it.
-        plan = kwargs.pop("plan", None)
-        # Also internal: the scale of pixels that come as bytes.
-        pixel_values = scaled_pixels(pixel_values, kwargs.pop("pixel_scale", None))
-        if pixel_values is not None and pixel_values.shape[0] == 0:
-            raise ValueError("pixel_values must hold at least one image, but holds none")
         arguments = {
             "granularity": granularity,
             "boxes": boxes,
@@ -123,25 +110,18 @@ class BetaCLIPModel(BetaCLIPPreTrainedModel, ConditionedScores, FlatBatchModel):
             "negative_input_ids": negative_input_ids,
             "negative_text_index": negative_text_index,
         }
-        if image_index is None:
-            check_unset(arguments, "image_index")
-            kwargs = checked_arguments_of_plain_batch(kwargs, self.forward)
-            kwargs.update(attention_mask=attention_mask, position_ids=position_ids)
-            kwargs.update(return_loss=return_loss, interpolate_pos_encoding=interpolate_pos_encoding)
-            return self._plain_forward(input_ids, pixel_values, **kwargs)
-        check_arguments_of_flat_batch(kwargs, self.config)
-        batch = self.flat_batch(
+        return self.outputs_of(
             input_ids,
             pixel_values,
             image_index,
             arguments,
-            plan=plan,
-            has_loss=bool(return_loss),
+            kwargs,
+            return_loss=return_loss,
             image_options={"interpolate_pos_encoding": interpolate_pos_encoding},
+            text_options={"attention_mask": attention_mask, "position_ids": position_ids},
         )
-        return self.flat_outputs(batch)
 
-    def _plain_forward(self, input_ids: Tensor | None, pixel_values: Tensor | None, **kwargs: Any) -> BetaCLIPOutput:
+    def plain_outputs(self, input_ids: Tensor | None, pixel_values: Tensor | None, **kwargs: Any) -> BetaCLIPOutput:
         """Computes a batch without `image_index` as `CLIPModel` does, or only what images or texts alone have."""
         if input_ids is None or pixel_values is None:
             return self._one_sided_forward(input_ids, pixel_values, **kwargs)
@@ -291,9 +271,7 @@ class BetaCLIPModel(BetaCLIPPreTrainedModel, ConditionedScores, FlatBatchModel):
             ValueError: If the model has no pooler, an input is missing or given twice, or there are neither T images
                 nor one.
         """
-        self.pooler_or_error()
-        check_one_of(pixel_values=pixel_values, patch_features=patch_features)
-        check_one_of(input_ids=input_ids, text_embeds=text_embeds)
+        self.check_pooled(pixel_values, patch_features, input_ids, text_embeds)
         if pixel_values is not None:
             patch_features = self.get_patch_features(pixel_values, interpolate_pos_encoding)
         if input_ids is not None:

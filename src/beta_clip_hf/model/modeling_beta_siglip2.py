@@ -12,15 +12,9 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils.generic import can_return_tuple
 
-from .batch_beta_clip import FlatBatch, RegionBatch, scaled_pixels
+from .batch_beta_clip import FlatBatch, RegionBatch
 from .conditioned_scores_beta_clip import ConditionedScores
 from .flat_model_beta_clip import FlatBatchModel
-from .forward_checks_beta_clip import (
-    check_arguments_of_flat_batch,
-    check_one_of,
-    check_unset,
-    checked_arguments_of_plain_batch,
-)
 from .outputs_beta_siglip2 import BetaSiglip2Output, output_of_images, output_of_texts
 from .patch_map_beta_clip import PatchMap
 from .pretrained_beta_siglip2 import BetaSiglip2PreTrainedModel
@@ -109,10 +103,6 @@ class BetaSiglip2Model(BetaSiglip2PreTrainedModel, ConditionedScores, FlatBatchM
                 `use_regions`.
             TypeError: If an argument is not known.
         """
-        # Internal: the `BatchPlan` of this very batch, which the collator adds, and which the model trusts.
-        plan = kwargs.pop("plan", None)
-        # As internal: the scale of pixels of a fixed resolution that come as bytes.
-        pixel_values = scaled_pixels(pixel_values, kwargs.pop("pixel_scale", None))
         arguments = {
             "granularity": granularity,
             "boxes": boxes,
@@ -123,30 +113,24 @@ class BetaSiglip2Model(BetaSiglip2PreTrainedModel, ConditionedScores, FlatBatchM
             "negative_input_ids": negative_input_ids,
             "negative_text_index": negative_text_index,
         }
-        image_options = {"pixel_attention_mask": pixel_attention_mask, "spatial_shapes": spatial_shapes}
-        if image_index is None:
-            check_unset(arguments, "image_index")
-            kwargs = checked_arguments_of_plain_batch(kwargs, self.forward)
-            kwargs.update(attention_mask=attention_mask, position_ids=position_ids, return_loss=return_loss)
-            return self._plain_forward(input_ids, pixel_values, image_options, **kwargs)
-        check_arguments_of_flat_batch(kwargs, self.config)
-        batch = self.flat_batch(
+        return self.outputs_of(
             input_ids,
             pixel_values,
             image_index,
             arguments,
-            plan=plan,
-            has_loss=bool(return_loss),
-            image_options=image_options,
+            kwargs,
+            return_loss=return_loss,
+            image_options={"pixel_attention_mask": pixel_attention_mask, "spatial_shapes": spatial_shapes},
+            text_options={"attention_mask": attention_mask, "position_ids": position_ids},
         )
-        return self.flat_outputs(batch)
 
-    def _plain_forward(
+    def plain_outputs(
         self,
         input_ids: Tensor | None,
         pixel_values: Tensor | None,
-        image_options: dict[str, Any],
         *,
+        pixel_attention_mask: Tensor | None,
+        spatial_shapes: Tensor | None,
         attention_mask: Tensor | None,
         position_ids: Tensor | None,
         return_loss: bool | None,
@@ -154,9 +138,7 @@ class BetaSiglip2Model(BetaSiglip2PreTrainedModel, ConditionedScores, FlatBatchM
     ) -> BetaSiglip2Output:
         """Computes a batch without `image_index` as `Siglip2Model` does, or only what images or texts alone have."""
         if pixel_values is not None:
-            images = self.patch_inputs(
-                pixel_values, image_options["pixel_attention_mask"], image_options["spatial_shapes"]
-            )
+            images = self.patch_inputs(pixel_values, pixel_attention_mask, spatial_shapes)
             kwargs.update(
                 pixel_values=images.pixel_values, pixel_attention_mask=images.mask, spatial_shapes=images.grid_sizes
             )
@@ -297,7 +279,8 @@ class BetaSiglip2Model(BetaSiglip2PreTrainedModel, ConditionedScores, FlatBatchM
             `(R, D)`, un-normalised; exact zeros for a box without area.
 
         Raises:
-            ValueError: If the format is unknown, the boxes are not `(R, 4)`, or there are neither R images nor one.
+            ValueError: If the format is unknown, the boxes are not `(R, 4)`, a box names an image that is not there, or
+                without an index there are neither R images nor one.
 
         Source: FG-CLIP 2 (arXiv 2510.10921), region features.
         """
@@ -319,7 +302,14 @@ class BetaSiglip2Model(BetaSiglip2PreTrainedModel, ConditionedScores, FlatBatchM
     ) -> Tensor:
         """Pools boxes, see [`get_region_features`] for the arguments; `index_R` is the image of each box."""
         grid_B2 = patches.grid_sizes.to(patches.features.device, non_blocking=True)
-        size_B2 = grid_B2 * self.config.vision_config.patch_size if image_sizes is None else image_sizes.to(grid_B2)
+        size_B2 = grid_B2 * self.config.vision_config.patch_size
+        if image_sizes is not None:
+            size_B2 = torch.as_tensor(image_sizes).to(grid_B2)
+            if size_B2.shape != grid_B2.shape:
+                raise ValueError(
+                    f"image_sizes must have shape ({len(grid_B2)}, 2), height and width of each image, but have "
+                    f"{tuple(size_B2.shape)}"
+                )
         boxes_R4 = grid_boxes(boxes, box_format, size_B2[index_R], grid_B2[index_R])
         return roi_align_of_map(patches, boxes_R4, index_R, slots)
 
@@ -356,9 +346,7 @@ class BetaSiglip2Model(BetaSiglip2PreTrainedModel, ConditionedScores, FlatBatchM
             ValueError: If the model has no pooler, an input is missing or given twice, or there are neither T images
                 nor one.
         """
-        self.pooler_or_error()
-        check_one_of(pixel_values=pixel_values, patch_features=patch_features)
-        check_one_of(input_ids=input_ids, text_embeds=text_embeds)
+        self.check_pooled(pixel_values, patch_features, input_ids, text_embeds)
         if pixel_values is not None:
             patch_features = self.get_patch_features(pixel_values, pixel_attention_mask, spatial_shapes)
         if input_ids is not None:

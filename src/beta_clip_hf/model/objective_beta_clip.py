@@ -133,17 +133,14 @@ def batch_losses(
 
 def _clip(inputs: LossInputs, logit_scale: Tensor) -> Tensor:
     """Computes `clip_loss` of the images and their captions."""
-    embeds = inputs.embeds
-    caption_BD = embeds.text_TD[embeds.caption_B]
-    return clip_loss(embeds.image_BD, caption_BD, logit_scale=logit_scale, gather=inputs.gather_of("images"))
+    pairs = inputs.caption_pairs()
+    return clip_loss(pairs.image_JD, pairs.text_JD, logit_scale=logit_scale, gather=pairs.gather)
 
 
 def _short_clip(inputs: LossInputs, logit_scale: Tensor) -> Tensor:
     """Computes `clip_loss` of the short captions and their images."""
-    embeds = inputs.embeds
-    image_JD = embeds.image_BD[embeds.image_index_T[embeds.short_J]]
-    short_JD = embeds.text_TD[embeds.short_J]
-    return clip_loss(image_JD, short_JD, logit_scale=logit_scale, gather=inputs.gather_of("short_captions"))
+    pairs = inputs.short_caption_pairs()
+    return clip_loss(pairs.image_JD, pairs.text_JD, logit_scale=logit_scale, gather=pairs.gather)
 
 
 def _beta_cal(inputs: LossInputs, logit_scale: Tensor) -> Tensor:
@@ -218,12 +215,9 @@ def _region(inputs: LossInputs, logit_scale: Tensor) -> Tensor:
 
 def _hard_negative(inputs: LossInputs, logit_scale: Tensor) -> Tensor:
     """Computes `hard_negative_loss` as a mean over the flagged regions of all processes."""
-    embeds = inputs.embeds
-    region_RD = or_empty(embeds.region_RD, embeds.image_BD)
-    hard_ND = or_empty(embeds.hard_text_ND, embeds.image_BD)
-    index_N = or_empty(embeds.hard_region_index_N, embeds.image_index_T)
-    own_mean = hard_negative_loss(region_RD, hard_ND, index_N, logit_scale=logit_scale)
-    return _mean_over_processes(inputs.gather, own_mean, index_N)
+    rows = inputs.hard_rows()
+    own_mean = hard_negative_loss(*rows, logit_scale=logit_scale)
+    return _mean_over_processes(inputs.gather, own_mean, rows.index_N)
 
 
 def _text_negative(inputs: LossInputs, logit_scale: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The patch features of images whose grids differ."""
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import torch
 from torch import Tensor
@@ -34,18 +34,10 @@ def features_of(patches: Patches) -> Tensor:
     return patches.features if isinstance(patches, PatchMap) else patches
 
 
-def features_of_one_grid(patches: Patches) -> Tensor:
-    """
-    Returns the patch features `(B, P, D)` of images of one grid.
-
-    Raises:
-        ValueError: If the grids of the images may differ.
-    """
-    if isinstance(patches, PatchMap):
-        raise ValueError("patch features must be of images of one grid here, but are a map of several grids")
-    return patches
-
-
+@overload
+def select_images(patches: PatchMap, index: Any) -> PatchMap: ...
+@overload
+def select_images(patches: Tensor, index: Any) -> Tensor: ...
 def select_images(patches: Patches, index: Any) -> Patches:
     """Returns the patches of some images, which an index or a slice names."""
     if not isinstance(patches, PatchMap):
@@ -75,4 +67,4 @@ def padding_bias(patches: Patches, dtype: torch.dtype, extra: int = 0) -> Tensor
     return bias_BP[:, None, None]
 
 
-__all__ = ["PatchMap", "Patches", "features_of", "features_of_one_grid", "padding_bias", "select_images"]
+__all__ = ["PatchMap", "Patches", "features_of", "padding_bias", "select_images"]

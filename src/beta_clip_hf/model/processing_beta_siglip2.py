@@ -21,7 +21,7 @@ from .configuration_beta_siglip2 import (
 )
 from .flat_texts_beta_clip import flat_regions, texts_of_hierarchies, texts_of_negatives
 from .image_loading_beta_clip import load_images
-from .image_views_beta_clip import width_and_height, within_memory
+from .image_views_beta_clip import check_patch_budget, has_any_grid, width_and_height, within_memory
 from .remote_code_beta_clip import carrying_code, save_processor_with_code
 from .similar_names_beta_clip import check_misspelt
 from .text_layout_beta_clip import OPTIONS_BY_PART, check_length, check_names, check_option_names, options_of_caller
@@ -95,6 +95,8 @@ class BetaSiglip2Processor(Siglip2Processor):
             )
         self.max_length = max_length
         self.long_max_length = long_max_length
+        if dynamic_max_patches and not has_any_grid(image_processor):
+            raise ValueError("dynamic_max_patches must be False for an image processor of one size, but is True")
         self.dynamic_max_patches = dynamic_max_patches
         # Whoever uses the tokenizer alone, as pipelines do, gets the same: padding is attended to.
         tokenizer.padding_side = "right"
@@ -133,9 +135,12 @@ class BetaSiglip2Processor(Siglip2Processor):
             options = read_json(source, "preprocessor_config.json", hub_arguments)
             kept = {name: options[name] for name in _IMAGE_OPTIONS if name in options}
             kept.setdefault("patch_size", (config.get("vision_config") or {}).get("patch_size", 16))
-            settings = {name: kwargs[name] for name in _SETTINGS if name in kwargs}
+            text_config = config.get("text_config") or {}
+            fields = {"max_length": "max_position_embeddings", "long_max_length": "longtext_len"}
+            settings = {name: text_config[field] for name, field in fields.items() if field in text_config}
+            settings |= {"dynamic_max_patches": True} | {name: kwargs[name] for name in _SETTINGS if name in kwargs}
             tokenizer = AutoTokenizer.from_pretrained(source, **{"trust_remote_code": False, **hub_arguments})
-            return cls(_image_processor(kept), tokenizer, **{"dynamic_max_patches": True, **settings})
+            return cls(_image_processor(kept), tokenizer, **settings)
         # Code of a stranger runs only for those who ask for it.
         kwargs.setdefault("trust_remote_code", False)
         processor = super().from_pretrained(source, **kwargs)
@@ -224,6 +229,7 @@ class BetaSiglip2Processor(Siglip2Processor):
             if max_num_patches is None and self.dynamic_max_patches:
                 max_num_patches = self.patch_budget(images)
             if max_num_patches is not None:
+                check_patch_budget(max_num_patches, self.image_processor)
                 images_options["max_num_patches"] = max_num_patches
             images = within_memory(images, self.image_processor, images_options)
             batch.update(self.image_processor(images, **images_options))

@@ -109,9 +109,18 @@ def index_or_pairs(
         device: Where the default is made.
 
     Raises:
-        ValueError: without an index, if there is neither one image nor one for each row.
+        ValueError: if an index on the CPU names no image, or does not name one for each row; without an index, if
+            there is neither one image nor one for each row.
     """
     if image_index is not None:
+        # A graph cannot depend on values, and those of a GPU would have to be waited for.
+        if image_index.device.type == "cpu" and not torch.compiler.is_compiling():
+            is_wrong = (image_index < 0) | (image_index >= num_images)
+            if image_index.shape != (num_rows,) or is_wrong.any():
+                raise ValueError(
+                    f"the image index must name one of the images 0..{num_images - 1} for each of the {num_rows} "
+                    f"{rows}, but is {image_index.tolist()}"
+                )
         return image_index
     if num_images not in (1, num_rows):
         raise ValueError(

@@ -98,6 +98,10 @@ class CLIPTowers(CLIPModel):
         features = self.visual_projection(vision.post_layernorm(hidden_states))
         return features[:, 0], features[:, 1:]
 
+    def check_path(self, path: str | None) -> None:
+        """Raises `ValueError` for a text path that the model does not have."""
+        self.is_long_path(path)
+
     def is_long_path(self, path: str | None) -> bool:
         """
         Tells whether a path is the long one. `None` is the only path of a model, or the short one of two.

@@ -173,11 +173,17 @@ class Siglip2Towers(Siglip2Model):
             hidden_states = layer(hidden_states, None)
         return model.final_layer_norm(last_layer(hidden_states, None, last_only=True))
 
+    def check_path(self, path: str | None) -> None:
+        """Raises `ValueError` for a text path that does not exist; `None` is the short one."""
+        if path not in (None, *SIGLIP_TEXT_PATHS):
+            raise ValueError(f"path must be one of {SIGLIP_TEXT_PATHS}, but is {path!r}")
+
     def check_texts(self, input_ids: Tensor, path: str) -> None:
         """Raises `ValueError` for a path that does not exist, or texts of another length than its positions."""
-        if path not in SIGLIP_TEXT_PATHS:
-            raise ValueError(f"path must be one of {SIGLIP_TEXT_PATHS}, but is {path!r}")
+        self.check_path(path)
         length = self.config.text_positions(path)
+        if input_ids.ndim == 2 and input_ids.shape[0] == 0:
+            raise ValueError("input_ids must hold at least one text, but holds none")
         if input_ids.ndim != 2 or input_ids.shape[1] != length:
             raise ValueError(
                 f"input_ids on the {path} path must have shape (T, {length}), because the last position is pooled and "
@@ -190,8 +196,11 @@ class Siglip2Towers(Siglip2Model):
         Returns images as patches, with their mask and grids.
 
         Raises:
-            ValueError: If patches come without their grids, or an image is smaller than a patch.
+            ValueError: If there is no image, patches come without their grids, shapes disagree, or an image is smaller
+                than a patch.
         """
+        vision_config = self.config.vision_config
+        check_pixels(pixel_values, vision_config.patch_size, vision_config.num_channels)
         if pixel_values.ndim == 4:
             pixel_values, grid_sizes = patches_of(pixel_values, self.config.vision_config.patch_size)
             return PatchInputs(pixel_values, None, grid_sizes)
@@ -200,11 +209,53 @@ class Siglip2Towers(Siglip2Model):
                 "spatial_shapes must come with patches (B, P, 3 · patch²), which do not say the grid of an image, but "
                 "is missing: pass all that the processor returns"
             )
+        check_grids(grid_sizes, mask, *pixel_values.shape[:2])
         if mask is None:
             num_patches_B = grid_sizes.prod(dim=1).to(pixel_values.device)
             place_P = torch.arange(pixel_values.shape[1], device=pixel_values.device)
             mask = (place_P < num_patches_B[:, None]).long()
         return PatchInputs(pixel_values, mask, grid_sizes)
+
+
+def check_pixels(pixel_values: Tensor, patch_size: int, num_channels: int) -> None:
+    """Raises `ValueError` unless these are patches, or images of one size."""
+    # A graph takes its shapes as they are.
+    if torch.compiler.is_compiling():
+        return
+    width = num_channels * patch_size**2
+    are_patches = pixel_values.ndim == 3 and pixel_values.shape[2] == width
+    are_images = pixel_values.ndim == 4 and pixel_values.shape[1] == num_channels
+    if not (are_patches or are_images):
+        raise ValueError(
+            f"pixel_values must have shape (B, P, {width}) or (B, {num_channels}, height, width), but have "
+            f"{tuple(pixel_values.shape)}"
+        )
+    if len(pixel_values) == 0:
+        raise ValueError("pixel_values must hold at least one image, but holds none")
+
+
+def check_grids(grid_sizes: Any, mask: Any, num_images: int, num_patches: int) -> None:
+    """Raises `ValueError` for grids or a mask that do not fit so many images of so many places for patches."""
+    if torch.compiler.is_compiling():
+        return
+    is_tensor = isinstance(grid_sizes, Tensor) and not grid_sizes.is_floating_point()
+    if not is_tensor or grid_sizes.shape != (num_images, 2):
+        raise ValueError(
+            f"spatial_shapes must be a tensor of whole numbers ({num_images}, 2), rows and columns of each image, but "
+            f"is {grid_sizes}"
+        )
+    # The numbers of a GPU would have to be waited for.
+    if grid_sizes.device.type == "cpu":
+        counts_B = grid_sizes.prod(dim=1)
+        if (grid_sizes < 1).any() or (counts_B > num_patches).any():
+            raise ValueError(
+                f"spatial_shapes must be from 1 × 1 to {num_patches} patches, as many as pixel_values have places for, "
+                f"but are {grid_sizes.tolist()}"
+            )
+    if mask is not None and mask.shape != (num_images, num_patches):
+        raise ValueError(
+            f"pixel_attention_mask must have shape ({num_images}, {num_patches}), but has {tuple(mask.shape)}"
+        )
 
 
 def patches_of(pixel_values: Tensor, patch_size: int) -> tuple[Tensor, Tensor]:

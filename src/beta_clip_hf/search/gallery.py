@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..data.images import load_image, thumbnail
+from ..inference.text_kinds import PHRASE
 from ..model.image_views_beta_clip import view_in_pixels
 from ..text.phrases import PhraseExtractor
 from ..visualize.heat_maps import NOWHERE, highest_of, looks_nowhere, overlay, scale_image, scale_label
@@ -173,7 +174,7 @@ def write_gallery(
     embedder = index.embedder
     maps: Mapping[str, Tensor] = {}
     if phrases and embedder.has_pooler:
-        text_embeds_TD = embedder.texts([text for text, _ in phrases])
+        text_embeds_TD = embedder.texts([text for text, _ in phrases], PHRASE)
         maps = attention_maps([hit.image for hit in hits], text_embeds_TD, index.table, embedder)
     # One scale for all heat maps makes them comparable.
     all_maps: list[Tensor] = []

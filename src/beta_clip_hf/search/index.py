@@ -19,7 +19,7 @@ from ..inference.shards import Shards, split
 from .changes import Added, Changes, count_added, find_changes, updated_records
 from .query import Hit, Query, embed_query
 from .recalibration import recalibrate
-from .rerank import Reranking, rerank_hits
+from .rerank import Reranking, patch_record, rerank_hits
 from .reuse import reused_fragments
 from .schema import OWN_COLUMNS
 from .sources import Photos, ReadablePhotos, open_photos
@@ -305,7 +305,7 @@ class PhotoIndex:
         captions = self.embedder.shards.processes.broadcast(self.table.some("caption", count))
         queries = list(texts or dict.fromkeys(captions))
         if queries:
-            queries_QD = truncate(self.embedder.texts(queries[:count]).cpu(), self.truncate_dim).numpy()
+            queries_QD = truncate(self.embedder.descriptions(queries[:count]).cpu(), self.truncate_dim).numpy()
             kind = "texts" if texts else "captions"
         else:
             queries_QD = np.array(self.table.some("vector", count), dtype=np.float32)
@@ -366,10 +366,9 @@ class _Fragment:
         self.vectors.append(truncate(batch.image_embeds_BD[readable].cpu(), self.truncate_dim))
         if not with_patches:
             return
-        for features_PD in batch.grid_features_BPD[readable].to("cpu", torch.float16):
-            content = features_PD.numpy().tobytes()
-            self.patches.append({"patches": content, "patch_rows": batch.grid[0]})
-            self.patch_bytes += len(content)
+        for index in readable:
+            self.patches.append(patch_record(batch.patches, index))
+            self.patch_bytes += len(self.patches[-1]["patches"])
 
     @property
     def is_full(self) -> bool:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..inference.embedder import Embedder
 from ..inference.quantization import truncate
+from ..inference.text_kinds import PHRASE
 from .calibration import Calibration, count_words
 
 
@@ -143,7 +144,9 @@ class EmbeddedQuery:
 
 def embed_query(query: Query, embedder: Embedder, truncate_dim: int | None = None) -> EmbeddedQuery:
     """
-    Encodes the parts of a query. A model with a path for long texts encodes the description on it, the phrases not.
+    Encodes the parts of a query, in a model with several text paths each on its own.
+
+    A description is a caption or a short caption, see [`kind_of_descriptions`], and a phrase is a phrase.
 
     Args:
         query: The query.
@@ -153,11 +156,11 @@ def embed_query(query: Query, embedder: Embedder, truncate_dim: int | None = Non
     Raises:
         ValueError: if an image cannot be read, or the parts cancel out.
     """
-    phrase_embeds_TD = embedder.texts([phrase for phrase, _ in query.phrases])
+    phrase_embeds_TD = embedder.texts([phrase for phrase, _ in query.phrases], PHRASE)
     if query.text is None:
         text_embeds_TD = phrase_embeds_TD
     else:
-        description_1D = embedder.texts([query.text], whole_captions=True)
+        description_1D = embedder.descriptions([query.text])
         text_embeds_TD = torch.cat([description_1D, phrase_embeds_TD])
 
     # A score is the mean of the cosines of the parts, so each part is cut and normalised by itself.

@@ -28,7 +28,7 @@ def recalibrate(table: ImageTable, embedder: Embedder) -> None:
     if texts is None:
         return
     # A search encodes descriptions so.
-    embeds_ND = embedder.texts([text.text for text in texts], whole_captions=True).cpu()
+    embeds_ND = embedder.descriptions([text.text for text in texts]).cpu()
     if processes.rank == 0:
         embeds_ND = truncate(embeds_ND, table.info.get("truncate_dim"))
         calibration = calibrate(texts, embeds_ND.numpy(), table.vectors())

@@ -7,13 +7,14 @@ Both need the patch features of the images, which the index keeps or which are c
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..inference.embedder import Embedder
+from ..inference.grids import grids_of, on_grid, padded_map, without_padding
 from ..inference.hierarchical import (
     DEFAULT_WEIGHTS,
     HIERARCHICAL_PLACES,
@@ -25,8 +26,7 @@ from ..inference.hierarchical import (
     text_hierarchies,
 )
 from ..inference.shards import split
-from ..model.patch_map_beta_clip import Patches as FeaturesOfPatches
-from ..model.patch_map_beta_clip import select_images
+from ..model.patch_map_beta_clip import PatchMap, select_images
 from .query import EmbeddedQuery, Hit
 from .sources import PhotoFolder, ReadablePhotos
 from .table import ImageTable
@@ -92,10 +92,8 @@ class Patches(NamedTuple):
 
     images: list[str]
     """B keys of images."""
-    patch_features_BPD: FeaturesOfPatches
-    """(B, P, D), on the model's device and in its dtype."""
-    grid: tuple[int, int]
-    """Rows and columns of patches, P in all; (0, 0) where the grids of images differ."""
+    patches: PatchMap
+    """Those of B images, on the model's device and in its dtype."""
 
 
 def rerank_hits(
@@ -187,17 +185,19 @@ def attention_maps(
     for patches in read_patches(images, table, embedder):
         num_images = len(patches.images)
         image_index = torch.arange(num_images).repeat_interleave(num_texts)
-        with torch.no_grad():
-            _, attention = embedder.model.get_text_conditioned_image_features(
-                patch_features=patches.patch_features_BPD,
-                text_embeds=text_embeds_TD.repeat(num_images, 1),
-                image_index=image_index.to(embedder.model.device),
-                output_attentions=True,
-            )
-        mean_over_heads = attention.float().mean(dim=1).cpu()
-        maps_BTYX = mean_over_heads.view(num_images, num_texts, *patches.grid)
-        maps.update(zip(patches.images, maps_BTYX, strict=True))
+        attention = embedder.attention(patches, text_embeds_TD.repeat(num_images, 1), image_index)
+        attention_BTP = attention.mean(dim=1).cpu().unflatten(0, (num_images, num_texts))
+        images_of_batch = zip(patches.images, attention_BTP, grids_of(patches.patches), strict=True)
+        for image, attention_TP, grid in images_of_batch:
+            maps[image] = on_grid(attention_TP, grid)
     return maps
+
+
+def patch_record(patches: PatchMap, image: int) -> dict[str, Any]:
+    """Returns how a table keeps the patch features of one image of a batch: in float16, without padding."""
+    features_PD = without_padding(patches, image).to("cpu", torch.float16)
+    rows, _ = grids_of(patches)[image]
+    return {"patches": features_PD.numpy().tobytes(), "patch_rows": rows}
 
 
 def read_patches(images: Sequence[str], table: ImageTable, embedder: Embedder) -> Iterator[Patches]:
@@ -210,11 +210,10 @@ def read_patches(images: Sequence[str], table: ImageTable, embedder: Embedder) -
         keys = [key for key in batch_keys if key in stored]
         if not keys:
             continue
-        features_BPD = torch.from_numpy(np.stack([stored[key].features_PD for key in keys]))
         # The table holds float16, whatever the dtype of the model.
-        features_BPD = features_BPD.to(embedder.model.device, embedder.model.dtype)
-        rows = stored[keys[0]].rows
-        yield Patches(keys, features_BPD, (rows, features_BPD.shape[1] // rows))
+        where = (embedder.model.device, embedder.model.dtype)
+        features = [torch.from_numpy(stored[key].features_PD.copy()).to(*where) for key in keys]
+        yield Patches(keys, padded_map(features, [stored[key].grid for key in keys]))
 
 
 def _compute_patches(images: Sequence[str], embedder: Embedder) -> Iterator[Patches]:
@@ -224,7 +223,7 @@ def _compute_patches(images: Sequence[str], embedder: Embedder) -> Iterator[Patc
         readable = [index for index, row in enumerate(batch.rows) if "error" not in row]
         if readable:
             keys = [batch.rows[index]["record"]["image"] for index in readable]
-            yield Patches(keys, select_images(batch.patch_features_BPD, readable), batch.grid)
+            yield Patches(keys, select_images(batch.patches, readable))
 
 
 def _check_scored(num_scored: int, num_hits: int) -> None:

@@ -50,6 +50,11 @@ class StoredPatches(NamedTuple):
     rows: int
     """Rows of patches; P is a multiple of it."""
 
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        return self.rows, len(self.features_PD) // self.rows
+
 
 class ImageTable:
     """

@@ -17,6 +17,8 @@ from .style import FAINT, INK, draw_box, font_families, new_figure, save, wrappe
 MOST_COLUMNS = 4
 # Sizes in inches.
 _TILE, _TITLE_LINE, _NOTE_LINE = 2.7, 0.2, 0.22
+# A very wide image leaves room for the label of the colour scale. A very high one is drawn narrower than its tile.
+_LOWEST_PICTURE, _HIGHEST_PICTURE = 1.6, 5.4
 
 
 def plot_phrase_attention(
@@ -88,7 +90,8 @@ def _tiles_for(image: Image.Image, titles: Sequence[str], has_notes: bool) -> tu
     text_height = _TITLE_LINE * most_lines
     if has_notes:
         text_height += _NOTE_LINE
-    tile_height = _TILE * image.height / image.width + text_height
+    picture_height = min(max(_TILE * image.height / image.width, _LOWEST_PICTURE), _HIGHEST_PICTURE)
+    tile_height = picture_height + text_height
     figure = new_figure(_TILE * columns + 0.9, rows * tile_height + 0.3)
     tiles = figure.subplots(rows, columns, squeeze=False)
     for axes in tiles.flat:

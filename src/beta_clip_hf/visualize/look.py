@@ -16,13 +16,13 @@ from ..inference.look import (
     HierarchyScore,
     Look,
     ShownText,
+    can_look,
     hierarchy_scores,
     look,
     split_texts,
 )
 from ..inference.models import load_model
 from ..inference.processes import own_device
-from ..model.modeling_beta_clip import BetaCLIPModel
 from .attention import plot_phrase_attention
 from .heat_maps import NOWHERE, enlarged, highest_of, looks_nowhere, overlay, scale_image, scale_label
 from .pages import Picture, Section, write_page
@@ -67,7 +67,7 @@ def show_image(
     Loads a model, asks it where each phrase of some texts looks in an image, and draws the answer.
 
     Args:
-        model: Directory or Hub id of a β-CLIP or FG-CLIP.
+        model: Directory or Hub id of a β-CLIP, FG-CLIP or FG-CLIP 2.
         image: Path of the image.
         texts: Captions of any length, or phrases.
         output: The .png or .html to write.
@@ -104,26 +104,28 @@ def show_image(
 
 def _check_model(model: Any, name: str, has_boxes: bool) -> None:
     """Raises `ValueError` for a model that has not learnt what is to be shown."""
-    if not isinstance(model, BetaCLIPModel):
-        raise ValueError(f"model must be a β-CLIP or FG-CLIP, but {name} is a {type(model).__name__}")
-    if has_boxes and not model.config.use_regions:
+    if not can_look(model):
+        raise ValueError(f"model must be a β-CLIP, FG-CLIP or FG-CLIP 2, but {name} is a {type(model).__name__}")
+    # FG-CLIP 2 as released has learnt regions, but carries no scales of them.
+    has_regions = model.config.use_regions or hasattr(model, "patch_head")
+    if has_boxes and not has_regions:
         raise ValueError(
             f"model must have learnt regions for --box, but {name} has not: train it with "
             "examples/configs/beta_fg.yaml, or take an FG-CLIP"
         )
     if not has_boxes and model.pooler is None:
         remedy = "train it with beta-clip train"
-        if model.config.use_regions:
+        if has_regions:
             remedy = "score regions with --box"
         raise ValueError(f"model must have a trained pooler to show where texts look, but {name} has none: {remedy}")
 
 
-def _warn_of_untrained_regions(model: BetaCLIPModel, name: str) -> None:
+def _warn_of_untrained_regions(model: Any, name: str) -> None:
     """Warns of a model whose scales of regions are where they start: both from the same number.
 
     A training with boxes and their negatives moves each of them by a gradient of its own.
     """
-    if torch.equal(model.region_logit_scale, model.hard_negative_logit_scale):
+    if model.config.use_regions and torch.equal(model.region_logit_scale, model.hard_negative_logit_scale):
         logger.warning(
             "%s looks as if it was never trained with boxes (its two scales of regions are equal): then its scores of "
             "regions mean nothing. Train it on rows with regions, for example with examples/configs/beta_fg.yaml",

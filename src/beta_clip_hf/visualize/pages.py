@@ -35,6 +35,7 @@ section > p {{ margin: 0 0 .7rem; max-width: 60rem; }}
 .row {{ display: flex; flex-wrap: wrap; gap: .8rem; }}
 .row > figure {{ margin: 0; width: {width}px; max-width: 100%; }}
 figure img {{ width: 100%; border-radius: 4px; display: block; outline: 3px solid transparent; }}
+.row > figure:not(.wide) img {{ max-height: 30rem; object-fit: contain; }}
 figure.marked img {{ outline-color: var(--mark); }}
 figure.marked figcaption {{ font-weight: 600; }}
 .row > figure.wide {{ width: 100%; }}

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from ..inference.look import Look, look
-from ..model.modeling_beta_clip import BetaCLIPModel
 from .attention import plot_phrase_attention
 from .regions import plot_region_choices
 
@@ -24,7 +23,7 @@ def noun_phrases(row: Mapping[str, Any]) -> list[str]:
 
 
 def draw_phrases(
-    model: BetaCLIPModel,
+    model: Any,
     processor: Any,
     row: Mapping[str, Any],
     path: str | os.PathLike[str],
@@ -62,7 +61,7 @@ def draw_phrases(
 
 
 def draw_region_choices(
-    model: BetaCLIPModel,
+    model: Any,
     processor: Any,
     row: Mapping[str, Any],
     path: str | os.PathLike[str],
@@ -100,7 +99,7 @@ def draw_region_choices(
     return plot_region_choices(seen.view, torch.cat(boxes_14), texts, probabilities, path)
 
 
-def _probabilities(model: BetaCLIPModel, seen: Look, score: str) -> Tensor:
+def _probabilities(model: Any, seen: Look, score: str) -> Tensor:
     """Returns the (T,) probabilities of the texts for one region, with the scale that the score was trained with."""
     # A model that was not trained with regions has no scale of hard negatives; CLIP's takes its place.
     logit_scale: Any = model.logit_scale
