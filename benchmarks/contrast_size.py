@@ -143,7 +143,9 @@ def markdown(runs: list[dict[str, Any]], batch_size: int) -> str:
         by_shares.setdefault(run["shares"], []).append(run["figures"])
     rows = []
     for num_shares, results in sorted(by_shares.items()):
-        cells = [format_mean([result[name] for result in results]) for name in METRICS]
+        cells = []
+        for name in METRICS:
+            cells.append(format_mean([result[name] for result in results]))
         rows.append([batch_size // num_shares, *cells])
     whole_results = by_shares.get(1, [])
     for num_shares, results in sorted(by_shares.items()):

@@ -118,7 +118,11 @@ def score(extractor: PhraseExtractor, marked: Sequence[MarkedCaption]) -> dict[s
 
 def count_matched(phrases: Sequence[Words], others: Sequence[Words], match: Callable[[Words, Words], bool]) -> int:
     """Counts the phrases that match any of the others."""
-    return sum(any(match(phrase, other) for other in others) for phrase in phrases)
+    count = 0
+    for phrase in phrases:
+        if any(match(phrase, other) for other in others):
+            count += 1
+    return count
 
 
 def captions_per_second(extractor: PhraseExtractor, captions: Sequence[str], seconds: float) -> float:

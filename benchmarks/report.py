@@ -84,5 +84,5 @@ def format_spread(values: Mapping[str, float], digits: int = 2) -> str:
 
 def markdown_table(columns: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:
     """Returns a Markdown table of cells of any type."""
-    cells = [[str(cell) for cell in row] for row in rows]
-    return format_markdown_table([str(column) for column in columns], cells, is_padded=False)
+    cells = [list(map(str, row)) for row in rows]
+    return format_markdown_table(list(map(str, columns)), cells, is_padded=False)

@@ -33,7 +33,7 @@ The weights, the tokenizer and the settings in this directory are published unde
 beta-clip-hf is: https://www.apache.org/licenses/LICENSE-2.0. They hold no work of others. The weights start from random
 numbers, and they and the tokenizer have learnt from pictures and captions that the package generates.
 """
-# For each model its title and what it is.
+# For each model its title and its description.
 WHAT = {
     "clip": (
         "A plain CLIP",
@@ -60,7 +60,7 @@ tags:
 
 # {title}
 
-{what} **It knows coloured shapes and nothing else.**
+{description} **It knows coloured shapes and nothing else.**
 
 ## How to use it
 
@@ -144,7 +144,7 @@ def write_card(name: str, output: Path, results: dict[str, Any], clip: dict[str,
         results: Its results.json.
         clip: For a fine-tuned model, the results.json of the CLIP that it started from.
     """
-    title, what = WHAT[name]
+    title, description = WHAT[name]
     columns = {title: results["levels"]}
     if clip is not None:
         columns = {WHAT["clip"][0]: clip["levels"], **columns}
@@ -155,7 +155,7 @@ def write_card(name: str, output: Path, results: dict[str, Any], clip: dict[str,
     card = CARD.format(
         name=name,
         title=title,
-        what=what.format(parameters=results["parameters"] / 1e6),
+        description=description.format(parameters=results["parameters"] / 1e6),
         command=f"python benchmarks/shipped_models.py {name}",
         steps=f"{' and '.join(steps)} scenes",
         seconds=results["seconds"],

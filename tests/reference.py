@@ -1,6 +1,7 @@
 """The formulas of the papers in float64 Python loops: slow twins of what the library does fast."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ def all_logits(left: Tensor, right: Tensor, scale: float) -> list[list[float]]:
     return logits
 
 
-def log_softmax_at(logits: list[float], index: int) -> float:
+def log_softmax_at(logits: Sequence[float], index: int) -> float:
     peak = max(logits)
     return logits[index] - peak - math.log(sum(math.exp(logit - peak) for logit in logits))
 
@@ -27,7 +28,8 @@ def clip_loss(image_embeds: Tensor, text_embeds: Tensor, scale: float) -> float:
     n = len(image_embeds)
     logits = all_logits(image_embeds, text_embeds, scale)
     image_to_text = sum(-log_softmax_at(logits[i], i) for i in range(n)) / n
-    text_to_image = sum(-log_softmax_at([logits[j][i] for j in range(n)], i) for i in range(n)) / n
+    columns = list(zip(*logits, strict=True))
+    text_to_image = sum(-log_softmax_at(columns[i], i) for i in range(n)) / n
     return (image_to_text + text_to_image) / 2
 
 
@@ -38,7 +40,9 @@ def beta_cal_loss(
     n, g = len(v), image_index.tolist()
     logits = all_logits(v, u, scale)
     ids = text_ids or list(range(n))
-    kept = [[j for j in range(n) if g[i] == g[j] or ids[i] != ids[j]] for i in range(n)]
+    kept = []
+    for i in range(n):
+        kept.append([j for j in range(n) if g[i] == g[j] or ids[i] != ids[j]])
     if kind == "bce":
         total = 0.0
         for i in range(n):

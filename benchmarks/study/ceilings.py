@@ -61,7 +61,10 @@ def is_caption_true(plan: CaptionPlan, scene: Scene) -> bool:
     if not all(_is_setting_true(sentence, plan, scene) for sentence in settings):
         return False
     # A caption means one object by all mentions of a target: some choice of objects must make every sentence true.
-    targets = sorted({mention.target for mention in itertools.chain(*(sentence.mentions for sentence in sentences))})
+    mentioned: set[int] = set()
+    for sentence in sentences:
+        mentioned.update(mention.target for mention in sentence.mentions)
+    targets = sorted(mentioned)
     for choice in itertools.permutations(scene.objects, len(targets)):
         chosen = dict(zip(targets, choice, strict=True))
         if all(_is_sentence_true(sentence, plan.scene, scene, chosen) for sentence in sentences):

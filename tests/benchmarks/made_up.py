@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import re
 
 import torch
 
@@ -16,7 +17,7 @@ NEGATIVES.append("hard_negatives[relation]/conditioned/accuracy")
 POINTING = [f"phrases[noun]/{score}/pointing" for score in ("attention", "region_similarity")]
 METRICS = [*RETRIEVAL, *REGIONS, *NEGATIVES, *POINTING, "phrases[noun]/attention/mass_inside"]
 # What a model without a pooler has.
-PLAIN_METRICS = [name for name in METRICS if any(word in name for word in ("cls", "region/", "region_similarity"))]
+PLAIN_METRICS = [name for name in METRICS if re.search("cls|region/|region_similarity", name)]
 
 
 def made_up_record(study, arm, seed, level, *, images=40, points=(3200, 6400, 12800), start="finetune"):

@@ -60,7 +60,12 @@ def description(text: str) -> dict[str, str]:
     {'size': 'large', 'colour': 'red', 'shape': 'circle'}
     """
     words = re.findall(r"\w+", text.lower())
-    return {name: values[word] for name, values in VALUES.items() for word in words if word in values}
+    described = {}
+    for name, values in VALUES.items():
+        for word in words:
+            if word in values:
+                described[name] = values[word]
+    return described
 
 
 def fits(thing: SceneObject, described: dict[str, str]) -> bool:
@@ -74,7 +79,10 @@ def could_be_true(sentence: str, scene: Scene) -> bool:
     if "background" in text:
         return _opening_holds(text, scene)
     phrases = list(NOUN_PHRASE.finditer(text))
-    meant = [[thing for thing in scene.objects if fits(thing, description(match.group()))] for match in phrases]
+    meant = []
+    for match in phrases:
+        described = description(match.group())
+        meant.append([thing for thing in scene.objects if fits(thing, described)])
     if phrases[0].group(1) in NUMBERS:
         return len(meant[0]) == NUMBERS[phrases[0].group(1)]
     if len(phrases) == 2:
@@ -84,7 +92,11 @@ def could_be_true(sentence: str, scene: Scene) -> bool:
     if predicate:
         return any(fits(thing, description(predicate.group(1))) for thing in meant[0])
     place = before.replace("there is", "").replace("we see", "").strip() or after
-    return any(all(holds(thing) for zone, holds in ZONES.items() if re.search(zone, place)) for thing in meant[0])
+    return any(_is_at(thing, place) for thing in meant[0])
+
+
+def _is_at(thing: SceneObject, place: str) -> bool:
+    return all(holds(thing) for zone, holds in ZONES.items() if re.search(zone, place))
 
 
 def _opening_holds(text: str, scene: Scene) -> bool:

@@ -105,7 +105,10 @@ def test_a_batch_without_regions_has_the_tensors_too(collate):
     batch = collate()([ROWS[1], ROWS[3]])
     assert {name: tuple(batch[name].shape) for name in REGION_TENSORS} == {
         "boxes": (0, 4),
-        **{f"{kind}_{name}": (0, 1) for kind in ("region", "hard") for name in ("input_ids", "attention_mask")},
+        "region_input_ids": (0, 1),
+        "region_attention_mask": (0, 1),
+        "hard_input_ids": (0, 1),
+        "hard_attention_mask": (0, 1),
         "region_image_index": (0,),
         "hard_region_index": (0,),
     }

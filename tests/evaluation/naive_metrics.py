@@ -1,21 +1,27 @@
 """The metrics again, as their definitions read: enumerate every order of the tied items, rasterise every box."""
 
-from itertools import pairwise, permutations
+from itertools import pairwise, permutations, product
 
 import torch
 
 
 def all_orders(scores):
     """Every order of the candidates in which scores do not increase: the outcomes of breaking ties at random."""
-    candidates = range(len(scores))
-    return [order for order in permutations(candidates) if all(scores[a] >= scores[b] for a, b in pairwise(order))]
+    orders = []
+    for order in permutations(range(len(scores))):
+        if all(scores[a] >= scores[b] for a, b in pairwise(order)):
+            orders.append(order)
+    return orders
 
 
 def recall_at_k(scores, relevant, k):
     total = 0.0
     for row, wanted in zip(scores, relevant, strict=True):
         orders = all_orders(row)
-        total += sum(any(wanted[candidate] for candidate in order[:k]) for order in orders) / len(orders)
+        hits = 0
+        for order in orders:
+            hits += any(wanted[candidate] for candidate in order[:k])
+        total += hits / len(orders)
     return total / len(scores)
 
 
@@ -35,7 +41,10 @@ def reranked_recall_at_k(firsts, seconds, relevant, size, k):
 
 def expected_rank(scores, relevant):
     orders = all_orders(scores)
-    return sum(1 + min(order.index(i) for i, hit in enumerate(relevant) if hit) for order in orders) / len(orders)
+    total = 0
+    for order in orders:
+        total += 1 + min(order.index(i) for i, hit in enumerate(relevant) if hit)
+    return total / len(orders)
 
 
 def match_ranks(scores, relevant):
@@ -51,7 +60,9 @@ def match_ranks(scores, relevant):
 
 def retrieval_ranks(scores, image_index):
     """The same both ways, of a whole (images, texts) score matrix."""
-    relevant = [[image == own_image for own_image in image_index] for image in range(len(scores))]
+    relevant = []
+    for image in range(len(scores)):
+        relevant.append([image == own_image for own_image in image_index])
     columns = [list(column) for column in zip(*scores, strict=True)]
     return match_ranks(scores, relevant), match_ranks(columns, [list(column) for column in zip(*relevant, strict=True)])
 
@@ -91,7 +102,8 @@ def raster(boxes, grid, fine):
 
 def pointing_hit(heat, boxes):
     height, width = len(heat), len(heat[0])
-    cells = [(i, j) for i in range(height) for j in range(width) if heat[i][j] == max(max(row) for row in heat)]
+    hottest = max(map(max, heat))
+    cells = [(i, j) for i, j in product(range(height), range(width)) if heat[i][j] == hottest]
     hits = 0
     for i, j in cells:
         y, x = (i + 0.5) / height, (j + 0.5) / width

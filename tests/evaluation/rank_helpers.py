@@ -18,4 +18,8 @@ def several_texts(num_images, num_texts, seed):
 
 
 def as_rows(ranks):
-    return [list(zip(*(column.tolist() for column in side), strict=True)) for side in ranks]
+    sides = []
+    for side in ranks:
+        columns = [column.tolist() for column in side]
+        sides.append(list(zip(*columns, strict=True)))
+    return sides

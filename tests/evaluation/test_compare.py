@@ -216,12 +216,13 @@ def test_the_command_prints_a_table_and_writes_json(pair, tmp_path, capsys):
     assert json.loads(output.read_text(encoding="utf-8")) == compare(*pair)
     lines = capsys.readouterr().out.splitlines()
     assert lines[:2] == ["A: before", "B: after"]
-    table = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    table_lines = [line for line in lines if line.startswith("|")]
+    table = [list(map(str.strip, line.strip("|").split("|"))) for line in table_lines]
     figure = compare(*pair)["tasks"]["urban1k"]["figures"]["R@1"]
     interval = f"{100 * figure['low']:+.1f} … {100 * figure['high']:+.1f}"
     shares = [f"{100 * float(values['R@1'].mean()):.1f}" for values in (VALUES_A, VALUES_B)]
     assert table[0] == ["", "A", "B", "B − A", "95 % interval", "", "n", "images changed"]
-    assert {len(line) for line in lines if line.startswith("|")} == {len(lines[5])}
+    assert {len(line) for line in table_lines} == {len(lines[5])}
     assert table[2] == ["R@1", *shares, "+16.7", interval, "*", "180", f"{figure['clusters_changed']} of 60"]
     assert table[5] == ["median_rank", "7.0", "4.5", "-2.5", "", "", "180", ""]
     assert "excludes 0: 1 of 3." in lines[-1]

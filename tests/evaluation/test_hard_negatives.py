@@ -26,7 +26,7 @@ def rows_of(count):
 
 
 def choices_of(groups):
-    return [[Choice(texts) for texts in image_groups] for image_groups in groups]
+    return [list(map(Choice, image_groups)) for image_groups in groups]
 
 
 def test_choices_of_rows():
@@ -45,7 +45,11 @@ def test_choices_of_rows():
 
 def test_both_scores_equal_a_loop_over_groups(tiny_model, tiny_processor):
     rows = rows_of(5)
-    groups = [[[f"{i} {g} {n}" for n in range(2 + (i + g) % 3)] for g in range(i % 3)] for i in range(5)]
+    groups = []
+    for i in range(5):
+        groups.append([])
+        for g in range(i % 3):
+            groups[-1].append([f"{i} {g} {n}" for n in range(2 + (i + g) % 3)])
     hits = {"cls": [], "conditioned": []}
     for row, image_groups in zip(rows, groups, strict=True):
         pixels = tiny_processor(images=row["image"], return_tensors="pt")["pixel_values"]
@@ -131,7 +135,7 @@ def test_region_scores_equal_a_loop_over_boxes(tiny_model, tiny_tokenizer, squas
     rows, hits = [], []
     for i in range(4):
         boxes = [[16, 3, 40, 20], [20 + i, 0, 45, 30], [0, 0, 4, 30]][: 1 + i % 3]  # the crop sees 15..45 of the width
-        groups = [[f"{i} {g} {n}" for n in range(3)] for g in range(len(boxes))]
+        groups = [[f"{i} {g} 0", f"{i} {g} 1", f"{i} {g} 2"] for g in range(len(boxes))]
         regions = [{"box": box, "text": g[0], "negatives": g[1:]} for box, g in zip(boxes, groups, strict=True)]
         image = Image.fromarray(pixels[i])
         rows.append({"image": image, "caption": f"image {i}", "regions": regions})
@@ -146,10 +150,11 @@ def test_region_scores_equal_a_loop_over_boxes(tiny_model, tiny_tokenizer, squas
             hits.append(1 / 3 if region.abs().max() == 0 else float(cosines.argmax() == 0))
     shares = [dict(row, box_format="xyxy_normalized") for row in rows]
     for row in shares:
-        sides = (60, 30, 60, 30)
-        row["regions"] = [
-            dict(r, box=[x / side for x, side in zip(r["box"], sides, strict=True)]) for r in row["regions"]
-        ]
+        regions = []
+        for region in row["regions"]:
+            x1, y1, x2, y2 = region["box"]
+            regions.append({**region, "box": [x1 / 60, y1 / 30, x2 / 60, y2 / 30]})
+        row["regions"] = regions
     assert 0 < sum(hits) < len(hits) and (1 / 3 in hits) == (not squash)
     for rows_in_format in (rows, shares):
         figure = evaluate(tiny_model, processor, rows_in_format, batch_size=3)["figures"][

@@ -155,9 +155,7 @@ def random_rows(count):
         phrases = []
         for phrase in range(3):
             corners = torch.rand((1 + phrase % 2, 2, 2), generator=generator) * torch.tensor([45, 29])
-            boxes = [
-                [int(x) for x in (*a, *b)] for a, b in zip(corners.amin(dim=1), corners.amax(dim=1) + 2, strict=True)
-            ]
+            boxes = torch.cat([corners.amin(dim=1), corners.amax(dim=1) + 2], dim=1).int().tolist()
             phrases.append({"text": f"phrase {number} {phrase}", "boxes": boxes})
         rows.append({"image": Image.fromarray(pixels), "caption": "noise", "phrases": phrases})
     return rows
@@ -198,7 +196,9 @@ def test_all_figures_equal_loops_over_phrases(tiny_model, tiny_processor):
             patch_features=patches, text_embeds=texts, output_attentions=True
         )
         windows = [window_features(tiny_model, pixels, cell) for cell in range(24)]
-        boxes = [[[x / 48, y / 32, u / 48, v / 32] for x, y, u, v in phrase["boxes"]] for phrase in row["phrases"]]
+        boxes = []
+        for phrase in row["phrases"]:
+            boxes.append([[x / 48, y / 32, u / 48, v / 32] for x, y, u, v in phrase["boxes"]])
         candidates = list(chain.from_iterable(boxes))
         regions = tiny_model.get_region_features(pixels, torch.tensor(candidates), interpolate_pos_encoding=True)
         for own_boxes, text, attention_HP in zip(boxes, texts, attention, strict=True):
@@ -230,6 +230,7 @@ def test_without_a_pooler_there_is_all_but_its_attention(tiny_config, tiny_model
 
 
 def test_a_model_without_patch_features_cannot_be_measured_by_phrases(tiny_clip_config, tiny_processor):
-    rows = [{name: row[name] for name in ("image", "phrases")} for row in random_rows(1)]
+    (row,) = random_rows(1)
+    rows = [{"image": row["image"], "phrases": row["phrases"]}]
     with pytest.raises(ValueError, match="labels that CLIPModel can be measured by"):
         evaluate(CLIPModel(tiny_clip_config), tiny_processor, rows)

@@ -22,16 +22,17 @@ from evaluation.probe_helpers import metrics_of
 def rows_of(count, captions_per_image):
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(256, (count, 32, 32, 3), generator=generator, dtype=torch.uint8).numpy()
-    return [
-        {"image": Image.fromarray(pixels[i]), "captions": [f"photo {i} of {j}" for j in range(captions_per_image(i))]}
-        for i in range(count)
-    ]
+    rows = []
+    for i in range(count):
+        captions = [f"photo {i} of {j}" for j in range(captions_per_image(i))]
+        rows.append({"image": Image.fromarray(pixels[i]), "captions": captions})
+    return rows
 
 
 def test_both_scores_equal_loops_over_single_images_and_texts(tiny_model, tiny_processor):
     rows = rows_of(7, lambda i: 1 + i % 3)
     flat = list(chain.from_iterable(row["captions"] for row in rows))
-    image_index = torch.tensor([i for i, row in enumerate(rows) for _ in row["captions"]])
+    image_index = torch.arange(7).repeat_interleave(torch.tensor([len(row["captions"]) for row in rows]))
     scores = {"cls": torch.zeros(7, len(flat)), "all_pairs": torch.zeros(7, len(flat))}
     for i, row in enumerate(rows):
         pixels = tiny_processor(images=row["image"], return_tensors="pt")["pixel_values"]
@@ -82,7 +83,8 @@ def test_equal_captions_share_the_hit():
 
 def test_which_texts_are_measured():
     model, processor = ColourModel(), ColourProcessor()
-    long, short = ({f"{name}/cls/{way}" for way in ("image_to_text", "text_to_image")} for name in ("long", "short"))
+    long = {"long/cls/image_to_text", "long/cls/text_to_image"}
+    short = {"short/cls/image_to_text", "short/cls/text_to_image"}
 
     def measured(rows):
         figures = evaluate(model, processor, rows, conditioned=False, ks=(1,))["figures"]

@@ -99,5 +99,7 @@ def test_the_best_of_rows_are_those_of_topk(kind, num_candidates, count):
 def test_of_the_tied_at_the_end_of_a_shortlist_all_are_taken_or_none():
     scores = torch.tensor([[9.0, 5, 5, 5, 1, 1], [0, 0, 0, 0, 0, 0]])
     found = best_candidates(lambda images, texts: scores[images, texts], 2, 6, 5)
-    taken = {size: [sorted(set(row) - {-1}) for row in found.first(size)[0].tolist()] for size in (1, 3, 4, 5)}
+    taken = {}
+    for size in (1, 3, 4, 5):
+        taken[size] = [sorted(set(row) - {-1}) for row in found.first(size)[0].tolist()]
     assert taken == {1: [[0], []], 3: [[0], []], 4: [[0, 1, 2, 3], []], 5: [[0, 1, 2, 3], []]}

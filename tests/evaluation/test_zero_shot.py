@@ -61,9 +61,10 @@ def test_boxes_are_classified_by_what_is_in_them():
         assert figures["boxes/region/top1"]["value"] == pytest.approx(2 / 3)  # the third label is wrong
         # Half of the image is green, which no label says; red and blue are tied behind it.
         assert figures["boxes/cls/top1"]["value"] == 0
-    shares = [[x / 64 for x in box] for box, _ in boxes]
     rows[0] |= {"box_format": "xyxy_normalized"}
-    rows[0]["regions"] = [{**region, "box": box} for region, box in zip(regions, shares, strict=True)]
+    rows[0]["regions"] = []
+    for region in regions:
+        rows[0]["regions"].append({**region, "box": [x / 64 for x in region["box"]]})
     assert classify(rows)[0]["boxes/region/top1"]["value"] == pytest.approx(2 / 3)
 
 
@@ -127,7 +128,9 @@ def test_all_figures_equal_loops_over_images_and_boxes(tiny_model, tiny_tokenize
         # Copies of a class are exactly tied, whatever the loop made of their last bits.
         first_of_name = [NAMES.index(class_name) for class_name in NAMES]
         table = [image_scores[first_of_name].tolist() for image_scores in score_rows]
-        wanted = [[place == label for place in range(len(NAMES))] for label in labels[name.partition("/")[0]]]
+        wanted = []
+        for label in labels[name.partition("/")[0]]:
+            wanted.append([place == label for place in range(len(NAMES))])
         for k in (1, 5):
             expected = recall_at_k(table, wanted, k)
             values.add(expected)

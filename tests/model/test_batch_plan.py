@@ -61,12 +61,13 @@ def rows():
 def test_a_plan_is_what_plain_loops_find():
     plan = plan_batch(packing_of(9), IMAGE_INDEX, 4, granularity_T=GRANULARITY)
     index, kinds = IMAGE_INDEX.tolist(), GRANULARITY.tolist()
-    captions = [next(t for t in range(9) if index[t] == image and kinds[t] == 0) for image in range(4)]
-    assert plan.caption_B.tolist() == captions
+    for image in range(4):
+        assert plan.caption_B[image] == next(t for t in range(9) if index[t] == image and kinds[t] == 0)
+    assert len(plan.caption_B) == 4
     assert plan.short_J.tolist() == [t for t in range(9) if kinds[t] == 3]
     assert plan.aligned_A.tolist() == [t for t in range(9) if kinds[t] < 3]
     assert plan.text_slots.num_slots == 3 and plan.region_slots is None
-    places = [3 * index[t] + sum(index[other] == index[t] for other in range(t)) for t in range(9)]
+    places = [3 * index[t] + index[:t].count(index[t]) for t in range(9)]
     assert plan.text_slots.slot_M.tolist() == places
 
 

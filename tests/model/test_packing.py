@@ -104,16 +104,20 @@ def test_first_fit_decreasing_is_the_plain_loop():
         lengths = torch.randint(1, capacity + 1, (60,), generator=generator).tolist()
         rows: list[list[int]] = []
         for text in sorted(range(60), key=lambda text: -lengths[text]):
-            fits = (row for row in rows if sum(lengths[other] for other in row) + lengths[text] <= capacity)
-            row = next(fits, None)
-            if row is None:
-                rows.append(row := [])
-            row.append(text)
+            for row in rows:
+                if sum(lengths[other] for other in row) + lengths[text] <= capacity:
+                    row.append(text)
+                    break
+            else:
+                rows.append([text])
         found_rows, columns, filled = pack_texts(lengths, capacity)
-        assert filled == [sum(lengths[text] for text in row) for row in rows]
+        assert len(filled) == len(rows)
         for number, row in enumerate(rows):
-            assert [found_rows[text] for text in row] == [number] * len(row)
-            assert [columns[text] for text in row] == [sum(lengths[t] for t in row[:i]) for i in range(len(row))]
+            column = 0
+            for text in row:
+                assert (found_rows[text], columns[text]) == (number, column)
+                column += lengths[text]
+            assert filled[number] == column
     assert pack_texts([], 8) == ([], [], [])
 
 

@@ -214,7 +214,9 @@ def test_only_the_shared_work_is_divided(found_by_rank):
 @pytest.mark.parametrize("kind", ["ce", "bce"])
 def test_what_is_sent_is_what_the_formula_counts(found_by_rank, config, weak_scaling, kind, limit):
     images = [len(rows) for rows in BATCH]
-    texts = [sum(1 + row % 3 for row in rows) for rows in BATCH]
+    texts = []
+    for rows in BATCH:
+        texts.append(sum(1 + row % 3 for row in rows))
     expected = weak_scaling.step_collectives(images, texts, config.projection_dim, kind=kind, dense_limit=limit)
     for found in found_by_rank:
         forward, backward = found["sent"][kind, limit]

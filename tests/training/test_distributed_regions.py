@@ -89,7 +89,10 @@ def batch_of(parts, seed):
     for name, counts in offsets.items():
         for place, batch in enumerate(batches):
             batch[name] = batch[name] + sum(counts[:place])
-    return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
+    joined = {}
+    for name in batches[0]:
+        joined[name] = torch.cat([batch[name] for batch in batches])
+    return joined
 
 
 def gradients(config, case, numbers, gather, wrap=lambda model: model, kind="ce"):

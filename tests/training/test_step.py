@@ -71,7 +71,8 @@ def test_bf16_learns_what_float32_learns(tiny_config, tmp_path, use_cpu):
     half.model.visual_projection.register_forward_hook(lambda module, inputs, output: dtypes.add(output.dtype))
     for trainer in (exact, half):
         trainer.train()
-    expected, losses = ([record["loss"] for record in records(trainer)] for trainer in (exact, half))
+    expected = [record["loss"] for record in records(exact)]
+    losses = [record["loss"] for record in records(half)]
     assert dtypes == {torch.bfloat16}
     assert losses[0] == pytest.approx(expected[0], rel=2**-7) and losses[0] != expected[0]
     assert losses == pytest.approx(expected, rel=0.1)

@@ -22,10 +22,9 @@ class TensorRows(torch.utils.data.Dataset):
 
     def __getitem__(self, index):
         generator = torch.Generator().manual_seed(1000 * self.seed + index)
-        texts = [
-            [START, *torch.randint(0, 500, (length,), generator=generator).tolist(), END]
-            for length in (6, *(3 for _ in range(index % 3)))
-        ]
+        texts = []
+        for length in [6] + [3] * (index % 3):
+            texts.append([START, *torch.randint(0, 500, (length,), generator=generator).tolist(), END])
         return {
             "id": str(index),
             "pixel_values": torch.randn(3, self.image_size, self.image_size, generator=generator),
@@ -43,7 +42,9 @@ class TensorCollator:
         self.epoch = epoch
 
     def __call__(self, rows):
-        texts = [(image, kind, ids) for image, row in enumerate(rows) for kind, ids in enumerate(row["texts"])]
+        texts = []
+        for image, row in enumerate(rows):
+            texts += [(image, kind, ids) for kind, ids in enumerate(row["texts"])]
         longest = max(len(ids) for _, _, ids in texts)
         pixel_values = torch.stack([row["pixel_values"] for row in rows])
         pixel_values[..., self.epoch % 32] *= -1

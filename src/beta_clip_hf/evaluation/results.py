@@ -138,21 +138,21 @@ def format_headline(task: str, result: Mapping[str, Any]) -> str:
         result: Result of the task as in results.json.
     """
     figures = result["figures"]
-    first_recall = next((name for name, record in figures.items() if record["name"]["metric"] == "R@1"), None)
     keys = list(figures)[:1]
-    if first_recall is not None:
-        kind = (figures[first_recall]["name"]["probe"], figures[first_recall]["name"]["score"])
-        keys = [
-            key
-            for key, record in figures.items()
-            if record["name"]["metric"] == "R@1" and (record["name"]["probe"], record["name"]["score"]) == kind
-        ]
+    recalls = [key for key, record in figures.items() if record["name"]["metric"] == "R@1"]
+    if recalls:
+        first = _probe_and_score(figures[recalls[0]])
+        keys = [key for key in recalls if _probe_and_score(figures[key]) == first]
     parts = []
     for key in keys:
         row = _table_row(key, figures[key])
         chance = f" (chance {row[3]})" if row[3] else ""
         parts.append(f"{key} {row[1]}{chance}")
     return f"{task}, in per cent: {', '.join(parts)}" if parts else f"{task}: nothing was measured"
+
+
+def _probe_and_score(record: Mapping[str, Any]) -> tuple[str, str]:
+    return record["name"]["probe"], record["name"]["score"]
 
 
 def format_side_by_side(
@@ -172,7 +172,8 @@ def format_side_by_side(
         keys = [keys] if isinstance(keys, str) else keys
         found = [_best_record(result["figures"], keys) for result in results.values()]
         chances = [record["chance"] for record in found if record is not None]
-        rows.append([label, f"{100 * max(chances):.1f}" if chances else "–", *map(_cell_with_interval, found)])
+        chance = f"{100 * max(chances):.1f}" if chances else "–"
+        rows.append([label, chance, *map(_cell_with_interval, found)])
     return tables.format_table((heading, "chance", *results), rows)
 
 

@@ -210,7 +210,8 @@ class RetrievalProbe:
         has_all_hierarchical = self.hierarchical is None or self.hierarchical.all_pairs
         if has_all_conditioned and has_all_hierarchical:
             return None
-        return self._shortlists(self._cls_score(kept), kept)._asdict() | {"first_B": first_copies(kept["digests"])}
+        shortlists = self._shortlists(self._cls_score(kept), kept)
+        return {**shortlists._asdict(), "first_B": first_copies(kept["digests"])}
 
     def second_pass(self, plan: Kept) -> Callable[[ImageBatch], Kept]:
         """Returns a function that scores the pairs of the shortlists."""
@@ -253,7 +254,10 @@ class RetrievalProbe:
             ranks = [getattr(score_ranks, direction) for score_ranks in by_score.values()]
             by_direction.append(rank_metrics(names, ranks, chance[direction], image_Q, ks=self.ks, seed=self.seed))
         # Score by score, and both directions of each.
-        return list(chain.from_iterable(chain.from_iterable(zip(*by_direction, strict=True))))
+        metrics: list[Metric] = []
+        for both_directions in zip(*by_direction, strict=True):
+            metrics += chain.from_iterable(both_directions)
+        return metrics
 
     def report(self, kept: Kept) -> dict[str, Any]:
         """

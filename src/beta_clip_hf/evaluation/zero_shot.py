@@ -80,7 +80,7 @@ def classification_probes(
         classes: What the labels are indices of.
         seed: Seed of the bootstrap intervals.
     """
-    # An image or a region without a label is not asked, so the numbers of labels differ from image to image.
+    # Images and regions without a label are left out, so the numbers of labels differ from image to image.
     image_labels: list[list[int]] = []
     box_labels: list[list[int]] = []
     boxes: list[list[Any]] = []

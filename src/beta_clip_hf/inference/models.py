@@ -109,7 +109,7 @@ def check_sizes(config: Mapping[str, Any], name: str = "config.json") -> None:
 
 
 def _read(name_or_path: str) -> tuple[Any, Any]:
-    """A model and its processor, by the type of its configuration."""
+    """Returns a model and its processor. The type of the configuration says which classes they have."""
     model_type = BetaCLIPConfig.get_config_dict(name_or_path)[0].get("model_type")
     if model_type == BetaCLIPConfig.model_type:
         return BetaCLIPModel.from_pretrained(name_or_path), BetaCLIPProcessor.from_pretrained(name_or_path)

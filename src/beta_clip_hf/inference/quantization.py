@@ -11,7 +11,7 @@ logger = logging.get_logger(__name__)
 
 PRECISIONS = ("float32", "int8", "binary")
 """What [`quantize`] can make of embeddings."""
-# With fewer rows the ranges of int8 are those of chance.
+# With fewer rows the ranges of int8 depend on chance.
 FEW_ROWS = 100
 
 

@@ -10,7 +10,7 @@ from .models import evaluation_mode, text_inputs
 from .shards import split
 
 
-# What a block of the text tower computes of so many tokens still fits into the caches of a core.
+# What a block of the text tower computes for this many tokens still fits into the caches of a core.
 TOKENS_AT_A_TIME_ON_CPU = 2048
 
 
@@ -30,7 +30,7 @@ def packed_features(
         model, processor: A `BetaCLIPModel` and its processor.
         texts: T texts.
         path: Text path of a model with two, "short" or "long".
-        batch_size: A batch has at most the tokens of so many texts of full length.
+        batch_size: A batch has at most as many tokens as this number of texts of full length.
         on_encoded: Is told how many texts have been encoded, batch by batch.
 
     Returns:
@@ -92,7 +92,7 @@ def _tokens_at_a_time(model: Any, path: str | None, batch_size: int) -> int:
 
 
 def _token_batches(text_U: Tensor, length_U: Tensor, most_tokens: int) -> Iterator[Tensor]:
-    """Yields consecutive texts that have at most so many tokens together, and at least one text."""
+    """Yields consecutive texts that have at most `most_tokens` tokens together, but at least one text."""
     end_U = length_U.cumsum(0)
     first = 0
     num_before = 0

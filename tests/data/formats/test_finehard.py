@@ -320,7 +320,8 @@ def test_lines_stay_on_the_disk(folder):
 
 @pytest.mark.parametrize("write", [write_lines, write_list])
 def test_workers_may_be_spawned(folder, write):
-    files = [write(folder / name, *(record(number, GOOD) for number in range(3))) for name in ("a.jsonl", "b.jsonl")]
+    records = [record(number, GOOD) for number in range(3)]
+    files = [write(folder / name, *records) for name in ("a.jsonl", "b.jsonl")]
     rows = load_rows(files, format="finehard", group=False)
     assert list(pickle.loads(pickle.dumps(rows))) == list(rows)
     loader = DataLoader(rows, num_workers=1, collate_fn=numbers, batch_size=4)

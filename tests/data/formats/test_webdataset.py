@@ -43,7 +43,9 @@ def pair(number: int) -> dict[str, bytes | str]:
 def shards(tmp_path):
     """Four tars of 5 rows: train-0.tar has the rows 0 … 4, and so on."""
     for shard in range(4):
-        files = {name: data for row in range(5) for name, data in pair(5 * shard + row).items()}
+        files = {}
+        for row in range(5):
+            files |= pair(5 * shard + row)
         write_tar(tmp_path / f"train-{shard}.tar", files)
     return tmp_path
 
@@ -121,11 +123,9 @@ def test_bad_rows_are_skipped_logged_and_counted(tmp_path, caplog):
 
 
 def test_wrong_columns_are_one_error(tmp_path):
-    files = {
-        f"{number}.{suffix}": data
-        for number in range(3)
-        for suffix, data in [("png", image_bytes(0)), ("json", '{"text": "A."}')]
-    }
+    files = {}
+    for number in range(3):
+        files |= {f"{number}.png": image_bytes(0), f"{number}.json": '{"text": "A."}'}
     write_tar(tmp_path / "a.tar", files)
     with pytest.raises(ValueError, match=r'a\.tar must have the columns .*\["?\'id\', \'image\', \'text\'\]'):
         list(load_rows(tmp_path / "a.tar"))
