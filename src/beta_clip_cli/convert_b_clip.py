@@ -1,18 +1,15 @@
 """`beta-clip convert b-clip`: turns a checkpoint of the β-CLIP authors into a model directory."""
 
 import argparse
-import logging
 
+from .model_directories import add_output_argument, report_model
 from .reports import Report, add_json_argument, reporting
-
-
-logger = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `beta-clip convert b-clip`."""
     parser.add_argument("checkpoint", metavar="FILE", help="checkpoint of the authors, a .pt file")
-    parser.add_argument("output", metavar="DIR", help="directory to write into")
+    add_output_argument(parser)
     parser.add_argument(
         "--vision-heads", type=int, metavar="N", help="number of heads of the vision tower (default: width / 64)"
     )
@@ -29,7 +26,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Report:
     """Converts. The report describes the directory that was written."""
     from beta_clip_hf.release.convert_b_clip import convert_b_clip
-    from beta_clip_hf.release.directories import describe_output
 
     model = convert_b_clip(
         args.checkpoint,
@@ -38,5 +34,4 @@ def run(args: argparse.Namespace) -> Report:
         text_heads=args.text_heads,
         tokenizer=args.tokenizer,
     )
-    logger.info("Saved to %s", args.output)
-    return Report(describe_output(args.output, model))
+    return report_model(args.output, model)

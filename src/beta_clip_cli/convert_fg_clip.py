@@ -1,18 +1,15 @@
 """`beta-clip convert fg-clip`: turns a checkpoint of FG-CLIP into a model directory, or a model back."""
 
 import argparse
-import logging
 
+from .model_directories import add_output_argument, report_model
 from .reports import Report, add_json_argument, reporting
-
-
-logger = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `beta-clip convert fg-clip`."""
     parser.add_argument("checkpoint", metavar="MODEL", help="directory or Hub id of an FG-CLIP checkpoint")
-    parser.add_argument("output", metavar="DIR", help="directory to write into")
+    add_output_argument(parser)
     parser.add_argument(
         "--back", action="store_true", help="convert a model of this package to the layout of the authors"
     )
@@ -26,9 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Report:
     """Converts. The report describes the directory that was written."""
     from beta_clip_hf.release.convert_fg_clip import convert_back, convert_fg_clip
-    from beta_clip_hf.release.directories import describe_output
 
     convert = convert_back if args.back else convert_fg_clip
     model = convert(args.checkpoint, args.output, tokenizer=args.tokenizer)
-    logger.info("Saved to %s", args.output)
-    return Report(describe_output(args.output, model))
+    return report_model(args.output, model)

@@ -76,7 +76,7 @@ def sentence_of(error: BaseException, models: Sequence[str] = ()) -> str | None:
 
 
 # What a terminal would obey: control characters but the line feed and the tab, and marks that turn the direction.
-_CONTROLS = [code for code in (*range(32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A))]
+_CONTROLS = (*range(32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A))
 _ESCAPES = {code: f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" for code in _CONTROLS if chr(code) not in "\n\t"}
 
 

@@ -1,12 +1,10 @@
 """`beta-clip export clip`: writes a model as a plain CLIPModel."""
 
 import argparse
-import logging
 
+from .model_directories import add_output_argument, report_model
 from .reports import Report, add_json_argument, reporting
 
-
-logger = logging.getLogger(__name__)
 
 # The help names the paths without importing the library; a test holds them equal to those of the library.
 TEXT_PATHS = ("short", "long")
@@ -15,7 +13,7 @@ TEXT_PATHS = ("short", "long")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `beta-clip export clip`."""
     parser.add_argument("model", metavar="MODEL", help="directory or Hub id of a β-CLIP or FG-CLIP model")
-    parser.add_argument("output", metavar="DIR", help="directory to write into")
+    add_output_argument(parser)
     parser.add_argument(
         "--path",
         choices=TEXT_PATHS,
@@ -27,9 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 @reporting
 def run(args: argparse.Namespace) -> Report:
     """Exports. The report describes the directory that was written."""
-    from beta_clip_hf.release.directories import describe_output
     from beta_clip_hf.release.export import export_clip
 
     model = export_clip(args.model, args.output, path=args.path)
-    logger.info("Saved to %s", args.output)
-    return Report(describe_output(args.output, model))
+    return report_model(args.output, model)

@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if "--debug" in argv:
             raise
-        # Now: a command may have learnt from a file which model is meant.
+        # Looked up only now, because a command may have read the name of the model from a file.
         return _report_error(error, _models(parser, args) if parser else [])
 
 
@@ -192,7 +192,7 @@ def _models(parser: argparse.ArgumentParser, args: argparse.Namespace) -> list[s
 
 
 def _fault_sentence(error: Exception) -> str:
-    """A sentence about an error that no user can mend. Its traceback goes to a file."""
+    """Returns a sentence about an error that no user can mend, and writes its traceback to a file."""
     with tempfile.NamedTemporaryFile("w", prefix="beta-clip-", suffix=".txt", delete=False, encoding="utf-8") as file:
         file.write(masked("".join(traceback.format_exception(error))))
     message = " ".join(str(error).split()).rstrip(".")

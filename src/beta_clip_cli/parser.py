@@ -12,7 +12,7 @@ _WRONG_CHOICE = re.compile(r"invalid choice: '([^']*)'")
 # Options share their first characters: below this likeness a suggestion is as likely to mislead.
 _LIKENESS = 0.75
 _UNKNOWN = re.compile(r"unrecognized arguments: (.*)")
-# The metavars of a command and of its kind: without one, the list of what there is says more than that it is missing.
+# The metavars of a command and of its kind. If one is missing, the list of commands helps more than the usage.
 _LACKS_COMMAND = re.compile(r"arguments are required: (COMMAND|KIND)$")
 
 

@@ -18,7 +18,7 @@ class Report(NamedTuple):
     """Ready for JSON; docs/command_line.md describes it for each command. `None` writes nothing: of several processes
     only the first one reports."""
     text: str = ""
-    """The same for people. Empty if the log says enough."""
+    """The result as text for people. Empty if the log says enough."""
     code: int = 0
     """The exit code."""
 

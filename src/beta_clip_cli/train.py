@@ -16,7 +16,7 @@ from .reports import Report, add_json_argument, reporting
 
 # Keys of the two sets of rows.
 ROW_SETS = ("data.train", "data.eval")
-# How rows are read that are no part of the training ones. Which of them are read, `--skip` and `--take`, is not shared.
+# How evaluation rows are read, too. Which records are read (`--skip`, `--take`) is for the training rows alone.
 _EVAL_READING = ("format", "columns", "image_root", "delimiter", "encoding", "group")
 
 
@@ -39,41 +39,11 @@ FLAGS = (
         "MODEL",
         "directory or Hub id of the model to start from, such as a CLIP, β-CLIP, FG-CLIP or SigLIP 2",
     ),
-    Flag(
-        "--train-data",
-        "data.train",
-        str,
-        "DATA",
-        "training rows: files, a directory, a glob or a Hub dataset",
-    ),
-    Flag(
-        "--skip",
-        "data.train.skip",
-        int,
-        "N",
-        "leave out the first N records of the training data",
-    ),
-    Flag(
-        "--take",
-        "data.train.take",
-        int,
-        "N",
-        "use at most N records of the training data, after --skip",
-    ),
-    Flag(
-        "--eval-data",
-        "data.eval",
-        str,
-        "DATA",
-        "evaluation rows: files, a directory, a glob or a Hub dataset",
-    ),
-    Flag(
-        "--steps",
-        "training.max_steps",
-        int,
-        "N",
-        "number of optimiser steps; 0 trains nothing",
-    ),
+    Flag("--train-data", "data.train", str, "DATA", "training rows: files, a directory, a glob or a Hub dataset"),
+    Flag("--skip", "data.train.skip", int, "N", "leave out the first N records of the training data"),
+    Flag("--take", "data.train.take", int, "N", "use at most N records of the training data, after --skip"),
+    Flag("--eval-data", "data.eval", str, "DATA", "evaluation rows: files, a directory, a glob or a Hub dataset"),
+    Flag("--steps", "training.max_steps", int, "N", "number of optimiser steps; 0 trains nothing"),
     Flag(
         "--epochs",
         "training.num_train_epochs",
@@ -81,20 +51,8 @@ FLAGS = (
         "X",
         "number of epochs, instead of the number of steps in the configuration",
     ),
-    Flag(
-        "--batch-size",
-        "training.per_device_train_batch_size",
-        int,
-        "N",
-        "images per device and forward pass",
-    ),
-    Flag(
-        "--learning-rate",
-        "training.learning_rate",
-        float,
-        "X",
-        "initial learning rate of the towers",
-    ),
+    Flag("--batch-size", "training.per_device_train_batch_size", int, "N", "images per device and forward pass"),
+    Flag("--learning-rate", "training.learning_rate", float, "X", "initial learning rate of the towers"),
     Flag(
         "--max-bad-fraction",
         "training.max_bad_fraction",
@@ -102,13 +60,7 @@ FLAGS = (
         "X",
         "stop if more than this share of the rows cannot be used, for example 0.01",
     ),
-    Flag(
-        "--seed",
-        "training.seed",
-        int,
-        "N",
-        "random seed of new weights, the order of rows and the drawn texts",
-    ),
+    Flag("--seed", "training.seed", int, "N", "random seed of new weights, the order of rows and the drawn texts"),
 )
 
 
@@ -241,7 +193,7 @@ def next_commands(args: argparse.Namespace, config: Mapping[str, Any], output: s
     if not isinstance(source, str):
         return ""
     reading = list(chain.from_iterable(_reading_words(args)))
-    # What is evaluated are the photos that were held out, or else those that were named.
+    # The evaluation takes the photos that were held out, or else those that were named.
     evaluated = [source, "--select", f"{output}/held_out.txt"]
     if os.path.isdir(source):
         evaluated += ["--split", args.split or "train"]
@@ -296,9 +248,11 @@ def resuming_command(words: Sequence[str]) -> str:
     for word in words:
         is_directory = before == "--resume" and not word.startswith("-")
         is_token = before == "--set" and "token" in word
+        is_of_resuming = word in ("--resume", "--overwrite") or word.startswith("--resume=") or is_directory
         if is_token:
+            # The `--set` before it goes, too.
             kept.pop()
-        elif word not in ("--resume", "--overwrite") and not word.startswith("--resume=") and not is_directory:
+        elif not is_of_resuming:
             kept.append(word)
         before = word
     return f"beta-clip {shlex.join([*kept, '--resume'])}"
@@ -311,30 +265,12 @@ def configuration(args: argparse.Namespace) -> dict[str, Any]:
     Raises:
         ValueError: for an unknown key, for a `--set` without `=`, or for steps and epochs at once.
     """
-    if args.steps is not None and args.epochs is not None:
-        raise ValueError("--steps and --epochs must not be given together: each says how long the run is")
-    if args.photos and args.train_data:
-        raise ValueError("the photos must be named once, but are named with --train-data too")
-    for name in ("steps", "epochs"):
-        value = getattr(args, name)
-        if value is not None and value < 0:
-            raise ValueError(f"--{name} must be at least 0, but is {value}")
+    _check_flags(args)
 
     from beta_clip_hf.training.setup.config import parse_value, read_config
 
     settings = [_parse_setting(word) for word in args.set]
-    values: dict[str, Any] = {}
-    if args.epochs is not None:
-        # Steps of the file would win over epochs. -1 stands for none.
-        values["training.max_steps"] = -1
-    for flag in FLAGS:
-        value = getattr(args, flag.name.removeprefix("--").replace("-", "_"))
-        if value is not None:
-            values[flag.key] = single_or_list(value) if flag.key in ROW_SETS else value
-    if args.photos:
-        values["data.train"] = single_or_list(args.photos)
-    if args.eval_fraction is not None:
-        values["data.eval_fraction"] = args.eval_fraction
+    values = _flag_values(args)
     # A source replaces another one with all its settings, so it comes before what `--set` says of it.
     overrides: list[tuple[str, Any]] = [(key, values[key]) for key in ROW_SETS if key in values]
     overrides += [(key, parse_value(text)) for key, text in settings]
@@ -353,6 +289,35 @@ def configuration(args: argparse.Namespace) -> dict[str, Any]:
     if args.model is not None:
         config["model"].pop("from_scratch", None)
     return config
+
+
+def _check_flags(args: argparse.Namespace) -> None:
+    """Raises `ValueError` for flags that contradict each other, and for negative lengths of a run."""
+    if args.steps is not None and args.epochs is not None:
+        raise ValueError("--steps and --epochs must not be given together: each says how long the run is")
+    if args.photos and args.train_data:
+        raise ValueError("the photos must be named once, but are named with --train-data too")
+    for name in ("steps", "epochs"):
+        value = getattr(args, name)
+        if value is not None and value < 0:
+            raise ValueError(f"--{name} must be at least 0, but is {value}")
+
+
+def _flag_values(args: argparse.Namespace) -> dict[str, Any]:
+    """Returns the values that the flags set, by their keys in the configuration."""
+    values: dict[str, Any] = {}
+    if args.epochs is not None:
+        # Steps of the file would win over epochs. -1 stands for none.
+        values["training.max_steps"] = -1
+    for flag in FLAGS:
+        value = getattr(args, flag.name.removeprefix("--").replace("-", "_"))
+        if value is not None:
+            values[flag.key] = single_or_list(value) if flag.key in ROW_SETS else value
+    if args.photos:
+        values["data.train"] = single_or_list(args.photos)
+    if args.eval_fraction is not None:
+        values["data.eval_fraction"] = args.eval_fraction
+    return values
 
 
 def _reading_overrides(args: argparse.Namespace) -> list[tuple[str, Any]]:

@@ -11,7 +11,7 @@ from torch.nn.functional import interpolate
 
 ASPECT_RATIOS = (3 / 4, 4 / 3)
 
-# As in torchvision: after so many attempts that do not fit, the crop is central.
+# As in torchvision: after this many attempts that do not fit, the crop is central.
 _ATTEMPTS = 10
 _MOST_PIXELS_OF_A_TENSOR = 16_000_000
 
@@ -25,7 +25,7 @@ def crop_box(image_size: tuple[int, int], scale: tuple[float, float], rng: rando
     Args:
         image_size: Width and height in pixels.
         scale: Smallest and largest share of the area.
-        rng: Source of chance.
+        rng: The random generator.
 
     Returns:
         `(left, top, width, height)` in pixels.

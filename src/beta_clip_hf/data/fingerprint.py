@@ -1,4 +1,4 @@
-"""Fingerprints of data: a hash of the ids and sizes of rows, by which a resumed run knows its data again."""
+"""Fingerprints of data: a hash of the ids and sizes of rows, by which a resumed run recognises its data."""
 
 import hashlib
 import os

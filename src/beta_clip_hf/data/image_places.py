@@ -10,7 +10,7 @@ from .records import Table
 from .row_reader import RowReader
 
 
-# So many rows are looked at, and so many folders.
+# Rows and folders that are looked at.
 _ROWS, _FOLDERS = 20, 200
 # Folders that hold captions and no images. The images lie beside them.
 _CAPTION_FOLDERS = ("annotation", "annotations", "captions", "json", "labels", "metadata", "text", "texts")
@@ -45,7 +45,7 @@ def _image_names(table: Table, reader: RowReader) -> Iterator[str]:
         name = None
         if not isinstance(record, ValueError):
             name = reader.image_name(record)
-        # Nothing is said of a path that is absolute, or an address.
+        # An absolute path or an address says nothing about the folder.
         if name is not None and not os.path.isabs(name) and "://" not in name:
             yield name
 

@@ -16,7 +16,7 @@ class PhotoTable:
     Args:
         num_records: Number of records.
         groups: The records of each photo; `None` if every record is a photo of its own.
-        lost: What belongs to no record of the source: where it is, and why.
+        lost: Places that belong to no record of the source, and what is wrong there.
     """
 
     def __init__(self, num_records: int, groups: PhotoGroups | None, lost: Sequence[tuple[str, str]]) -> None:
@@ -51,7 +51,7 @@ def photos_of_table(table: Table, reader: RowReader, *, group: bool = True) -> P
     num_records = len(table)
     for index, (location, record) in enumerate(table.scan()):
         if index >= num_records:
-            # After its records, a table reports what belongs to none of them.
+            # After its records, a table reports errors that belong to none of them.
             lost.append((location, str(record)))
             continue
         if not group:

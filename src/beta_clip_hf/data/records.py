@@ -180,8 +180,12 @@ def joined_name(names: Sequence[str]) -> str:
     return f"{names[0]} … {names[-1]}"
 
 
-def parse_record(text: bytes) -> Record:
+def parse_record(text: bytes, name: str = "a record") -> Record:
     """Parses the JSON object of one record.
+
+    Args:
+        text: The JSON text.
+        name: What the object is, for the message.
 
     Raises:
         ValueError: if the text is not JSON, or not an object.
@@ -189,7 +193,7 @@ def parse_record(text: bytes) -> Record:
     try:
         record = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"a record must be JSON, but is not: {error}") from error
+        raise ValueError(f"{name} must be JSON, but is not: {error}") from error
     if not isinstance(record, dict):
-        raise ValueError(f"a record must be a JSON object, but is a {type(record).__name__}")
+        raise ValueError(f"{name} must be a JSON object, but is a {type(record).__name__}")
     return record

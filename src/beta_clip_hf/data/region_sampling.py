@@ -39,7 +39,7 @@ def draw_regions(
         image_size: Width and height of the row's image in pixels.
         crop: Part of the image that the processor gets.
         image_processor: Decides what the model sees of that part.
-        rng: Source of chance.
+        rng: The random generator.
 
     Returns:
         The regions in the order of the row: `box` in shares of the sides of the crop, cut at its borders, a cleaned

@@ -10,7 +10,7 @@ from .fields import is_blank_text
 
 
 def sentences_of(row: Mapping[str, Any]) -> list[str]:
-    """Returns the sentences of a checked row's caption: those that it brings, or else those found in the caption."""
+    """Returns the sentences of a checked row's caption: those that the row has, or else those found in the caption."""
     return _sentences_brought(row) or split_sentences(row["caption"]) or [row["caption"]]
 
 
@@ -26,10 +26,12 @@ def hierarchy_of(row: Mapping[str, Any], extractor: PhraseExtractor | None = Non
     """
     phrases = row.get("phrases")
     if row.get("phrase_sentences") is None:
+        if phrases is not None:
+            phrases = [phrase for phrase in phrases if not is_blank_text(_text_of(phrase))]
         return build_text_hierarchy(
             row["caption"],
             sentences=_sentences_brought(row) or None,
-            phrases=None if phrases is None else [phrase for phrase in phrases if not is_blank_text(_text_of(phrase))],
+            phrases=phrases,
             short_caption=row.get("short_caption"),
             extractor=extractor,
         )

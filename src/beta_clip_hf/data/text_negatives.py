@@ -15,7 +15,7 @@ def draw_caption_negatives(row: Mapping[str, Any], number: int, rng: random.Rand
     Args:
         row: A checked row.
         number: Largest number of negatives.
-        rng: Source of chance.
+        rng: The random generator.
 
     Raises:
         ValueError: if `hard_negatives` are not a list of texts, or one is empty after cleaning.
@@ -37,7 +37,7 @@ def draw_phrase_negatives(
         row: A checked row.
         phrases: Cleaned phrases, some of the row's own or extracted from its caption.
         number: Largest number of negatives of a phrase.
-        rng: Source of chance.
+        rng: The random generator.
 
     Returns:
         The negatives of each phrase.

@@ -31,7 +31,7 @@ class Gather(ABC):
 
     @abstractmethod
     def sized(self, counts: Sequence[int]) -> "Gather":
-        """Returns a gather of tensors of which process r has `counts[r]` rows: nothing asks for the sizes again."""
+        """Returns a gather for tensors with `counts[r]` rows in process r. It does not exchange the counts again."""
 
     @abstractmethod
     def __call__(self, rows: Tensor) -> Tensor:

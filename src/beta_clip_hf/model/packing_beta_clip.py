@@ -180,7 +180,7 @@ def unplanned_packing(num_texts: int, num_columns: int, lengths_T: Tensor) -> Te
     """
     Returns a packing that depends on the values of nothing but lengths, so that a graph can hold it.
 
-    Each text has a row of its own, of which it fills what it fills; equal texts are encoded as often as they come.
+    Each text has a row of its own, and equal texts are encoded as often as they occur.
 
     Args:
         num_texts: T.

@@ -76,7 +76,7 @@ def slices_of_size(total: int, size: int) -> list[slice]:
 
 
 def check_index(name: str, index: Tensor, count: int) -> None:
-    """Raises `ValueError` if an index names none of so many rows."""
+    """Raises `ValueError` if an index is negative, or not below the number of rows."""
     wrong = index[(index < 0) | (index >= count)]
     if len(wrong):
         raise ValueError(f"{name} must be in 0..{count - 1}, but is {int(wrong[0])}")

@@ -13,8 +13,8 @@ from ..data.images import load_image, thumbnail
 from ..inference.text_kinds import PHRASE
 from ..model.image_views_beta_clip import view_in_pixels
 from ..text.phrases import PhraseExtractor
-from ..visualize.heat_maps import NOWHERE, highest_of, looks_nowhere, overlay, scale_image, scale_label
-from ..visualize.pages import Picture, Section, write_page
+from ..visualize.heat_maps import NOWHERE, highest_of, looks_nowhere, overlay
+from ..visualize.pages import Picture, Section, scale_picture, write_page
 from ..visualize.tables import format_table
 from .index import PhotoIndex, load_embedder
 from .query import Hit, Query
@@ -185,9 +185,8 @@ def write_gallery(
     sections = []
     if maps:
         legend = "grey where the model looks no more than evenly; one scale for all."
-        scale = Picture(scale_image(440, 20), scale_label(highest), alt="Colour scale: grey to dark blue to yellow")
         note = NOWHERE if looks_nowhere(*all_maps) else ""
-        sections.append(Section(f"Where each phrase looks: {legend}", [scale], note))
+        sections.append(Section(f"Where each phrase looks: {legend}", [scale_picture(highest)], note))
     for rank, hit in enumerate(hits, 1):
         sections.append(_hit_section(rank, hit, index, phrases, maps.get(hit.image), highest))
     if any(hit.reranked is not None for hit in hits):

@@ -224,8 +224,8 @@ class ImageTable:
         """
         Joins small fragments, removes deleted images from the disk, and updates the vector index.
 
-        There is no vector index below `EXACT_BELOW` images, and none beside binary codes, which are small enough to be
-        compared one and all. It is trained again once the collection has doubled. Patch features stay as they were
+        There is no vector index below `EXACT_BELOW` images, and none beside binary codes, which are small enough to
+        compare all of them. It is trained again once the collection has doubled. Patch features stay as they were
         written, because copying them would take too long.
         """
         self._images.optimize(cleanup_older_than=KEPT)

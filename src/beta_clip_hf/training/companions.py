@@ -153,10 +153,6 @@ class Companions:
     def _forget_notes(self) -> None:
         for note in self._folder.glob("*.json"):
             note.unlink(missing_ok=True)
-        self.clear()
-
-    def clear(self) -> None:
-        """Removes the folder of notes if it is empty."""
         try:
             self._folder.rmdir()
         except OSError:

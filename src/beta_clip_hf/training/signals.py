@@ -76,14 +76,14 @@ class StopSignals:
             # An ignored signal stays ignored: `nohup` ignores SIGHUP.
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self._previous[number] = signal.signal(number, self._handle)
-        _in_children.append(self)
+        _open_contexts.append(self)
         threading.Thread(target=self._read, args=(self._reader,), name="signals", daemon=True).start()
         return self
 
     def __exit__(self, *exception: object) -> None:
         if self._writer is None or self._reader is None:
             return
-        _in_children.remove(self)
+        _open_contexts.remove(self)
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(self._previous_descriptor)
@@ -130,13 +130,13 @@ class StopSignals:
 
 
 # The contexts that are open. Hooks at a fork cannot be removed, so there is one for all.
-_in_children: list[StopSignals] = []
+_open_contexts: list[StopSignals] = []
 
 
 def _after_fork() -> None:
-    for signals in _in_children:
+    for signals in _open_contexts:
         signals.leave_to_parent()
-    _in_children.clear()
+    _open_contexts.clear()
 
 
 if hasattr(os, "register_at_fork"):

@@ -82,7 +82,7 @@ def plot_phrase_attention(
 
 
 def _tiles_for(image: Image.Image, titles: Sequence[str], has_notes: bool) -> tuple[Any, Any]:
-    """A figure and its (rows, columns) tiles, with one tile for the image and one for each title."""
+    """Makes a figure and its (rows, columns) tiles, with one tile for the image and one for each title."""
     count = len(titles) + 1
     columns = min(count, MOST_COLUMNS)
     rows = math.ceil(count / columns)

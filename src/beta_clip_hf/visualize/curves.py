@@ -124,7 +124,7 @@ def plot_recall_curves(
 
 
 def _draw_losses(axes: Any, curves: Mapping[str, _Curve]) -> None:
-    """The total in the colour of the text, its parts in the colours of curves."""
+    """Draws the total in the colour of the text, and its parts in the colours of curves."""
     set_panel_title(axes, "Training loss")
     for index, (key, curve) in enumerate(curves.items()):
         label = LOSS_LABELS.get(key, key.replace("_", " "))
@@ -133,7 +133,7 @@ def _draw_losses(axes: Any, curves: Mapping[str, _Curve]) -> None:
 
 
 def _draw_recalls(data_names: Sequence[str], axes: Any, curves: Mapping[str, _Curve]) -> None:
-    """The colour tells the direction, the dashes tell k."""
+    """Draws recalls. The colour tells the direction, the dashes tell k."""
     set_panel_title(axes, "Recall on the evaluation set")
     recalls = {key.key: key for key in recall_keys(data_names)}
     for name, curve in curves.items():
@@ -153,7 +153,7 @@ def _recall_label(key: RecallKey) -> str:
 
 
 def _draw_rates(axes: Any, curves: Mapping[str, _Curve]) -> None:
-    """The learning rate of each parameter group, on a logarithmic axis."""
+    """Draws the learning rate of each parameter group on a logarithmic axis."""
     set_panel_title(axes, "Learning rate")
     for index, (key, curve) in enumerate(curves.items()):
         # A warm-up starts at 0, which a logarithmic axis does not have.
@@ -165,7 +165,7 @@ def _draw_rates(axes: Any, curves: Mapping[str, _Curve]) -> None:
 
 
 def _curves_of_log(log_history: Sequence[Mapping[str, Any]]) -> dict[str, _Curve]:
-    """The steps and values of each number in a Trainer's log, by its key."""
+    """Returns the steps and values of each number in a Trainer's log, by its key."""
     curves: dict[str, _Curve] = {}
     for record in log_history:
         if "step" not in record:
@@ -179,5 +179,5 @@ def _curves_of_log(log_history: Sequence[Mapping[str, Any]]) -> dict[str, _Curve
 
 
 def _markers(curve: _Curve) -> dict[str, Any]:
-    """Dots for a curve of so few points that its line alone would hide them."""
+    """Returns a style with dots for a curve of few points, which its line alone would hide."""
     return {"marker": "o", "markersize": 3.5} if len(curve.steps) <= _FEW_POINTS else {}

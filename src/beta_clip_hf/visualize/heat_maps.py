@@ -8,7 +8,7 @@ A place stays grey where a text looks no more than evenly, and is coloured the m
 import math
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -137,23 +137,6 @@ def overlay(image: Image.Image, heat_YX: Tensor, highest: float | None = None) -
 def scale_label(highest: float) -> str:
     """Describes the two ends of the colour scale, as text below [`scale_image`]."""
     return f"attention, from 1 × uniform (left) to {highest:.3g} × uniform (right)"
-
-
-def colour_bar(highest: float, width: int = 440) -> Image.Image:
-    """
-    Draws the colour scale of [`overlay`] with its two ends, from 1 x uniform to `highest`, on white.
-
-    Pages show [`scale_image`] with [`scale_label`] below it instead, whose text follows the dark mode.
-    """
-    bar = Image.new("RGB", (width, 48), "white")
-    bar.paste(scale_image(width, 20), (0, 0))
-    draw = ImageDraw.Draw(bar)
-    # Large enough for pages, which show the bar at half its width.
-    font = ImageFont.load_default(20)
-    draw.text((2, 22), "1 x uniform", fill="black", font=font)
-    label = f"{highest:.3g} x uniform"
-    draw.text((width - 2 - draw.textlength(label, font), 22), label, fill="black", font=font)
-    return bar
 
 
 def scale_image(width: int, height: int) -> Image.Image:

@@ -24,8 +24,8 @@ from ..inference.look import (
 from ..inference.models import load_model
 from ..inference.processes import own_device
 from .attention import plot_phrase_attention
-from .heat_maps import NOWHERE, enlarged, highest_of, looks_nowhere, overlay, scale_image, scale_label
-from .pages import Picture, Section, write_page
+from .heat_maps import NOWHERE, enlarged, highest_of, looks_nowhere, overlay
+from .pages import Picture, Section, scale_picture, write_page
 from .regions import plot_region_scores
 from .tables import format_table
 
@@ -245,14 +245,9 @@ def _heat_map_sections(seen: Look, texts: Sequence[ShownText], head: int | None)
             heat_map = overlay(view, maps_TYX[index], highest)
             pictures.append(Picture(heat_map, f"{name}\n{_score_note(seen, index)}", is_marked=not is_phrase))
         if not sections:
-            pictures = [Picture(view, "what the model sees"), *pictures, _scale(highest)]
+            pictures = [Picture(view, "what the model sees"), *pictures, scale_picture(highest)]
         sections.append(Section(texts[indices[0]].text, pictures))
     return sections
-
-
-def _scale(highest: float) -> Picture:
-    """Shows the colour scale. Its ends are named below it, and not on it: a page may be light or dark."""
-    return Picture(scale_image(440, 20), scale_label(highest), alt="Colour scale: grey to dark blue to yellow")
 
 
 def format_scores(seen: Look, texts: Sequence[ShownText]) -> str:

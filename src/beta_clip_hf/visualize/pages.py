@@ -17,6 +17,7 @@ from PIL import Image
 
 from ..data.images import thumbnail
 from ..files import write_text
+from .heat_maps import scale_image, scale_label
 
 
 _PAGE = """<!doctype html>
@@ -74,6 +75,11 @@ class Picture:
     """Text for readers who do not see the picture; by default the caption."""
     link: str | None = None
     """Address that a click on the picture leads to, for example that of the image file."""
+
+
+def scale_picture(highest: float) -> Picture:
+    """Shows the colour scale of heat maps. Its ends are named below it, and not on it: a page may be light or dark."""
+    return Picture(scale_image(440, 20), scale_label(highest), alt="Colour scale: grey to dark blue to yellow")
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,11 @@
 """Format "sidecar": a folder of images, each with its captions beside it in a file of the same name."""
 
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..records import Record, Scan, ScannedByIndex
+from ..records import Record, Scan, ScannedByIndex, parse_record
 from .caption_lines import captions_of_text
 from .source import OpenedSource, Source, SourceFormat
 from .tar_samples import IMAGE_SUFFIXES, TEXT_SUFFIXES
@@ -94,14 +93,7 @@ def has_sidecars(folder: Path) -> bool:
 
 def _read_columns(path: str, name: str) -> dict[str, Any]:
     with open(path, "rb") as file:
-        content = file.read()
-    try:
-        columns = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{name} must be JSON, but is not: {error}") from error
-    if not isinstance(columns, dict):
-        raise ValueError(f"{name} must be a JSON object, but is a {type(columns).__name__}")
-    return columns
+        return dict(parse_record(file.read(), name))
 
 
 def _files_below(folder: str) -> Iterator[tuple[str, list[str]]]:
