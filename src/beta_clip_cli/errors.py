@@ -75,9 +75,13 @@ def sentence_of(error: BaseException, models: Sequence[str] = ()) -> str | None:
     return message or error_name
 
 
-# What a terminal would obey: control characters but the line feed and the tab, and marks that turn the direction.
+def _escape(code: int) -> str:
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
+
+
+# A terminal obeys control characters, and marks that turn the direction of the text. Line feed and tab stay.
 _CONTROLS = (*range(32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A))
-_ESCAPES = {code: f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" for code in _CONTROLS if chr(code) not in "\n\t"}
+_ESCAPES = {code: _escape(code) for code in _CONTROLS if chr(code) not in "\n\t"}
 
 
 def visible(text: str) -> str:

@@ -65,7 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if "--debug" in argv:
             raise
         # Looked up only now, because a command may have read the name of the model from a file.
-        return _report_error(error, _models(parser, args) if parser else [])
+        models = _models(parser, args) if parser else []
+        return _report_error(error, models)
 
 
 class VisibleFormatter(logging.Formatter):

@@ -1,4 +1,4 @@
-"""Counts the rows of a source: those that are read, skipped and held out are all of them. Lists those skipped."""
+"""Counts the rows of a source, each of which is read, skipped or held out, and lists the skipped ones."""
 
 import json
 import logging

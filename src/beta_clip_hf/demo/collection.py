@@ -85,7 +85,8 @@ class Collection:
             if image is not None:
                 following = self._example_keys[(place + 1) % len(self._example_keys)]
                 caption, other = self._caption_of(key), self._caption_of(following)
-                return Example(image, caption, other if caption and other != caption else "")
+                has_two_captions = caption and other != caption
+                return Example(image, caption, other if has_two_captions else "")
             del self._example_keys[place]
         if len(self.index) > 0:
             raise ValueError("No image of the collection can be opened.")

@@ -119,7 +119,8 @@ class Handlers:
         @wraps(handler)
         def answer(request: gr.Request, *inputs: Any) -> Any:
             try:
-                self.rate.check(request.client.host if request.client else "unknown")
+                client = request.client.host if request.client else "unknown"
+                self.rate.check(client)
                 return handler(*inputs)
             except (ValueError, ImportError) as error:
                 sentence = " ".join(str(error).split())

@@ -142,12 +142,13 @@ def _image_of_integers(array: np.ndarray) -> Image.Image:
     Makes a PIL image of an array of integers or booleans.
 
     Raises:
-        ValueError: if its shape or its numbers are no image's.
+        ValueError: if no image has its shape or its numbers.
     """
     has_channels_first = array.ndim == 3 and array.shape[0] in _CHANNELS and array.shape[2] not in _CHANNELS
     if has_channels_first:
         array = array.transpose(1, 2, 0)
-    if array.ndim not in (2, 3) or array.size == 0 or (array.ndim == 3 and array.shape[2] not in _CHANNELS):
+    has_channels_last = array.ndim == 3 and array.shape[2] in _CHANNELS
+    if array.size == 0 or not (array.ndim == 2 or has_channels_last):
         raise ValueError(
             "an array must be (height, width), (height, width, channels) or (channels, height, width) with 1 to 4 "
             f"channels, but has shape {array.shape}"

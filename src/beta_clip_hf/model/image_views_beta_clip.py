@@ -125,14 +125,15 @@ def within_memory(images: Sequence[Any], image_processor: Any, options: Mapping[
     settings["size"] = get_size_dict(settings["size"], default_to_square=False) if settings["size"] else {}
     if settings["do_center_crop"]:
         settings["crop_size"] = get_size_dict(settings["crop_size"])
-    return [_within_memory(image, SimpleNamespace(**settings)) if is_pil_image(image) else image for image in images]
+    geometry = SimpleNamespace(**settings)
+    return [_within_memory(image, geometry) if is_pil_image(image) else image for image in images]
 
 
 def _within_memory(image: Image.Image, settings: Any) -> Image.Image:
     try:
         resized_size = _resized_size(*image.size, settings)
     except ValueError:
-        # Of a processor with another kind of size, only the size of the image is bounded.
+        # For a processor with another kind of size, only the size of the image is bounded.
         return _smaller(image)
     if max(math.prod(image.size), math.prod(resized_size)) <= _MOST_PIXELS:
         return image

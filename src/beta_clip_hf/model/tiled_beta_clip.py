@@ -273,7 +273,9 @@ class _Sigmoid(torch.autograd.Function):
                 weight_me = torch.ones_like(truth_me) if weight_me is None else weight_me
                 weight_me.masked_fill_(left_out_me, 0)
             terms_me = F.logsigmoid(truth_me)
-            total -= (terms_me if weight_me is None else terms_me.mul_(weight_me)).sum()
+            if weight_me is not None:
+                terms_me.mul_(weight_me)
+            total -= terms_me.sum()
             if gradients.needed:
                 grad_me = torch.sigmoid(truth_me.neg_(), out=tile.scratch_me)
                 if weight_me is not None:

@@ -17,14 +17,14 @@ from ..text.sentences import split_sentences
 from .null_texts import TEXTS_WITHOUT_MATCH
 
 
-# So many captions, and the first sentences of half of them, are queries without a match. With 100, the shares vary by
-# half as much again from one sample to another.
+# The number of captions that are queries without a match, as are the first sentences of half of them. With 100, the
+# shares vary 1.5 times as much from one sample to another.
 CAPTIONS = 200
-# A query is compared with so many texts of a kind, those nearest to its length.
+# A query is compared with this many texts of a kind, those nearest to its length.
 NEAREST = 100
-# Texts of the collection serve for queries that are no more than so many times longer or shorter.
+# A query is only compared with texts of the collection if its length differs from theirs by no more than this factor.
 LENGTH_RATIO = 2
-# A calibration serves until the collection has grown or shrunk by this share.
+# A calibration is used until the collection has grown or shrunk by this share.
 OUTDATED_AFTER = 0.1
 
 

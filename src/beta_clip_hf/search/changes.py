@@ -24,7 +24,7 @@ class Changes(NamedTuple):
     unchanged: int
     """The number of all other images."""
     reused: dict[str, Reused]
-    """Those of the new and changed images that the index has under a key that they have left."""
+    """The new and changed images whose content the index has already, under a key that is no longer in use."""
 
     @property
     def to_encode(self) -> list[str]:
@@ -82,7 +82,7 @@ def find_changes(photos: Photos, known: Mapping[str, Stored]) -> Changes:
         if stored.file_source in same_sources and key not in present:
             changes.gone.append(key)
     unchanged = len(keys) - len(changes.new) - len(changes.changed) - len(changes.updated)
-    # The gone come last: what is new in place of a gone photo is that photo, moved.
+    # Later keys are preferred, and the gone come last: a new photo with the content of a gone one is that one, moved.
     reused = find_reused(photos, changes.new + changes.changed, known, changes.changed + changes.gone)
     return changes._replace(unchanged=unchanged, reused=reused)
 
@@ -114,7 +114,7 @@ def _compare(photos: Photos, key: str, stored: Stored) -> Literal["changed", "up
 
 def updated_records(photos: Photos, keys: Sequence[str], columns: Sequence[str]) -> Iterator[dict[str, Any]]:
     """
-    Yields the records of images of which only the columns differ.
+    Yields the records of images that differ in their columns alone.
 
     Args:
         photos: The source.
@@ -138,7 +138,7 @@ def count_added(changes: Changes, unreadable: Mapping[str, str], skipped: Sequen
         new=len(new),
         changed=len(changed),
         updated=len(changes.updated),
-        # Two copies of a photo may have been in its place.
+        # Several new images may be copies of one that is gone.
         deleted=len(changes.gone) - len({changes.reused[key].stored_key for key in moved}) + num_lost,
         unchanged=changes.unchanged,
         unreadable={**unreadable, **dict(skipped)},

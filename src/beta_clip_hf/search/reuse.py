@@ -14,7 +14,7 @@ from .sources import NO_STAMP, Photos, Stamp, fields_of_source, preview_of, stam
 from .table import ImageTable
 
 
-# So many embeddings are copied at a time.
+# Number of embeddings that are copied at a time.
 REUSED_AT_ONCE = 1024
 
 
@@ -41,7 +41,7 @@ def find_reused(
     """
     Finds photos that were moved: their content is that of an image that leaves its place.
 
-    A file is only read if such an image has its size, or is no file.
+    A file is only read if it has the size of such an image, or if one of them is not a file.
 
     Args:
         photos: The source.

@@ -163,7 +163,7 @@ class PhotoRows:
             # A row of an index needs no caption. Any other mistake raises again here.
             row = self._reader({**record, "caption": _NO_CAPTION}, location)
             del row["caption"]
-            # A caption that is there, but that no file can hold, costs the row, as any other such text does.
+            # A caption that UTF-8 cannot hold makes the row unusable, as any other such text does.
             check_utf8(location, plain_columns(dict(record)))
             self._without_caption.add(row_index)
             return row

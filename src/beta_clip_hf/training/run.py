@@ -153,7 +153,8 @@ def _look_at_directory(
     if settings.resume:
         checkpoint = choose_checkpoint(processes, output_dir, settings.checkpoint)
         if settings.checkpoint is None:
-            finished = processes.broadcast(read_finished(output_dir) if processes.rank == 0 else None)
+            found = read_finished(output_dir) if processes.rank == 0 else None
+            finished = processes.broadcast(found)
     if checkpoint is None and finished is None and not settings.overwrite:
         problem = None
         if processes.rank == 0:

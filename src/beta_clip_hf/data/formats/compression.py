@@ -55,7 +55,7 @@ def read_content(path: Path, limit: int | None = None) -> Content:
     """
     if not is_compressed(path):
         with open(path, "rb") as file:
-            return Content(file.read() if limit is None else file.read(limit))
+            return Content(file.read(limit))
     data = bytearray()
     try:
         for chunk in _chunks(path):
@@ -69,7 +69,7 @@ def read_content(path: Path, limit: int | None = None) -> Content:
 
 
 def _chunks(path: Path) -> Iterator[bytes]:
-    """Yields what a compressed file holds, all that comes before damage included."""
+    """Yields the content of a compressed file; if it is damaged, all that comes before the damage."""
     suffix = path.suffix.lower()
     if suffix == _ZSTANDARD:
         yield from _zstandard_chunks(path)

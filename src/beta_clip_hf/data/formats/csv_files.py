@@ -116,7 +116,7 @@ def _encoding(content: io.BytesIO | io.BufferedReader, name: str, encoding: str 
     return "utf-8"
 
 
-# What files that are no UTF-8 usually are. The last two know every byte, as on old systems of Apple and of DOS.
+# The usual encodings of files that are not UTF-8. The last two, of old systems of Apple and of DOS, decode every byte.
 _GUESSES = ("cp1252", "mac-roman", "cp437")
 
 
@@ -144,7 +144,7 @@ def _encoding_message(name: str, finding: str, guess: str) -> str:
 
 
 def _flickr_row(record: Record) -> dict[str, Any]:
-    """Gives a record of Flickr30k's `results.csv` the names of a row. Any other record stays."""
+    """Gives a record of Flickr30k's `results.csv` the names of a row. Any other record stays as it is."""
     if "comment_number" not in record:
         return dict(record)
     row = {_FLICKR30K_NAMES.get(name, name): value for name, value in record.items() if name != "comment_number"}

@@ -151,8 +151,8 @@ def open_hub(source: Source) -> OpenedSource:
 def _stream(dataset: "datasets.IterableDataset", name: str, source: Source) -> RecordStream:
     if source.selection is None:
         return HubStream(dataset, name, shuffle_buffer=source.shuffle_buffer, seed=source.seed)
-    # `skip` and `take` of `datasets` split their numbers over workers: each passes over a part of the first records of
-    # its own shards. So the number of a record in the source would depend on how many workers there are.
+    # `skip` and `take` of `datasets` split their numbers over workers: each worker skips some of the first records of
+    # its own shards. Which records are held out would then depend on the number of workers.
     shards = _HubShards(dataset, name)
     return ShardedStream(
         name,

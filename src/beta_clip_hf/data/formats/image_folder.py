@@ -68,9 +68,10 @@ def _table_file(directory: Path, split: str) -> Path | None:
         if _stem(path) == split:
             return path
     if len(tables) > 1:
+        names = ", ".join(path.name for path in tables)
         raise ValueError(
             f"source must be one file of rows, or split one of {sorted(map(_stem, tables))}, but "
-            f"{str(directory)!r} has {', '.join(path.name for path in tables)} and split is {split!r}: name the file"
+            f"{str(directory)!r} has {names} and split is {split!r}: name the file"
         )
     if tables and _stem(tables[0]) in _OTHER_SPLITS:
         raise ValueError(f"split must be {_stem(tables[0])!r}, as {str(directory)!r} has no other, but is {split!r}")

@@ -21,7 +21,7 @@ from .source import OpenedSource, Source, SourceFormat
 from .split_files import files_of_split
 
 
-# The first record may be broken, so the format of records is told from so many.
+# The format of the records is told from this many of them, because the first one may be broken.
 _RECORDS_LOOKED_AT = 10
 
 
@@ -53,14 +53,11 @@ def _open_by_content(files: Sequence[Path], split: str) -> OpenedSource:
         return _with_record_format(json_tables(files), common_folder(files), split)
     # All of COCO, or a single record of FineHARD.
     contents = [read_json(path, object_hook=without_polygons) for path in files]
-    if all(map(is_coco, contents)):
-        if len(files) == 1 and is_karpathy(contents[0]):
-            return open_karpathy(files[0], contents[0], split)
-        return OpenedSource(
-            CocoTable(zip(names_in_messages(files), contents, strict=True)), common_folder(files), COCO_RECORDS
-        )
     if len(files) == 1 and is_karpathy(contents[0]):
         return open_karpathy(files[0], contents[0], split)
+    if all(map(is_coco, contents)):
+        table = CocoTable(zip(names_in_messages(files), contents, strict=True))
+        return OpenedSource(table, common_folder(files), COCO_RECORDS)
     for path, content in zip(files, contents, strict=True):
         if not isinstance(content, dict) or "bbox_info" not in content:
             raise _unknown_content(path, content)

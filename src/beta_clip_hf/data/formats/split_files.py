@@ -57,8 +57,8 @@ def files_of_split(directory: Path, split: str) -> list[Path]:
         in_order = sorted(shards, key=lambda shard: (shard.parts, shard.part))
         names = ", ".join(f"{shard.part} of {shard.parts}" for shard in in_order)
         missing = ", ".join(f"{shard.part}/{number}" for shard in sorted(wanted - set(shards)))
+        advice = f": build the missing ones with beta-clip hierarchy --shard {missing}" if missing else ""
         raise ValueError(
-            f"the shards of {split} in {str(directory)!r} must be all of one number, but are {names}"
-            + (f": build the missing ones with beta-clip hierarchy --shard {missing}" if missing else "")
+            f"the shards of {split} in {str(directory)!r} must be all of one number, but are {names}{advice}"
         )
     return sorted(directory.glob(f"{split}-*.jsonl"))

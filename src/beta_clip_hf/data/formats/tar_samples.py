@@ -1,4 +1,4 @@
-"""What the files of a tar are to each other, by the convention of the library webdataset.
+"""Tells which files of a tar belong together, by the convention of the library webdataset.
 
 Files with the same name up to its first dot, one after the other, are a sample. The rest of the name says what a file
 is: its last part is the type, as the decoders of webdataset read it.

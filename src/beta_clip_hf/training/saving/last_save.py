@@ -95,7 +95,8 @@ def keep_elsewhere(trainer: Any, save: Callable[[str], object]) -> str:
         OSError: if none of them takes it.
     """
     for parent in _places():
-        folder = trainer.processes.broadcast(_new_folder(parent) if trainer.is_world_process_zero() else None)
+        own_folder = _new_folder(parent) if trainer.is_world_process_zero() else None
+        folder = trainer.processes.broadcast(own_folder)
         if folder is None:
             continue
         if _attempt(trainer, folder, partial(save, folder)) is None:

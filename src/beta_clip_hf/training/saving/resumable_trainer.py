@@ -162,7 +162,8 @@ class ResumableTrainer(DurableTrainer):
 
     def _take_up(self, checkpoint: str) -> None:
         path = Path(checkpoint)
-        manifest = self.processes.broadcast(read_manifest(path) if self.processes.rank == 0 else None) or {}
+        own_manifest = read_manifest(path) if self.processes.rank == 0 else None
+        manifest = self.processes.broadcast(own_manifest) or {}
         stored = manifest.get("run") or {}
         if not stored.get("identity"):
             logger.warning("%s does not say with which settings it was saved: none are compared", checkpoint)

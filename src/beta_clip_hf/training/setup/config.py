@@ -52,7 +52,7 @@ def _field_names(*classes: Any) -> tuple[str, ...]:
     return tuple(names)
 
 
-# Sets of rows: the name of a source, or a mapping of it and its settings.
+# The sets of rows. Each is given as the name of its source, or as a mapping of the source and its settings.
 ROW_SETS = ("train", "eval")
 # The classes and functions that take the values say which keys there are.
 COLLATOR_KEYS = _parameters(BetaCLIPDataCollator, "processor", "extractor", "strict", "seed")
@@ -60,7 +60,7 @@ DATA_KEYS = ("train", "eval", "eval_fraction", "strict", *COLLATOR_KEYS)
 SOURCE_KEYS = _parameters(load_rows, "strict")
 SCENE_KEYS = ("scenes", *_parameters(SceneDataset, "num_scenes"))
 TRAINING_KEYS = tuple(field.name for field in fields(BetaCLIPTrainingArguments) if field.init)
-# Of models on towers of CLIP and of SigLIP 2. Which of both it is, is read from the checkpoint later.
+# The keys of both kinds of models, on towers of CLIP and of SigLIP 2: only the checkpoint tells which kind it is.
 CONFIG_KEYS = _field_names(BetaCLIPConfig, BetaSiglip2Config)
 TOWER_KEYS = {
     "vision_config": _field_names(CLIPVisionConfig, Siglip2VisionConfig),
@@ -68,7 +68,7 @@ TOWER_KEYS = {
 }
 # A model from scratch names its towers: "beta_siglip2", or those of CLIP.
 SCRATCH_KEYS = ("model_type", *CONFIG_KEYS)
-# The types of their values. These three arguments are read by functions of their own, which take more.
+# The types of the values. Three arguments are read by functions of their own, which take more than their annotations.
 TRAINING_TYPES = get_type_hints(BetaCLIPTrainingArguments)
 for _name in ("freeze", "fsdp", "lora"):
     del TRAINING_TYPES[_name]
@@ -134,7 +134,7 @@ def _override(config: dict[str, Any], key: str, value: Any) -> None:
     for parent in parents:
         value_of_parent = section.setdefault(parent, {})
         if section is config.get("data") and parent in ROW_SETS and not isinstance(value_of_parent, dict):
-            # A source that is named alone gets a setting.
+            # So far the source is only a name. It becomes a mapping, which can hold the setting as well.
             section[parent] = value_of_parent = {"source": value_of_parent}
         section = value_of_parent
         if not isinstance(section, dict):
@@ -216,7 +216,8 @@ def check_values(config: Mapping[str, Any]) -> None:
     for name in ROW_SETS:
         source = data.get(name)
         if isinstance(source, Mapping):
-            check_types(source, SCENE_TYPES if "scenes" in source else SOURCE_TYPES, f"data.{name}")
+            types = SCENE_TYPES if "scenes" in source else SOURCE_TYPES
+            check_types(source, types, f"data.{name}")
 
 
 def check_keys(mapping: Any, known: Iterable[str], where: str) -> None:

@@ -146,12 +146,13 @@ class Plan(TrainerCallback):
         seconds = (time.monotonic() - self._start_time) / done
         rest = state.max_steps - state.global_step
         peak = _memory_peak()
+        peak_text = f"; the memory peak is {_gigabytes(peak)}" if peak else ""
         logger.info(
             "plan: a step takes %.2g s, so the other %d steps take about %s, and evaluations come on top%s",
             seconds,
             rest,
             timedelta(seconds=round(seconds * rest)),
-            f"; the memory peak is {_gigabytes(peak)}" if peak else "",
+            peak_text,
         )
 
 

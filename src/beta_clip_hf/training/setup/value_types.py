@@ -11,7 +11,14 @@ from ...data.fields import shown
 from ...data.spelling import did_you_mean
 
 
-_WORDS = {bool: "true or false", int: "a whole number", float: "a finite number", str: "a text", dict: "a mapping"}
+_WORDS: dict[Any, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a finite number",
+    str: "a text",
+    dict: "a mapping",
+    Mapping: "a mapping",
+}
 # Longer lists of names are not shown whole.
 _SHOWN_NAMES = 8
 
@@ -53,7 +60,7 @@ def _fits(value: Any, hint: Any) -> bool:
     if origin in (dict, Mapping):
         return isinstance(value, Mapping)
     if hint is Any or not isinstance(hint, type):
-        # What transformers may write in its next release is not checked either.
+        # An annotation of a form that is not known here, as the next release of transformers may have, allows all.
         return True
     if issubclass(hint, Enum):
         return isinstance(value, hint) or value in _names_of(hint)
@@ -72,7 +79,12 @@ def _fits_class(value: Any, hint: type) -> bool:
 
 
 def _parts(hint: Any) -> tuple[Any, ...]:
-    """Returns the members of a union. Of an enumeration or any text, which transformers writes, the enumeration."""
+    """
+    Returns the members of a union; any other annotation is its only member.
+
+    transformers annotates some arguments as an enumeration or any text. Only names of the enumeration mean something
+    to it, so `str` is left out.
+    """
     if get_origin(hint) not in (Union, UnionType):
         return (NoneType if hint is None else hint,)
     parts = get_args(hint)
@@ -110,7 +122,7 @@ def _describe(hint: Any) -> str:
             words.append("a list")
         else:
             kind = get_origin(part) or part
-            words.append("a mapping" if kind is Mapping else _WORDS.get(kind, str(getattr(kind, "__name__", kind))))
+            words.append(_WORDS.get(kind) or str(getattr(kind, "__name__", kind)))
     return " or ".join(words)
 
 
