@@ -6,8 +6,10 @@ import pytest
 
 from beta_clip_cli.main import main
 from beta_clip_cli.train import FLAGS, add_arguments, configuration
+from beta_clip_hf.inference.processes import Processes
 from beta_clip_hf.training import run as training_run
 from beta_clip_hf.training.saving import checkpoints
+from beta_clip_hf.training.saving.choice import choose_checkpoint
 from beta_clip_hf.training.setup.config import read_config
 
 
@@ -83,29 +85,29 @@ def test_wrong_words_are_one_sentence(words, message, tmp_path, monkeypatch, cap
     ("words", "resume", "checkpoint"),
     [
         ((), False, None),
-        (("--resume",), True, "checkpoint-20"),
+        (("--resume",), True, None),
         (("--resume", "elsewhere/checkpoint-3"), True, "elsewhere/checkpoint-3"),
     ],
 )
-def test_where_a_run_continues(words, resume, checkpoint, tmp_path, monkeypatch):
-    """Without a directory it is the last whole checkpoint of the output directory."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(checkpoints, "find_problem", lambda path: None if path.name != "checkpoint-30" else "empty")
-    for step in (3, 20, 30):
-        (tmp_path / "out" / f"checkpoint-{step}").mkdir(parents=True)
+def test_resume_may_name_a_checkpoint(words, resume, checkpoint, monkeypatch):
     asked = []
     monkeypatch.setattr(training_run, "train", lambda settings: asked.append(settings) or finished)
     finished = training_run.FinishedRun("out", {}, is_main_process=False)
     assert main(["train", *NEEDED, *words]) == 0
     (settings,) = asked
-    expected = str(tmp_path / "out" / checkpoint) if words == ("--resume",) else checkpoint
-    assert settings.resume == resume and settings.find_checkpoint(str(tmp_path / "out")) == expected
+    assert settings.resume == resume and settings.checkpoint == checkpoint
 
 
-def test_a_resumed_run_without_a_directory_begins(tmp_path):
-    settings = training_run.RunSettings({}, resume=True)
-    assert settings.find_checkpoint(str(tmp_path / "nothing")) is None
-    assert settings.find_checkpoint(str(tmp_path)) is None
+def test_a_run_continues_from_its_last_whole_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints, "find_problem", lambda path: None if path.name != "checkpoint-30" else "empty")
+    for step in (3, 20, 30):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    assert choose_checkpoint(Processes(), str(tmp_path)) == str(tmp_path / "checkpoint-20")
+
+
+def test_a_run_without_a_checkpoint_begins(tmp_path):
+    assert choose_checkpoint(Processes(), str(tmp_path / "nothing")) is None
+    assert choose_checkpoint(Processes(), str(tmp_path)) is None
 
 
 def test_how_rows_are_read_is_said_for_both_sets():

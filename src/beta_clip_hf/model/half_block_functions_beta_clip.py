@@ -86,9 +86,8 @@ class NormedProjections(torch.autograd.Function):
                 weight, bias = parameters[2 * number : 2 * number + 2]
                 weight_needed, bias_needed = ctx.needs_input_grad[5 + 2 * number : 7 + 2 * number]
                 rows = gradient.reshape(-1, gradient.shape[-1])
-                weight_gradient = _weight_gradient(rows, norm.output_MW, weight) if weight_needed else None
-                bias_gradient = rows.sum(0, dtype=bias.dtype) if bias_needed else None
-                parameter_gradients += [weight_gradient, bias_gradient]
+                parameter_gradients.append(_weight_gradient(rows, norm.output_MW, weight) if weight_needed else None)
+                parameter_gradients.append(rows.sum(0, dtype=bias.dtype) if bias_needed else None)
                 # As autograd adds the gradients of several layers under autocast: in the dtype of the norm.
                 gradient_here_MW = (rows @ weight.to(ctx.precision.product)).to(ctx.precision.norm)
                 gradient_MW = gradient_here_MW if gradient_MW is None else gradient_MW.add_(gradient_here_MW)

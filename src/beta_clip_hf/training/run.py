@@ -16,7 +16,7 @@ from .record.counted_rows import list_skipped
 from .record.image_record import record_images
 from .record.run_identity import check_allowed_keys, find_changes, refuse_changes
 from .record.run_record import RESULTS_FILE, describe_run, last_evaluation, write_config
-from .saving.checkpoints import find_newest_whole, finish_interrupted
+from .saving.checkpoints import finish_interrupted
 from .saving.choice import choose_checkpoint
 from .saving.last_save import KeptElsewhere, keep_elsewhere, save_last_model
 from .saving.output_dir import check_free, discard_earlier_run, held_directory, read_finished
@@ -57,15 +57,6 @@ class RunSettings:
     overwrite: bool = False
     allowed_changes: Sequence[str] = ()
     train_rows: Any = None
-
-    def find_checkpoint(self, output_dir: str) -> str | None:
-        """Returns the checkpoint from which the run continues, or `None` if it begins."""
-        if not self.resume:
-            return None
-        if self.checkpoint is not None:
-            return self.checkpoint
-        found = find_newest_whole(output_dir).path
-        return None if found is None else str(found)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from beta_clip_hf.data.formats.hub import UNREAD_IMAGE, is_saved_dataset
+from beta_clip_hf.data.formats.hub import is_saved_dataset
 from beta_clip_hf.data.readers import open_table
 
 
@@ -13,7 +13,8 @@ def test_a_data_set_of_images_alone_has_its_rows():
     images = datasets.Dataset.from_dict({"image": [{"bytes": b"0", "path": None}, {"bytes": b"1", "path": None}]})
     for features in (images, images.cast_column("image", datasets.Image())):
         table, _ = open_table(features)
-        assert list(table.scan()) == [(f"dataset:{place}", {"image": UNREAD_IMAGE}) for place in (0, 1)]
+        unread_image = {"bytes": None, "path": None}
+        assert list(table.scan()) == [(f"dataset:{place}", {"image": unread_image}) for place in (0, 1)]
 
 
 def test_what_datasets_has_saved_is_known_as_such(tmp_path):

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 PARQUET_SUFFIXES = (".parquet", ".pq")
 ARROW_SUFFIXES = (".arrow", ".feather")
 _RECORDS_AT_A_TIME = 1000
-# Stands in a scan for an image that stays on the disk.
-UNREAD_IMAGE = {"bytes": None, "path": None}
 
 
 class HubTable:
