@@ -33,6 +33,7 @@ def test_bootstrap_resamples_whole_clusters():
 
 
 def test_the_intervals_of_several_means_are_those_of_the_loop_over_resamples(monkeypatch):
+    monkeypatch.setattr(intervals, "NUM_RESAMPLES", 50)
     values_NI = torch.rand(3, 20, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     clusters = torch.arange(20) % 6
     draws = torch.randint(6, (50, 6), generator=torch.Generator().manual_seed(4)).tolist()
@@ -42,7 +43,7 @@ def test_the_intervals_of_several_means_are_those_of_the_loop_over_resamples(mon
         expected.append(tuple(means.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()))
     for drawn_at_a_time in (1, 60, 10_000):
         monkeypatch.setattr(intervals, "DRAWN_AT_A_TIME", drawn_at_a_time)
-        found = bootstrap_intervals(values_NI, clusters, num_resamples=50, seed=4)
+        found = bootstrap_intervals(values_NI, clusters, seed=4)
         assert len(set(found)) == 3
         for interval, expected_interval in zip(found, expected, strict=True):
             assert interval == pytest.approx(expected_interval, abs=1e-12)

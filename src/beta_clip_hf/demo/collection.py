@@ -27,6 +27,8 @@ NUM_SCENES = 200
 SCENE_SIDE = 256
 # No model of this package is trained on the scenes of seed 1.
 SCENE_SEED = 1
+# Number of captions that visitors are offered to search for.
+_SUGGESTED_CAPTIONS = 3
 # Changes that are easy to see in a small picture, the easiest first.
 _EASY_CHANGES = ("replace", "colour", "shape")
 
@@ -92,14 +94,14 @@ class Collection:
             raise ValueError("No image of the collection can be opened.")
         raise ValueError("The collection is empty.")
 
-    def captions(self, count: int = 3) -> list[str]:
+    def captions(self) -> list[str]:
         """Returns some captions of the collection, which visitors may search for. Photos may have none."""
         if self.scenes is not None:
-            num_captions = min(count, len(self.scenes))
+            num_captions = min(_SUGGESTED_CAPTIONS, len(self.scenes))
             return [self.scenes[place]["short_caption"] for place in range(num_captions)]
         if not self._has_captions:
             return []
-        captions = self.index.table.some("caption", count)
+        captions = self.index.table.some("caption", _SUGGESTED_CAPTIONS)
         return list(dict.fromkeys(captions))
 
     @property

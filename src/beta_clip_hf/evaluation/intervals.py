@@ -6,18 +6,16 @@ from torch import Tensor
 
 # Numbers drawn at a time, so that the resamples of many clusters need little memory.
 DRAWN_AT_A_TIME = 2**20
+NUM_RESAMPLES = 1000
+# Share of the resampled means that lie in the interval.
+CONFIDENCE = 0.95
 
 
 def bootstrap_interval(
-    values_I: Tensor,
-    cluster_index_I: Tensor | None = None,
-    *,
-    num_resamples: int = 1000,
-    confidence: float = 0.95,
-    seed: int = 0,
+    values_I: Tensor, cluster_index_I: Tensor | None = None, *, seed: int = 0
 ) -> tuple[float, float]:
     """
-    Computes the percentile bootstrap interval of a mean.
+    Computes the percentile bootstrap interval of a mean: 95 % of 1,000 resampled means lie in it.
 
     With clusters, whole clusters are resampled: texts of one image are not independent, and an interval that ignores
     this is too narrow.
@@ -25,8 +23,6 @@ def bootstrap_interval(
     Args:
         values_I: (I,) one value per query or phrase.
         cluster_index_I: (I,) int64, for example the image of each text; `None` makes every value a cluster of its own.
-        num_resamples: Number of resamples.
-        confidence: Share of the resampled means that lie in the interval.
         seed: Seed of the draws.
 
     Returns:
@@ -35,26 +31,19 @@ def bootstrap_interval(
     Raises:
         ValueError: if there is no value, a value is not finite, or the shapes differ.
     """
-    (interval,) = bootstrap_intervals(
-        values_I[None], cluster_index_I, num_resamples=num_resamples, confidence=confidence, seed=seed
-    )
+    (interval,) = bootstrap_intervals(values_I[None], cluster_index_I, seed=seed)
     return interval
 
 
 def bootstrap_intervals(
-    values_NI: Tensor,
-    cluster_index_I: Tensor | None = None,
-    *,
-    num_resamples: int = 1000,
-    confidence: float = 0.95,
-    seed: int = 0,
+    values_NI: Tensor, cluster_index_I: Tensor | None = None, *, seed: int = 0
 ) -> list[tuple[float, float]]:
     """
     Computes the intervals of N means over the same items, such as R@1 and R@5, from the same resamples.
 
     Args:
         values_NI: (N, I) the values of each mean.
-        cluster_index_I, num_resamples, confidence, seed: As for [`bootstrap_interval`].
+        cluster_index_I, seed: As for [`bootstrap_interval`].
 
     Returns:
         N times what [`bootstrap_interval`] returns.
@@ -80,14 +69,14 @@ def bootstrap_intervals(
     sums_and_sizes = zeros.index_add(1, cluster_I, values_and_ones)
     generator = torch.Generator().manual_seed(seed)
     means = []
-    for resamples in torch.arange(num_resamples).split(max(1, DRAWN_AT_A_TIME // num_clusters)):
+    for resamples in torch.arange(NUM_RESAMPLES).split(max(1, DRAWN_AT_A_TIME // num_clusters)):
         drawn = torch.randint(num_clusters, (len(resamples), num_clusters), generator=generator)
         # How often each cluster is drawn: a product with it sums all values at once.
         drawn += num_clusters * torch.arange(len(resamples))[:, None]
         times = torch.bincount(drawn.flatten(), minlength=drawn.numel()).view(drawn.shape).double()
         totals = sums_and_sizes @ times.T
         means.append(totals[:-1] / totals[-1])
-    tail = (1 - confidence) / 2
+    tail = (1 - CONFIDENCE) / 2
     ends = torch.cat(means, dim=1).quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64), dim=1)
     lows, highs = ends.tolist()
     return list(zip(lows, highs, strict=True))

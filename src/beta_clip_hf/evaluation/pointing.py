@@ -12,6 +12,10 @@ import torch
 from torch import Tensor
 
 
+# Standard deviation of the map of the middle, as a share of each side.
+_CENTRE_DEVIATION = 0.25
+
+
 class BoxCells(NamedTuple):
     """Boxes of phrases on a grid. They are computed once, and measure any number of maps of these phrases."""
 
@@ -100,19 +104,13 @@ def uniform_map(grid: tuple[int, int]) -> Tensor:
     return torch.ones(grid, dtype=torch.float64)
 
 
-def centre_map(grid: tuple[int, int], sigma: float = 0.25) -> Tensor:
-    """
-    Makes the (Y, X) map of a baseline that always looks at the middle: a Gaussian.
-
-    Args:
-        grid: Rows and columns, (Y, X).
-        sigma: Standard deviation, as a share of each side.
-    """
+def centre_map(grid: tuple[int, int]) -> Tensor:
+    """Makes the (Y, X) map of a baseline that always looks at the middle: a Gaussian."""
     centre_y, centre_x = _cell_centres(grid)
     # Cells that mirror each other must be tied exactly, so their distances are rounded to the same number.
     distance_y = (centre_y - 0.5).abs().round(decimals=9)
     distance_x = (centre_x - 0.5).abs().round(decimals=9)
-    return torch.exp(-(distance_y[:, None] ** 2 + distance_x**2) / (2 * sigma**2))
+    return torch.exp(-(distance_y[:, None] ** 2 + distance_x**2) / (2 * _CENTRE_DEVIATION**2))
 
 
 def sliding_windows(grid: tuple[int, int], sides: Sequence[float] = (1 / 4, 1 / 2, 3 / 4)) -> Tensor:
