@@ -30,8 +30,8 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
 
 def test_what_a_killed_process_has_left_is_removed(tmp_path: Path) -> None:
     with replacing(tmp_path / "a.txt") as unfinished:
-        mark, own = unfinished.name.removeprefix(".a.txt").rsplit("-", 1)
-    assert own == str(os.getpid())
+        mark, process_id = unfinished.name.removeprefix(".a.txt").rsplit("-", 1)
+    assert process_id == str(os.getpid())
     # So large a number is no process's. The parent runs. The others are of another machine, and no leftovers.
     names = [f".b.bin{mark}-{2**22 + 7}", f".c.bin{mark}-{os.getppid()}", ".c.bin.part-other-77", "c.part-77", ".d"]
     folder = tmp_path / "folder"

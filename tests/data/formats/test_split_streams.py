@@ -1,7 +1,7 @@
 """A stream of tars, split over processes and workers: every row is read by one of them, and a resumed run goes on."""
 
 from collections import Counter
-from itertools import chain, islice
+from itertools import chain, islice, product
 
 import pytest
 from torch.utils.data import DataLoader
@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:This DataLoad
 
 # Numbers of rows of the tars: uneven ones, one of them empty; fewer than most readers; a single one.
 LAYOUTS = {"uneven": (1, 9, 0, 2, 5, 3), "few": (7, 4), "one": (11,)}
-PLACES = [(processes, workers) for processes in (1, 2, 3, 4) for workers in (0, 2)]
+PLACES = list(product((1, 2, 3, 4), (0, 2)))
 
 
 @pytest.fixture(scope="module", params=LAYOUTS)
