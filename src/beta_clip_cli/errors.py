@@ -36,6 +36,8 @@ _HUB_MEANINGS = {
     "but is neither",
     "is not a valid JSON file": "a model must be a directory with a config.json, or a Hub id, but the config file of "
     "{any} is not a valid JSON file: name the directory of a model",
+    "Can't load image processor": "a model directory must have its processor (processor_config.json and a tokenizer), "
+    "but {any} has none: save the processor beside the model",
     "gated repo": "{absent} is gated: ask for access on its page on the Hub, then log in with hf auth login",
     "Error no file named": "a model directory must have its weights (model.safetensors), but has none: name one "
     "that beta-clip train or save_pretrained has written",

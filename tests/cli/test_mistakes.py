@@ -211,6 +211,7 @@ MISTAKES = (
     error("search photos.index --image text.txt", "its content must be one of JPEG"),
     error("search photos.index dog --html photos", "photos: Is a directory: a file must be named"),
     error("show --image photos --text a", "it must be a regular file, but is a directory"),
+    error("train rows.jsonl --model bare --output out", "a model directory must have its processor"),
     error("demo --photos nothing --model model", "source must be an existing file or directory"),
 )
 
@@ -222,6 +223,7 @@ def workplace(tiny_clip_dir, tiny_tokenizer, project_dir, tmp_path_factory) -> P
     for name, use_pooler in (("model", True), ("plain", False)):
         BetaCLIPModel.from_pretrained(tiny_clip_dir, use_pooler=use_pooler).save_pretrained(folder / name)
         BetaCLIPProcessor.from_image_size(tiny_tokenizer, image_size=32).save_pretrained(folder / name)
+    BetaCLIPModel.from_pretrained(tiny_clip_dir, use_pooler=True).save_pretrained(folder / "bare")
     for name in ("photos", "empty", "shards", "classes/dog", "classes/cat"):
         (folder / name).mkdir(parents=True)
     rows, renamed = [], []
