@@ -1,7 +1,7 @@
 """
 Kills `evaluate`, `hierarchy` and `index` at random moments and runs them again.
 
-    python tests/faults/kill_commands.py --trials 20
+    PYTHONPATH=tests python -m faults.kill_commands --trials 20
 
 A trial begins a command, ends it by SIGKILL, does so again, and then runs it to its end, each time with the same words.
 It has survived if no command fails, and what is left is what a run leaves that nobody has killed.
@@ -21,7 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from kills import die_at_access, wait, write_rows
+from faults.kills import die_at_access, wait, write_rows
 
 
 def evaluate_words(folder: Path, output: Path) -> list[str]:
