@@ -119,7 +119,8 @@ class ParameterBounds(TrainerCallback):
 def _warn_of_larger_scales(parameters: dict[str, nn.Parameter], bound: float) -> None:
     """Warns of each logit scale that the first step would clamp."""
     for name, parameter in parameters.items():
-        if name.endswith("logit_scale") and parameter.requires_grad:
+        # A model without storage has no values to compare.
+        if name.endswith("logit_scale") and parameter.requires_grad and not parameter.is_meta:
             # A scale that is sharded lies with one process.
             value = whole_tensor(parameter.detach()).exp().item()
             # CLIP's own scale is the bound itself, up to rounding.
