@@ -27,14 +27,20 @@ def time_arms(bench: Bench) -> dict[str, Any]:
     """Times the base of the study: the training alone, in one process and in two beside each other."""
     steps = bench.sized(_STEPS, 2)
     command = [sys.executable, "-c", _PROGRAM, str(steps), bench.device]
-    result: dict[str, Any] = {"steps": steps}
+    result = bench.open_result()
+    result["steps"] = steps
     for count in (1, 2):
         start = time.perf_counter()
         running = [
             subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
             for _ in range(count)
         ]
-        outputs = [process.communicate() for process in running]
+        try:
+            outputs = [process.communicate() for process in running]
+        finally:
+            # If this section has no more time, they would take that of the others.
+            for process in running:
+                process.kill()
         for process, (_, errors) in zip(running, outputs, strict=True):
             if process.returncode:
                 raise RuntimeError(f"an arm must end with 0, but ended with {process.returncode}: {errors[-500:]}")

@@ -1,9 +1,10 @@
 """What all sections share: the device, the model, a clock that knows of the device's queue, and the peak of memory."""
 
+import signal
 import statistics
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +18,31 @@ from beta_clip_hf import BetaCLIPModel
 
 Call = Callable[[], Any]
 HALF = torch.bfloat16
+
+
+class OutOfTime(BaseException):
+    """
+    Raised where a section has used up its time.
+
+    It is no `Exception`, because compilers wrap these in errors of their own, and sections go on after some of them.
+    """
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Raises [`OutOfTime`] in the block once it has taken so long: between two operators, or while it waits."""
+
+    def stop(signal_number: int, frame: Any) -> None:
+        raise OutOfTime
+
+    before = signal.signal(signal.SIGALRM, stop)
+    # And again every few seconds, for a section that goes on after the first.
+    signal.setitimer(signal.ITIMER_REAL, seconds, 5)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 @dataclass
@@ -40,6 +66,8 @@ class Bench:
     start: float = field(default_factory=time.perf_counter)
     results: dict[str, Any] = field(default_factory=dict)
     """What the sections have returned so far, by their names."""
+    partial: dict[str, Any] = field(default_factory=dict)
+    """What the present section has measured so far: it stays if the section fails or has no more time."""
     _model: BetaCLIPModel | None = None
 
     @property
@@ -51,6 +79,11 @@ class Bench:
     def seconds_left(self) -> float:
         """Returns the seconds until the time of all sections is over."""
         return self.seconds - (time.perf_counter() - self.start)
+
+    def open_result(self) -> dict[str, Any]:
+        """Returns an empty result for a section to fill, see `partial`."""
+        self.partial = {}
+        return self.partial
 
     @property
     def model(self) -> BetaCLIPModel:

@@ -27,7 +27,7 @@ def measure_loader(bench: Bench) -> dict[str, int]:
     captions = list(scene_captions(num_files, seed=0, level="hard"))
     processor = BetaCLIPProcessor.from_image_size(train_clip_tokenizer(captions, vocab_size=600), _IMAGE_SIZE)
     collator = BetaCLIPDataCollator(processor, random_resized_crop=(0.5, 1.0))
-    result = {}
+    result = bench.open_result()
     with tempfile.TemporaryDirectory() as name:
         rows = load_rows(str(_write_rows(Path(name), captions)))
         many = ConcatDataset([rows] * repeats)

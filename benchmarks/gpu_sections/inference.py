@@ -29,7 +29,7 @@ def measure_encoding(bench: Bench) -> dict[str, Any]:
         "texts, packed": (len(input_ids), lambda: model.encode_texts(input_ids, None, packing)),
         "texts, CLIPModel, padded": (len(input_ids), lambda: plain.get_text_features(input_ids)),
     }
-    result = {}
+    result = bench.open_result()
     for dtype_name, dtype in (("bfloat16", HALF), ("float32", None)):
         for name, (count, call) in calls.items():
             with torch.inference_mode(), bench.autocast(dtype):
@@ -60,7 +60,7 @@ class Scored(NamedTuple):
 
 def measure_pairs(bench: Bench) -> dict[str, Any]:
     """Times `score_pairs` and `score_candidates`: microseconds per pair by precision and by pairs at a time."""
-    result = {}
+    result = bench.open_result()
     for dtype in (torch.float32, HALF):
         scored = _make_pairs(bench, dtype)
         for chunk_size in bench.sized((8_192, 32_768, 131_072), (1_024,)):

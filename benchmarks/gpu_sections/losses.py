@@ -22,7 +22,7 @@ _TILES = (1024, 2048, 4096)
 
 def measure_losses(bench: Bench) -> dict[str, Any]:
     """Times loss and gradients. `T KIND WAY` names a result: WAY is "dense" or the side of a tile."""
-    result: dict[str, Any] = {}
+    result = bench.open_result()
     for num_texts in bench.sized((1_152, 2_304, 9_216, 36_864, 131_072), (288,)):
         for kind in ("ce", "bce"):
             call = _loss(bench, num_texts, kind)

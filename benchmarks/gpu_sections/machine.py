@@ -12,7 +12,8 @@ from .bench import Bench
 def measure_machine(bench: Bench) -> dict[str, Any]:
     """Measures the rate of large matrix products and of copies, and the time that a kernel takes to start."""
     side = bench.sized(8192, 512)
-    result: dict[str, Any] = {**machine(bench.device), "cuda": torch.version.cuda, "cpus": len(os.sched_getaffinity(0))}
+    result = bench.open_result()
+    result |= {**machine(bench.device), "cuda": torch.version.cuda, "cpus": len(os.sched_getaffinity(0))}
     for name, dtype, uses_tf32 in (
         ("bfloat16", torch.bfloat16, False),
         ("float32", torch.float32, False),

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from training_step import build
 
-from .bench import HALF, Bench, Call
+from .bench import HALF, Bench, Call, short_error
 
 
 # Groups of kernels by words in their names. The first group that fits counts.
@@ -38,7 +38,7 @@ def measure_parity(bench: Bench) -> dict[str, Any]:
         cpu_batch[name] = value.to("cpu") if hasattr(value, "to") else value
     on_cpu(**cpu_batch).loss.backward()
     expected = _gradients(on_cpu)
-    result = {}
+    result = bench.open_result()
     for name, dtype in (("float32", None), ("bfloat16", HALF)):
         loss = bench.step(bench.model, lambda: bench.model(**batch).loss, dtype=dtype)()
         found = _gradients(bench.model)
@@ -62,12 +62,16 @@ def _gradients(model: Any) -> dict[str, Tensor]:
 
 def measure_step_sizes(bench: Bench) -> dict[str, Any]:
     """Times the step of the package (bfloat16, fused AdamW) and of the reference by the number of images."""
-    result: dict[str, Any] = {}
+    result = bench.open_result()
     for size in bench.sized((64, 8, 16, 32, 128, 256), (2,)):
         if size > _LARGE_BATCH and bench.seconds_left < _SECONDS_FOR_LARGE:
             result[str(size)] = "no time left"
         else:
-            result[str(size)] = _measure_size(bench, size)
+            try:
+                result[str(size)] = _measure_size(bench, size)
+            except RuntimeError as error:
+                # Most likely the memory is too small for this one.
+                result[str(size)] = short_error(error)
     return result
 
 

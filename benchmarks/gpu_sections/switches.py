@@ -3,12 +3,15 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from step_variants import RECOMPUTED, recomputed
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from beta_clip_hf.model.attention_beta_clip import VARLEN_MODULE, varlen_attention
 
 from .bench import HALF, Bench, Call, short_error
 from .steps import kernels_of
@@ -49,7 +52,7 @@ def measure_switches(bench: Bench) -> dict[str, Any]:
     ways["AdamW, foreach"] = within(nullcontext, optimizer=bench.optimizer(model, foreach=True))
     for name, backends in _BACKENDS.items():
         ways[f"attention: {name}"] = within(lambda backends=backends: sdpa_kernel(backends))
-    result: dict[str, Any] = {}
+    result = bench.open_result()
     for name, call in ways.items():
         try:
             result[name] = bench.measured(call, rounds=7, warm_up=2)
@@ -84,7 +87,7 @@ def _all_in_half_precision(bench: Bench) -> dict[str, Any]:
 
 def measure_compiled(bench: Bench) -> dict[str, Any]:
     """Times the compiled step, with and without CUDA graphs, at the size of other sections and at a small one."""
-    result: dict[str, Any] = {}
+    result = bench.open_result()
     for size in bench.sized((bench.batch_size, 8), (2,)):
         for mode in ("default", "reduce-overhead"):
             name = f"{mode}, {size} images"
@@ -121,10 +124,8 @@ def _compiled_step(bench: Bench, size: int, mode: str) -> dict[str, Any]:
 
 def measure_varlen(bench: Bench) -> dict[str, Any] | str:
     """Compares attention within packed texts, by a mask and by torch's kernel for variable lengths, both passes."""
-    try:
-        from torch.nn.attention.varlen import varlen_attn
-    except ImportError as error:
-        return short_error(error)
+    if find_spec(VARLEN_MODULE) is None:
+        return f"not measured: this torch has no {VARLEN_MODULE}"
     if not bench.is_cuda:
         return "not measured: the kernel needs a GPU"
     packing = bench.batch().package["plan"].packing
@@ -132,13 +133,16 @@ def measure_varlen(bench: Bench) -> dict[str, Any] | str:
     num_rows, num_columns = text_FC.shape
     heads, width = 8, 64
     starts = packing.start_V.to(torch.int32)
+    module = bench.model.text_model.encoder.layers[0].self_attn
     is_earlier_CC = torch.ones(num_columns, num_columns, dtype=torch.bool, device=text_FC.device).tril()
     mask_F1CC = ((text_FC[:, :, None] == text_FC[:, None, :]) & is_earlier_CC)[:, None]
-    packed = [_rows(bench, num_rows * num_columns, heads, width) for _ in range(3)]
+    # One row of all places, as transformers' interface passes it.
+    packed = [_rows(bench, 1, heads, num_rows * num_columns, width) for _ in range(3)]
     padded = [_rows(bench, num_rows, heads, num_columns, width) for _ in range(3)]
 
     def by_varlen() -> None:
-        varlen_attn(*packed, starts, starts, num_columns, num_columns, is_causal=True).sum().backward()
+        attended, _ = varlen_attention(module, *packed, None, cu_seq_lens_q=starts, max_length_q=num_columns)
+        attended.sum().backward()
 
     def by_mask() -> None:
         F.scaled_dot_product_attention(*padded, attn_mask=mask_F1CC).sum().backward()

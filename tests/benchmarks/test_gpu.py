@@ -3,6 +3,7 @@
 import importlib
 import json
 import sys
+import time
 
 import pytest
 
@@ -69,9 +70,29 @@ def test_a_section_that_fails_leaves_the_others_alone(gpu, run, monkeypatch):
 
     monkeypatch.setitem(gpu.SECTIONS, "parity", fail)
     code, results = run("--only", "parity", "waits")
-    assert code == 1
+    assert code == 1 and set(gpu.SECONDS) == set(gpu.SECTIONS)
     assert "out of luck" in results["parity"]["error"]
     assert results["waits"].startswith("not checked")
+
+
+def test_a_section_that_hangs_keeps_what_it_has_measured(gpu, run, monkeypatch):
+    def hang(bench):
+        result = bench.open_result()
+        result["first"] = 1
+        while True:
+            # As Dynamo does: all errors of a compiler become its own.
+            try:
+                time.sleep(30)
+            except Exception as error:
+                result["wrapped"] = str(error)
+
+    monkeypatch.setitem(gpu.SECTIONS, "parity", hang)
+    monkeypatch.setitem(gpu.SECONDS, "parity", 0.2)
+    code, results = run("--only", "parity", "waits")
+    assert code == 0
+    assert results["parity"] == {"first": 1, "out of time": True}
+    assert results["waits"].startswith("not checked")
+    assert results["seconds"]["parity"] < 10
 
 
 def test_a_section_without_time_is_named(run):

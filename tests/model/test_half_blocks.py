@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from transformers.activations import ACT2FN, QuickGELUActivation
 
 from beta_clip_hf.model.activations_beta_clip import FusedQuickGELU, fuse_in_training, fused_activation
-from beta_clip_hf.model.half_block_functions_beta_clip import NormedProjections, Precision, ResidualMLP
+from beta_clip_hf.model.half_block_functions_beta_clip import NormedProjections, Precision, ResidualLinear, ResidualMLP
 from integration.uses import flat_batch, new_model, planned
 
 
@@ -168,9 +168,23 @@ def test_first_and_second_derivatives_of_projections():
         return NormedProjections.apply(hidden, norm_weight, norm_bias, 1e-5, DOUBLE, *parameters)
 
     normed = F.layer_norm(tensors[0], (4,), *tensors[1:3], 1e-5)
-    first, second = function(*tensors)
+    first, second = function(*tensors).split([6, 6], dim=-1)
     torch.testing.assert_close(first, F.linear(normed, *tensors[3:5]), rtol=0, atol=1e-13)
     torch.testing.assert_close(second, F.linear(normed, *tensors[5:]), rtol=0, atol=1e-13)
+    assert torch.autograd.gradcheck(function, tensors)
+    assert torch.autograd.gradgradcheck(function, tensors)
+
+
+def test_first_and_second_derivatives_of_a_residual_layer():
+    generator = torch.Generator().manual_seed(4)
+    shapes = [(5, 3), (5, 4), (3, 4), (3,)]
+    tensors = [torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True) for shape in shapes]
+
+    def function(hidden, inputs, weight, bias):
+        return ResidualLinear.apply(hidden, inputs, DOUBLE, weight, bias)
+
+    hidden, *others = tensors
+    torch.testing.assert_close(function(*tensors), hidden + F.linear(*others), rtol=0, atol=1e-13)
     assert torch.autograd.gradcheck(function, tensors)
     assert torch.autograd.gradgradcheck(function, tensors)
 
@@ -229,6 +243,18 @@ def change(model, how):
         layer._gradient_checkpointing_func = lambda function, *args: torch.utils.checkpoint.checkpoint(
             function, *args, use_reentrant=False
         )
+
+
+def test_an_adapter_of_the_last_layer_of_attention_alone(model):
+    layer = model.text_model.encoder.layers[0]
+    shapes = []
+    layer.self_attn.out_proj = Adapter(32, 32)
+    layer.self_attn.out_proj.register_forward_pre_hook(lambda module, inputs: shapes.append(inputs[0].ndim))
+    half = Run(model, half_blocks=True)
+    plain = Run(model, half_blocks=False)
+    # Queries, keys and values do without their modules, and the adapter sees the shape that it knows.
+    assert half.half_blocks == ALL_HALF_BLOCKS and shapes == [3, 3]
+    torch.testing.assert_close(half.flat_gradient, plain.flat_gradient, rtol=0, atol=1e-5)
 
 
 CHANGES = ("hook", "hook of the block", "backward hook", "adapter", "forward", "activation", "no bias", "checkpointing")

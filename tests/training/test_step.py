@@ -86,8 +86,9 @@ def test_a_compiled_step_is_compiled_twice_for_all_sizes(tiny_config, tiny_proce
     for tower in (tiny_config.text_config, tiny_config.vision_config):
         tower.num_hidden_layers = 1
     collator = BetaCLIPDataCollator(tiny_processor, num_phrases=12, packing_capacity=256, packing_row_multiple=8)
-    rows = SceneDataset(8, level="easy", image_size=32, seed=6)
-    plans = [collator([rows[2 * step], rows[2 * step + 1]])["plan"] for step in range(4)]
+    steps = 20
+    rows = SceneDataset(2 * steps, level="easy", image_size=32, seed=6)
+    plans = [collator([rows[2 * step], rows[2 * step + 1]])["plan"] for step in range(steps)]
     assert len({plan.packing.text_FC.shape for plan in plans}) == 1
     for sizes in ([len(plan.aligned_A) for plan in plans], [plan.text_slots.num_slots for plan in plans]):
         assert sizes[0] != sizes[1] and len(set(sizes)) > 2  # what varies does so from the second batch on
@@ -98,7 +99,7 @@ def test_a_compiled_step_is_compiled_twice_for_all_sizes(tiny_config, tiny_proce
         arguments = BetaCLIPTrainingArguments(
             str(tmp_path),
             use_cpu=True,
-            max_steps=4,
+            max_steps=steps,
             per_device_train_batch_size=2,
             learning_rate=1e-3,
             train_sampling_strategy="sequential",
@@ -114,7 +115,8 @@ def test_a_compiled_step_is_compiled_twice_for_all_sizes(tiny_config, tiny_proce
         trainer.train()
         losses.append([record["loss"] for record in records(trainer)])
     assert counters["stats"]["unique_graphs"] == 2 and not counters["graph_break"]
-    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    # Later ones differ by more: training enlarges what rounding differs by.
+    assert losses[1][:4] == pytest.approx(losses[0][:4], rel=1e-5)
 
 
 @pytest.mark.parametrize("half_blocks", [True, False])

@@ -129,7 +129,12 @@ def best_of_rows(scores_QG: Tensor, count: int) -> tuple[Tensor, Tensor]:
         return values_QK, index_QK
     # A group is every n-th column of n groups: a maximum of whole rows is the fastest one.
     num_grouped = group_size * num_groups
-    highest_QG = scores_QG[:, :num_grouped].unflatten(1, (group_size, num_groups)).amax(dim=1)
+    if scores_QG.stride(1) == 1:
+        highest_QG = scores_QG[:, :num_grouped].unflatten(1, (group_size, num_groups)).amax(dim=1)
+    else:
+        # Columns lie in one piece, as in a transposed matrix: the same maximum takes 50 times as long along rows.
+        highest_GQ = scores_QG.T[:num_grouped].unflatten(0, (group_size, num_groups)).amax(dim=0)
+        highest_QG = highest_GQ.T.contiguous()
     group_QK = highest_QG.topk(count, dim=1, sorted=False).indices
     first_column_S = num_groups * torch.arange(group_size, device=scores_QG.device)
     kept_QW = (first_column_S[:, None] + group_QK[:, None]).flatten(1)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from ..model.patch_map_beta_clip import PatchMap
-from ..model.pooler_beta_clip import normalize
+from ..model.unit_vectors_beta_clip import normalize
 from .grids import Grid, features_on_grid, grids_of, images_by_grid, without_padding
 
 

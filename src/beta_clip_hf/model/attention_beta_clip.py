@@ -22,7 +22,7 @@ from transformers.utils.generic import is_flash_attention_requested
 
 VARLEN = "torch_varlen"
 # Imported where it is used: that takes longer than the rest of this package together. torch before 2.10 lacks it.
-_VARLEN_MODULE = "torch.nn.attention.varlen"
+VARLEN_MODULE = "torch.nn.attention.varlen"
 
 
 def eager_attention(
@@ -85,7 +85,7 @@ def varlen_attention(
             "precision and without dropout"
         )
     query_PHd, key_PHd, value_PHd = (part[0].transpose(0, 1) for part in (query, key, value))
-    varlen_attn = import_module(_VARLEN_MODULE).varlen_attn
+    varlen_attn = import_module(VARLEN_MODULE).varlen_attn
     # Its argument for causal attention was renamed.
     is_new = "window_size" in signature(varlen_attn).parameters
     causal: dict[str, Any] = {"window_size": (-1, 0)} if is_new else {"is_causal": True}
@@ -131,9 +131,9 @@ def check_attention(config: Any, device: torch.device) -> None:
         )
 
 
-if find_spec(_VARLEN_MODULE) is not None:
+if find_spec(VARLEN_MODULE) is not None:
     ALL_ATTENTION_FUNCTIONS.register(VARLEN, varlen_attention)
     ALL_MASK_ATTENTION_FUNCTIONS.register(VARLEN, sdpa_mask)
 
 
-__all__ = ["VARLEN", "check_attention", "eager_attention", "takes_starts", "varlen_attention"]
+__all__ = ["VARLEN", "VARLEN_MODULE", "check_attention", "eager_attention", "takes_starts", "varlen_attention"]

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A flat batch as objects with names: its texts, its regions, and the whole."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,9 +65,19 @@ class BatchTexts:
         """Returns all texts, one below the other: those of images, those of regions, the hard ones, the negatives."""
         # One pass of the tower for all kinds: short texts of regions fill the rows that long captions leave open.
         present = [ids for ids in self.all_ids() if ids is not None]
+        if len(present) == 1:
+            return self.input_ids
         width = max(ids.shape[1] for ids in present)
         # The added columns lie behind EOS. Their id 0 is never taken for EOS where that is the largest id of a text.
         return torch.cat([F.pad(ids, (0, width - ids.shape[1])) for ids in present])
+
+    def split(self, embeds: Tensor) -> Sequence[Tensor]:
+        """Splits embeddings of the joined texts into those of each kind, in the order of [`all_ids`]."""
+        if all(ids is None for ids in self.all_ids()[1:]):
+            # Not a split, whose gradient would be a copy of all.
+            empty = embeds[:0]
+            return embeds, empty, empty, empty
+        return embeds.split(self.counts)
 
     def is_long(self, granularity_T: Tensor) -> Tensor:
         """

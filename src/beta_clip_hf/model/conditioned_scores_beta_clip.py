@@ -8,9 +8,10 @@ from torch import Tensor
 
 from .forward_checks_beta_clip import check_one_of
 from .patch_map_beta_clip import Patches, features_of
-from .pooler_beta_clip import TextConditionedPooler, normalize
+from .pooler_beta_clip import TextConditionedPooler
 from .ragged_beta_clip import index_or_pairs
 from .sharding_beta_clip import gathers_weights
+from .unit_vectors_beta_clip import normalize
 
 
 class ConditionedScores:

@@ -19,7 +19,8 @@ from .gather_beta_clip import Gather, is_gather
 from .loss_inputs_beta_clip import FlatEmbeds
 from .objective_beta_clip import LOSS_PARTS, Objective, batch_objective, multiplier, needs_rows
 from .patch_map_beta_clip import Patches
-from .pooler_beta_clip import TextConditionedPooler, normalize
+from .pooler_beta_clip import TextConditionedPooler
+from .unit_vectors_beta_clip import normalize
 
 
 # Arguments of `forward` that mean nothing without boxes, in the order of `RegionBatch`; and those of negatives.
@@ -206,7 +207,7 @@ class FlatBatchModel:
             image_options["spatial_shapes"] = torch.tensor(plan.grid_sizes)
         image_features_BD, patches = self.encode_images(batch.pixel_values, **image_options)
         all_text_embeds = normalize(self.encode_batch_texts(batch, plan.packing))
-        text_TD, region_text_RD, hard_text_ND, negative_nD = all_text_embeds.split(batch.texts.counts)
+        text_TD, region_text_RD, hard_text_ND, negative_nD = batch.texts.split(all_text_embeds)
         embeds = FlatEmbeds(
             image_BD=normalize(image_features_BD),
             text_TD=text_TD,
@@ -334,10 +335,14 @@ class FlatBatchModel:
         The bias of a sigmoid contrast is "logit_bias".
         """
         scales = {}
+        # Several parts have one scale.
+        scale_by_parameter: dict[str, Tensor] = {}
         for name, part in LOSS_PARTS.items():
             is_known = hasattr(self.config, part.weight)
             if is_known and (part.requires is None or getattr(self.config, part.requires)):
-                scales[name] = self._logit_scale(part.logit_scale)
+                if part.logit_scale not in scale_by_parameter:
+                    scale_by_parameter[part.logit_scale] = self._logit_scale(part.logit_scale)
+                scales[name] = scale_by_parameter[part.logit_scale]
         if hasattr(self, "logit_bias"):
             scales["logit_bias"] = self._logit_scale("logit_bias")
         return scales
@@ -346,10 +351,10 @@ class FlatBatchModel:
         """Returns a logit scale by the name of its parameter."""
         if self.pooler is not None and name == "pooler.logit_scale":
             return self.pooler.read_logit_scale()
-        # Without the axis that FSDP2 asks for.
         # Not `get_parameter`, which refuses what `torch.func` puts in a parameter's place.
         scale: Tensor = attrgetter(name)(self)
-        return scale.squeeze()
+        # Without the axis that FSDP2 asks for.
+        return scale.squeeze() if scale.ndim else scale
 
 
 __all__ = ["NEGATIVE_ARGUMENTS", "REGION_ARGUMENTS", "FlatBatchModel"]

@@ -13,7 +13,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.clip.modeling_clip import CLIPMLP, CLIPAttention, CLIPEncoderLayer, eager_attention_forward
 
 from .activations_beta_clip import fused_activation
-from .half_block_functions_beta_clip import NormedProjections, ResidualMLP, precision_of
+from .half_block_functions_beta_clip import NormedProjections, ResidualLinear, ResidualMLP, precision_of
 from .last_blocks_beta_clip import LastTextLayer, LastVisionAttention
 
 
@@ -62,19 +62,25 @@ class HalfBlocks:
     ) -> Tensor:
         """Computes what the `forward` of a block computes. Adapters often leave one of its halves as it is."""
         attention, norm = layer.self_attn, layer.layer_norm1
+        # All but attention works on each token alone: tokens are rows here, so that products need no views of them.
+        rows = hidden.flatten(0, 1)
         if self._can_replace(_parts_of_attention(attention, norm)):
-            attended = _attend(attention, norm, hidden, attention_mask, **kwargs)
+            attended = _attend(attention, norm, hidden, rows, attention_mask, **kwargs)
+            rows = _residual_linear(rows, attended, attention.out_proj, hidden.shape)
         else:
             attended, _ = attention(hidden_states=norm(hidden), attention_mask=attention_mask, **kwargs)
-        hidden = hidden + attended
+            rows = rows + attended.flatten(0, 1)
         if last_T is not None:
-            # All that follows attention works on each token alone.
-            hidden = hidden.flatten(0, 1)[last_T]
+            rows = rows[last_T]
         mlp, norm = layer.mlp, layer.layer_norm2
         parts = {mlp: CLIPMLP, norm: nn.LayerNorm, mlp.fc1: nn.Linear, mlp.fc2: nn.Linear, mlp.activation_fn: nn.Module}
         if self._can_replace(parts):
-            return _residual_mlp(hidden, norm, mlp.fc1, mlp.activation_fn, mlp.fc2)
-        return hidden + mlp(norm(hidden))
+            rows = _residual_mlp(rows, norm, mlp.fc1, mlp.activation_fn, mlp.fc2)
+            return rows if last_T is not None else rows.view_as(hidden)
+        if last_T is None:
+            # A wrapper may look at the shape.
+            rows = rows.view_as(hidden)
+        return rows + mlp(norm(rows))
 
     def run_mlp(self, owner: Any, hidden: Tensor) -> Tensor:
         """Computes `hidden + fc2(activation(fc1(layer_norm(hidden))))` by the owner's modules of these names."""
@@ -154,38 +160,67 @@ def _why_module_is_needed(module: Any, kind: type[nn.Module]) -> str | None:
 
 
 def _attend(
-    attention: Any, norm: Any, hidden: Tensor, attention_mask: Tensor | None, value_only: bool = False, **kwargs: Any
+    attention: Any,
+    norm: Any,
+    hidden: Tensor,
+    rows: Tensor,
+    attention_mask: Tensor | None,
+    value_only: bool = False,
+    **kwargs: Any,
 ) -> Tensor:
-    """Computes attention after its layer norm, as CLIP and the last vision block do."""
+    """
+    Computes attention after its layer norm and before its last layer, as CLIP and the last vision block do.
+
+    Args:
+        attention, norm: The modules.
+        hidden, rows: The hidden states, and the same as rows.
+        attention_mask, kwargs: The arguments of attention.
+        value_only: Whether only CLS attends.
+
+    Returns:
+        `(M, W)`.
+    """
+    # Queries, keys and values `(B, L, heads, width)` each.
+    by_head = (*hidden.shape[:2], -1, attention.num_heads, attention.head_dim)
     if value_only:
-        keys, values = _project(hidden, norm, attention.k_proj, attention.v_proj)
+        keys, values = _project(rows, norm, attention.k_proj, attention.v_proj).view(by_head).unbind(2)
         # Only CLS has a query: there is little to keep.
-        queries = attention.q_proj(norm(hidden[:, :1]))
+        queries = attention.q_proj(norm(hidden[:, :1])).unflatten(-1, by_head[-2:])
     else:
-        queries, keys, values = _project(hidden, norm, attention.q_proj, attention.k_proj, attention.v_proj)
-    heads = []
-    for projected in (queries, keys, values):
-        heads.append(projected.unflatten(-1, (-1, attention.head_dim)).transpose(1, 2))
+        linears = (attention.q_proj, attention.k_proj, attention.v_proj)
+        queries, keys, values = _project(rows, norm, *linears).view(by_head).unbind(2)
+    heads = [projected.transpose(1, 2) for projected in (queries, keys, values)]
     attend = ALL_ATTENTION_FUNCTIONS.get_interface(attention.config._attn_implementation, eager_attention_forward)
     dropout = attention.dropout if attention.training else 0.0
     # The function reads from the module what kind of attention it is.
     attended, _ = attend(attention, *heads, attention_mask, scaling=attention.scale, dropout=dropout, **kwargs)
-    attended = attended.flatten(-2)
     if value_only:
         attended = torch.cat([attended, values[:, 1:]], dim=1)
-    result: Tensor = attention.out_proj(attended)
+    return attended.reshape(rows.shape[0], -1)
+
+
+def _residual_linear(rows: Tensor, inputs: Tensor, linear: Any, shape: torch.Size) -> Tensor:
+    """
+    Returns rows and a linear layer of others, added.
+
+    Args:
+        rows, inputs: `(M, W)` each.
+        linear: The layer. Adapters often sit on this one alone.
+        shape: The shape that a wrapper of the layer wants to see.
+    """
+    if _why_modules_are_needed({linear: nn.Linear}) is not None:
+        return rows + linear(inputs.view(*shape[:-1], -1)).flatten(0, 1)
+    result: Tensor = ResidualLinear.apply(rows, inputs, precision_of(rows), linear.weight, linear.bias)
     return result
 
 
-def _project(hidden: Tensor, norm: Any, *linears: Any) -> tuple[Tensor, ...]:
-    """Returns linear layers of a layer norm."""
+def _project(rows: Tensor, norm: Any, *linears: Any) -> Tensor:
+    """Returns linear layers of a layer norm, side by side."""
     parameters = []
     for linear in linears:
         parameters += [linear.weight, linear.bias]
-    results: tuple[Tensor, ...] = NormedProjections.apply(
-        hidden, norm.weight, norm.bias, norm.eps, precision_of(hidden), *parameters
-    )
-    return results
+    result: Tensor = NormedProjections.apply(rows, norm.weight, norm.bias, norm.eps, precision_of(rows), *parameters)
+    return result
 
 
 def _residual_mlp(hidden: Tensor, norm: Any, fc1: Any, activation: Any, fc2: Any) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from .gather_beta_clip import Gather
@@ -91,6 +92,21 @@ class LossInputs:
     def first_image(self) -> int:
         """The place of this process's first image among the images of all processes."""
         return sum(self.counts["images"][: self.gather.rank])
+
+    def aligned(self, rows_T: Tensor) -> Tensor:
+        """Returns the rows of the captions, sentences and phrases among the rows of all texts."""
+        aligned_A = self.embeds.aligned_A
+        assert aligned_A is not None
+        # They are in ascending order, so as many as there are texts are all of them. In a compiled graph the question
+        # would be one more size that it is compiled for.
+        if len(aligned_A) == len(rows_T) and not torch.compiler.is_compiling():
+            return rows_T
+        return rows_T.index_select(0, aligned_A)
+
+    def aligned_images(self) -> Tensor:
+        """Returns the image of each of these texts, numbered over the images of all processes."""
+        image_index_A = self.aligned(self.embeds.image_index_T)
+        return image_index_A + self.first_image if self.first_image else image_index_A
 
     def gather_of(self, kind: str) -> Gather:
         """Returns a gather of rows of one kind, which exchanges no sizes again."""

@@ -147,13 +147,13 @@ def _beta_cal(inputs: LossInputs, logit_scale: Tensor) -> Tensor:
     """Computes `beta_cal_loss` of the captions, sentences and phrases."""
     embeds = inputs.embeds
     assert embeds.contextualized_TD is not None
-    return _alignment(inputs, embeds.contextualized_TD[embeds.aligned_A], logit_scale)
+    return _alignment(inputs, inputs.aligned(embeds.contextualized_TD), logit_scale)
 
 
 def _text_clip(inputs: LossInputs, logit_scale: Tensor) -> Tensor:
     """Computes `beta_cal_loss` with the image embedding in the place of the contextualised ones."""
     embeds = inputs.embeds
-    return _alignment(inputs, embeds.image_BD[embeds.image_index_T[embeds.aligned_A]], logit_scale)
+    return _alignment(inputs, embeds.image_BD[inputs.aligned(embeds.image_index_T)], logit_scale)
 
 
 def _alignment(inputs: LossInputs, image_AD: Tensor, logit_scale: Tensor) -> Tensor:
@@ -168,13 +168,12 @@ def _alignment(inputs: LossInputs, image_AD: Tensor, logit_scale: Tensor) -> Ten
     embeds = inputs.embeds
     return beta_cal_loss(
         image_AD,
-        embeds.text_TD[embeds.aligned_A],
-        # Images of different processes must have different numbers.
-        embeds.image_index_T[embeds.aligned_A] + inputs.first_image,
+        inputs.aligned(embeds.text_TD),
+        inputs.aligned_images(),
         logit_scale=logit_scale,
         beta=inputs.config.beta,
         kind=inputs.config.alignment_loss,
-        text_id_T=None if embeds.text_id_T is None else embeds.text_id_T[embeds.aligned_A],
+        text_id_T=None if embeds.text_id_T is None else inputs.aligned(embeds.text_id_T),
         gather=inputs.gather_of("aligned_texts"),
     )
 
@@ -188,8 +187,8 @@ def _text_conditioned(inputs: LossInputs, logit_scale: Tensor) -> Tensor:
             f"micro-batches (contrastive_batch_size), but is {inputs.config.text_conditioned_loss_weight}"
         )
     gather_texts = inputs.gather_of("aligned_texts")
-    text_AD = gather_texts(embeds.text_TD[embeds.aligned_A])
-    image_index_A = gather_texts(embeds.image_index_T[embeds.aligned_A] + inputs.first_image)
+    text_AD = gather_texts(inputs.aligned(embeds.text_TD))
+    image_index_A = gather_texts(inputs.aligned_images())
     return text_conditioned_loss(
         embeds.score_pairs(text_AD),
         image_index_A,
@@ -368,7 +367,8 @@ def added_logit_scales(config: Any = None) -> list[str]:
 
 def multiplier(logit_scale: Tensor) -> Tensor:
     """Returns exp of a log scale, in at least float32: 100 has no neighbour closer than 0.5 in bfloat16."""
-    return logit_scale.to(torch.promote_types(logit_scale.dtype, torch.float32)).exp()
+    scale: Tensor = at_least_float32(logit_scale)
+    return scale.exp()
 
 
 __all__ = [

@@ -26,15 +26,11 @@ from .pair_chunks_beta_clip import (
 from .patch_map_beta_clip import Patches, PatchMap, features_of, padding_bias, select_images
 from .ragged_beta_clip import ImageSlots, slots_by_image
 from .sharding_beta_clip import gathers_weights
+from .unit_vectors_beta_clip import normalize
 
 
 # torch 2.6 has no `is_exporting`.
 _is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
-
-
-def normalize(embeds: Tensor) -> Tensor:
-    """L2-normalises the last axis in at least float32 (half precision comes back as float32, float64 stays)."""
-    return F.normalize(embeds.to(torch.promote_types(embeds.dtype, torch.float32)), dim=-1)
 
 
 class TextConditionedPooler(nn.Module):
@@ -238,8 +234,8 @@ class TextConditionedPooler(nn.Module):
     @gathers_weights
     def read_logit_scale(self) -> Tensor:
         """Returns the logarithm of the logit scale, without an axis."""
-        # A copy: the memory of a sharded weight is freed when this method ends.
-        return self.logit_scale.squeeze().clone()
+        # A copy: the memory of a sharded weight is freed when this method ends. A sharded one has an axis.
+        return self.logit_scale.squeeze().clone() if self.logit_scale.ndim else self.logit_scale
 
     @gathers_weights
     def score_pairs(self, patches: Patches, text_embeds_TD: Tensor, *, chunk_size: int | None = None) -> Tensor:

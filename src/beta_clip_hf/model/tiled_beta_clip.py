@@ -307,7 +307,8 @@ def _operands(left_MD: Tensor, right_ED: Tensor, scale: Tensor | float) -> tuple
 
 def at_least_float32(x: Any) -> Any:
     """Returns a tensor of half precision as float32, and anything else unchanged."""
-    return x.to(torch.promote_types(x.dtype, torch.float32)) if isinstance(x, Tensor) else x
+    is_half = isinstance(x, Tensor) and x.dtype in (torch.float16, torch.bfloat16)
+    return x.float() if is_half else x
 
 
 __all__ = ["at_least_float32", "tiled_contrast", "tiled_sigmoid"]

@@ -96,7 +96,9 @@ class CLIPTowers(CLIPModel):
         hidden_states = run_layer(last_layer, hidden_states, None, value_only=True)
         # CLIP normalises and projects CLS alone; patches take the same way into the common space.
         features = self.visual_projection(vision.post_layernorm(hidden_states))
-        return features[:, 0], features[:, 1:]
+        # The gradient of two slices would be the sum of two tensors of all features.
+        cls_B1D, patches_BPD = features.split([1, features.shape[1] - 1], dim=1)
+        return cls_B1D[:, 0], patches_BPD
 
     def check_path(self, path: str | None) -> None:
         """Raises `ValueError` for a text path that the model does not have."""

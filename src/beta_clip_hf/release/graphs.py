@@ -7,10 +7,11 @@ from torch import Tensor, nn
 
 from ..data.scenes import SceneDataset
 from ..model.modeling_beta_clip import BetaCLIPModel
-from ..model.pooler_beta_clip import TextConditionedPooler, normalize
+from ..model.pooler_beta_clip import TextConditionedPooler
 from ..model.ragged_beta_clip import ImageSlots
 from ..model.regions_beta_clip import grid_boxes, roi_align
 from ..model.towers_beta_clip import CLIPTowers
+from ..model.unit_vectors_beta_clip import normalize
 
 
 # Example boxes, in shares of the image's sides. One ends beyond the image. None is empty: the export is compared by

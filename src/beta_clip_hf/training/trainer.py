@@ -212,7 +212,9 @@ class BetaCLIPTrainer(AveragingTrainer, ResumableTrainer, RetrievalEvaluation):
             with self.model.loss_context(gather=self.gather):
                 outputs = model(**inputs)
         if model.training:
-            outputs.loss = outputs.loss * self._weight_of_batch(outputs.loss)
+            weight = self._weight_of_batch(outputs.loss)
+            if weight is not None:
+                outputs.loss = outputs.loss * weight
             self._guard.watch(outputs.loss)
             losses = outputs.losses
             if self.args.max_bad_steps:
@@ -227,9 +229,20 @@ class BetaCLIPTrainer(AveragingTrainer, ResumableTrainer, RetrievalEvaluation):
         scaler = self.accelerator.scaler
         return None if scaler is None else float(scaler.get_scale())
 
-    def _weight_of_batch(self, loss: Tensor) -> Tensor | float:
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """Returns the norm of the gradient for the log, like `Trainer`, which also multiplies each gradient by 1."""
+        from accelerate.utils import DistributedType
+
+        whole = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+        if grad_norm is not None or self.accelerator.distributed_type not in whole:
+            return super()._get_grad_norm(model, grad_norm=grad_norm)
+        self.accelerator.unscale_gradients()
+        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        return torch.nn.utils.get_total_norm(gradients)
+
+    def _weight_of_batch(self, loss: Tensor) -> Tensor | float | None:
         """
-        Returns 0 for a micro-batch that lost all of its rows in any process, else 1.
+        Returns 0 for a micro-batch that lost all of its rows in any process, else 1 or, in one process, `None`.
 
         A process without rows computes a blank image, because the others wait for its rows. The loss of such a
         micro-batch changes no weight.
@@ -237,7 +250,7 @@ class BetaCLIPTrainer(AveragingTrainer, ResumableTrainer, RetrievalEvaluation):
         counts = next(self._counts_of_batches, None)
         is_blank = counts is not None and counts.is_blank
         if self.args.world_size == 1:
-            return 0.0 if is_blank else 1.0
+            return 0.0 if is_blank else None
         num_blank = torch.full((), float(is_blank), device=loss.device)
         dist.all_reduce(num_blank)
         return (num_blank == 0).to(loss.dtype)

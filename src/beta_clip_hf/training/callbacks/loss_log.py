@@ -18,15 +18,16 @@ class LossLog:
         self.sums: dict[str, Tensor] = {}
         self.micro_batches = 0
 
+    @torch.no_grad()
     def add(self, parts: Mapping[str, Tensor]) -> None:
         """Adds the parts of one micro-batch, without waiting for the device."""
         self.micro_batches += 1
         for name, part in parts.items():
-            value = part.detach().float()
             if name in self.sums:
                 # The sums of a checkpoint lie on the CPU.
-                value = self.sums[name].to(value.device) + value
-            self.sums[name] = value
+                self.sums[name] = self.sums[name].to(part.device) + part
+            else:
+                self.sums[name] = part.detach().float()
 
     @torch.no_grad()
     def read(self, model: nn.Module, world_size: int) -> dict[str, float]:
