@@ -7,22 +7,23 @@ import pytest
 from beta_clip_cli import export_onnx
 from beta_clip_cli.main import main
 from beta_clip_hf.model.configuration_beta_clip import TEXT_PATHS
+from beta_clip_hf.model.configuration_beta_siglip2 import SIGLIP_TEXT_PATHS
 from beta_clip_hf.release import onnx as release_onnx
 
 
 def test_the_help_names_what_the_library_takes():
     assert tuple(release_onnx.FORMATS) == export_onnx.FORMATS
     assert release_onnx.DTYPES == export_onnx.DTYPES
-    assert TEXT_PATHS == export_onnx.TEXT_PATHS
+    assert {*TEXT_PATHS, *SIGLIP_TEXT_PATHS} == set(export_onnx.TEXT_PATHS)
 
 
 @pytest.mark.parametrize(
     ("words", "options"),
     [
-        ([], {"format": "onnx", "dtype": "float32", "path": None}),
+        ([], {"format": "onnx", "dtype": "float32", "path": None, "grid": None}),
         (
-            ["--format", "torch", "--dtype", "int8", "--path", "short"],
-            {"format": "torch", "dtype": "int8", "path": "short"},
+            ["--format", "torch", "--dtype", "int8", "--path", "box", "--grid", "12", "20"],
+            {"format": "torch", "dtype": "int8", "path": "box", "grid": (12, 20)},
         ),
     ],
 )

@@ -281,7 +281,7 @@ def patches_of(pixel_values: Tensor, patch_size: int) -> tuple[Tensor, Tensor]:
     cells = whole.unflatten(2, (rows, patch_size)).unflatten(4, (columns, patch_size))
     # To image, row of the grid, column of the grid, row of the patch, column of the patch, channel.
     patches = cells.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
-    return patches, torch.tensor([[rows, columns]]).expand(len(pixel_values), 2)
+    return patches, torch.tensor([[rows, columns]]).expand(pixel_values.shape[0], 2)
 
 
 __all__ = ["LastSiglip2TextLayer", "PatchInputs", "Siglip2Towers", "Siglip2TwoPathTextEmbeddings", "patches_of"]

@@ -17,6 +17,8 @@ from ..model.unit_vectors_beta_clip import normalize
 # Example boxes, in shares of the image's sides. One ends beyond the image. None is empty: the export is compared by
 # cosines, which an embedding of zeros does not have.
 SAMPLE_BOXES = [[0, 0, 1, 1], [0.1, 0.2, 0.45, 0.9], [0.5, 0.5, 0.55, 0.52], [-0.1, 0.3, 0.4, 1.2], [0.3, 0, 0.9, 0.2]]
+# The images of example texts and boxes in any order: one has none, and one has more than the others.
+SAMPLE_INDEX = torch.tensor([3, 1, 0, 3, 3, 1, 0, 3])
 
 
 class ImageGraph(nn.Module):
@@ -144,8 +146,7 @@ def graphs_of(model: BetaCLIPModel, processor: Any, path: str | None) -> dict[st
     Returns:
         The parts by name: `image`, `text`, `pooler` if the model has one, and `regions`.
     """
-    scenes = SceneDataset(4, level="easy")
-    rows = [scenes[index] for index in range(len(scenes))]
+    rows = sample_rows()
     captions = [row["caption"] for row in rows]
     short_captions = [row["short_caption"] for row in rows]
     pixels = processor(images=[row["image"] for row in rows], return_tensors="pt")["pixel_values"]
@@ -153,8 +154,6 @@ def graphs_of(model: BetaCLIPModel, processor: Any, path: str | None) -> dict[st
     image_embeds = model.get_image_features(pixels).pooler_output
     patches = model.get_patch_features(pixels)
     text_embeds = model.get_text_features(**tokens, path=path).pooler_output
-    # The images of texts and boxes in any order: one has none, and one has more than the others.
-    index = torch.tensor([3, 1, 0, 3, 3, 1, 0, 3])
 
     graphs = {
         "image": Graph(
@@ -171,7 +170,7 @@ def graphs_of(model: BetaCLIPModel, processor: Any, path: str | None) -> dict[st
         ),
     }
     if model.pooler is not None:
-        inputs = {"patch_features": patches, "text_embeds": text_embeds, "image_index": index}
+        inputs = {"patch_features": patches, "text_embeds": text_embeds, "image_index": SAMPLE_INDEX}
         pooled, attention = model.get_text_conditioned_image_features(**inputs, output_attentions=True)
         graphs["pooler"] = Graph(
             module=PoolerGraph(model.pooler),
@@ -179,14 +178,20 @@ def graphs_of(model: BetaCLIPModel, processor: Any, path: str | None) -> dict[st
             axes={"patch_features": {0: "images"}, "text_embeds": {0: "texts"}, "image_index": {0: "texts"}},
             expected={"contextualized_embeds": pooled, "attention": attention},
         )
-    graphs["regions"] = _region_graph(model, pixels, patches, index)
+    graphs["regions"] = _region_graph(model, pixels, patches)
     return graphs
 
 
-def _region_graph(model: BetaCLIPModel, pixels: Tensor, patches: Tensor, image_index: Tensor) -> Graph:
+def sample_rows() -> list[dict[str, Any]]:
+    """Returns the rows of four generated scenes, the examples of all graphs."""
+    scenes = SceneDataset(4, level="easy")
+    return [scenes[index] for index in range(len(scenes))]
+
+
+def _region_graph(model: BetaCLIPModel, pixels: Tensor, patches: Tensor) -> Graph:
     """Makes the part for regions, with the sample boxes on the first images of the index."""
     boxes = torch.tensor(SAMPLE_BOXES)
-    image_index = image_index[: len(boxes)]
+    image_index = SAMPLE_INDEX[: len(boxes)]
     side = model.config.vision_config.image_size // model.config.vision_config.patch_size
     return Graph(
         module=RegionGraph((side, side)),

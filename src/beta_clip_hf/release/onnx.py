@@ -13,11 +13,10 @@ from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
 from ..files import replacing, write_json
-from ..inference.models import load_model
-from ..model.modeling_beta_clip import BetaCLIPModel
 from ..version import __version__
 from .directories import check_output
-from .graphs import Graph, RegionGraph, graphs_of
+from .export_parts import parts_of
+from .graphs import Graph, RegionGraph
 
 
 logger = logging.getLogger(__name__)
@@ -32,7 +31,13 @@ MOST_BYTES_INSIDE = 2**31 - 2**24
 
 
 def export_graphs(
-    source: str | Path, output_dir: str | Path, *, format: str = "onnx", dtype: str = "float32", path: str | None = None
+    source: str | Path,
+    output_dir: str | Path,
+    *,
+    format: str = "onnx",
+    dtype: str = "float32",
+    path: str | None = None,
+    grid: tuple[int, int] | None = None,
 ) -> dict[str, Any]:
     r"""
     Writes a model as one graph for each part, `tokenizer.json`, and `export.json`, which says how to use them.
@@ -41,35 +46,34 @@ def export_graphs(
     agree.
 
     Args:
-        source: Directory or Hub id of a β-CLIP, an FG-CLIP or a plain CLIP, with its processor.
+        source: Directory or Hub id of a β-CLIP, an FG-CLIP 1 or 2, a plain CLIP, SigLIP or SigLIP 2, with its
+            processor.
         output_dir: Directory to write.
         format: `"onnx"`, or `"torch"` for the programs of `torch.export` (`.pt2`).
         dtype: Precision of the weights of ONNX graphs: `"float32"`, `"float16"`, or `"int8"` (for matrices and
             embedding tables; activations are quantised as they come). Inputs and outputs are float32 in all of them.
-        path: The text path of a model with two: `"long"` (the default) or `"short"`. Other models take `None` only.
+        path: The text path of a model with two: `"long"` (the default) or `"short"`; on SigLIP 2 towers `"short"` (the
+            default), `"long"` or `"box"`. Other models take `None` only.
+        grid: Rows and columns of patches of all images, on SigLIP 2 towers only. By default the square that the table
+            of positions was made for.
 
     Returns:
         The content of `export.json`.
 
     Raises:
-        ValueError: for an unknown format or dtype, a model of another kind or without such a path, the source as the
-            output, or a float32 graph that disagrees with the model.
+        ValueError: for an unknown format or dtype, a model of another kind or without such a path or grid, the source
+            as the output, or a float32 graph that disagrees with the model.
         ImportError: without onnx, onnxruntime or onnxscript.
     """
     _check_format(format, dtype)
     check_output(output_dir, source)
-    model, processor, _ = load_model(str(source), torch.device("cpu"))
-    if not isinstance(model, BetaCLIPModel):
-        raise ValueError(f"model must be a β-CLIP, an FG-CLIP or a CLIP, but is a {type(model).__name__}")
-    if path is None and model.config.use_long_text_path:
-        path = "long"
-        logger.info("Exporting the long text path; the other: --path short")
+    parts = parts_of(source, path, grid)
     output = Path(output_dir)
     output.mkdir(parents=True, exist_ok=True)
 
     description: dict[str, Any] = {"format": format, "dtype": dtype, "beta_clip_hf": __version__, "graphs": {}}
-    description |= describe_inputs(model, processor, path)
-    for name, graph in graphs_of(model, processor, path).items():
+    description |= parts.description
+    for name, graph in parts.graphs.items():
         # RoIAlign has no weights, and half precision would move its boxes.
         graph_dtype = "float32" if isinstance(graph.module, RegionGraph) else dtype
         file = output / f"{name}.{FORMATS[format]}"
@@ -83,37 +87,9 @@ def export_graphs(
             "outputs": list(graph.expected),
             "agreement": agreement,
         }
-    _save_tokenizer(processor.tokenizer, output / "tokenizer.json", description["text"]["max_length"])
+    _save_tokenizer(parts.tokenizer, output / "tokenizer.json")
     write_json(description, output / "export.json")
     return description
-
-
-def describe_inputs(model: BetaCLIPModel, processor: Any, path: str | None) -> dict[str, Any]:
-    """
-    Describes how an image becomes pixel values and a text becomes tokens, and the scales of the embeddings' cosines.
-
-    Args:
-        model: The model that is exported.
-        processor: The processor of the model.
-        path: The text path of a model with two.
-
-    Returns:
-        The parts `image`, `text`, `projection_dim` and `logit_scales` of `export.json`.
-    """
-    config = model.config
-    positions = model.text_model.embeddings.position_embedding.num_embeddings
-    if path == "long":
-        positions = config.long_text_max_position_embeddings
-    max_length = processor.short_max_length if path == "short" else processor.max_length
-    scales = {"embeds": model.logit_scale.exp().item()}
-    if model.pooler is not None:
-        scales["contextualized_embeds"] = model.pooler.logit_scale.exp().item()
-    return {
-        "image": _describe_images(processor.image_processor, config.vision_config),
-        "text": {"path": path, "positions": positions, "max_length": min(max_length or positions, positions)},
-        "projection_dim": config.projection_dim,
-        "logit_scales": scales,
-    }
 
 
 def write_graph(graph: Graph, file: Path, dtype: str = "float32", *, positions: int) -> None:
@@ -289,33 +265,10 @@ def _check_agreement(
             )
 
 
-def _describe_images(image_processor: Any, vision_config: Any) -> dict[str, Any]:
-    """Describes how an image becomes pixel values. Steps that are switched off become steps that change nothing."""
-    mean, std = [0.0] * 3, [1.0] * 3
-    if image_processor.do_normalize:
-        mean, std = list(image_processor.image_mean), list(image_processor.image_std)
-    return {
-        "resize": dict(image_processor.size) if image_processor.do_resize else None,
-        # PIL's numbers: 2 is bilinear, 3 bicubic.
-        "resample": int(image_processor.resample),
-        "center_crop": dict(image_processor.crop_size) if image_processor.do_center_crop else None,
-        "rescale_factor": image_processor.rescale_factor if image_processor.do_rescale else 1.0,
-        "mean": mean,
-        "std": std,
-        "size": vision_config.image_size,
-        "patch_size": vision_config.patch_size,
-    }
-
-
-def _save_tokenizer(tokenizer: Any, file: Path, max_length: int) -> None:
-    """Saves a file of the library `tokenizers`, which cuts, ends and pads texts without transformers."""
-    from tokenizers import Tokenizer
-
-    plain = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    plain.enable_truncation(max_length)
-    plain.enable_padding(pad_id=tokenizer.pad_token_id, pad_token=tokenizer.pad_token)
+def _save_tokenizer(tokenizer: Any, file: Path) -> None:
+    """Saves a tokenizer of the library `tokenizers`, whole or not at all."""
     with replacing(file) as unfinished:
-        plain.save(str(unfinished))
+        tokenizer.save(str(unfinished))
 
 
 def _import_onnx() -> None:
