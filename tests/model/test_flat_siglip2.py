@@ -152,6 +152,30 @@ def test_all_parts_of_the_loss(model, kind):
     model.config.alignment_loss = "ce"
 
 
+def test_the_total_as_the_paper_weighs_it():
+    """L_global + 0.1 L_region + 0.1 L_TIC + 0.5 L_pair + 0.4 L_CMR on cosines, in plain loops."""
+    weights = {"region_loss": 0.1, "intra_text_loss": 0.1, "hard_negative_loss": 0.5, "rank_loss": 0.4}
+    changes = {f"{name}_weight": weight for name, weight in weights.items()}
+    model = tiny_model(use_pooler=False, hard_contrast_loss_weight=0, rank_loss_on_cosines=True, **changes).double()
+    batch = flat_batch(torch.float64)
+    outputs = model(**batch)
+    with torch.no_grad():
+        regions, images, texts = outputs.region_embeds, outputs.image_embeds, outputs.text_embeds
+        region_texts, hard = box_embeds(model, batch["region_input_ids"]), box_embeds(model, batch["hard_input_ids"])
+        index = batch["hard_region_index"]
+        scale, bias = model.logit_scale.exp().item(), model.logit_bias.item()
+        hard_scale = model.hard_negative_logit_scale.exp().item()
+        total = reference.sigmoid_loss(images, texts[GRANULARITY == 0], scale, bias)
+        total += reference.sigmoid_loss(images, texts[GRANULARITY == 3], scale, bias)
+        region_scale = model.region_logit_scale.exp().item()
+        total += 0.1 * reference.region_loss(regions, region_texts, region_scale, [0, 1, 2, 3])
+        total += 0.1 * reference.intra_text_loss(region_texts)
+        total += 0.5 * reference.hard_negative_loss(regions, hard, index, hard_scale)
+        total += 0.4 * reference.rank_loss(regions, hard, index, 1.0, 0.0)[0]
+    assert "hard_contrast_loss" not in outputs.losses
+    assert outputs.loss.item() == pytest.approx(total, rel=1e-9)
+
+
 def test_the_threshold_moves_in_training_alone():
     model, batch = tiny_model(rank_loss_weight=0.5), flat_batch()
     model(**batch)

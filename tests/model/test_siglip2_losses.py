@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import normalize
 
 import reference
-from beta_clip_hf import RankLoss, hard_contrast_loss, intra_text_loss, rank_loss, sigmoid_loss
+from beta_clip_hf import RankLoss, hard_contrast_loss, hard_negative_loss, intra_text_loss, rank_loss, sigmoid_loss
 from beta_clip_hf.model import paired_rows_beta_clip
 from beta_clip_hf.training.distributed import ProcessGather
 from ddp_helpers import run_processes
@@ -107,6 +107,36 @@ def test_rank_loss(threshold):
         lambda *rows: rank_loss(*rows, INDEX, logit_scale=7.0, threshold=threshold)[0], leaves
     )
     assert not following.requires_grad
+
+
+@pytest.mark.parametrize("num_negatives", [0, 1, 4, 12])
+@pytest.mark.parametrize("num_boxes", [0, 1, 5])
+def test_any_counts_of_boxes_and_negatives(num_boxes, num_negatives):
+    """Boxes are flagged in turns: of five, the first, the third and the last have a list."""
+    index = torch.arange(0, num_boxes, 2).repeat_interleave(1 + num_negatives)
+    regions, texts = rows(num_boxes), rows(len(index))
+    contrast = hard_contrast_loss(regions, texts, index, logit_scale=7.0)
+    pair = hard_negative_loss(regions, texts, index, logit_scale=7.0)
+    rank, following = rank_loss(regions, texts, index, logit_scale=7.0, threshold=1.5)
+    if num_boxes:
+        assert contrast.item() == pytest.approx(reference.hard_contrast_loss(regions, texts, index, 7.0), abs=1e-12)
+        assert pair.item() == pytest.approx(reference.hard_negative_loss(regions, texts, index, 7.0), abs=1e-12)
+    else:
+        assert contrast.item() == pair.item() == 0
+    if num_boxes and num_negatives:
+        expected = reference.rank_loss(regions, texts, index, 7.0, 1.5)
+        assert (rank.item(), following.item()) == pytest.approx(expected, abs=1e-12)
+    else:
+        assert (rank.item(), following.item()) == (0.0, 1.5)
+    tic = intra_text_loss(texts)
+    assert tic.item() == pytest.approx(reference.intra_text_loss(texts) if len(index) else 0.0, abs=1e-12)
+
+
+@pytest.mark.parametrize("count", [1, 2, 20])
+def test_sigmoid_loss_of_any_number_of_pairs(count):
+    images, texts = rows(count), rows(count)
+    found = sigmoid_loss(images, texts, logit_scale=9.0, logit_bias=-3.0)
+    assert found.item() == pytest.approx(reference.sigmoid_loss(images, texts, 9.0, -3.0), rel=1e-12)
 
 
 def test_the_threshold_is_clamped_and_stays_without_negatives():

@@ -1,11 +1,14 @@
 """Training on SigLIP 2 towers: every recipe runs, the loss falls, a resumed run is one run, batches come planned."""
 
+import math
+
 import pytest
 import torch
 
 from beta_clip_hf import BetaCLIPDataCollator, BetaSiglip2Model, BetaSiglip2Processor, scenes
 from beta_clip_hf.training.setup.build import build_trainer
 from beta_clip_hf.training.setup.config import read_config
+from supported_checkpoints import make_checkpoint
 from training.siglip2_recipes import FINE_GRAINED, SCENES, SIGLIP2_PARTS, SMALL, train
 from training.tiny_runs import StopAt
 
@@ -43,6 +46,35 @@ def test_the_weights_of_the_paper(project_dir, siglip2, tmp_path):
     weights |= {"hard_negative_loss": 0.5, "rank_loss": 0.4}
     total = sum(weight * record[name] for name, weight in weights.items())
     assert record["loss"] == pytest.approx(total, rel=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["SigLIP", "FG-CLIP 2"])
+def test_a_run_from_other_checkpoints(project_dir, tmp_path, kind):
+    """Pixels of a fixed resolution, and a checkpoint in the authors' layout, which has all paths already."""
+    start = make_checkpoint(kind, tmp_path / "start/model")
+    config = project_dir / "examples/configs/beta_fg2.yaml"
+    log = train(config, start, tmp_path / "run", "training.max_steps=2", "training.save_strategy=no")
+    for record in log:
+        assert record.keys() & (FINE_GRAINED | {"beta_cal_loss"}) == SIGLIP2_PARTS["beta_fg2"]
+        assert math.isfinite(record["loss"]) and math.isfinite(record["grad_norm"])
+    before = BetaSiglip2Model.from_pretrained(start, use_pooler=True, use_regions=True).state_dict()
+    after = BetaSiglip2Model.from_pretrained(tmp_path / "run").state_dict()
+    moved = {name for name in before if not torch.equal(after[name], before[name])}
+    assert {"patch_head.mlp.fc1.weight", "long_text_head.weight", "box_text_head.weight", "logit_bias"} <= moved
+
+
+@pytest.mark.slow
+def test_a_run_on_photos(project_dir, shared_dir, siglip2, tmp_path):
+    """Photos of any shape, with captions and boxes of phrases; their best-known scale stays unbounded."""
+    config = project_dir / "examples/configs/beta_fg2.yaml"
+    rows = shared_dir / "data/photos/train.jsonl"
+    settings = ("training.max_steps=2", "training.save_strategy=no", "model.dynamic_max_patches=false")
+    log = train(config, siglip2, tmp_path, *settings, f"data.train={{source: {rows}, take: 16}}")
+    for record in log:
+        assert {"sigmoid_loss", "short_sigmoid_loss", "region_loss", "beta_cal_loss"} <= record.keys()
+        assert math.isfinite(record["loss"])
+    assert len(log) == 2
 
 
 @pytest.mark.slow
