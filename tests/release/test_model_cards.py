@@ -15,14 +15,20 @@ from PIL import Image
 
 from beta_clip_cli import main as cli
 from beta_clip_cli.train import configuration
-from beta_clip_hf import BetaCLIPModel, BetaCLIPProcessor
+from beta_clip_hf import BetaCLIPModel, BetaCLIPProcessor, BetaSiglip2Processor
 from beta_clip_hf.release.citations import PAPERS, SOFTWARE
 from beta_clip_hf.training.setup.config import read_config
+from model import siglip2_batches
+from model.fg_clip2_cases import word_tokenizer
 
 
 PROJECT = Path(__file__).resolve().parents[2]
 FOLDER = PROJECT / "model_cards"
-NAMES = ("beta_clip_ce", "beta_clip_bce", "fg_clip_stage2", "beta_fg", "demo")
+ON_SIGLIP2 = ("fg_clip2_stage2", "beta_siglip2", "beta_fg2")
+NAMES = ("beta_clip_ce", "beta_clip_bce", "fg_clip_stage2", "beta_fg", *ON_SIGLIP2, "demo")
+# Recipes whose numbers nobody has reported.
+UNREPORTED = ("beta_fg", "beta_siglip2", "beta_fg2")
+METHODS = {"beta-clip": "beta_clip", "fg-clip": "fg_clip", "fg-clip-2": "fg_clip2"}
 SECTIONS = [
     "How to use it", "Data and its licence", "Recipe", "Losses", "Hardware", "Results", "Limits and biases", "Licence",
     "Citation",
@@ -84,7 +90,10 @@ def test_the_head_is_valid(name: str) -> None:
     card = ModelCard.load(FOLDER / f"{name}.md")
     assert card.data.library_name == "transformers" and card.data.language == "en"
     assert card.data.license == ("apache-2.0" if name == "demo" else "unknown")
-    assert card.data.pipeline_tag == "zero-shot-image-classification" and "clip" in card.data.tags
+    assert (
+        card.data.pipeline_tag == "zero-shot-image-classification"
+        and ("siglip2" if name in ON_SIGLIP2 else "clip") in card.data.tags
+    )
     assert (card.data.base_model is None) == bool(card.data.eval_results) == (name == "demo")
     assert yaml.safe_load(card.data.to_yaml())["tags"] == card.data.tags
     assert list(sections_of(name)) == SECTIONS
@@ -92,12 +101,17 @@ def test_the_head_is_valid(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_code_runs(name: str, tiny_clip_dir, tiny_processor, tmp_path, monkeypatch, capsys) -> None:
-    recipe = recipe_in(name)
-    has_two_paths, has_pooler = recipe.get("model.config.use_long_text_path", False), name != "fg_clip_stage2"
-    changes = {"use_pooler": has_pooler, "use_long_text_path": has_two_paths, "use_regions": has_two_paths}
-    BetaCLIPModel.from_pretrained(tiny_clip_dir, **changes).save_pretrained(tmp_path / "tiny")
-    processor = BetaCLIPProcessor(tiny_processor.image_processor, tiny_processor.tokenizer)
-    processor.short_max_length = 77 if has_two_paths else None
+    has_pooler = name not in ("fg_clip_stage2", "fg_clip2_stage2")
+    if name in ON_SIGLIP2:
+        siglip2_batches.tiny_model(use_pooler=has_pooler).save_pretrained(tmp_path / "tiny")
+        lengths = {"max_length": siglip2_batches.SHORT, "long_max_length": siglip2_batches.LONG}
+        processor = BetaSiglip2Processor.from_patch_size(word_tokenizer(), 4, **lengths)
+    else:
+        has_two_paths = recipe_in(name).get("model.config.use_long_text_path", False)
+        changes = {"use_pooler": has_pooler, "use_long_text_path": has_two_paths, "use_regions": has_two_paths}
+        BetaCLIPModel.from_pretrained(tiny_clip_dir, **changes).save_pretrained(tmp_path / "tiny")
+        processor = BetaCLIPProcessor(tiny_processor.image_processor, tiny_processor.tokenizer)
+        processor.short_max_length = 77 if has_two_paths else None
     processor.save_pretrained(tmp_path / "tiny")
     Image.new("RGB", (48, 32), "red").save(tmp_path / "photo.jpg")
     monkeypatch.chdir(tmp_path)
@@ -190,9 +204,8 @@ def test_what_is_cited_is_what_the_software_cites() -> None:
 def test_the_papers_of_a_method_are_cited(name: str) -> None:
     citation, tags = sections_of(name)["Citation"], ModelCard.load(FOLDER / f"{name}.md").data.tags
     assert SOFTWARE in citation
-    assert [tag for tag, key in (("beta-clip", "beta_clip"), ("fg-clip", "fg_clip")) if PAPERS[key] in citation] == [
-        tag for tag in ("beta-clip", "fg-clip") if tag in tags
-    ]
+    cited = [tag for tag, paper in METHODS.items() if PAPERS[paper] in citation]
+    assert cited == [tag for tag in METHODS if tag in tags]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -207,7 +220,7 @@ def test_no_number_without_its_command_or_source(name: str) -> None:
     else:
         assert "Measured here: nothing" in results
         assert all(re.search(r"\]\(https://arxiv\.org/abs/\d{4}\.\d{5}\)", row) for row in rows)
-        assert bool(rows) == ("Reported by the authors, and not checked here" in results) == (name != "beta_fg")
+        assert bool(rows) == ("Reported by the authors, and not checked here" in results) == (name not in UNREPORTED)
     outside = "".join(text for title, text in sections_of(name).items() if title not in ("Results", "Recipe"))
     assert not re.search(r"\d+\.\d+ ?%|R@\d+ (?:of )?\d", outside)
 

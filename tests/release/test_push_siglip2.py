@@ -30,5 +30,7 @@ def test_a_repository_has_code_and_card(tmp_path):
         "8 (short captions; texts of boxes) or 20 (long captions)",
         "arXiv:2510.10921",
         "- siglip2",
+        "- fg-clip-2",
+        "@inproceedings{xie2026fgclip2,",
     ):
         assert words in card, words

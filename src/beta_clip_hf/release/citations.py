@@ -16,6 +16,14 @@ PAPERS = {
   year = {2025},
   note = {arXiv:2505.05071}
 }""",
+    "fg_clip2": """@inproceedings{xie2026fgclip2,
+  title = {FG-CLIP 2: A Bilingual Fine-grained Vision-Language Alignment Model},
+  author = {Xie, Chunyu and Wang, Bin and Kong, Fanjing and Li, Jincheng and Liang, Dawei and Ao, Ji and
+            Leng, Dawei and Yin, Yuhui},
+  booktitle = {International Conference on Machine Learning},
+  year = {2026},
+  note = {arXiv:2510.10921}
+}""",
 }
 SOFTWARE = """@software{beta_clip_hf,
   title = {beta-clip-hf: β-CLIP for the transformers library},

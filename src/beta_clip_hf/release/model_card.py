@@ -163,7 +163,7 @@ def _method_tags(config: Mapping[str, Any]) -> list[str]:
     if _has_pooler(config):
         tags.append("beta-clip")
     if _has_regions(config):
-        tags.append("fg-clip")
+        tags.append("fg-clip-2" if _is_siglip2(config) else "fg-clip")
     return tags
 
 
@@ -172,7 +172,7 @@ def _citations(config: Mapping[str, Any]) -> list[str]:
     if _has_pooler(config):
         entries.append(PAPERS["beta_clip"])
     if _has_regions(config):
-        entries.append(PAPERS["fg_clip"])
+        entries.append(PAPERS["fg_clip2" if _is_siglip2(config) else "fg_clip"])
     return entries
 
 
