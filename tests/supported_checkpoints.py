@@ -35,13 +35,14 @@ from beta_clip_hf.release.convert_fg_clip2 import convert_fg_clip2_back
 TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
 SIZE = {"image_size": 32, "patch_size": 8}
 GRID = {"num_patches": 16, "patch_size": 8}
+# Auto classes give a SigLIP a tokenizer of their own choice, which may have more ids.
+EXTRA_IDS = 6
 
 
 def _tokens() -> tuple[Any, dict[str, int]]:
     """Returns a tokenizer of bytes, and the fields of a text tower that fit it."""
     tokenizer = train_clip_tokenizer([], vocab_size=514)
-    # One more than its ids: Auto classes give some kinds a tokenizer with a token of its own.
-    ids = {"bos_token_id": 512, "eos_token_id": 513, "pad_token_id": 513, "vocab_size": 520}
+    ids = {"bos_token_id": 512, "eos_token_id": 513, "pad_token_id": 513, "vocab_size": 514}
     return tokenizer, {**TOWER, **ids}
 
 
@@ -72,6 +73,7 @@ def _fg_clip(folder: Path) -> None:
 
 def _fg_clip2(folder: Path) -> None:
     tokenizer, text = _tokens()
+    text["vocab_size"] += EXTRA_IDS
     ours = folder.with_name("ours_of_fg_clip2")
     BetaSiglip2Model(BetaSiglip2Config(text_config=text, vision_config={**TOWER, **GRID})).save_pretrained(ours)
     BetaSiglip2Processor.from_patch_size(tokenizer, 8, max_num_patches=16).save_pretrained(ours)
@@ -80,6 +82,7 @@ def _fg_clip2(folder: Path) -> None:
 
 def _siglip(folder: Path) -> None:
     tokenizer, text = _tokens()
+    text["vocab_size"] += EXTRA_IDS
     SiglipModel(SiglipConfig(text_config=text, vision_config={**TOWER, **SIZE})).save_pretrained(folder)
     image_processor = SiglipImageProcessorPil(size={"height": 32, "width": 32})
     SiglipProcessor(image_processor, tokenizer).save_pretrained(folder)
@@ -87,6 +90,7 @@ def _siglip(folder: Path) -> None:
 
 def _siglip2(folder: Path) -> None:
     tokenizer, text = _tokens()
+    text["vocab_size"] += EXTRA_IDS
     Siglip2Model(Siglip2Config(text_config=text, vision_config={**TOWER, **GRID})).save_pretrained(folder)
     image_processor = Siglip2ImageProcessorPil(patch_size=8, max_num_patches=16)
     Siglip2Processor(image_processor, tokenizer).save_pretrained(folder)

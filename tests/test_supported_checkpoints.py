@@ -18,6 +18,7 @@ from supported_checkpoints import MAKERS, ON_SIGLIP2, make_checkpoint
 PROJECT = Path(__file__).resolve().parent.parent
 TRAINING = [
     "data.train={scenes: 4, image_size: 32}", "data.num_phrases=2", "data.num_sentences=1",
+    "model.config.use_pooler=true",
     "training.per_device_train_batch_size=2", "training.max_steps=1", "training.use_cpu=true",
     "training.save_strategy=no", "training.disable_tqdm=true", "training.dataloader_num_workers=0",
     "training.gradient_accumulation_steps=1", "training.warmup_steps=0", "training.learning_rate=1e-2",

@@ -128,7 +128,11 @@ def test_half_blocks_are_switched_off_by_an_argument(tiny_config, tmp_path, half
 
 
 def test_half_blocks_learn_what_modules_learn(tiny_config, tmp_path):
-    trainers = [new_trainer(tiny_config, tmp_path, half_blocks=half_blocks) for half_blocks in (True, False)]
+    # Adam scales rounding up to its step size: with the pooler's usual one it would come near to the tolerance.
+    settings = {"pooler_learning_rate": 1e-3, "pooler_learning_rate_end": 1e-4}
+    trainers = []
+    for half_blocks in (True, False):
+        trainers.append(new_trainer(tiny_config, tmp_path, half_blocks=half_blocks, **settings))
     for trainer in trainers:
         trainer.train()
     found, expected = (weights(trainer.model) for trainer in trainers)
