@@ -206,7 +206,9 @@ class Results:
         if len(set(clusters)) > 1:
             raise ValueError(f"both sides of {comparison} must be of the same items, but are not")
         mean_I = torch.stack(differences).mean(dim=0)
-        low, high = bootstrap_interval(mean_I, _image_index(clusters[0]))
+        ends = bootstrap_interval(mean_I, _image_index(clusters[0]))
+        # An end at 0 is a tie. Rounding, which differs between machines, must not give it a sign.
+        low, high = (round(end, 9) + 0.0 for end in ends)
         return Difference(float(mean_I.mean()), low, high, tuple(float(values_I.mean()) for values_I in differences))
 
     def _items_of_seeds(self, arm: str, metric: str) -> dict[int, tuple[Tensor, str]]:

@@ -24,7 +24,7 @@ SECTIONS = {"positional arguments", "options", "sweep options", "commands", "kin
 METAVARS = {
     "MODEL", "BASE", "TUNED", "DATA", "DIR", "FILE", "INDEX", "A", "B", "N", "X", "NAME", "NAMES", "TEXT", "SQL",
     "KEY", "KEY=VALUE", "THEIRS=OURS", "I/N", "X,Y,W,H", "C,S,P", "DEVICE", "HEAD", "REPO_ID", "ADDRESS", "MIB",
-    "MILLIONS", "COMMAND", "KIND",
+    "MILLIONS", "COMMAND", "KIND", "ROWS", "COLUMNS",
 }  # fmt: skip
 # Without a buffer argparse writes by itself, and keeps what goes wrong to itself.
 BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
@@ -128,7 +128,9 @@ def test_every_option_is_told_in_the_same_style(parsers) -> None:
             defaults = re.findall(r"default", text)
             assert len(defaults) <= 1 and bool(defaults) == bool(re.search(r" \(default: [^()]+\)$", text)), where
             if action.nargs != 0 and action.choices is None:
-                assert action.metavar in METAVARS, where
+                # Several values have a word each.
+                words = action.metavar if isinstance(action.metavar, tuple) else (action.metavar,)
+                assert METAVARS.issuperset(words), where
             if action.option_strings and action.nargs != 0 and not isinstance(action.default, list):
                 assert (action.default in (None, argparse.SUPPRESS)) or "(default: " in text, where
             seen += 1

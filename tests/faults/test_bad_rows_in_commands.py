@@ -16,6 +16,8 @@ from data.bad_rows import BAD_IMAGES, BAD_LINES, ODD_LINES, bad_image, fill_fold
 pytestmark = pytest.mark.slow
 
 GOOD_LINES = 2
+# It divides the number of rows that reach the images: what does not fill a batch would not be read.
+BATCH_SIZE = 13
 BAD_IMAGE_LINES = {name: row(image=f"bad {number}.png", id=name) for number, name in enumerate(BAD_IMAGES)}
 # Every kind stands in one file, behind two good rows. So a line is known by its number.
 LINES = [row(), row(), *ODD_LINES.values(), *BAD_IMAGE_LINES.values(), *BAD_LINES.values()]
@@ -28,7 +30,7 @@ BAD_NUMBERS = {**BAD_IMAGE_NUMBERS, **BAD_LINE_NUMBERS}
 def test_there_are_enough_kinds():
     assert len(BAD_NUMBERS) >= 60 and len(BAD_NUMBERS) == len(BAD_LINES) + len(BAD_IMAGES)
     assert max(BAD_NUMBERS.values()) == len(LINES) == NUM_USED + len(BAD_NUMBERS)
-    assert (NUM_USED + len(BAD_IMAGES)) % 5 == 0
+    assert (NUM_USED + len(BAD_IMAGES)) % BATCH_SIZE == 0
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +83,7 @@ def assert_each_is_named_once(caplog):
 def test_train_names_and_counts_every_kind(folder, tmp_path, caplog):
     output = tmp_path / "run"
     with caplog.at_level(logging.WARNING):
-        # A size that divides the number of rows: what does not fill a batch would not be read.
-        assert main(words_of_training(folder, folder / "rows.jsonl", output, 5)) == 0
+        assert main(words_of_training(folder, folder / "rows.jsonl", output, BATCH_SIZE)) == 0
     assert_each_is_named_once(caplog)
     listed = [json.loads(line) for line in (output / "skipped.jsonl").read_text().splitlines()]
     assert sorted(row["line"] for row in listed) == sorted(BAD_NUMBERS.values())

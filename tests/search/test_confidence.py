@@ -134,13 +134,13 @@ def test_smaller_embeddings_have_a_confidence_too(tmp_path, embedder, photos, op
 @pytest.mark.slow
 def test_only_a_collection_that_has_changed_much_is_measured_again(index, photos, monkeypatch):
     encoded = []
-    texts = index.embedder.texts
+    descriptions = index.embedder.descriptions
     monkeypatch.setattr(
-        index.embedder, "texts", lambda *args, **options: encoded.append(args) or texts(*args, **options)
+        index.embedder, "descriptions", lambda *args, **options: encoded.append(args) or descriptions(*args, **options)
     )
     index.add(photos)
     assert encoded == []
     (photos / "0.png").unlink()
     index.add(photos)
     assert len(encoded) == 1 and index.table.read_calibration().num_images == 5
-    assert torch.is_tensor(texts(["a wall"]))
+    assert torch.is_tensor(descriptions(["a wall"]))

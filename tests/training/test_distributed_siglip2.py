@@ -72,6 +72,8 @@ def test_two_processes_are_one(dense_limit):
         assert losses_here == pytest.approx(losses, rel=1e-10)
         assert threshold_here == pytest.approx(threshold, rel=1e-10)
         for name, gradient in gradients.items():
-            torch.testing.assert_close(gradients_here[name], gradient, rtol=0, atol=1e-10, msg=name)
+            # On a CPU, transformers resizes the table of positions in float32.
+            tolerance = 1e-8 if name.endswith("position_embedding.weight") else 1e-10
+            torch.testing.assert_close(gradients_here[name], gradient, rtol=0, atol=tolerance, msg=name)
     for name in ("logit_scale", "logit_bias", "region_logit_scale", "patch_head.mlp.fc1.weight", "box_text_head.bias"):
         assert gradients[name].abs().max() > 1e-5, name

@@ -50,11 +50,19 @@ def test_the_weights_of_the_paper(project_dir, siglip2, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["SigLIP", "FG-CLIP 2"])
-def test_a_run_from_other_checkpoints(project_dir, tmp_path, kind):
+def test_a_run_from_other_checkpoints(project_dir, tmp_path, kind, capsys):
     """Pixels of a fixed resolution, and a checkpoint in the authors' layout, which has all paths already."""
     start = make_checkpoint(kind, tmp_path / "start/model")
     config = project_dir / "examples/configs/beta_fg2.yaml"
-    log = train(config, start, tmp_path / "run", "training.max_steps=2", "training.save_strategy=no")
+    settings = ["training.max_steps=2", "training.save_strategy=no"]
+    if kind == "SigLIP":
+        with pytest.raises(AssertionError):
+            train(config, start, tmp_path / "refused", *settings)
+        assert (
+            "model.dynamic_max_patches must be false for a SigLIP whose images have one size" in capsys.readouterr().err
+        )
+        settings.append("model.dynamic_max_patches=false")
+    log = train(config, start, tmp_path / "run", *settings)
     for record in log:
         assert record.keys() & (FINE_GRAINED | {"beta_cal_loss"}) == SIGLIP2_PARTS["beta_fg2"]
         assert math.isfinite(record["loss"]) and math.isfinite(record["grad_norm"])

@@ -5,6 +5,7 @@ from typing import Any
 
 from ...model.checkpoints_beta_siglip2 import is_on_siglip2
 from ...model.configuration_beta_siglip2 import BetaSiglip2Config
+from ...model.image_views_beta_clip import has_any_grid
 from ...model.modeling_beta_siglip2 import BetaSiglip2Model
 from ...model.processing_beta_siglip2 import BetaSiglip2Processor
 from .from_scratch import check_vocabulary, values_from_scratch
@@ -48,9 +49,20 @@ def build_siglip2(settings: Mapping[str, Any], tokenizer: Any) -> tuple[BetaSigl
         num_patches = model.config.vision_config.num_patches
         processor = BetaSiglip2Processor.from_patch_size(tokenizer, patch_size, max_num_patches=num_patches)
     if settings.get("dynamic_max_patches") is not None:
-        processor.dynamic_max_patches = bool(settings["dynamic_max_patches"])
+        processor.dynamic_max_patches = _dynamic_max_patches(settings, processor)
     _fit_to_model(processor, model.config)
     return model, processor
+
+
+def _dynamic_max_patches(settings: Mapping[str, Any], processor: BetaSiglip2Processor) -> bool:
+    """Returns whether a batch chooses its budget of patches."""
+    is_dynamic = bool(settings["dynamic_max_patches"])
+    if is_dynamic and not has_any_grid(processor.image_processor):
+        raise ValueError(
+            "model.dynamic_max_patches must be false for a SigLIP whose images have one size, but is true: "
+            "--set model.dynamic_max_patches=false"
+        )
+    return is_dynamic
 
 
 def _fit_to_model(processor: BetaSiglip2Processor, config: Any) -> None:
