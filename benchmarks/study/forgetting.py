@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "training.md"
 RECIPES = ("plain", "ce", "recommended_captions")
 """Names of the arms that fine-tune. None of them takes boxes, which a collection of captioned photos lacks."""
-REPLAYED_SHARES = (0.0, 0.1, 0.25, 0.5)
+REPLAYED_SHARES = (0.0, 0.1, 0.5)
 ALPHAS = (0.25, 0.5, 0.75)
 BASE_SCENES = 80_000
 """Scenes from which the base learns. Its captions are short, and it sees each scene once."""
