@@ -7,7 +7,7 @@ Measures what fine-tuning on long captions costs on short ones, and what keeps i
 `run` trains a plain CLIP on one-sentence captions alone, as most CLIPs on the Hub were. Then it fine-tunes this CLIP on
 long captions, with each recipe, each share of replayed short captions and each seed. Without replay, the weights of the
 base and of the fine-tuned model are also mixed. It writes one JSON for each fine-tuning and can be stopped and started
-again. `table` writes the tables in docs/training.md from these files alone.
+again. `table` prints the tables from these files alone.
 """
 
 import argparse
@@ -28,7 +28,6 @@ from beta_clip_hf.inference.identity import environment, model_hash
 from beta_clip_hf.release.interpolate import mix
 from beta_clip_hf.visualize.tables import format_markdown_table
 
-from ..report import put_into_page
 from .arms import ARMS, Arm
 from .measure import measure_model
 from .records import RESULTS, read_records, rounded, write_record
@@ -38,7 +37,6 @@ from .schedules import SCHEDULES, TEST_SCENES, TEST_SEED
 
 logger = logging.getLogger(__name__)
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "training.md"
 RECIPES = ("plain", "ce", "recommended_captions")
 """Names of the arms that fine-tune. None of them takes boxes, which a collection of captioned photos lacks."""
 REPLAYED_SHARES = (0.0, 0.1, 0.5)
@@ -167,30 +165,30 @@ def tables(records: Sequence[Mapping[str, Any]]) -> str:
     """Returns the two tables in Markdown: by the share of replayed short captions, and by alpha."""
     base = next(record for record in records if record["recipe"] == "base")
     base_cells = [f"{100 * base['metrics']['0'][column]:.1f}" for column in METRICS]
-    by_replay = [["before", "", *base_cells]]
-    by_alpha = [["before", "0", *base_cells]]
+    by_replay = [["before", "", "", *base_cells]]
+    by_alpha = [["before", "0", "", *base_cells]]
     for recipe in RECIPES:
         for replayed in REPLAYED_SHARES:
             runs = [r for r in records if r["recipe"] == recipe and r["replayed"] == replayed]
             if runs:
-                by_replay.append([f"`{recipe}`", f"{replayed:g}", *means(runs, "1").values()])
+                by_replay.append([f"`{recipe}`", f"{replayed:g}", str(len(runs)), *means(runs, "1").values()])
         unreplayed = [r for r in records if r["recipe"] == recipe and r["replayed"] == 0]
         for alpha in (*map(str, ALPHAS), "1"):
             if unreplayed:
-                by_alpha.append([f"`{recipe}`", alpha, *means(unreplayed, alpha).values()])
-    replay_table = format_markdown_table(["recipe", "replayed", *METRICS], by_replay, is_padded=False)
-    alpha_table = format_markdown_table(["recipe", "α", *METRICS], by_alpha, is_padded=False)
+                by_alpha.append([f"`{recipe}`", alpha, str(len(unreplayed)), *means(unreplayed, alpha).values()])
+    replay_table = format_markdown_table(["recipe", "replayed", "seeds", *METRICS], by_replay, is_padded=False)
+    alpha_table = format_markdown_table(["recipe", "α", "seeds", *METRICS], by_alpha, is_padded=False)
     return f"{replay_table}\n\n{alpha_table}"
 
 
 def main() -> None:
-    """Runs what is missing, or writes the tables."""
+    """Runs what is missing, or prints the tables."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.study.forgetting",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("action", choices=["run", "table"])
+    parser.add_argument("action", choices=["run", "table"], help="run what is missing, or print the tables")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="(0 1 2)")
     parser.add_argument(
         "--base", type=Path, default=Path("runs/forgetting/base"), help="folder of the base (%(default)s)"
@@ -203,9 +201,7 @@ def main() -> None:
     if args.action == "run":
         run_all(args.output, args.base, args.seeds)
     else:
-        text = tables(read_records(args.output))
-        put_into_page(PAGE, "forgetting", text)
-        sys.stdout.write(f"{text}\n")
+        sys.stdout.write(f"{tables(read_records(args.output))}\n")
 
 
 if __name__ == "__main__":

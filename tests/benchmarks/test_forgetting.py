@@ -3,8 +3,9 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
-from beta_clip_hf import BetaCLIPDataCollator, BetaCLIPProcessor
+from beta_clip_hf import BetaCLIPDataCollator, BetaCLIPModel, BetaCLIPProcessor
 
 
 @pytest.fixture
@@ -53,3 +54,44 @@ def test_a_share_of_the_rows_is_replayed(short):
     are_short = []
     for row, caption in zip(rows, captions, strict=True):
         are_short.append(caption == row["short_caption"].lower().replace(" ", ""))
+    assert 10 < sum(are_short) < 30
+
+
+@pytest.mark.slow
+def test_a_result_has_the_mixtures_of_its_weights(forgetting, short, plain_clip_dir, monkeypatch):
+    measured = []
+
+    def remember(model, processor, rows, *, is_last):
+        measured.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+        return []
+
+    monkeypatch.setattr(forgetting, "measure_model", remember)
+    monkeypatch.setattr(forgetting, "METRICS", {})
+    result = forgetting.result_of(short("plain", 0.0), "plain", 0.0, plain_clip_dir)
+    assert list(result["metrics"]) == ["1", "0.25", "0.5", "0.75"]
+    base = BetaCLIPModel.from_pretrained(plain_clip_dir).state_dict()
+    tuned, quarter, half, _ = measured
+    name = "visual_projection.weight"
+    assert not torch.equal(tuned[name], base[name])
+    torch.testing.assert_close(half[name], (base[name] + tuned[name]) / 2)
+    torch.testing.assert_close(quarter[name], 0.75 * base[name] + 0.25 * tuned[name])
+
+
+def record(recipe: str, replayed: float, seed: int, metrics: dict) -> dict:
+    return {"recipe": recipe, "replayed": replayed, "seed": seed, "metrics": metrics}
+
+
+def test_tables_have_means_and_ranges_of_the_seeds(forgetting):
+    columns = list(forgetting.METRICS)
+    records = [{"recipe": "base", "metrics": {"0": dict.fromkeys(columns, 0.5)}}]
+    for seed, value in enumerate((0.25, 0.5)):
+        numbers = dict.fromkeys(columns, value)
+        records.append(record("plain", 0.0, seed, dict.fromkeys(("1", "0.25", "0.5", "0.75"), numbers)))
+        records.append(record("plain", 0.5, seed, {"1": dict.fromkeys(columns, value / 2)}))
+    replay_table, alpha_table = forgetting.tables(records).split("\n\n")
+    assert "| before |  |  | 50.0 | 50.0 | 50.0 |" in replay_table
+    assert "| `plain` | 0 | 2 | 37.5 (25.0 – 50.0) |" in replay_table
+    assert "| `plain` | 0.5 | 2 | 18.8 (12.5 – 25.0) |" in replay_table
+    assert "| `plain` | 0.25 | 2 | 37.5 (25.0 – 50.0) |" in alpha_table
+    # A recipe without runs has no row.
+    assert "`ce`" not in replay_table
