@@ -66,11 +66,16 @@ def save_siglip2(folder: Path) -> Path:
     return folder
 
 
-def train(recipe: Path, model: Path, output: Path, *settings: str) -> list[dict[str, Any]]:
-    """Trains by the command on a few scenes, and returns the records of the steps."""
+def words_of_training(recipe: Path, model: Path, output: Path, *settings: str) -> list[str]:
+    """Returns the words of the command that trains on a few scenes."""
     words = ["train", "--config", str(recipe), "--model", str(model), "--output", str(output)]
     for setting in (f"data.train={SCENES}", *SMALL, *settings):
         words += ["--set", setting]
-    assert main(words) == 0
+    return words
+
+
+def train(recipe: Path, model: Path, output: Path, *settings: str) -> list[dict[str, Any]]:
+    """Trains by the command on a few scenes, and returns the records of the steps."""
+    assert main(words_of_training(recipe, model, output, *settings)) == 0
     log = json.loads((output / "train_log.json").read_text())
     return [record for record in log if "loss" in record]
