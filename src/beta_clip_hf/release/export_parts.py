@@ -66,9 +66,6 @@ def _parts_of_siglip2(source: str | Path, path: str | None, grid: tuple[int, int
     patch_size = model.config.vision_config.patch_size
     height, width = grid[0] * patch_size, grid[1] * patch_size
     positions = model.config.text_positions(path)
-    scales = {"embeds": model.logit_scale.exp().item()}
-    if model.pooler is not None:
-        scales["contextualized_embeds"] = model.pooler.logit_scale.exp().item()
     image_settings = {
         # The whole image fills the grid, whatever its shape.
         "resize": {"height": height, "width": width},
@@ -82,7 +79,7 @@ def _parts_of_siglip2(source: str | Path, path: str | None, grid: tuple[int, int
         "image": image_settings,
         "text": {"path": path, "positions": positions, "max_length": positions},
         "projection_dim": model.config.projection_dim,
-        "logit_scales": scales,
+        "logit_scales": _logit_scales(model),
         "logit_bias": model.logit_bias.item(),
     }
     graphs = graphs_of_siglip2(model, processor, path, grid, image_settings)
@@ -106,15 +103,20 @@ def describe_inputs(model: BetaCLIPModel, processor: Any, path: str | None) -> d
     if path == "long":
         positions = config.long_text_max_position_embeddings
     max_length = processor.short_max_length if path == "short" else processor.max_length
-    scales = {"embeds": model.logit_scale.exp().item()}
-    if model.pooler is not None:
-        scales["contextualized_embeds"] = model.pooler.logit_scale.exp().item()
     return {
         "image": _describe_images(processor.image_processor, config.vision_config),
         "text": {"path": path, "positions": positions, "max_length": min(max_length or positions, positions)},
         "projection_dim": config.projection_dim,
-        "logit_scales": scales,
+        "logit_scales": _logit_scales(model),
     }
+
+
+def _logit_scales(model: BetaCLIPModel | BetaSiglip2Model) -> dict[str, float]:
+    """Returns the scales of the cosines of embeddings, by the names of the embeddings."""
+    scales = {"embeds": model.logit_scale.exp().item()}
+    if model.pooler is not None:
+        scales["contextualized_embeds"] = model.pooler.logit_scale.exp().item()
+    return scales
 
 
 def _describe_images(image_processor: Any, vision_config: Any) -> dict[str, Any]:
