@@ -8,6 +8,7 @@ os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -118,3 +119,13 @@ def checkpoint(tiny_model: BetaCLIPModel, tiny_processor: BetaCLIPProcessor, tmp
     tiny_model.save_pretrained(path)
     tiny_processor.save_pretrained(path)
     return path
+
+
+@pytest.fixture
+def nan_in_new_memory() -> Iterator[None]:
+    """Every tensor without values is full of NaN, as it may be by chance: what nobody starts shows itself."""
+    was_deterministic = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    yield
+    torch.use_deterministic_algorithms(was_deterministic)

@@ -249,3 +249,12 @@ def test_tables_of_any_length_are_stretched(rows):
             torch.testing.assert_close(stretched[row], expected)
     if rows == 77:
         torch.testing.assert_close(stretch_text_positions(table).double(), reference.stretch_text_positions(table))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("parts", [{}, {"use_regions": True}, {"use_regions": True, "use_long_text_path": True}])
+def test_every_new_part_is_started(save, kind, parts, nan_in_new_memory):
+    model = BetaCLIPModel.from_pretrained(save(kind), use_pooler=True, **parts)
+    assert [name for name, tensor in model.state_dict().items() if not tensor.isfinite().all()] == []
+    if parts and kind in ("CLIP", "Long-CLIP"):
+        assert model.region_logit_scale == model.logit_scale == model.hard_negative_logit_scale

@@ -79,3 +79,10 @@ def test_one_tower_is_named(tmp_path, tiny_clip_dir):
             ValueError, match=rf"a {model_class.__name__} must be loaded from a checkpoint of .* is {words}"
         ):
             model_class.from_pretrained(tmp_path / folder)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_new_part_is_started(kind, tmp_path, nan_in_new_memory):
+    parts = {"use_pooler": True} | ({} if kind == "ours" else {"use_regions": True})
+    model = BetaSiglip2Model.from_pretrained(save(kind, tmp_path), **parts)
+    assert [name for name, tensor in model.state_dict().items() if not tensor.isfinite().all()] == []

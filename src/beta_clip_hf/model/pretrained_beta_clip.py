@@ -157,6 +157,10 @@ class BetaCLIPPreTrainedModel(PublishedModel, EncodingModel, CLIPTowers):
             init.normal_(module.long_position_embedding.weight, std=0.02 * self.config.initializer_factor)
         elif module is getattr(self, "long_text_projection", None):
             init.normal_(module.weight, std=self.text_embed_dim**-0.5 * self.config.initializer_factor)
+        elif module is self:
+            # The stock model's `__init__` comes here before ours has made the scales.
+            for name in self._parameters.keys() & set(added_logit_scales()):
+                init.constant_(self.get_parameter(name), self.config.logit_scale_init_value)
 
 
 def _config_of_clip(stored: dict[str, Any], is_theirs: bool, kwargs: dict[str, Any]) -> BetaCLIPConfig:
