@@ -10,6 +10,7 @@ import pytest
 from beta_clip_cli.main import main
 from beta_clip_cli.train import resuming_command
 from beta_clip_hf.training.saving.locks import LOCK_FILE, RunLock
+from beta_clip_hf.training.saving.output_dir import check_free
 from beta_clip_hf.training.saving.resumable_trainer import ResumableTrainer
 
 
@@ -148,3 +149,21 @@ def test_the_command_that_goes_on():
     token = ["--set", "training.hub_token=hf_abc", "--set", "training.seed=1"]
     assert resuming_command(["train", *token]) == "beta-clip train --set training.seed=1 --resume"
     assert resuming_command(["train", "--resume=x", "--steps", "5"]) == "beta-clip train --steps 5 --resume"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.safetensors",
+        "model.safetensors.index.json",
+        "adapter_model.safetensors",
+        "adapter_model.bin",
+        "pytorch_model.bin",
+        "pytorch_model.bin.index.json",
+    ],
+)
+def test_weights_of_any_kind_are_not_overwritten(name, tmp_path):
+    check_free(str(tmp_path))
+    (tmp_path / name).touch()
+    with pytest.raises(ValueError, match=f"must hold no finished model, but .* has {name}"):
+        check_free(str(tmp_path))

@@ -25,25 +25,35 @@ def record_images(trainer: Any) -> None:
     if not trainer.is_world_process_zero():
         return
     trained = ImageSample.read(trainer.train_dataset)
-    sets = trainer.eval_dataset
-    if not isinstance(sets, Mapping):
-        sets = {} if sets is None else {"": sets}
-    shares: dict[str, float | None] = {}
-    for name, rows in sets.items():
-        evaluated = ImageSample.read(rows)
-        if trained is None or evaluated is None:
-            shares[name] = None
-            continue
-        share = shares[name] = evaluated.share_in(trained)
+    shares = {name: _trained_share(rows, trained) for name, rows in _evaluation_sets(trainer).items()}
+    for name, share in shares.items():
         if share:
             logger.warning(
-                "%.3g %% of the images of the evaluation rows%s are also trained on, so their scores say little of "
+                "%.3g %% of the images of the evaluation rows%s are also trained on, so their scores say little about "
                 "other images: hold images out, for example with data.train: {skip: …} and data.eval: {take: …}",
                 100 * share,
                 f" {name!r}" if name else "",
             )
     record = {"train": None if trained is None else trained.to_json(), "evaluation": shares}
     write_json(record, Path(trainer.args.output_dir) / IMAGES_FILE)
+
+
+def _evaluation_sets(trainer: Any) -> Mapping[str, Any]:
+    """Returns the evaluation sets of a Trainer by name. A single set has the name ""."""
+    rows = trainer.eval_dataset
+    if rows is None:
+        return {}
+    if isinstance(rows, Mapping):
+        return rows
+    return {"": rows}
+
+
+def _trained_share(rows: Any, trained: ImageSample | None) -> float | None:
+    """Returns the share of the images of some rows that are also trained on; `None` if it is not known."""
+    evaluated = ImageSample.read(rows)
+    if trained is None or evaluated is None:
+        return None
+    return evaluated.share_in(trained)
 
 
 __all__ = ["IMAGES_FILE", "record_images"]

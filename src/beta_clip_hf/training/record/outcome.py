@@ -1,9 +1,13 @@
 """What a training has changed, as a table for people."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ...visualize.log_keys import EVALUATION, RECALL_DIRECTIONS, RECALL_KS, RecallKey
+
+
+# Widths of the columns, in letters.
+_LABEL_WIDTH, _NUMBER_WIDTH = 34, 9
 
 
 def format_outcome(results: Mapping[str, Any]) -> str:
@@ -28,20 +32,26 @@ def format_outcome(results: Mapping[str, Any]) -> str:
 
 
 def _table(name: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
-    images = after.get(f"{EVALUATION}_{name}_images" if name else f"{EVALUATION}_images")
+    images_key = f"{EVALUATION}_{name}_images" if name else f"{EVALUATION}_images"
+    images = after.get(images_key)
     title = f"{images:,} photos" if images else "photos"
-    lines = [f"{f'{name}: {title}' if name else title + ' to evaluate on':<34}{'before':>9}{'after':>9}{'chance':>9}"]
+    heading = f"{name}: {title}" if name else f"{title} to evaluate on"
+    lines = [_line(heading, ["before", "after", "chance"])]
     for direction, words in RECALL_DIRECTIONS.items():
         for k in RECALL_KS:
             key = RecallKey(name, direction, k).key
             chance = min(1.0, k / images) if images else None
-            cells = [before.get(key), after.get(key), chance]
-            lines.append(f"{f'{words} R@{k}, %':<34}{''.join(map(_cell, cells))}")
+            shares = [before.get(key), after.get(key), chance]
+            lines.append(_line(f"{words} R@{k}, %", map(_percent, shares)))
     return "\n".join(lines)
 
 
-def _cell(share: float | None) -> str:
-    return f"{'–':>9}" if share is None else f"{100 * share:>9.1f}"
+def _line(label: str, cells: Iterable[str]) -> str:
+    return label.ljust(_LABEL_WIDTH) + "".join(cell.rjust(_NUMBER_WIDTH) for cell in cells)
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.1f}"
 
 
 __all__ = ["format_outcome"]

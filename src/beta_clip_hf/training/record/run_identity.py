@@ -114,11 +114,14 @@ def _flatten(prefix: str, value: Any, target: dict[str, Any]) -> None:
             if name not in _CONFIG_WITHOUT_EFFECT:
                 _flatten(f"{prefix}.{name}", part, target)
     elif isinstance(value, list | tuple):
-        target[prefix] = [item if isinstance(item, str | int | float | bool | None) else str(item) for item in value]
-    elif isinstance(value, str | int | float | bool | None):
-        target[prefix] = value
+        target[prefix] = [_as_json(item) for item in value]
     else:
-        target[prefix] = str(value)
+        target[prefix] = _as_json(value)
+
+
+def _as_json(value: Any) -> str | int | float | bool | None:
+    """Returns a plain value as it is, and the text of any other."""
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
 def _version(package: str) -> str | None:

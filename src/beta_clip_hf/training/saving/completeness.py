@@ -15,11 +15,12 @@ from typing import Any
 
 
 STATE_FILE = "trainer_state.json"
-_WEIGHTS = ("model.safetensors", "adapter_model.safetensors", "pytorch_model.bin", "adapter_model.bin")
 _INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+WEIGHTS = ("model.safetensors", "adapter_model.safetensors", "pytorch_model.bin", "adapter_model.bin", *_INDICES)
+"""Files that hold the weights of a model or an adapter, or name the files that hold them."""
 # Beginnings of the names of sharded weights and optimisers: directories of FSDP and DeepSpeed.
 _SHARDED_WEIGHTS = ("pytorch_model_fsdp", "global_step")
-_OPTIMIZERS = ("optimizer", "rank", "global_step")
+_OPTIMIZERS = ("optimizer", "rank")
 # A header of safetensors is a few kilobytes long, and never longer than this.
 _LONGEST_HEADER = 100 * 2**20
 
@@ -34,12 +35,15 @@ def missing_state(names: Sequence[str]) -> str | None:
     top = {name.split("/")[0] for name in names}
     if STATE_FILE not in top:
         return f"has no {STATE_FILE}, which says at which step it was saved"
-    if not any(name.startswith(_SHARDED_WEIGHTS) for name in top) and not top.intersection((*_WEIGHTS, *_INDICES)):
+    has_sharded_weights = any(name.startswith(_SHARDED_WEIGHTS) for name in top)
+    if not has_sharded_weights and top.isdisjoint(WEIGHTS):
         return "has no weights (model.safetensors)"
-    is_sharded = any(name.startswith("global_step") for name in top)
-    if not any(name.startswith(_OPTIMIZERS) and "optim" in name for name in top) and not is_sharded:
+    if any(name.startswith("global_step") for name in top):
+        # DeepSpeed keeps optimiser and schedule in the directory of its weights.
+        return None
+    if not any(name.startswith(_OPTIMIZERS) and "optim" in name for name in top):
         return "has no state of the optimiser (optimizer.pt); with save_only_model a run cannot continue"
-    if "scheduler.pt" not in top and not is_sharded:
+    if "scheduler.pt" not in top:
         return "has no state of the schedule (scheduler.pt)"
     return None
 
@@ -129,7 +133,9 @@ def _safetensors_problem(path: Path) -> str | None:
     size = path.stat().st_size
     with open(path, "rb") as file:
         start = file.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
+        if len(start) < 8:
+            return "its header is cut"
+        (length,) = struct.unpack("<Q", start)
         if length > min(_LONGEST_HEADER, size - 8):
             return "its header is cut"
         try:
@@ -153,4 +159,4 @@ def _torch_problem(path: Path) -> str | None:
     return None if bad is None else f"its part {bad} has other content than was saved"
 
 
-__all__ = ["STATE_FILE", "missing_state", "problem_without_manifest"]
+__all__ = ["STATE_FILE", "WEIGHTS", "missing_state", "problem_without_manifest"]

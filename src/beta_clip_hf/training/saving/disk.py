@@ -4,6 +4,7 @@ import errno
 import os
 import re
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -32,6 +33,27 @@ _TORCH_WORDS = (
 )
 # Larger than the block of a file system, so that it needs space of its own.
 _PROBE_BYTES = 2**20
+
+
+def try_writing(write: Callable[[], object], folder: str | Path) -> str | None:
+    """
+    Calls a function that writes files.
+
+    Args:
+        write: The function.
+        folder: The directory it writes to.
+
+    Returns:
+        Why it could not write, see [`writing_problem`]; `None` if it could. Other errors are raised.
+    """
+    try:
+        write()
+    except Exception as error:
+        problem = writing_problem(error, folder)
+        if problem is None:
+            raise
+        return problem
+    return None
 
 
 def writing_problem(error: BaseException, folder: str | Path) -> str | None:
@@ -79,4 +101,4 @@ def _try_to_write(folder: Path) -> int | None:
     return None
 
 
-__all__ = ["writing_problem"]
+__all__ = ["try_writing", "writing_problem"]

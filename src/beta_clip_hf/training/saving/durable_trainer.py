@@ -1,7 +1,7 @@
 """The part of the Trainer that writes checkpoints whole or not at all."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -9,9 +9,9 @@ from typing import Any
 from torch import nn
 
 from ...inference.processes import Processes
-from .checkpoints import discard_unfinished, prune, publish, unfinished_path
+from .checkpoints import checkpoint_name, discard_unfinished, prune, publish, unfinished_path
 from .completeness import STATE_FILE
-from .disk import writing_problem
+from .disk import try_writing
 from .sharded_trainer import ShardedTrainer
 
 
@@ -70,24 +70,25 @@ class DurableTrainer(ShardedTrainer):
         run_dir = Path(self._get_output_dir(trial))
         step = self.state.global_step
         self.failed_save = self._write_checkpoint(model, trial, run_dir)
+        checkpoint = run_dir / checkpoint_name(step)
         if self.failed_save is None:
             self.remember_checkpoint(run_dir, step)
             if self.args.should_save:
                 prune(
                     run_dir,
                     self.args.save_total_limit,
-                    newest=run_dir / f"checkpoint-{step}",
+                    newest=checkpoint,
                     best=self.state.best_model_checkpoint,
                 )
             if self.args.push_to_hub:
-                super()._push_from_checkpoint(str(run_dir / f"checkpoint-{step}"))
+                super()._push_from_checkpoint(str(checkpoint))
             return
         kept = "there is none before it"
         if self.last_checkpoint is not None:
             kept = f"the last one is {self.last_checkpoint}"
         if self.is_world_process_zero():
             logger.error(
-                "checkpoint-%d could not be saved (%s); %s; the training goes on", step, self.failed_save, kept
+                "%s could not be saved (%s); %s; the training goes on", checkpoint.name, self.failed_save, kept
             )
 
     def save_checkpoint_to(self, run_dir: str | Path) -> str:
@@ -106,7 +107,7 @@ class DurableTrainer(ShardedTrainer):
         failure = self._write_checkpoint(self.model_wrapped, None, Path(run_dir))
         if failure is not None:
             raise OSError(failure)
-        return str(Path(run_dir) / f"checkpoint-{self.state.global_step}")
+        return str(Path(run_dir) / checkpoint_name(self.state.global_step))
 
     def _write_checkpoint(self, model: nn.Module, trial: Any, run_dir: Path) -> str | None:
         """Writes and publishes a checkpoint. Returns why it could not be written, the same in all processes."""
@@ -116,25 +117,15 @@ class DurableTrainer(ShardedTrainer):
         # No process may write before the remains of an earlier save are gone.
         self.processes.broadcast(None)
         description = self.describe_checkpoint()
-        problem = self._attempt(run_dir, lambda: self._write_files(model, trial, run_dir))
+        problem = try_writing(lambda: self._write_files(model, trial, run_dir), run_dir)
         problem = self.shared_problem(problem)
         if problem is None:
             if self.args.should_save:
-                problem = self._attempt(run_dir, lambda: publish(run_dir, step, description))
+                problem = try_writing(lambda: publish(run_dir, step, description), run_dir)
             problem = self.shared_problem(problem)
         if problem is not None and self.args.should_save:
             discard_unfinished(run_dir)
         return problem
-
-    def _attempt(self, run_dir: Path, write: Callable[[], object]) -> str | None:
-        try:
-            write()
-        except Exception as error:
-            problem = writing_problem(error, run_dir)
-            if problem is None:
-                raise
-            return problem
-        return None
 
     def shared_problem(self, problem: str | None) -> str | None:
         """Returns the first problem that any process has, in all processes."""
@@ -154,7 +145,7 @@ class DurableTrainer(ShardedTrainer):
             self.state.best_global_step = best_step
         self.save_state_files(str(folder))
         if best_step is not None:
-            best = run_dir / f"checkpoint-{best_step}"
+            best = run_dir / checkpoint_name(best_step)
             if best.exists() or best_step == self.state.global_step:
                 self.state.best_model_checkpoint = str(best)
         if self.args.should_save:
@@ -190,7 +181,7 @@ class DurableTrainer(ShardedTrainer):
 
     def remember_checkpoint(self, run_dir: Path, step: int) -> None:
         """Notes that the last whole checkpoint is that of a step."""
-        self.last_checkpoint = str(run_dir / f"checkpoint-{step}")
+        self.last_checkpoint = str(run_dir / checkpoint_name(step))
         self.last_saved_step = step
 
 

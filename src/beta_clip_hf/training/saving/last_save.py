@@ -11,7 +11,7 @@ from typing import Any
 
 from ...files import flush_directory, flush_file
 from .checkpoints import UNFINISHED
-from .disk import writing_problem
+from .disk import try_writing
 
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,8 @@ def save_last_model(trainer: Any) -> None:
         OSError: if it can be written nowhere.
     """
     output_dir = trainer.args.output_dir
-    problem = _attempt(trainer, output_dir, lambda: _save_in_place(trainer, output_dir))
+    problem = try_writing(lambda: _save_in_place(trainer, output_dir), output_dir)
+    problem = trainer.shared_problem(problem)
     if problem is None:
         return
     folder = keep_elsewhere(trainer, lambda place: trainer.save_model(place, _internal_call=True))
@@ -95,11 +96,14 @@ def keep_elsewhere(trainer: Any, save: Callable[[str], object]) -> str:
         OSError: if none of them takes it.
     """
     for parent in _places():
-        own_folder = _new_folder(parent) if trainer.is_world_process_zero() else None
+        own_folder = None
+        if trainer.is_world_process_zero():
+            own_folder = _new_folder(parent)
         folder = trainer.processes.broadcast(own_folder)
         if folder is None:
             continue
-        if _attempt(trainer, folder, partial(save, folder)) is None:
+        problem = try_writing(partial(save, folder), folder)
+        if trainer.shared_problem(problem) is None:
             return str(folder)
         if trainer.is_world_process_zero():
             shutil.rmtree(folder, ignore_errors=True)
@@ -116,18 +120,6 @@ def _new_folder(parent: str) -> str | None:
         return tempfile.mkdtemp(prefix="beta-clip-kept-", dir=parent)
     except OSError:
         return None
-
-
-def _attempt(trainer: Any, folder: str, save: Callable[[], object]) -> str | None:
-    """Runs a function that saves. Returns why it could not, the same in all processes."""
-    problem = None
-    try:
-        save()
-    except Exception as error:
-        problem = writing_problem(error, folder)
-        if problem is None:
-            raise
-    return trainer.shared_problem(problem)
 
 
 __all__ = ["KeptElsewhere", "keep_elsewhere", "save_last_model"]

@@ -157,14 +157,23 @@ def _describe_holder() -> dict[str, Any]:
 
 
 def _machine() -> str:
-    """Identifies what process ids are unique in: a boot of a machine or, in a container, its own numbering."""
+    """
+    Returns a name for the place in which process ids are unique: the host, its boot, and the container.
+
+    Other systems than Linux only give the name of the host.
+    """
     parts = [platform.node()]
-    for path in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
-        try:
-            parts.append(os.readlink(path) if path.endswith("pid") else Path(path).read_text(encoding="ascii").strip())
-        except OSError:
-            # Another system than Linux.
-            continue
+    try:
+        # Ids start again with each boot.
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
+        parts.append(boot.strip())
+    except OSError as error:
+        logger.debug("the boot of this machine has no id: %s", error)
+    try:
+        # A container may number its processes by itself. The link names its numbering.
+        parts.append(os.readlink("/proc/self/ns/pid"))
+    except OSError as error:
+        logger.debug("the numbering of processes has no name: %s", error)
     return " ".join(parts)
 
 

@@ -10,12 +10,11 @@ from typing import Any
 
 from ..record.run_record import RESULTS_FILE
 from .checkpoints import list_checkpoints
+from .completeness import WEIGHTS
 from .locks import RunLock
 
 
 logger = logging.getLogger(__name__)
-
-WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors", "pytorch_model.bin")
 
 
 @contextmanager
