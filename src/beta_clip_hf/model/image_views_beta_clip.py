@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from PIL import Image
+from PIL import __version__ as pillow_version
 from torch import Tensor
 from transformers.image_processing_utils import get_size_dict
 from transformers.image_utils import get_image_size, is_pil_image
@@ -19,6 +20,8 @@ from .boxes_beta_clip import Box, box_in_view, cut_box
 
 # Photos up to this size go through an image processor as they are. It copies an image a few times.
 _MOST_PIXELS = 16_000_000
+# The order in which Pillow resizes width and height changed in 12.2 and in 13.
+_PILLOW = tuple(int(number) for number in pillow_version.split(".")[:2])
 _GEOMETRY = ("do_resize", "size", "do_center_crop", "crop_size", "resample")
 
 
@@ -154,7 +157,34 @@ def _within_memory(image: Image.Image, settings: Any) -> Image.Image:
         edges.append((start * side / resized, (start + kept) * side / resized))
     (left, right), (top, bottom) = edges
     resample = Image.Resampling.BICUBIC if settings.resample is None else Image.Resampling(settings.resample)
-    return image.resize((size[0], size[1]), resample, box=(left, top, right, bottom))
+    return _resized_part(image, (size[0], size[1]), (left, top, right, bottom), resample, resized_size)
+
+
+def _resized_part(
+    image: Image.Image, size: tuple[int, int], part: Box, resample: Image.Resampling, whole_size: tuple[int, int]
+) -> Image.Image:
+    """
+    Resizes a part of an image to `size`. The pixels are those of the whole image in `whole_size`.
+
+    Pillow resizes one direction after the other and rounds and clips between them, so the pixels depend on the order.
+    """
+    if _vertical_first(image.size, size) == _vertical_first(image.size, whole_size):
+        return image.resize(size, resample, box=part)
+    left, top, right, bottom = part
+    # Each call changes one direction alone.
+    if _vertical_first(image.size, whole_size):
+        image = image.resize((image.width, size[1]), resample, box=(0, top, image.width, bottom))
+        return image.resize(size, resample, box=(left, 0, right, size[1]))
+    image = image.resize((size[0], image.height), resample, box=(left, 0, right, image.height))
+    return image.resize(size, resample, box=(0, top, size[0], bottom))
+
+
+def _vertical_first(before: tuple[int, int], after: tuple[int, int]) -> bool:
+    """Tells whether Pillow resizes the height before the width: `ImagingResampleInner` in Resample.c, earlier Image.py."""
+    fewer_columns, fewer_rows = before[0] - after[0], before[1] - after[1]
+    if _PILLOW >= (13, 0):
+        return fewer_rows > max(0, 2 * fewer_columns)
+    return _PILLOW >= (12, 2) and before[1] > 100 * before[0] and fewer_rows > 0
 
 
 def _smaller(image: Image.Image) -> Image.Image:
