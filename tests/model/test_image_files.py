@@ -130,7 +130,9 @@ def thin(width, height):
 
 
 @pytest.mark.parametrize("crop", [20, 21, 32, 33, 40])
-@pytest.mark.parametrize("size", [(301, 7), (5, 400), (64, 48), (1, 90), (3, 420), (40, 4100), (100, 202), (60, 300), (300, 60)])
+@pytest.mark.parametrize(
+    "size", [(301, 7), (5, 400), (64, 48), (1, 90), (3, 420), (40, 4100), (100, 202), (60, 300), (300, 60)]
+)
 def test_a_smaller_image_gives_the_same_pixels(size, crop, monkeypatch):
     from transformers import CLIPImageProcessorPil
 

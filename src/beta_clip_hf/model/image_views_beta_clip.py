@@ -180,7 +180,7 @@ def _resized_part(
 
 
 def _vertical_first(before: tuple[int, int], after: tuple[int, int]) -> bool:
-    """Tells whether Pillow resizes the height before the width: `ImagingResampleInner` in Resample.c, earlier Image.py."""
+    """Tells whether Pillow resizes the height first: `ImagingResampleInner` in Resample.c, before 13 Image.py."""
     fewer_columns, fewer_rows = before[0] - after[0], before[1] - after[1]
     if _PILLOW >= (13, 0):
         return fewer_rows > max(0, 2 * fewer_columns)
