@@ -16,7 +16,8 @@ from beta_clip_cli.main import VisibleFormatter
 from beta_clip_hf import BetaCLIPModel
 from beta_clip_hf.evaluation.compare import compare, format_comparison
 from beta_clip_hf.files import naming_errors, replacing, write_json, write_text
-from beta_clip_hf.inference.models import check_sizes, load_model
+from beta_clip_hf.inference.models import load_model
+from beta_clip_hf.inference.stored_sizes import check_sizes
 
 
 CPU = torch.device("cpu")

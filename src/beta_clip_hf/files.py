@@ -10,6 +10,8 @@ import hashlib
 import json
 import os
 import platform
+import re
+import stat
 import traceback
 import zlib
 from collections.abc import Iterator
@@ -21,6 +23,9 @@ from typing import Any
 # Errors that the command line has a sentence for: of the device, and of weights that are cut.
 _OF_OTHERS = ("OutOfMemoryError", "SafetensorError")
 _LONGEST_REASON = 200
+# The files of a model that libraries read whole. The largest tokenizer that is known has 35 MB.
+_READ_WHOLE = re.compile(r".*config\.json|.*token.*\.(json|txt)|vocab\..*|merges\.txt|.*\.index\.json|.*results\.json")
+_MOST_BYTES = 2**26
 _swept_folders: set[Path] = set()
 
 
@@ -133,8 +138,10 @@ def naming_errors(name: str | os.PathLike[str], kind: str) -> Iterator[None]:
         kind: What it must be, as "a results.json of beta-clip evaluate".
 
     Raises:
-        ValueError: in the place of any error of a library that is not the user's to mend as it is.
+        ValueError: in the place of any error of a library that is not the user's to mend as it is; and for a file that
+            is not read, because it is too large, or is a pipe.
     """
+    _check_files(Path(name))
     try:
         yield
     except (OSError, ImportError):
@@ -149,6 +156,24 @@ def naming_errors(name: str | os.PathLike[str], kind: str) -> Iterator[None]:
             raise
         reason = " ".join(str(error).split())[:_LONGEST_REASON]
         raise ValueError(f"{name} must be {kind}, but cannot be read ({type(error).__name__}: {reason})") from error
+
+
+def _check_files(place: Path) -> None:
+    """
+    Checks the files that libraries would read whole, in a directory or by itself.
+
+    Raises:
+        ValueError: if one is a pipe or a device, which may never end, or is so large that reading it fills the memory.
+    """
+    files = sorted(place.iterdir()) if place.is_dir() else [place]
+    for path in files:
+        if not _READ_WHOLE.fullmatch(path.name) or not path.exists() or path.is_dir():
+            continue
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise ValueError(f"{path} must be a regular file, but is a pipe or device")
+        if found.st_size > _MOST_BYTES:
+            raise ValueError(f"{path} must have at most {_MOST_BYTES:,} bytes, but has {found.st_size:,}")
 
 
 def _is_ours(error: BaseException) -> bool:

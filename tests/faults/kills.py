@@ -36,7 +36,8 @@ MODEL = {
     "vision_config": {**TOWER, "image_size": 32, "patch_size": 8},
     "text_config": {**TOWER, "max_position_embeddings": 96},
 }
-STEPS, ROWS, SAVE_STEPS = 12, 24, 2
+# The last step is within an epoch, so that a resumed run which goes on after it is noticed.
+STEPS, ROWS, SAVE_STEPS = 11, 24, 2
 # The figures stand between these lines of a page.
 START, END = "<!-- figures of make faults -->", "<!-- end of the figures -->"
 
@@ -65,6 +66,7 @@ KINDS = (
         ("training.gradient_accumulation_steps=2", "training.dataloader_num_workers=2"),
     ),
     Kind("tars as a stream, with two workers", 1, ("training.dataloader_num_workers=2",), "rows-{0..1}.tar"),
+    Kind("tars as a stream, two processes", 2, (), "rows-{0..1}.tar"),
     Kind("JSONL, two processes, FSDP2", 2, ("training.fsdp=true",)),
 )
 

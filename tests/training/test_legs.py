@@ -95,6 +95,21 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_been(tiny_config, tmp_path):
     assert last["train_runtime"] == results["train"]["train_runtime"]
 
 
+def test_a_run_with_all_its_steps_takes_no_other_when_it_is_resumed(tiny_config, tmp_path):
+    """It was killed after its last checkpoint and before its model was saved, within an epoch."""
+    settings = {"max_steps": 4, "save_strategy": "steps", "save_steps": 4}
+    whole = trainer_of(tiny_config, tmp_path / "run", **settings)
+    train_and_report(whole)
+    for name in ("model.safetensors", "train_results.json"):
+        (tmp_path / "run" / name).unlink()
+    resumed = trainer_of(tiny_config, tmp_path / "run", **settings)
+    results = train_and_report(resumed, str(tmp_path / "run" / "checkpoint-4"))
+    assert all(torch.equal(value, weights(resumed.model)[name]) for name, value in weights(whole.model).items())
+    assert (resumed.state.global_step, results["run"]["steps"], results["run"]["finished"]) == (4, 4, True)
+    assert (tmp_path / "run" / "model.safetensors").exists()
+    assert [record["step"] for record in records(tmp_path / "run")] == [0, 4, 4]
+
+
 CHANGES = {
     "training.learning_rate": {"learning_rate": 2e-3},
     "training.seed": {"seed": 1},

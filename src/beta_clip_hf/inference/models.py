@@ -1,6 +1,6 @@
 """Loads any CLIP-like checkpoint as a model and a processor for an [`Embedder`], and tokenizes texts for it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -8,7 +8,6 @@ import torch
 from torch import nn
 from transformers import AutoModel, AutoProcessor, BatchFeature, CLIPModel
 
-from ..data.fields import shown
 from ..files import naming_errors
 from ..model.checkpoints_beta_clip import is_fg_clip, weight_names
 from ..model.checkpoints_beta_siglip2 import FG_CLIP2
@@ -19,24 +18,11 @@ from ..model.modeling_beta_clip import BetaCLIPModel
 from ..model.modeling_beta_siglip2 import BetaSiglip2Model
 from ..model.processing_beta_clip import BetaCLIPProcessor
 from ..model.processing_beta_siglip2 import BetaSiglip2Processor
+from .stored_sizes import stored_config
 
 
 # A SigLIP 2 of one resolution has the first type, NaFlex the second.
 SIGLIP_TYPES = ("siglip", "siglip2")
-# No CLIP is larger. A configuration that says so is a mistake, or would fill the memory.
-_LARGEST_SIZES = {
-    "hidden_size": 2**16,
-    "intermediate_size": 2**18,
-    "projection_dim": 2**16,
-    "num_hidden_layers": 1000,
-    "num_attention_heads": 2**12,
-    "vocab_size": 2**22,
-    "max_position_embeddings": 2**17,
-    "long_text_max_position_embeddings": 2**17,
-    "image_size": 2**14,
-    "patch_size": 2**10,
-    "num_channels": 2**8,
-}
 
 
 class LoadedModel(NamedTuple):
@@ -73,7 +59,6 @@ def load_model(name_or_path: str, device: torch.device, dtype: torch.dtype = tor
         ValueError: if the model has no features of images, or of texts.
     """
     with naming_errors(name_or_path, "the directory of a model, or its Hub id"):
-        check_sizes(BetaCLIPConfig.get_config_dict(str(name_or_path))[0])
         model, processor = _read(str(name_or_path))
     if isinstance(processor, BetaCLIPProcessor):
         cut_to_positions(processor, model.config)
@@ -85,32 +70,9 @@ def load_model(name_or_path: str, device: torch.device, dtype: torch.dtype = tor
     return LoadedModel(model, processor, getattr(model, "pooler", None) is not None)
 
 
-def check_sizes(config: Mapping[str, Any], name: str = "config.json") -> None:
-    """
-    Checks the sizes of a stored configuration, so that no model is built that no machine could hold.
-
-    Args:
-        config: The content of a config.json.
-        name: Its name in messages.
-
-    Raises:
-        ValueError: if a size is no number above 0, or larger than any model's.
-    """
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            check_sizes(value, f"{name}: {key}")
-        most = _LARGEST_SIZES.get(key)
-        if most is None or value is None:
-            continue
-        # Some vision towers have two sides.
-        sizes = value if isinstance(value, (list, tuple)) else [value]
-        if not all(type(size) is int and 0 < size <= most for size in sizes):
-            raise ValueError(f"{key} of {name} must be a whole number from 1 to {most:,}, but is {shown(value)}")
-
-
 def _read(name_or_path: str) -> tuple[Any, Any]:
     """Returns a model and its processor. The type of the configuration says which classes they have."""
-    model_type = BetaCLIPConfig.get_config_dict(name_or_path)[0].get("model_type")
+    model_type = stored_config(name_or_path).get("model_type")
     if model_type == BetaCLIPConfig.model_type:
         return BetaCLIPModel.from_pretrained(name_or_path), BetaCLIPProcessor.from_pretrained(name_or_path)
     if model_type in (BetaSiglip2Config.model_type, FG_CLIP2):

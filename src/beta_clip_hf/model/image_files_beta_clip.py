@@ -159,7 +159,7 @@ def opened_image(source: str | Path | bytes, limits: ImageLimits | None = None) 
     limits = limits or ImageLimits.from_environment()
     with ExitStack() as stack:
         stack.enter_context(_without_limits_of_pillow(limits))
-        file: Any = io.BytesIO(source) if isinstance(source, bytes) else stack.enter_context(_regular_file(source))
+        file: Any = io.BytesIO(source) if isinstance(source, bytes) else stack.enter_context(regular_file(source))
         # Only the formats that this installation has.
         Image.init()
         formats = [name for name in IMAGE_FORMATS if name in Image.OPEN]
@@ -205,8 +205,14 @@ def download(address: str) -> bytes:
 
 
 @contextmanager
-def _regular_file(path: str | Path) -> Iterator[Any]:
-    """Opens a file that is no pipe, device or directory: those may block, or never end."""
+def regular_file(path: str | Path) -> Iterator[Any]:
+    """
+    Opens a file that is no pipe, device or directory: those may block, or never end.
+
+    Raises:
+        ValueError: if it is one of them.
+        OSError: if the file is not there, or cannot be read.
+    """
     # Without waiting: a pipe would wait for somebody who writes.
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -238,4 +244,12 @@ def _without_limits_of_pillow(limits: ImageLimits) -> Iterator[None]:
                 Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY = kept
 
 
-__all__ = ["IMAGE_FORMATS", "ImageLimits", "bytes_of_pixel", "check_lazy_image", "download", "opened_image"]
+__all__ = [
+    "IMAGE_FORMATS",
+    "ImageLimits",
+    "bytes_of_pixel",
+    "check_lazy_image",
+    "download",
+    "opened_image",
+    "regular_file",
+]

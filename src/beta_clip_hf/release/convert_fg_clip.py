@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from ..files import naming_errors
+from ..inference.stored_sizes import stored_config
 from ..model.checkpoints_beta_clip import FG_CLIP_SWITCHES, from_fg_clip, is_fg_clip, read_weights, to_fg_clip
 from ..model.configuration_beta_clip import CLIP_TEXT_POSITIONS, LONG_TEXT_POSITIONS, BetaCLIPConfig
 from ..model.modeling_beta_clip import BetaCLIPModel
@@ -53,8 +55,9 @@ def convert_fg_clip(
     Source: the release of FG-CLIP, branch v1.0, `FGCLIPModel`.
     """
     check_output(output_dir, source)
-    stored = BetaCLIPConfig.get_config_dict(source)[0]
-    tensors = read_weights(source)
+    with naming_errors(source, "the directory of a model, or its Hub id"):
+        stored = stored_config(source)
+        tensors = read_weights(source)
     if not is_fg_clip(tensors):
         raise ValueError(f"source must be an FG-CLIP checkpoint, but {source} has no text_filip_projection")
     # It names the authors' own code.

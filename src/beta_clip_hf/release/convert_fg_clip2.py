@@ -3,9 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+from ..files import naming_errors
+from ..inference.stored_sizes import stored_config
 from ..model.checkpoints_beta_clip import read_weights
 from ..model.checkpoints_beta_siglip2 import FG_CLIP2, from_fg_clip2, to_fg_clip2
-from ..model.configuration_beta_siglip2 import LONG_SIGLIP_TEXT_POSITIONS, SIGLIP_TEXT_POSITIONS, BetaSiglip2Config
+from ..model.configuration_beta_siglip2 import LONG_SIGLIP_TEXT_POSITIONS, SIGLIP_TEXT_POSITIONS
 from ..model.modeling_beta_siglip2 import BetaSiglip2Model
 from ..model.positions_beta_clip import KEPT_TEXT_POSITIONS
 from ..model.processing_beta_siglip2 import BetaSiglip2Processor
@@ -58,7 +60,8 @@ def convert_fg_clip2(source: str | Path, output_dir: str | Path) -> BetaSiglip2M
     Source: the release of FG-CLIP 2, `FG_CLIP2_Model` and `Fgclip2Model`.
     """
     check_output(output_dir, source)
-    model_type = BetaSiglip2Config.get_config_dict(source)[0].get("model_type")
+    with naming_errors(source, "the directory of a model, or its Hub id"):
+        model_type = stored_config(source).get("model_type")
     if model_type != FG_CLIP2:
         raise ValueError(f"source must be an FG-CLIP 2 checkpoint ({FG_CLIP2!r}), but {source} is {model_type!r}")
     # Reading also refuses a tensor that is missing or has another shape.

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import CLIPConfig, CLIPProcessor, PreTrainedModel
 
 from ..files import naming_errors, replacing, write_json
-from ..inference.models import check_sizes
+from ..inference.stored_sizes import stored_config
 from ..model.checkpoints_beta_siglip2 import is_on_siglip2
 from ..model.configuration_beta_clip import BetaCLIPConfig
 from ..model.modeling_beta_clip import BetaCLIPModel
@@ -53,8 +53,7 @@ def read_model(source: str | Path, **changes: Any) -> BetaCLIPModel:
         changes: Values of the configuration that replace the stored ones.
     """
     with naming_errors(source, "the directory of a model, or its Hub id"):
-        stored = BetaCLIPConfig.get_config_dict(source)[0]
-        check_sizes(stored)
+        stored = stored_config(source)
         if stored.get("model_type") != BetaCLIPConfig.model_type:
             # By default a plain CLIP gets a new pooler with random weights, which belongs in no export.
             changes = {"use_pooler": False, **changes}
@@ -64,8 +63,7 @@ def read_model(source: str | Path, **changes: Any) -> BetaCLIPModel:
 def read_any_model(source: str | Path, **changes: Any) -> BetaCLIPModel | BetaSiglip2Model:
     """Loads a model of either family, on CLIP's towers as by [`read_model`], or on those of SigLIP 2."""
     with naming_errors(source, "the directory of a model, or its Hub id"):
-        stored = BetaCLIPConfig.get_config_dict(source)[0]
-        check_sizes(stored)
+        stored = stored_config(source)
         if is_on_siglip2(stored):
             loaded: BetaSiglip2Model = BetaSiglip2Model.from_pretrained(source, **changes)
             return loaded

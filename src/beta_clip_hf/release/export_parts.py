@@ -8,8 +8,8 @@ import torch
 
 from ..files import naming_errors
 from ..inference.models import load_model
+from ..inference.stored_sizes import stored_config
 from ..model.checkpoints_beta_siglip2 import is_on_siglip2
-from ..model.configuration_beta_clip import BetaCLIPConfig
 from ..model.modeling_beta_clip import BetaCLIPModel
 from ..model.modeling_beta_siglip2 import BetaSiglip2Model
 from ..model.processing_beta_siglip2 import BetaSiglip2Processor
@@ -34,7 +34,7 @@ class ExportParts(NamedTuple):
 def parts_of(source: str | Path, path: str | None, grid: tuple[int, int] | None) -> ExportParts:
     """Loads a model and takes it apart, see [`export_graphs`] for arguments and errors."""
     with naming_errors(source, "the directory of a model, or its Hub id"):
-        stored = BetaCLIPConfig.get_config_dict(source)[0]
+        stored = stored_config(source)
     if is_on_siglip2(stored):
         return _parts_of_siglip2(source, path, grid)
     if grid is not None:

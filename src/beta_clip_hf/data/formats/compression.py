@@ -5,16 +5,23 @@ import gzip
 import importlib
 import lzma
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 
-_ZSTANDARD = ".zst"
-_OPENERS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-COMPRESSIONS = (*_OPENERS, _ZSTANDARD)
+_ZSTANDARD, _XZ = ".zst", ".xz"
+_OPENERS = {".gz": gzip.open, ".bz2": bz2.open}
+COMPRESSIONS = (*_OPENERS, _XZ, _ZSTANDARD)
 
 _CHUNK_BYTES = 2**20
+# A kilobyte of Zstandard may unpack to 32 MB, and there is no limit for a single call.
+_PACKED_CHUNK_BYTES = 2**10
+# The dictionary of the strongest setting of xz has 64 MB.
+_MOST_BYTES_OF_XZ = 2**28
+# Captions are packed to a third or a tenth. What unpacks to far more is made to fill the memory.
+_LARGEST_RATIO = 100
+_ALWAYS_ALLOWED_BYTES = 2**26
 
 
 class Content(NamedTuple):
@@ -57,13 +64,16 @@ def read_content(path: Path, limit: int | None = None) -> Content:
         with open(path, "rb") as file:
             return Content(file.read(limit))
     data = bytearray()
+    most = max(_ALWAYS_ALLOWED_BYTES, _LARGEST_RATIO * path.stat().st_size)
     try:
         for chunk in _chunks(path):
             data += chunk
+            if len(data) > most:
+                raise ValueError(f"it unpacks to more than {_LARGEST_RATIO} times its size")
             if limit is not None and len(data) >= limit:
                 break
     # Each library has errors of its own for a broken file.
-    except (OSError, EOFError, zlib.error, lzma.LZMAError, ValueError) as error:
+    except (OSError, EOFError, zlib.error, lzma.LZMAError, ValueError, MemoryError) as error:
         return Content(bytes(data), ValueError(f"a compressed file must be whole, but is cut or broken: {error}"))
     return Content(bytes(data))
 
@@ -72,7 +82,11 @@ def _chunks(path: Path) -> Iterator[bytes]:
     """Yields the content of a compressed file; if it is damaged, all that comes before the damage."""
     suffix = path.suffix.lower()
     if suffix == _ZSTANDARD:
-        yield from _zstandard_chunks(path)
+        yield from _chunks_of_frames(path, *_zstandard())
+        return
+    if suffix == _XZ:
+        # `lzma.open` has no limit for the memory that a file may ask for.
+        yield from _chunks_of_frames(path, lambda: lzma.LZMADecompressor(memlimit=_MOST_BYTES_OF_XZ), lzma.LZMAError)
         return
     open_compressed: Any = _OPENERS[suffix]
     with open_compressed(path, "rb") as file:
@@ -81,12 +95,12 @@ def _chunks(path: Path) -> Iterator[bytes]:
             yield chunk
 
 
-def _zstandard_chunks(path: Path) -> Iterator[bytes]:
-    new_decompressor, error_class = _zstandard()
+def _chunks_of_frames(path: Path, new_decompressor: Callable[[], Any], error_class: type[Exception]) -> Iterator[bytes]:
+    """Yields the content of a file of frames, each of which has a decompressor of its own."""
     with open(path, "rb") as file:
         decompressor = new_decompressor()
         has_begun = False
-        while compressed := file.read(_CHUNK_BYTES):
+        while compressed := file.read(_PACKED_CHUNK_BYTES):
             while compressed:
                 try:
                     yield decompressor.decompress(compressed)

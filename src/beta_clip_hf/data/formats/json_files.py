@@ -3,6 +3,7 @@
 import codecs
 import json
 import mmap
+import re
 from array import array
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +18,9 @@ LINES_SUFFIXES = (".jsonl", ".ndjson", ".jsonlines")
 JSON_SUFFIXES = (".json", *LINES_SUFFIXES)
 
 _UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+# Far more than all that a row may hold.
+_MOST_BYTES_OF_LINE = 2**26
+_NO_BLANK = re.compile(rb"\S")
 
 
 class JsonLines(ScannedByIndex):
@@ -40,7 +44,8 @@ class JsonLines(ScannedByIndex):
         start, line_number = 0, 1
         while start < len(self._content):
             end = self._end_of_line(start)
-            if self._content[start:end].strip():
+            # Without a copy of the line, which may be all of a large file.
+            if _NO_BLANK.search(self._content, start, end):
                 self._starts.append(start)
                 self._line_numbers.append(line_number)
             start = end + 1
@@ -55,7 +60,10 @@ class JsonLines(ScannedByIndex):
 
     def __getitem__(self, index: int) -> Record:
         start = self._starts[index]
-        return parse_record(self._content[start : self._end_of_line(start)])
+        end = self._end_of_line(start)
+        if end - start > _MOST_BYTES_OF_LINE:
+            raise ValueError(f"a record must have at most {_MOST_BYTES_OF_LINE:,} bytes, but has {end - start:,}")
+        return parse_record(self._content[start:end])
 
     def location(self, index: int) -> str:
         """Gives the number of the line, counted from 1: "train.jsonl:17"."""

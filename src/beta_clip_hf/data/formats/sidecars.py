@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ...model.image_files_beta_clip import regular_file
 from ..records import Record, Scan, ScannedByIndex, parse_record
 from .caption_lines import captions_of_text
 from .source import OpenedSource, Source, SourceFormat
@@ -16,6 +17,8 @@ _TEXTS = tuple(f".{suffix}" for suffix in TEXT_SUFFIXES)
 _METADATA = ".json"
 # img2dataset writes what it has done beside the folders of its images.
 _STATISTICS = "_stats.json"
+# Far more than the captions of an image may have together.
+_MOST_BYTES = 2**26
 
 
 class SidecarTable(ScannedByIndex):
@@ -67,8 +70,8 @@ class SidecarTable(ScannedByIndex):
             return columns
         if len(texts) != 1:
             raise ValueError(f"one text must be beside {os.path.basename(key)}, but there are {len(texts)}")
-        with open(os.path.join(self._folder, key + texts[0]), "rb") as file:
-            return {**columns, **captions_of_text(file.read(), os.path.basename(key) + texts[0])}
+        content = _read(os.path.join(self._folder, key + texts[0]))
+        return {**columns, **captions_of_text(content, os.path.basename(key) + texts[0])}
 
     def scan(self) -> Scan:
         """Reads all text files in order."""
@@ -92,8 +95,16 @@ def has_sidecars(folder: Path) -> bool:
 
 
 def _read_columns(path: str, name: str) -> dict[str, Any]:
-    with open(path, "rb") as file:
-        return dict(parse_record(file.read(), name))
+    return dict(parse_record(_read(path), name))
+
+
+def _read(path: str) -> bytes:
+    """Reads a text file. Whatever is called so may be a device, or a film."""
+    with regular_file(path) as file:
+        content: bytes = file.read(_MOST_BYTES + 1)
+    if len(content) > _MOST_BYTES:
+        raise ValueError(f"{os.path.basename(path)} must have at most {_MOST_BYTES:,} bytes, but has more")
+    return content
 
 
 def _files_below(folder: str) -> Iterator[tuple[str, list[str]]]:

@@ -76,24 +76,31 @@ def join_members(members: Iterable[Member[Content]]) -> Iterator[Sample[Content]
         yield from _samples(key, files, repeated_suffix)
 
 
-def record_of_sample(sample: Sample[bytes]) -> Record | ValueError:
+def record_of_sample(sample: Sample[bytes | ValueError]) -> Record | ValueError:
     """Makes a record of the files of a sample. What the JSON file says of the caption comes before the text file."""
     if sample.error is not None:
         return ValueError(sample.error)
+    image, metadata, text = sample.image, sample.metadata, sample.text
+    if isinstance(image, ValueError):
+        return image
+    if isinstance(metadata, ValueError):
+        return metadata
+    if isinstance(text, ValueError):
+        return text
     record: dict[str, Any] = {}
-    if sample.metadata is not None:
+    if metadata is not None:
         try:
-            record = json.loads(sample.metadata)
+            record = json.loads(metadata)
         except (ValueError, RecursionError) as error:
             return ValueError(f"{sample.id}.json must be JSON, but is not: {error}")
         if not isinstance(record, dict):
             return ValueError(f"{sample.id}.json must be a JSON object, but is a {type(record).__name__}")
-    if sample.text is not None and record.get("caption") is None and record.get("captions") is None:
+    if text is not None and record.get("caption") is None and record.get("captions") is None:
         try:
-            record |= captions_of_text(sample.text, f"{sample.id}.txt")
+            record |= captions_of_text(text, f"{sample.id}.txt")
         except ValueError as error:
             return error
-    return {**record, "id": sample.id, "image": sample.image}
+    return {**record, "id": sample.id, "image": image}
 
 
 def _is_whole(files: Iterable[str]) -> bool:

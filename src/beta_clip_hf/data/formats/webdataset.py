@@ -21,13 +21,36 @@ _END_MARK_BYTES = 1024
 _READ_BYTES = 2**20
 # Where the content of a file begins in its tar, and how long it is.
 _Extent = tuple[int, int]
+# No image that is read is larger, see `ImageLimits`.
+_MOST_MEMBER_BYTES = 440 * 10**6
+# Long names and attributes of a file, which `tarfile` reads whole.
+_MOST_NAME_BYTES = 2**20
+_NAME_TYPES = (
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+)
+
+
+class _BoundedInfo(tarfile.TarInfo):
+    """The header of a file in a tar. What it says of its size must not fill the memory."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_BoundedInfo":
+        """Reads a header like `TarInfo`."""
+        info = super().frombuf(buf, encoding, errors)
+        if info.type in _NAME_TYPES and info.size > _MOST_NAME_BYTES:
+            raise tarfile.ReadError(f"a name may have {_MOST_NAME_BYTES:,} bytes, but one has {info.size:,}")
+        return info
 
 
 def read_shard(path: Path) -> Scan:
     """Yields the records of one shard, in order. One that is cut or broken ends with a `ValueError` that says so."""
     last_id = "the start"
     try:
-        with tarfile.open(path, "r|*") as tar:
+        with tarfile.open(path, "r|*", tarinfo=_BoundedInfo) as tar:
             for sample in join_members(_members(tar)):
                 yield f"{path.name}:{sample.id}", record_of_sample(sample)
                 last_id = sample.id
@@ -91,17 +114,17 @@ class TarTable:
     def _unread_image(self, index: int) -> UnreadImage:
         return UnreadImage(lambda: self._sample(index, ("image",)).image)
 
-    def _sample(self, index: int, parts: Sequence[str]) -> Sample[bytes]:
+    def _sample(self, index: int, parts: Sequence[str]) -> Sample[bytes | ValueError]:
         """Reads some of the files of a sample."""
         packed = self._packed[index]
-        files: dict[str, bytes | None] = {}
+        files: dict[str, bytes | ValueError | None] = {}
         with open(self._shards[packed["shard"]], "rb") as shard:
             for part in parts:
                 extent = packed[part]
                 files[part] = None
                 if extent is not None:
                     shard.seek(extent[0])
-                    files[part] = shard.read(extent[1])
+                    files[part] = _too_large(extent[1]) or shard.read(extent[1])
         return Sample(packed["id"], **files, error=packed["error"])
 
     def _find_samples(self) -> Iterator[dict[str, Any]]:
@@ -109,7 +132,7 @@ class TarTable:
             last_id = "the start"
             try:
                 # Only a tar that is not compressed can be read at any place.
-                with tarfile.open(path, "r:") as tar:
+                with tarfile.open(path, "r:", tarinfo=_BoundedInfo) as tar:
                     for sample in join_members(_extents(tar)):
                         yield {"shard": number, **sample._asdict()}
                         last_id = sample.id
@@ -122,14 +145,21 @@ def _broken_shard(last_id: str, error: Exception) -> ValueError:
     return ValueError(f"a shard must be a whole tar file, but cannot be read after {last_id}: {error}")
 
 
-def _members(tar: tarfile.TarFile) -> Iterator[Member[bytes]]:
+def _too_large(size: int) -> ValueError | None:
+    """Says that a file of a tar is too large to be read, if it is."""
+    if size <= _MOST_MEMBER_BYTES:
+        return None
+    return ValueError(f"a file of a sample must have at most {_MOST_MEMBER_BYTES:,} bytes, but one has {size:,}")
+
+
+def _members(tar: tarfile.TarFile) -> Iterator[Member[bytes | ValueError]]:
     """Yields the files of a tar with their content."""
     for info in tar:
         name = split_member_name(info.name)
         if info.isfile() and name is not None:
             content = tar.extractfile(info)
             assert content is not None  # only for members that are not files
-            yield Member(*name, content.read())
+            yield Member(*name, _too_large(info.size) or content.read())
 
 
 def _extents(tar: tarfile.TarFile) -> Iterator[Member[_Extent]]:

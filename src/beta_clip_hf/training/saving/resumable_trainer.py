@@ -192,6 +192,16 @@ class ResumableTrainer(DurableTrainer):
                 break
         return totals
 
+    def set_initial_training_values(self, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """Plans the training like `Trainer`, without an epoch if the checkpoint has all steps of the run."""
+        num_epochs, steps_per_epoch, *others, max_steps = super().set_initial_training_values(*args, **kwargs)
+        done = self.progress.first_step
+        if 0 < max_steps <= done:
+            # A run was killed between its last checkpoint and its last save. `Trainer` looks at the number of steps
+            # after a step only, and would take one too many.
+            num_epochs = min(num_epochs, done // steps_per_epoch)
+        return num_epochs, steps_per_epoch, *others, max_steps
+
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Loads like `Trainer`. Learning rates, decays and betas that were changed on purpose stay as they are now."""
         present = [_settings_of(group) for group in self.optimizer.param_groups]

@@ -15,7 +15,7 @@ from ...data.scenes import SceneDataset
 from ...data.tokenizers import clip_tokenizer_from_bpe, train_clip_tokenizer
 from ...evaluation.benchmarks.long_captions import SHARE_LISTS, SHARE_TEST_RECORDS
 from ...files import naming_errors
-from ...inference.models import check_sizes
+from ...inference.stored_sizes import stored_config
 from ...model.configuration_beta_clip import BetaCLIPConfig
 from ...model.image_views_beta_clip import pixel_scale
 from ...model.modeling_beta_clip import BetaCLIPModel
@@ -203,7 +203,7 @@ def build_model(settings: Mapping[str, Any], train_rows: Any) -> tuple[Any, Any]
     if settings.get("from_pretrained"):
         source = settings["from_pretrained"]
         with naming_errors(source, "the directory of a model, or its Hub id"):
-            check_sizes(BetaCLIPConfig.get_config_dict(source)[0])
+            stored_config(source)
             model, processor = _pretrained_model(source, tokenizer, {**changes, **loading_arguments(settings)})
     else:
         loading = sorted(name for name in LOADING_KEYS if settings.get(name) is not None)

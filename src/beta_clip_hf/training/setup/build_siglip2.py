@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from ...files import naming_errors
+from ...inference.stored_sizes import stored_config
 from ...model.checkpoints_beta_siglip2 import is_on_siglip2
 from ...model.configuration_beta_siglip2 import BetaSiglip2Config
 from ...model.image_views_beta_clip import has_any_grid
@@ -17,7 +19,8 @@ def is_siglip2(settings: Mapping[str, Any]) -> bool:
     source = settings.get("from_pretrained")
     stored = settings.get("from_scratch") or {}
     if source:
-        stored = BetaSiglip2Config.get_config_dict(source)[0]
+        with naming_errors(source, "the directory of a model, or its Hub id"):
+            stored = stored_config(source)
     return is_on_siglip2(stored)
 
 
