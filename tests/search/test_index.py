@@ -240,6 +240,18 @@ def test_another_model_is_refused(path, embedder, photos, tiny_model, checkpoint
         PhotoIndex.open(path).search("loaded by its name")
 
 
+@pytest.mark.parametrize("names_model", (False, True), ids=("the name it was loaded by", "the name it is given"))
+def test_a_model_of_a_relative_path_is_found_from_another_directory(
+    path, checkpoint, photos, tmp_path, monkeypatch, names_model
+):
+    monkeypatch.chdir(checkpoint.parent)
+    embedder = load_embedder(checkpoint.name, device="cpu", batch_size=2)
+    model_name = checkpoint.name if names_model else None
+    PhotoIndex.create(path, embedder, model_name=model_name).add(photos)
+    monkeypatch.chdir(tmp_path)
+    assert len(PhotoIndex.open(path).search("a red square", top=2)) == 2
+
+
 def test_what_is_no_index_or_no_collection(path, embedder, tmp_path):
     with pytest.raises(ValueError, match="must be an index, but holds none"):
         PhotoIndex.open(path)

@@ -186,12 +186,8 @@ def open_collection(
 
 def _create_index(path: str | Path, embedder: Embedder, model_name: str, *, store_patches: bool = False) -> PhotoIndex:
     """Creates an empty index, which keeps patch features only if the model has them."""
-    # The index may be opened from another working directory later.
-    lasting_name = model_name
-    if os.path.isdir(model_name):
-        lasting_name = os.path.abspath(model_name)
     store_patches = store_patches and embedder.has_patch_features
-    return PhotoIndex.create(path, embedder, model_name=lasting_name, store_patches=store_patches)
+    return PhotoIndex.create(path, embedder, model_name=model_name, store_patches=store_patches)
 
 
 def _photo_collection(opened: PhotoIndex, index: str | None, photos: str | None) -> Collection:

@@ -114,14 +114,10 @@ def _create(path: str | os.PathLike[str], settings: IndexSettings) -> PhotoIndex
     assert settings.model is not None
     dtype = settings.dtype or suited_feeding(own_device(settings.device)).dtype
     embedder = _load(settings.model, dtype, settings)
-    name = settings.model
-    # A search may start in another directory.
-    if os.path.isdir(name):
-        name = os.path.abspath(name)
     return PhotoIndex.create(
         path,
         embedder,
-        model_name=name,
+        model_name=settings.model,
         store_patches=settings.store_patches,
         precision=settings.precision or "float32",
         truncate_dim=settings.truncate_dim,

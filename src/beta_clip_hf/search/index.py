@@ -17,6 +17,7 @@ from ..inference.processes import Processes, own_device
 from ..inference.quantization import check_precision, check_truncate_dim, truncate
 from ..inference.shards import Shards, split
 from .changes import Added, Changes, count_added, find_changes, updated_records
+from .info import lasting_name
 from .query import Hit, Query, embed_query
 from .recalibration import recalibrate
 from .rerank import Reranking, patch_record, rerank_hits
@@ -73,7 +74,7 @@ class PhotoIndex:
         Args:
             path: A directory that holds no index yet, created if it is missing; or the URI of an object store.
             embedder: The embedder with the model of the index.
-            model_name: The name by which a search loads the model; by default the name that it was loaded by.
+            model_name: Directory or Hub id by which a search loads the model; by default where it was loaded from.
             store_patches: Whether patch features are kept, for re-ranking without opening images again. They take
                 2·P·D bytes for each image, in float16.
             precision: "int8" or "binary" finds candidates by codes of a byte or a bit for each number, and compares
@@ -93,7 +94,7 @@ class PhotoIndex:
         width = embedder.texts(["a photo"]).shape[1]
         check_truncate_dim(truncate_dim, width)
         info = {
-            "model": model_name or model.name_or_path,
+            "model": lasting_name(model_name or model.name_or_path),
             **_identity(embedder),
             "precision": precision,
             "truncate_dim": truncate_dim,
@@ -279,9 +280,7 @@ class PhotoIndex:
         calibration = self.table.read_calibration()
         hits = [embedded.hit(row, calibration) for row in rows]
         if min_confidence:
-            if embedded.has_images or calibration is None:
-                problem = "its query has images" if embedded.has_images else "the index is not calibrated: index again"
-                raise ValueError(f"min_confidence must be 0 for this search, because {problem}")
+            embedded.check_has_confidence(calibration)
             hits = [hit for hit in hits if hit.confidence is not None and hit.confidence >= min_confidence]
         if rerank.count:
             rerank_hits(hits[: rerank.count], embedded, rerank, self.table, self.embedder)
@@ -388,6 +387,7 @@ def _identity(embedder: Embedder) -> dict[str, str]:
 
 
 def _check_model(table: ImageTable, embedder: Embedder) -> None:
+    """Raises `ValueError` if the embeddings of an embedder are not comparable with those of an index."""
     for name, value in _identity(embedder).items():
         expected = table.info[name]
         if value != expected:

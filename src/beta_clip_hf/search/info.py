@@ -1,6 +1,7 @@
 """What an index remembers of its model, read and checked."""
 
 import json
+import os
 from typing import Any
 
 from .schema import INFO, SCHEMA
@@ -15,6 +16,13 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "truncate_dim": (int, type(None)),
     "stores_patches": (bool,),
 }
+
+
+def lasting_name(model_name: str) -> str:
+    """Returns the name by which a model is found from any working directory: a Hub id, or a whole path."""
+    if os.path.isdir(model_name):
+        return os.path.abspath(model_name)
+    return model_name
 
 
 class IndexInfo(dict[str, Any]):

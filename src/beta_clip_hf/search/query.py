@@ -119,6 +119,15 @@ class EmbeddedQuery:
         texts = self.texts[:1] if self.has_description else self.texts
         return sum(map(count_words, texts)) / max(len(texts), 1)
 
+    def check_has_confidence(self, calibration: Calibration | None) -> None:
+        """Raises `ValueError` if the images that the query finds have no confidence, see [`hit`]."""
+        if self.has_images:
+            raise ValueError("min_confidence must be 0 for this search, because its query has images")
+        if calibration is None:
+            raise ValueError(
+                "min_confidence must be 0 for this search, because the index is not calibrated: index again"
+            )
+
     def hit(self, row: Mapping[str, Any], calibration: Calibration | None = None) -> Hit:
         """
         Scores an image by its embedding.
@@ -135,7 +144,7 @@ class EmbeddedQuery:
             if value is not None and not is_internal:
                 columns[name] = value
         confidence = None
-        # An image is closer to images than any text is.
+        # An image is closer to images than any text is: a query with images has no confidence.
         if calibration is not None and not self.has_images:
             lift = similarity - float(self.vector_D.numpy() @ calibration.mean_D) / self.total_weight
             confidence = calibration.confidence(lift, self.num_words)

@@ -51,18 +51,23 @@ def find_reused(
     """
     stamps = {key: stamp_of(key) for key in keys}
     new_sizes = {stamp.file_bytes for stamp in stamps.values()}
-    candidates = {}
+    key_of_content = {}
     for key, stored in known.items():
         if stored.file_modified_ns is not None and stored.file_bytes in new_sizes and not os.path.exists(key):
-            candidates[stored.file_sha256] = key
-    candidates |= {known[key].file_sha256: key for key in leaving}
-    sizes = {known[key].file_bytes for key in candidates.values()}
+            key_of_content[stored.file_sha256] = key
+    for key in leaving:
+        key_of_content[known[key].file_sha256] = key
+    if not key_of_content:
+        return {}
+    stored_sizes = {known[key].file_bytes for key in key_of_content.values()}
+    # An image that is no file has no size that could tell it from others.
+    any_size_fits = None in stored_sizes
     reused = {}
     for key, stamp in stamps.items():
-        may_be_known = sizes & {stamp.file_bytes, None} if stamp != NO_STAMP else candidates
-        if not may_be_known:
+        may_be_stored = any_size_fits or stamp == NO_STAMP or stamp.file_bytes in stored_sizes
+        if not may_be_stored:
             continue
-        stored_key = candidates.get(content_sha256(photos, key) or "")
+        stored_key = key_of_content.get(content_sha256(photos, key) or "")
         if stored_key is not None:
             reused[key] = Reused(stored_key, stamp)
     return reused
@@ -83,19 +88,19 @@ def reused_fragments(photos: Photos, reused: Mapping[str, Reused], table: ImageT
         stored_keys = list({reused[key].stored_key for key in keys})
         stored_rows = table.fetch(stored_keys, ["width", "height", "file_sha256", "vector", "preview"])
         patches_by_key = table.patches(stored_keys) if table.stores_patches else {}
-        fragment = Fragment([], np.zeros(0), [])
-        vectors = []
+        records, vectors, patch_records = [], [], []
         for key in keys:
             stored_key, stamp = reused[key]
-            row, stored = photos.row(key), dict(stored_rows[stored_key])
-            if table.stores_patches:
-                patches = patches_by_key[stored_key]
-                content = patches.features_PD.tobytes()
-                fragment.patches.append({"patches": content, "patch_rows": patches.rows})
+            row = photos.row(key)
+            # A copy: several images may have the content of one.
+            stored = dict(stored_rows[stored_key])
             vectors.append(stored.pop("vector"))
             if stamp.modified_ns is not None:
                 stored["preview"] = None
             elif stored["preview"] is None:
                 stored["preview"] = preview_of(load_image(row["image"]))
-            fragment.records.append({**row, **stored, **fields_of_source(photos, key, stamp)})
-        yield fragment._replace(vectors_GD=np.array(vectors, dtype=np.float32))
+            records.append({**row, **stored, **fields_of_source(photos, key, stamp)})
+            if table.stores_patches:
+                patches = patches_by_key[stored_key]
+                patch_records.append({"patches": patches.features_PD.tobytes(), "patch_rows": patches.rows})
+        yield Fragment(records, np.array(vectors, dtype=np.float32), patch_records)

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from .codes import code_type
 
 
@@ -28,6 +30,20 @@ class Stored(NamedTuple):
     file_sha256: str
     row_sha256: str
     """A hash of the columns of its row; "" for an image without a row."""
+
+
+class StoredPatches(NamedTuple):
+    """Holds the patch features of an image."""
+
+    features_PD: np.ndarray
+    """(P, D) float16."""
+    rows: int
+    """Rows of patches; P is a multiple of it."""
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        return self.rows, len(self.features_PD) // self.rows
 
 
 # The columns that rows of users do not have. `image` is the key: the path of a file, or "SOURCE#ID" for an image

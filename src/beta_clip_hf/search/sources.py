@@ -73,7 +73,7 @@ class PhotoRows:
         self.name = name.collection
         self._place = name.place
         self.skipped: list[tuple[str, str]] = []
-        self._table, self._reader = table, reader
+        self._table, self._reader, self._group = table, reader, group
         self._row_indices: dict[str, list[int]] = {}
         # The key of an image inside of the source, by the hash of its content.
         self._key_of_content: dict[bytes, str] = {}
@@ -85,32 +85,46 @@ class PhotoRows:
         self._real_folders: dict[str, str] = {}
         for row_index, (location, record) in enumerate(table.scan()):
             try:
-                if isinstance(record, ValueError):
-                    raise record
-                row = self._checked_row(record, location, row_index)
-                key = self._key(row)
-                check_utf8(key, plain_columns(row))
+                self._add(row_index, location, record)
             except ValueError as error:
                 self.skipped.append((printable(location), printable(str(error))))
-                continue
-            if group and file_of(row["image"]) is None:
-                key = self._key_of_content.setdefault(image_key(row["image"]), key)
-            if key in self._row_indices and not group:
-                self.skipped.append((location, f"its image is that of an earlier row: {key}"))
-                continue
-            self._row_indices.setdefault(key, []).append(row_index)
-            if len(self._row_indices[key]) == 1:
-                self._note_columns(key, row)
         if not self._row_indices:
-            reasons = "; ".join(f"{location}: {reason}" for location, reason in self.skipped[:1])
-            raise ValueError(f"{self.name} must have a row that can be used, but has none. {reasons}")
+            raise ValueError(f"{self.name} must have a row that can be used, but {self._why_none()}")
         for key, row_indices in self._row_indices.items():
             if len(row_indices) > 1:
                 self._note_columns(key, self._joined_row(key))
         self._column_names = safe_names(self._value_types)
-        self._count()
+        self._log_counts()
 
-    def _count(self) -> None:
+    def _add(self, row_index: int, location: str, record: Mapping[str, Any] | ValueError) -> None:
+        """
+        Adds a row to its photo.
+
+        Raises:
+            ValueError: if it cannot be used.
+        """
+        if isinstance(record, ValueError):
+            raise record
+        row = self._checked_row(record, location, row_index)
+        key = self._key(row)
+        check_utf8(key, plain_columns(row))
+        if self._group and file_of(row["image"]) is None:
+            key = self._key_of_content.setdefault(image_key(row["image"]), key)
+        rows_of_photo = self._row_indices.setdefault(key, [])
+        if rows_of_photo and not self._group:
+            raise ValueError(f"its image is that of an earlier row: {key}")
+        rows_of_photo.append(row_index)
+        if len(rows_of_photo) == 1:
+            self._note_columns(key, row)
+
+    def _why_none(self) -> str:
+        """Says why no row can be used."""
+        if not self.skipped:
+            return "has none"
+        location, reason = self.skipped[0]
+        return f"has none. {location}: {reason}"
+
+    def _log_counts(self) -> None:
         """Logs how many rows were read and skipped."""
         counts = RowCounts(self.name)
         counts.skipped = len(self.skipped)
@@ -126,6 +140,7 @@ class PhotoRows:
         return sum(map(len, self._row_indices.values()))
 
     def _note_columns(self, key: str, row: Row) -> None:
+        """Notes the hash and the types of the columns of a photo."""
         columns = plain_columns(row)
         self._digests[key] = hashlib.sha256(json.dumps(columns, sort_keys=True).encode()).hexdigest()
         for column, value in columns.items():

@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from .schema import (
     PATCHES,
     UNREADABLE,
     Stored,
+    StoredPatches,
     connect,
     create_or_replace,
     create_tables,
@@ -40,20 +41,6 @@ REFINE = 5
 KEYS_PER_FILTER = 500
 # Earlier versions stay this long, for searches that are reading them.
 KEPT = timedelta(hours=1)
-
-
-class StoredPatches(NamedTuple):
-    """Holds the patch features of an image."""
-
-    features_PD: np.ndarray
-    """(P, D) float16."""
-    rows: int
-    """Rows of patches; P is a multiple of it."""
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of patches."""
-        return self.rows, len(self.features_PD) // self.rows
 
 
 class ImageTable:
@@ -294,41 +281,50 @@ class ImageTable:
 
     def _nearest_by_codes(self, vector_D: np.ndarray, count: int, where: str | None) -> list[dict[str, Any]]:
         """Finds candidates by their codes, and orders them by their embeddings."""
-        num_candidates = count * CANDIDATES[self.precision]
-        columns = [*self.columns, "vector"]
+        find_candidates = self._candidates_by_int8
+        if self.precision == "binary":
+            find_candidates = self._candidates_by_bits
         with explained_filter_errors(where, self.columns):
-            if self.precision == "binary":
-                bits = codes_of(vector_D[None], "binary")[0]
-                query = self._images.search(bits, vector_column_name="codes").distance_type("hamming")
-                query = query.select([*columns, "_distance"]).limit(num_candidates)
-                if where is not None:
-                    query = query.where(where, prefilter=True)
-                rows = self._rows_with_vectors(query.to_arrow())
-            else:
-                scan = self._images.search().select(["image", "codes"])
-                if where is not None:
-                    scan = scan.where(where)
-                keys = best_by_int8(scan.to_batches(), vector_D, num_candidates)
-                rows = []
-                for batch_keys in split(keys, KEYS_PER_FILTER):
-                    fetched = self._images.search().where(key_filter(batch_keys)).select(columns).to_arrow()
-                    rows += self._rows_with_vectors(fetched)
+            rows = find_candidates(vector_D, count * CANDIDATES[self.precision], where)
         rows.sort(key=lambda row: -float(row["vector"] @ vector_D / np.linalg.norm(row["vector"])))
         return rows[:count]
 
+    def _candidates_by_bits(self, vector_D: np.ndarray, count: int, where: str | None) -> list[dict[str, Any]]:
+        """Returns the rows of the images whose bits differ from those of a vector in the fewest places."""
+        bits = codes_of(vector_D[None], "binary")[0]
+        query = self._images.search(bits, vector_column_name="codes").distance_type("hamming")
+        query = query.select([*self.columns, "vector", "_distance"]).limit(count)
+        if where is not None:
+            query = query.where(where, prefilter=True)
+        return self._rows_with_vectors(query.to_arrow())
+
+    def _candidates_by_int8(self, vector_D: np.ndarray, count: int, where: str | None) -> list[dict[str, Any]]:
+        """Returns the rows of the images whose codes of 8 bits have the highest cosines with a vector."""
+        scan = self._images.search().select(["image", "codes"])
+        if where is not None:
+            scan = scan.where(where)
+        keys = best_by_int8(scan.to_batches(), vector_D, count)
+        rows = []
+        for batch_keys in split(keys, KEYS_PER_FILTER):
+            query = self._images.search().where(key_filter(batch_keys)).select([*self.columns, "vector"])
+            rows += self._rows_with_vectors(query.to_arrow())
+        return rows
+
     def _rows_with_vectors(self, result: Any) -> list[dict[str, Any]]:
         """Returns the rows of an Arrow table, with the embeddings in float32 as `vector`."""
-        vectors = result["vector"].combine_chunks().flatten().to_numpy().astype(np.float32)
-        vectors = vectors.reshape(-1, self.embedding_size)
+        vectors_GD = self._as_floats(result["vector"].combine_chunks())
         others = [name for name in result.column_names if name not in ("vector", "_distance")]
         rows = result.select(others).to_pylist()
-        return [{**row, "vector": vector} for row, vector in zip(rows, vectors, strict=True)]
+        return [{**row, "vector": vector_D} for row, vector_D in zip(rows, vectors_GD, strict=True)]
+
+    def _as_floats(self, vectors: Any) -> np.ndarray:
+        """Returns an Arrow array of embeddings as (G, D) float32."""
+        return vectors.flatten().to_numpy().astype(np.float32).reshape(-1, self.embedding_size)
 
     def vectors(self) -> Iterator[tuple[list[str | None], np.ndarray]]:
         """Yields the captions of all images and their embeddings (G, D) float32, in parts."""
         for batch in self._images.search().select(["caption", "vector"]).to_batches():
-            vectors_GD = batch["vector"].flatten().to_numpy().astype(np.float32).reshape(-1, self.embedding_size)
-            yield batch["caption"].to_pylist(), vectors_GD
+            yield batch["caption"].to_pylist(), self._as_floats(batch["vector"])
 
     def write_calibration(self, calibration: Calibration) -> None:
         """Replaces what is known of the scores of texts without a match."""
