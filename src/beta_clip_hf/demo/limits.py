@@ -80,7 +80,6 @@ class Limits:
 
     def _check_size(self, path: str) -> None:
         """Raises `ValueError` if an image has too many pixels, or is no image."""
-        most = f"An image may have {self.megapixels:g} million pixels, but this one has"
         without_limits = ImageLimits(math.inf, math.inf, math.inf)
         try:
             with opened_image(path, without_limits) as image:
@@ -89,7 +88,10 @@ class Limits:
         except Exception:
             raise ValueError("This file cannot be read as an image: try a PNG or JPEG.") from None
         if width * height > self.megapixels * 1e6:
-            raise ValueError(f"{most} {width} × {height}: make it smaller.")
+            raise ValueError(
+                f"An image may have {self.megapixels:g} million pixels, but this one has {width} × {height}: "
+                "make it smaller."
+            )
 
     def text(self, text: str | None, name: str) -> str:
         """

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from ..data.images import thumbnail
-from ..inference.look import CAPTION, PHRASE, SENTENCE, Look, ShownText, can_look, look, split_texts
+from ..inference.look import CAPTION, PHRASE, SENTENCE, Look, ShownText, can_look, folded_text, look, split_texts
 from ..search.gallery import image_of, phrases_to_show
 from ..search.index import PhotoIndex
 from ..search.query import Hit, Query
@@ -151,8 +151,8 @@ def differences(first: str, second: str) -> tuple[list[str], list[str]]:
 
 
 def _texts_by_words(parts: list[ShownText], kinds: AbstractSet[str]) -> dict[str, str]:
-    """Returns the texts of some kinds by what makes them the same: neither capitals nor a full stop matter."""
-    return {part.text.casefold().strip(" ."): part.text for part in parts if part.kind in kinds}
+    """Returns the texts of some kinds by what makes them the same, see [`folded_text`]."""
+    return {folded_text(part.text): part.text for part in parts if part.kind in kinds}
 
 
 def find(index: PhotoIndex, text: str, top: int, rerank: bool) -> Found:

@@ -66,10 +66,12 @@ def read_adapter(source: Any, model_class: Any, *, config: Any = None, **kwargs:
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     base_name = base_of_adapter(source, **hub)
-    token = {name: hub[name] for name in ("token", "cache_dir", "local_files_only") if name in hub}
+    # The base model lies in a repository of its own, which has neither the revision nor the folders of the adapter.
+    base_hub = {name: hub[name] for name in ("token", "cache_dir", "local_files_only") if name in hub}
     with _quiet_loading():
-        loaded = model_class.from_pretrained(base_name, config=config, output_loading_info=True, **token, **kwargs)
-    base, info = loaded
+        base, info = model_class.from_pretrained(
+            base_name, config=config, output_loading_info=True, **base_hub, **kwargs
+        )
     _check_pooler(info["missing_keys"], source, hub)
     # Not one for all: logit scales of SigLIP 2 are float32 in every model.
     dtypes = {name: tensor.dtype for name, tensor in base.state_dict().items()}

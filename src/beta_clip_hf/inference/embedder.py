@@ -19,7 +19,7 @@ from ..model.image_views_beta_clip import UNSCALED, pixel_scale, squashed, view_
 from ..model.patch_map_beta_clip import PatchMap
 from ..model.regions_beta_clip import grid_boxes, roi_align_of_map
 from .grids import HasPatches, for_model, map_of_one_grid
-from .models import evaluation_mode
+from .models import embedding_width, evaluation_mode
 from .reading import ImageReader, ProcessedImages
 from .shards import Kept, Shards, split
 from .text_kinds import SHORT_CAPTION, kind_of_descriptions, path_of_kind
@@ -234,23 +234,9 @@ class Embedder:
 
     def encode_images(self, processed: ProcessedImages) -> ImageBatch:
         """Encodes one batch of images that have been read and processed."""
-        inputs = {}
-        for name, tensor in processed.inputs.items():
-            # The tower reads the shapes of images on the CPU.
-            device = "cpu" if name == "spatial_shapes" else self.model.device
-            inputs[name] = tensor.to(device, non_blocking=True)
-        if self.pixel_scale is not None and inputs["pixel_values"].dtype == torch.uint8:
-            inputs["pixel_values"] = scaled_pixels(inputs["pixel_values"], self.pixel_scale)
-        inputs["pixel_values"] = inputs["pixel_values"].to(self.model.dtype)
-        options = self._size_options(inputs["pixel_values"])
+        inputs = self._model_inputs(processed)
         with evaluation_mode(self.model):
-            if self.has_patch_features:
-                features_BD, patches = self.model.encode_images(**inputs, **options)
-            else:
-                features_BD = self.model.get_image_features(**inputs, **options).pooler_output
-                patches = map_of_one_grid(features_BD[:, None][:, :0], (0, 0))
-        if not isinstance(patches, PatchMap):
-            patches = map_of_one_grid(patches, self._patch_grid(inputs["pixel_values"]))
+            features_BD, patches = self._features(inputs)
         return ImageBatch(
             rows=processed.rows,
             image_index_B=torch.tensor(processed.indices),
@@ -260,11 +246,31 @@ class Embedder:
             digests=processed.digests,
         )
 
-    def _patch_grid(self, pixel_values: Tensor) -> tuple[int, int]:
-        """Rows and columns of patches of each image of a batch."""
-        height, width = pixel_values.shape[-2:]
+    def _model_inputs(self, processed: ProcessedImages) -> dict[str, Tensor]:
+        """Returns what the image processor has made, on the model's device and in its dtype."""
+        inputs = {}
+        for name, tensor in processed.inputs.items():
+            # The tower reads the shapes of images on the CPU.
+            device = "cpu" if name == "spatial_shapes" else self.model.device
+            inputs[name] = tensor.to(device, non_blocking=True)
+        if self.pixel_scale is not None and inputs["pixel_values"].dtype == torch.uint8:
+            inputs["pixel_values"] = scaled_pixels(inputs["pixel_values"], self.pixel_scale)
+        inputs["pixel_values"] = inputs["pixel_values"].to(self.model.dtype)
+        return inputs
+
+    def _features(self, inputs: dict[str, Tensor]) -> tuple[Tensor, PatchMap]:
+        """Returns the features of whole images, (B, D), and of their patches."""
+        options = self._size_options(inputs["pixel_values"])
+        if not self.has_patch_features:
+            features_BD = self.model.get_image_features(**inputs, **options).pooler_output
+            no_patches_B0D = features_BD[:, None][:, :0]
+            return features_BD, map_of_one_grid(no_patches_B0D, (0, 0))
+        features_BD, patches = self.model.encode_images(**inputs, **options)
+        if isinstance(patches, PatchMap):
+            return features_BD, patches
+        height, width = inputs["pixel_values"].shape[-2:]
         patch_size = self.model.config.vision_config.patch_size
-        return height // patch_size, width // patch_size
+        return features_BD, map_of_one_grid(patches, (height // patch_size, width // patch_size))
 
     def _size_options(self, pixel_values: Tensor) -> dict[str, bool]:
         """Returns the arguments by which a model takes images of their size."""
@@ -391,8 +397,3 @@ class Embedder:
                 output_attentions=True,
             )
         return attention_THP.float()
-
-
-def embedding_width(config: Any) -> int:
-    """Returns D of a model: CLIP names it, that of SigLIP is the width of its text tower's projection."""
-    return getattr(config, "projection_dim", None) or config.text_config.projection_size

@@ -15,8 +15,8 @@ from ..model.image_loading_beta_clip import load_images
 from ..model.modeling_beta_siglip2 import BetaSiglip2Model
 from ..model.processing_beta_clip import BetaCLIPProcessor
 from ..model.processing_beta_siglip2 import BetaSiglip2Processor
-from .embedder import Embedder, embedding_width
-from .models import cut_to_positions
+from .embedder import Embedder
+from .models import cut_to_positions, embedding_width
 from .progress import progress_bars
 from .quantization import check_precision, check_truncate_dim, quantize, truncate
 from .reading import ProcessedImages
@@ -41,19 +41,8 @@ def encode(model: Any, images: Any, texts: Any, settings: EncodingSettings) -> T
     """
     if (images is None) == (texts is None):
         raise ValueError("exactly one of images and texts must be given")
-    check_precision(settings.precision)
-    check_truncate_dim(settings.truncate_dim, embedding_width(model.config))
-    if texts is None and settings.path is not None:
-        raise ValueError(f"path must be left out for images, but is {settings.path!r}")
-    model.check_path(settings.path)
-    processor_class = BetaSiglip2Processor if isinstance(model, BetaSiglip2Model) else BetaCLIPProcessor
-    processor = settings.processor or _processor_of(model, processor_class)
-    if not hasattr(processor, "image_processor"):
-        raise ValueError(f"processor must be a {processor_class.__name__}, but is a {type(processor).__name__}")
-    if type(settings.batch_size) is not int:
-        raise ValueError(f"batch_size must be a whole number, but is {settings.batch_size!r}")
-    if type(settings.normalize) is not bool:
-        raise ValueError(f"normalize must be True or False, but is {settings.normalize!r}")
+    _check_settings(settings, model, are_images=texts is None)
+    processor = _processor_for(model, settings.processor)
     embedder = Embedder(model, processor, batch_size=settings.batch_size, normalize=settings.normalize)
     with progress_bars(settings.show_progress_bar):
         if texts is None:
@@ -67,7 +56,29 @@ def encode(model: Any, images: Any, texts: Any, settings: EncodingSettings) -> T
     return quantized_MD[0] if is_single else quantized_MD
 
 
-def _processor_of(model: Any, processor_class: Any) -> Any:
+def _check_settings(settings: EncodingSettings, model: Any, *, are_images: bool) -> None:
+    """Raises `ValueError` if an option is out of range, or does not fit the model or images."""
+    check_precision(settings.precision)
+    check_truncate_dim(settings.truncate_dim, embedding_width(model.config))
+    if are_images and settings.path is not None:
+        raise ValueError(f"path must be left out for images, but is {settings.path!r}")
+    model.check_path(settings.path)
+    if type(settings.batch_size) is not int:
+        raise ValueError(f"batch_size must be a whole number, but is {settings.batch_size!r}")
+    if type(settings.normalize) is not bool:
+        raise ValueError(f"normalize must be True or False, but is {settings.normalize!r}")
+
+
+def _processor_for(model: Any, processor: Any) -> Any:
+    """Returns the processor that the caller gives, or else the one that was saved beside the model."""
+    processor_class: Any = BetaSiglip2Processor if isinstance(model, BetaSiglip2Model) else BetaCLIPProcessor
+    processor = processor or _saved_processor(model, processor_class)
+    if not hasattr(processor, "image_processor"):
+        raise ValueError(f"processor must be a {processor_class.__name__}, but is a {type(processor).__name__}")
+    return processor
+
+
+def _saved_processor(model: Any, processor_class: Any) -> Any:
     """Loads the processor that was saved beside a model, cut to the positions of the model."""
     name = model.name_or_path
     if not name:
@@ -91,7 +102,8 @@ def _is_image(images: Any) -> bool:
 
 
 def _checked_texts(texts: Iterable[Any]) -> list[str]:
-    """Returns texts as a list.
+    """
+    Returns texts as a list.
 
     Raises:
         ValueError: if one of them is no string.
@@ -123,7 +135,8 @@ def _encode_images(images: Any, embedder: Embedder) -> Tensor:
 
 
 def _load(image: Any, number: int) -> Any:
-    """Reads an image as the processor does, see [`load_images`].
+    """
+    Reads an image as the processor does, see [`load_images`].
 
     Raises:
         ValueError: if it cannot be read, or it is several; the message holds its number.

@@ -274,7 +274,8 @@ def part_scores(
         sentences_BT, phrases_BT = parts.pair_scores(batch, place)
         caption_BT = (batch.image_embeds_BD @ caption_embeds_TD.T).cpu()
         batches.append(PartScores(caption_BT, sentences_BT, phrases_BT))
-    return PartScores(*(torch.cat(scores) for scores in zip(*batches, strict=True)))
+    captions, sentences, phrases = zip(*batches, strict=True)
+    return PartScores(torch.cat(captions), torch.cat(sentences), torch.cat(phrases))
 
 
 def hierarchical_scores(

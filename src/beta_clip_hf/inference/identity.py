@@ -145,7 +145,7 @@ def config_hash(model: Any, processor: Any) -> str:
 
 
 def _with_effect(value: Any) -> Any:
-    """A configuration without the settings that change no feature, at any depth."""
+    """Returns a configuration without the settings that change no feature, at any depth."""
     if not isinstance(value, dict):
         return value
     return {name: _with_effect(setting) for name, setting in value.items() if name not in _WITHOUT_EFFECT}

@@ -1,10 +1,11 @@
 """Samples of the images of data sets, by which evaluations tell whether a model was trained on their images."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ..data.formats.hub import undecoded
 from .identity import image_digest
+from .shards import split
 
 
 # So many images are read at the start of a training. Of a larger data set they are evenly spaced.
@@ -55,7 +56,7 @@ class ImageSample(NamedTuple):
     @classmethod
     def of_digests(cls, digests: bytes | bytearray) -> "ImageSample":
         """Makes the sample of images whose digests are known, 32 bytes each, one after the other."""
-        distinct = list(dict.fromkeys(_pieces(bytes(digests), 32)))
+        distinct = list(dict.fromkeys(split(bytes(digests), 32)))
         indices = _evenly_spaced(len(distinct), SAMPLED_IMAGES)
         return cls(len(distinct), tuple(_shortened(distinct[index]) for index in indices))
 
@@ -63,7 +64,7 @@ class ImageSample(NamedTuple):
     def from_json(cls, record: Any) -> "ImageSample | None":
         """Returns the sample of a record as of [`to_json`]; `None` for anything else."""
         try:
-            return cls(int(record["images"]), tuple(_pieces(record["sha256"], DIGEST_CHARACTERS)))
+            return cls(int(record["images"]), tuple(split(record["sha256"], DIGEST_CHARACTERS)))
         except (TypeError, KeyError, ValueError):
             return None
 
@@ -80,12 +81,8 @@ class ImageSample(NamedTuple):
         return min(1.0, found * other.total / len(other.digests))
 
 
-def _pieces(whole: Any, length: int) -> list[Any]:
-    """Cuts bytes or a text into pieces of one length."""
-    return [whole[start : start + length] for start in range(0, len(whole), length)]
-
-
-def _evenly_spaced(length: int, limit: int) -> Iterable[int]:
+def _evenly_spaced(length: int, limit: int) -> list[int]:
+    """Returns at most `limit` places of a sequence, at equal distances."""
     number = min(length, limit)
     return [index * length // number for index in range(number)]
 

@@ -119,7 +119,7 @@ def split_texts(texts: Sequence[str], *, most_phrases: int = 12) -> list[ShownTe
         check_text(text, "text")
         parts = _parts_of(text, most_phrases, group)
         for part in parts:
-            folded = _folded(part.text)
+            folded = folded_text(part.text)
             if folded not in seen:
                 seen.add(folded)
                 shown.append(part)
@@ -133,7 +133,7 @@ def _parts_of(text: str, most_phrases: int, group: int) -> list[ShownText]:
     caption = hierarchy.caption
     phrases = list(zip(hierarchy.phrases, hierarchy.phrase_sentences, strict=True))[:most_phrases]
     # A phrase that is the whole text would be shown twice.
-    phrases = [(phrase, sentence) for phrase, sentence in phrases if _folded(phrase) != _folded(caption)]
+    phrases = [(phrase, sentence) for phrase, sentence in phrases if folded_text(phrase) != folded_text(caption)]
     has_sentences = len(hierarchy.sentences) > 1
     # A text without parts is a phrase, whatever its length: "caption" would send it down the long text path.
     if most_phrases == 0 or not (has_sentences or phrases):
@@ -149,8 +149,8 @@ def _parts_of(text: str, most_phrases: int, group: int) -> list[ShownText]:
     return parts
 
 
-def _folded(text: str) -> str:
-    """Makes texts equal that differ only in case or in their full stop."""
+def folded_text(text: str) -> str:
+    """Returns what texts have in common that differ only in capitals, outer spaces or their full stop."""
     return text.casefold().strip(" .")
 
 
@@ -290,16 +290,17 @@ def hierarchy_scores(model: Any, processor: Any, image: Any, texts: Sequence[str
     """
     embedder = Embedder(model, processor)
     kind = embedder.description_kind(texts)
+    places = best_places(embedder)
+    parts_by_name = {}
+    with progress_bars(False):
+        for name, place in HIERARCHICAL_PLACES.items():
+            if place in places:
+                parts_by_name[name] = part_scores(embedder, [image], texts, place=place, kind=kind)
     scores = []
-    for name, place in HIERARCHICAL_PLACES.items():
-        if place in best_places(embedder):
-            with progress_bars(False):
-                parts = part_scores(embedder, [image], texts, place=place, kind=kind)
-            weights = DEFAULT_WEIGHTS[place]
-            total_T = parts.total(weights)[0]
-            for index, text in enumerate(texts):
-                caption, sentences, phrases = (float(part_BT[0, index]) for part_BT in parts)
-                total = float(total_T[index])
-                scores.append(HierarchyScore(text, name, caption, sentences, phrases, weights, total))
-    # All scores of a text stand together.
-    return sorted(scores, key=lambda score: texts.index(score.text))
+    for index, text in enumerate(texts):
+        for name, parts in parts_by_name.items():
+            weights = DEFAULT_WEIGHTS[HIERARCHICAL_PLACES[name]]
+            caption, sentences, phrases = (float(part_BT[0, index]) for part_BT in parts)
+            total = float(parts.total(weights)[0, index])
+            scores.append(HierarchyScore(text, name, caption, sentences, phrases, weights, total))
+    return scores

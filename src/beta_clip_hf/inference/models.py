@@ -114,6 +114,11 @@ def cut_to_positions(processor: BetaCLIPProcessor, config: Any) -> None:
         processor.short_max_length = min(processor.short_max_length, positions)
 
 
+def embedding_width(config: Any) -> int:
+    """Returns D of a model: CLIP names it, that of SigLIP is the width of its text tower's projection."""
+    return getattr(config, "projection_dim", None) or config.text_config.projection_size
+
+
 def text_inputs(model: Any, processor: Any, texts: Sequence[str], path: str | None = None) -> BatchFeature:
     """
     Tokenizes texts as the model knows them from its training. A text that is too long is cut, but keeps its end token.

@@ -74,12 +74,12 @@ class ImageReader:
         Raises:
             ValueError: if an image cannot be read, unless `keeps_going`.
         """
-        if not self.keeps_going:
-            return self._read(indices)
         try:
             return self._read(indices)
-        # The exception does not say which image it is about, so each is tried by itself.
         except Exception:
+            if not self.keeps_going:
+                raise
+            # The exception does not say which image it is about, so each is tried by itself.
             lost = self._find_lost(indices)
             if not lost:
                 raise
