@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from .images import bytes_or_path
 from .rows import row_id
 
 
@@ -28,8 +29,7 @@ class RowsFingerprint:
 
 def _image_size(image: Any) -> int | str:
     """Returns the number of bytes of an image's file; for one that is none, its width and height."""
-    if isinstance(image, Mapping):
-        image = image.get("bytes") or image.get("path")
+    image = bytes_or_path(image)
     if isinstance(image, bytes):
         return len(image)
     if isinstance(image, str | os.PathLike):

@@ -4,19 +4,16 @@ import hashlib
 import math
 import os
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from torch.utils.data import Dataset
 
 from .fingerprint import data_fingerprint
-from .grouping import UnreadImage, image_key
+from .grouping import QUICK_BYTES, image_key, quick_content, read_image
 from .rows import Row
-
-
-# This many bytes of the beginning and of the end nearly always tell an image from others.
-_QUICK_BYTES = 4096
 
 
 class HeldOutPart(Dataset[Row]):
@@ -97,23 +94,23 @@ def hold_out(rows: Any, fraction: float, seed: int = 0) -> tuple[HeldOutPart, He
 
 def _photo_key(image: Any) -> bytes:
     """Returns a key that is the same for copies of a photo. It costs little also for a large file."""
-    if isinstance(image, UnreadImage):
-        image = image.read()
-    if isinstance(image, Mapping):
-        image = image.get("bytes") or image.get("path")
-    if isinstance(image, str | Path):
-        try:
-            with open(image, "rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                beginning = file.read(_QUICK_BYTES)
-                file.seek(max(0, size - _QUICK_BYTES))
-                return b"%d " % size + beginning + file.read(_QUICK_BYTES)
-        except OSError:
-            # An address, or an image that the collator will find missing.
-            return image_key(image)
+    image = read_image(image)
     if isinstance(image, bytes):
-        return b"%d " % len(image) + image[:_QUICK_BYTES] + image[-_QUICK_BYTES:]
+        return quick_content(image)
+    if isinstance(image, str | Path):
+        # An address has no file, and neither has an image that the collator will find missing.
+        with suppress(OSError):
+            return _quick_content_of_file(image)
     return image_key(image)
+
+
+def _quick_content_of_file(path: str | Path) -> bytes:
+    """Returns the [`quick_content`] of a file, of which no more is read."""
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        beginning = file.read(QUICK_BYTES)
+        file.seek(max(0, size - QUICK_BYTES))
+        return b"%d " % size + beginning + file.read(QUICK_BYTES)
 
 
 __all__ = ["HeldOutPart", "hold_out"]

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from PIL import Image
 
 from ..files import replacing
 from ..model.image_files_beta_clip import opened_image
+from .images import bytes_or_path
 
 
 # Folder of the files, in that of the rows.
@@ -22,8 +22,7 @@ def image_file(image: Any) -> str:
     Raises:
         ValueError: if it is none.
     """
-    if isinstance(image, Mapping) and not image.get("bytes"):
-        image = image.get("path")
+    image = bytes_or_path(image)
     if not isinstance(image, (str, Path)):
         raise ValueError(f"image must be a path, bytes or a PIL image, but is a {type(image).__name__}")
     return str(image)
@@ -48,9 +47,8 @@ def store_inner_image(image: Any, path: Path) -> None:
 
 
 def _content(image: Any) -> bytes | None:
-    """Returns the bytes of the file that an image is, or would be."""
-    if isinstance(image, Mapping):
-        image = image.get("bytes")
+    """Returns the bytes of the file that an image would be; `None` for an image that is a file by itself."""
+    image = bytes_or_path(image)
     if isinstance(image, (bytes, bytearray)):
         return bytes(image)
     if isinstance(image, Image.Image):

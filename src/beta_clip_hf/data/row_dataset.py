@@ -2,14 +2,15 @@
 
 import logging
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from torch.utils.data import Dataset, IterableDataset
 
 from .fields import MISSING_FILE
 from .fingerprint import RowsFingerprint
-from .grouping import PhotoGroups, PhotoKeys, image_key, join_rows
+from .grouping import PhotoGroups, PhotoKeys, image_key, join_rows, quick_content
+from .images import bytes_or_path
 from .records import RecordStream, Table
 from .row_counts import RowCounts
 from .row_reader import RowReader
@@ -19,9 +20,6 @@ from .workers import SharedCount, SharedEpoch
 
 
 logger = logging.getLogger(__name__)
-
-# This many bytes of the beginning and of the end nearly always tell a file from others.
-_QUICK_BYTES = 4096
 
 
 class RowDataset(Dataset[Row]):
@@ -175,10 +173,9 @@ class RowStream(IterableDataset[Row]):
 
 def _quick_key(image: Any) -> bytes:
     """Returns a key of an image that costs little also for a large file: a warning need not be certain."""
-    if isinstance(image, Mapping) and image.get("bytes"):
-        image = image["bytes"]
-    if isinstance(image, bytes) and len(image) > 2 * _QUICK_BYTES:
-        image = b"%d " % len(image) + image[:_QUICK_BYTES] + image[-_QUICK_BYTES:]
+    image = bytes_or_path(image)
+    if isinstance(image, bytes):
+        image = quick_content(image)
     return image_key(image)
 
 

@@ -5,7 +5,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from transformers.utils import cached_file
 
+from ..data.images import bytes_or_path
 from ..files import write_text
 from ..model.adapters_beta_clip import ADAPTER_FILE
 from ..version import __version__
@@ -161,8 +162,7 @@ def image_digest(image: Any) -> bytes:
     Raises:
         OSError: if the file cannot be read.
     """
-    if isinstance(image, Mapping):
-        image = image.get("bytes") or image["path"]
+    image = bytes_or_path(image)
     if isinstance(image, (str, os.PathLike)):
         with open(image, "rb") as file:
             return hashlib.file_digest(file, "sha256").digest()

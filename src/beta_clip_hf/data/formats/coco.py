@@ -159,9 +159,12 @@ class CocoTable(ScannedByIndex):
             image = {name: item[name] for name in _IMAGE_FIELDS if item.get(name) is not None}
             known = images.setdefault(str(item["id"]), image)
             for name in ("file_name", "width", "height"):
-                if name in image and known.setdefault(name, image[name]) != image[name]:
+                if name not in image:
+                    continue
+                known_value = known.setdefault(name, image[name])
+                if known_value != image[name]:
                     known["conflict"] = (
-                        f"{name} must be the same wherever the image is listed, but is {shown(known[name])} and, in "
+                        f"{name} must be the same wherever the image is listed, but is {shown(known_value)} and, in "
                         f"{self._file_names[file]}, {shown(image[name])}"
                     )
 

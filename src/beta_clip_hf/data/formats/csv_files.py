@@ -8,7 +8,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from ..columns import check_columns
+from ..columns import check_columns, rename_columns
 from ..records import JoinedTables, PackedTable, Record, Table
 from ..row_reader import RecordFormat
 from .compression import is_compressed, read_content, row_suffix
@@ -29,6 +29,8 @@ _BYTE_ORDER_MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
+# The usual encodings of files that are not UTF-8. The last two, of old systems of Apple and of DOS, decode every byte.
+_USUAL_ENCODINGS = ("cp1252", "mac-roman", "cp437")
 # A line of Flickr8k's `token.txt`: "1000268201_693b08cb0e.jpg#0", a tab, the caption.
 _TOKEN_LINE = re.compile(r"(?P<image>[^\t]+\.\w{3,4})#\d+\t(?P<caption>.*)")
 _FLICKR30K_NAMES = {"image_name": "image", "comment": "caption"}
@@ -116,15 +118,11 @@ def _encoding(content: io.BytesIO | io.BufferedReader, name: str, encoding: str 
     return "utf-8"
 
 
-# The usual encodings of files that are not UTF-8. The last two, of old systems of Apple and of DOS, decode every byte.
-_GUESSES = ("cp1252", "mac-roman", "cp437")
-
-
 def _wrong_encoding(name: str, encoding: str, error: UnicodeError) -> ValueError:
     if not isinstance(error, UnicodeDecodeError):
         return ValueError(_encoding_message(name, f"is not {encoding} ({error})", f"{encoding}-le"))
     byte = error.object[error.start : error.start + 1]
-    guesses = [guess for guess in _GUESSES if guess != encoding and _decodes(byte, guess)]
+    guesses = [guess for guess in _USUAL_ENCODINGS if guess != encoding and _decodes(byte, guess)]
     return ValueError(_encoding_message(name, f"has the byte 0x{byte.hex()}, which is none of {encoding}", guesses[0]))
 
 
@@ -147,7 +145,8 @@ def _flickr_row(record: Record) -> dict[str, Any]:
     """Gives a record of Flickr30k's `results.csv` the names of a row. Any other record stays as it is."""
     if "comment_number" not in record:
         return dict(record)
-    row = {_FLICKR30K_NAMES.get(name, name): value for name, value in record.items() if name != "comment_number"}
+    row = rename_columns(record, _FLICKR30K_NAMES)
+    del row["comment_number"]
     if isinstance(row.get("caption"), str):
         row["caption"] = row["caption"].strip()
     return row
@@ -155,7 +154,7 @@ def _flickr_row(record: Record) -> dict[str, Any]:
 
 def _check_flickr_columns(columns: Collection[str], source: str) -> None:
     if "comment_number" in columns:
-        columns = {_FLICKR30K_NAMES.get(name, name) for name in columns}
+        columns = rename_columns(dict.fromkeys(columns), _FLICKR30K_NAMES)
     check_columns(columns, source)
 
 

@@ -18,8 +18,9 @@ DELIMITERS = (",", "\t", ";", "|")
 
 _LIST_COLUMNS = ("captions", "sentences", "phrases", "regions", "hard_negatives", "conversations", "messages")
 _NUMBER_COLUMNS = ("width", "height")
-# `to_csv` of pandas writes its index under no name, and `read_csv` calls such a column "Unnamed: 0".
+# The line in which spreadsheets name their delimiter.
 _SEPARATOR_LINE = re.compile(r"\ufeff?sep=(.)\s*$")
+# `to_csv` of pandas writes its index under no name, and `read_csv` calls such a column "Unnamed: 0".
 _UNNAMED = re.compile(r"(Unnamed: \d+)?")
 
 
@@ -61,7 +62,6 @@ def read_csv_records(lines: Iterable[str], name: str, delimiter: str | None = No
     first_line = next((line for line in text if line.strip()), None)
     separator = _SEPARATOR_LINE.match(first_line or "")
     if separator is not None:
-        # Spreadsheets write their delimiter into a line of its own.
         delimiter = delimiter or separator[1]
         first_line = next((line for line in text if line.strip()), None)
     if first_line is None:

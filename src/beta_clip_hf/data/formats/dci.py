@@ -91,7 +91,7 @@ def _files_of_split(files: list[Path], splits_file: Path, split: str) -> list[Pa
 
 
 def _recognises(source: Source) -> bool:
-    return source.path is not None and source.path.is_dir() and _annotations(source.path) is not None
+    return source.directory is not None and _annotations(source.directory) is not None
 
 
 DCI = SourceFormat("dci", _open, _recognises)

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from ..columns import check_columns
+from ..columns import check_columns, rename_columns
 from ..records import Record, Table
 from ..row_reader import RecordFormat
 from .source import OpenedSource
@@ -28,11 +28,11 @@ def open_docci(table: Table, folder: Path, split: str) -> OpenedSource:
 
 
 def _to_row(record: Record) -> Record:
-    return {_NAMES.get(name, name): value for name, value in record.items()}
+    return rename_columns(record, _NAMES)
 
 
 def _check_columns(columns: Collection[str], source: str) -> None:
-    check_columns({_NAMES.get(name, name) for name in columns}, source)
+    check_columns(rename_columns(dict.fromkeys(columns), _NAMES), source)
 
 
 DOCCI_RECORDS = RecordFormat(to_row=_to_row, check_columns=_check_columns, image_field="image_file")

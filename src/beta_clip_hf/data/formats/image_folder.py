@@ -100,18 +100,18 @@ def _stem(path: Path) -> str:
 
 
 def _recognises(source: Source) -> bool:
-    if source.path is None or not source.path.is_dir():
-        return False
-    return _metadata_file(source.path, source.split) is not None
+    return source.directory is not None and _metadata_file(source.directory, source.split) is not None
 
 
 def _recognises_table(source: Source) -> bool:
     """Tells whether a directory that no other format knows has files of rows. Parquet files are those of `datasets`."""
-    if source.path is None or not source.path.is_dir() or is_saved_dataset(source.path):
+    directory = source.directory
+    if directory is None or is_saved_dataset(directory):
         return False
-    has_parquet = any(any(source.path.glob(pattern)) for pattern in ("*.parquet", "data/*.parquet"))
-    has_table = any(map(_is_table, source.path.iterdir())) or len(_coco_files(source.path, source.split)) == 1
-    return not has_parquet and has_table
+    has_parquet = any(directory.glob("*.parquet")) or any(directory.glob("data/*.parquet"))
+    if has_parquet:
+        return False
+    return any(map(_is_table, directory.iterdir())) or len(_coco_files(directory, source.split)) == 1
 
 
 IMAGE_FOLDER = SourceFormat("imagefolder", _open, _recognises)

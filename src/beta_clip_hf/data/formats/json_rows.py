@@ -113,14 +113,14 @@ def _jsonl_files(source: Source) -> list[Path]:
     Raises:
         ValueError: if there is none, or shards of the split are missing.
     """
-    if source.path is None or not source.path.is_dir():
+    if source.directory is None:
         return json_files(source.place)
-    return files_of_split(source.path, source.split) or json_files(source.path / f"{source.split}.jsonl")
+    return files_of_split(source.directory, source.split) or json_files(source.directory / f"{source.split}.jsonl")
 
 
 def _recognises_jsonl(source: Source) -> bool:
-    if source.path is not None and source.path.is_dir():
-        return bool(files_of_split(source.path, source.split))
+    if source.directory is not None:
+        return bool(files_of_split(source.directory, source.split))
     return source.has_suffix(*LINES_SUFFIXES)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ...model.image_files_beta_clip import regular_file
-from ..records import Record, Scan, ScannedByIndex, parse_record
+from ..records import Record, ScannedByIndex, parse_record
 from .caption_lines import captions_of_text
 from .source import OpenedSource, Source, SourceFormat
 from .tar_samples import IMAGE_SUFFIXES, TEXT_SUFFIXES
@@ -73,16 +73,6 @@ class SidecarTable(ScannedByIndex):
         content = _read(os.path.join(self._folder, key + texts[0]))
         return {**columns, **captions_of_text(content, os.path.basename(key) + texts[0])}
 
-    def scan(self) -> Scan:
-        """Reads all text files in order."""
-        for index in range(len(self)):
-            try:
-                yield self.location(index), self[index]
-            except OSError as error:
-                yield self.location(index), ValueError(f"a text must be readable, but is not: {error}")
-            except ValueError as error:
-                yield self.location(index), error
-
 
 def has_sidecars(folder: Path) -> bool:
     """Tells whether a folder holds an image with a text beside it. It stops at the first."""
@@ -135,9 +125,9 @@ def _suffixes_by_stem(names: list[str]) -> dict[str, list[str]]:
 
 
 def _open(source: Source) -> OpenedSource:
-    if source.path is None or not source.path.is_dir():
+    folder = source.directory
+    if folder is None:
         raise ValueError(f"source must be a folder of images with their texts, but is {str(source.place)!r}")
-    folder = source.path
     # A folder per split, as `train/` and `test/`.
     if (folder / source.split).is_dir():
         folder = folder / source.split
@@ -145,7 +135,7 @@ def _open(source: Source) -> OpenedSource:
 
 
 def _recognises(source: Source) -> bool:
-    return source.path is not None and source.path.is_dir() and has_sidecars(source.path)
+    return source.directory is not None and has_sidecars(source.directory)
 
 
 SIDECAR = SourceFormat("sidecar", _open, _recognises)

@@ -6,6 +6,7 @@ from glob import glob
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..fields import is_list
 from ..records import RecordStream, Table
 from ..row_reader import RecordFormat
 from ..selection import Selection
@@ -48,12 +49,18 @@ class Source:
         return None
 
     @property
+    def directory(self) -> Path | None:
+        """The place as a path if it is a directory, else `None`."""
+        if self.path is not None and self.path.is_dir():
+            return self.path
+        return None
+
+    @property
     def paths(self) -> list[Path] | None:
         """The places as paths if they are a list of some, else `None`."""
-        if not isinstance(self.place, (list, tuple)) or not self.place:
+        if not is_list(self.place) or not self.place:
             return None
-        is_path = [isinstance(place, (str, Path)) for place in self.place]
-        if all(is_path):
+        if all(isinstance(place, (str, Path)) for place in self.place):
             return [Path(place) for place in self.place]
         return None
 
@@ -64,7 +71,7 @@ class Source:
         """
         if self.paths is not None:
             return all(row_suffix(path) in suffixes for path in self.paths)
-        if self.path is None or self.path.is_dir():
+        if self.path is None or self.directory is not None:
             return False
         if not self.path.exists() and "*" in self.path.suffix:
             # `*.jsonl*` names files whose suffixes only the disk knows.

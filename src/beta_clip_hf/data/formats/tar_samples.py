@@ -4,11 +4,10 @@ Files with the same name up to its first dot, one after the other, are a sample.
 is: its last part is the type, as the decoders of webdataset read it.
 """
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from ..records import Record
+from ..records import Record, parse_record
 from .caption_lines import captions_of_text
 
 
@@ -63,14 +62,13 @@ def join_members(members: Iterable[Member[Content]]) -> Iterator[Sample[Content]
     repeated_suffix: str | None = None
     for member in members:
         is_repeated = member.key == key and member.suffix in files
-        if is_repeated and not _is_whole(files):
-            # Nobody knows which of the two the rest belongs to.
-            repeated_suffix = member.suffix
-        elif member.key != key or is_repeated:
+        if member.key != key or (is_repeated and _is_whole(files)):
             if key is not None:
                 yield from _samples(key, files, repeated_suffix)
-            key, files = member.key, {}
-            repeated_suffix = member.suffix if is_repeated else None
+            key, files, repeated_suffix = member.key, {}, None
+        if is_repeated:
+            # Nobody knows which of the two files of this name the rest belongs to.
+            repeated_suffix = member.suffix
         files[member.suffix] = member.content
     if key is not None:
         yield from _samples(key, files, repeated_suffix)
@@ -88,18 +86,14 @@ def record_of_sample(sample: Sample[bytes | ValueError]) -> Record | ValueError:
     if isinstance(text, ValueError):
         return text
     record: dict[str, Any] = {}
-    if metadata is not None:
-        try:
-            record = json.loads(metadata)
-        except (ValueError, RecursionError) as error:
-            return ValueError(f"{sample.id}.json must be JSON, but is not: {error}")
-        if not isinstance(record, dict):
-            return ValueError(f"{sample.id}.json must be a JSON object, but is a {type(record).__name__}")
-    if text is not None and record.get("caption") is None and record.get("captions") is None:
-        try:
-            record |= captions_of_text(text, f"{sample.id}.txt")
-        except ValueError as error:
-            return error
+    try:
+        if metadata is not None:
+            record.update(parse_record(metadata, f"{sample.id}.json"))
+        has_caption = record.get("caption") is not None or record.get("captions") is not None
+        if text is not None and not has_caption:
+            record.update(captions_of_text(text, f"{sample.id}.txt"))
+    except ValueError as error:
+        return error
     return {**record, "id": sample.id, "image": image}
 
 

@@ -14,6 +14,8 @@ from .tar_samples import Member, Sample, join_members, record_of_sample, split_m
 
 
 TAR_SUFFIXES = (".tar", ".tgz")
+# How the names of tars in a directory end.
+_TAR_ENDINGS = (".tar", ".tar.gz", ".tgz")
 
 # A tar file ends with two blocks of zeros, each of 512 bytes.
 _END_MARK_BYTES = 1024
@@ -203,11 +205,8 @@ def _open(source: Source) -> OpenedSource:
                 f"tars must not be compressed where rows are read by index, but {compressed[0]} is: unpack it (gunzip)"
             )
         return OpenedSource(TarTable(shards), folder)
-    name = f"{shards[0].name} … {shards[-1].name}"
-    if len(shards) == 1:
-        name = shards[0].name
     stream = ShardedStream(
-        name,
+        joined_name([path.name for path in shards]),
         shards,
         read_shard,
         shuffle_buffer=source.shuffle_buffer,
@@ -218,9 +217,9 @@ def _open(source: Source) -> OpenedSource:
 
 
 def _shards(source: Source) -> list[Path]:
-    if source.path is None or not source.path.is_dir():
+    if source.directory is None:
         return expand_shards(source.place)
-    tars = sorted(path for path in source.path.iterdir() if path.name.endswith(_TAR_ENDINGS))
+    tars = sorted(path for path in source.directory.iterdir() if path.name.endswith(_TAR_ENDINGS))
     shards = [path for path in tars if path.name.startswith(source.split)]
     if not shards and all(path.name.partition(".")[0].isdecimal() for path in tars):
         # img2dataset numbers its tars, which are all of one split.
@@ -235,10 +234,9 @@ def _shards(source: Source) -> list[Path]:
 
 
 def _recognises(source: Source) -> bool:
-    if source.path is not None and source.path.is_dir():
-        return any(path.name.endswith(_TAR_ENDINGS) for path in source.path.iterdir())
+    if source.directory is not None:
+        return any(path.name.endswith(_TAR_ENDINGS) for path in source.directory.iterdir())
     return source.has_suffix(*TAR_SUFFIXES)
 
 
-_TAR_ENDINGS = (".tar", ".tar.gz", ".tgz")
 WEBDATASET = SourceFormat("webdataset", _open, _recognises, can_stream=True)
