@@ -6,6 +6,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple
 
 from PIL import Image
+from torch import Tensor
 
 from ..model.batch_beta_clip import BatchTexts, TextNegatives
 from ..model.batch_plan_beta_clip import BatchPlan, plan_batch
@@ -131,6 +132,31 @@ class BetaCLIPDataCollator:
     strict: bool = False
 
     def __post_init__(self) -> None:
+        self._check_numbers()
+        self._check_caption_options()
+        self._pixel_scale = self._checked_pixel_scale()
+        # In shared memory: each worker has a copy of the collator, but must see the epoch of the training process. That
+        # process must see the skips of the workers.
+        self._epoch = SharedEpoch()
+        self._skipped = SharedCount()
+        self.skip_log = SkipLog()
+
+    def _check_numbers(self) -> None:
+        """Raises `ValueError` if a number is out of its range."""
+        if self.num_sentences < 1:
+            raise ValueError(f"num_sentences must be at least 1, but is {self.num_sentences}")
+        for name in ("num_phrases", "num_regions", "num_caption_negatives", "num_phrase_negatives"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, but is {getattr(self, name)}")
+        scale = self.random_resized_crop
+        if scale is not None and not 0 < scale[0] <= scale[1] <= 1:
+            raise ValueError(f"random_resized_crop must be a range within (0, 1], but is {scale}")
+        for name in _PROBABILITIES:
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in [0, 1], but is {getattr(self, name)}")
+
+    def _check_caption_options(self) -> None:
+        """Raises `ValueError` if the options of captions are not known, or do not fit one another or the processor."""
         if self.caption_mode not in CAPTION_MODES:
             raise ValueError(f"caption_mode must be one of {CAPTION_MODES}, but is {self.caption_mode!r}")
         if self.sentence_order not in SENTENCE_ORDERS:
@@ -140,40 +166,28 @@ class BetaCLIPDataCollator:
                 'sentence_order must be "reading" where captions are whole (caption_mode "full" or "caption_only"), '
                 f"but is {self.sentence_order!r}"
             )
-        if self.num_sentences < 1:
-            raise ValueError(f"num_sentences must be at least 1, but is {self.num_sentences}")
-        for name in ("num_phrases", "num_regions", "num_caption_negatives", "num_phrase_negatives"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, but is {getattr(self, name)}")
         if self.num_caption_negatives and self.caption_mode == "sampled":
             raise ValueError(
                 'caption_mode must be "full" or "caption_only" where num_caption_negatives is not 0, because negatives '
                 f"vary the whole caption, but is {self.caption_mode!r}"
             )
-        scale = self.random_resized_crop
-        if scale is not None and not 0 < scale[0] <= scale[1] <= 1:
-            raise ValueError(f"random_resized_crop must be a range within (0, 1], but is {scale}")
-        self._pixel_scale = None
-        if self.uint8_pixels:
-            self._pixel_scale = pixel_scale(self.processor.image_processor)
-            if self._pixel_scale is None:
-                raise ValueError(
-                    "uint8_pixels must be False for an image processor that does not rescale and normalise three "
-                    "channels, but is True"
-                )
-        for name in _PROBABILITIES:
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be in [0, 1], but is {getattr(self, name)}")
         if self.prefix_padding_probability and isinstance(self.processor, BetaSiglip2Processor):
             raise ValueError(
                 "prefix_padding_probability must be 0 for SigLIP 2, whose texts are padded to all of their positions, "
                 f"but is {self.prefix_padding_probability}"
             )
-        # In shared memory: each worker has a copy of the collator, but must see the epoch of the training process. That
-        # process must see the skips of the workers.
-        self._epoch = SharedEpoch()
-        self._skipped = SharedCount()
-        self.skip_log = SkipLog()
+
+    def _checked_pixel_scale(self) -> Tensor | None:
+        """Returns the `pixel_scale` of batches of bytes; `None` for batches of floats."""
+        if not self.uint8_pixels:
+            return None
+        scale = pixel_scale(self.processor.image_processor)
+        if scale is None:
+            raise ValueError(
+                "uint8_pixels must be False for an image processor that does not rescale and normalise three channels, "
+                "but is True"
+            )
+        return scale
 
     @property
     def skipped(self) -> int:
@@ -191,17 +205,7 @@ class BetaCLIPDataCollator:
             The tensors of [`BetaCLIPProcessor`]; `plan`, so that the model need not make it and wait for the GPU; and
             `return_loss=True`.
         """
-        examples = []
-        for row in rows:
-            try:
-                examples.append(self._example(check_row(row)))
-            # Whatever is wrong with a row, the others can still be used.
-            except Exception as error:
-                self._skipped.add()
-                report_skip(SkippedRow.describe(row, as_value_error(error)), self.strict, self.skip_log)
-        if not examples:
-            names = ", ".join(SkippedRow.describe(row, ValueError()).id for row in rows)
-            raise NoUsableRow(f"a batch must have a row that can be used, but all {len(rows)} were skipped: {names}")
+        examples = self._usable_examples(rows)
         regions = None
         if self.num_regions:
             # Also if no row of this batch has regions: all batches of all processes must have the same tensors.
@@ -225,6 +229,21 @@ class BetaCLIPDataCollator:
             pad_prefixes(batch, starts, max_length=self.processor.max_length, tokenizer=self.processor.tokenizer)
         # Without labels, the Trainer computes a loss in evaluation only for batches that have `return_loss`.
         return {**batch, "plan": self._plan(batch), "return_loss": True}
+
+    def _usable_examples(self, rows: Sequence[Row]) -> list[_Example]:
+        """Returns the examples of the rows that can be used. The others are skipped, logged and counted."""
+        examples = []
+        for row in rows:
+            try:
+                examples.append(self._example(check_row(row)))
+            # Whatever is wrong with a row, the others can still be used.
+            except Exception as error:
+                self._skipped.add()
+                report_skip(SkippedRow.describe(row, as_value_error(error)), self.strict, self.skip_log)
+        if not examples:
+            names = ", ".join(SkippedRow.describe(row, ValueError()).id for row in rows)
+            raise NoUsableRow(f"a batch must have a row that can be used, but all {len(rows)} were skipped: {names}")
+        return examples
 
     def sample_texts(self, row: Row) -> TextHierarchy:
         """Draws the texts of a checked row for the present epoch. They are cleaned.

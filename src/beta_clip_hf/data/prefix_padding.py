@@ -38,11 +38,12 @@ def pad_prefixes(batch: dict[str, Any], starts: Sequence[float | None], *, max_l
             num_free = max(0, max_length - int(longest_T[caption]))
             shift_T[caption] = int(start * (num_free + 1))
 
-    names = ("input_ids", "attention_mask")
-    batch.update(zip(names, _shifted(batch["input_ids"], lengths_T, shift_T, tokenizer), strict=True))
+    input_ids, attention_mask = _shifted(batch["input_ids"], lengths_T, shift_T, tokenizer)
+    batch.update(input_ids=input_ids, attention_mask=attention_mask)
     if negative_text_index_n is not None and len(negative_text_index_n) > 0:
-        shifted = _shifted(batch["negative_input_ids"], lengths_n, shift_T[negative_text_index_n], tokenizer)
-        batch.update(zip((f"negative_{name}" for name in names), shifted, strict=True))
+        shift_n = shift_T[negative_text_index_n]
+        input_ids, attention_mask = _shifted(batch["negative_input_ids"], lengths_n, shift_n, tokenizer)
+        batch.update(negative_input_ids=input_ids, negative_attention_mask=attention_mask)
 
 
 def _shifted(ids_TL: Tensor, lengths_T: Tensor, shift_T: Tensor, tokenizer: Any) -> tuple[Tensor, Tensor]:

@@ -101,20 +101,23 @@ class SkippedRow(NamedTuple):
 
     def to_json(self) -> dict[str, Any]:
         """Returns the line of `skipped.jsonl`: id, file, line and reason. The line of a list is the place in it."""
+        file, line = self.location, None
         place = _PLACE.fullmatch(self.location)
-        file, line = (place[1], int(place[2])) if place else (self.location, None)
+        if place is not None:
+            file, line = place[1], int(place[2])
         return {"id": self.id, "file": file, "line": line, "reason": self.reason}
 
 
 def lost_row(row: Any, error: Exception) -> SkippedRow:
     """Describes a row that cannot be used. Its location is empty if it has none, and its image has no path."""
-    image, name = None, None
-    if isinstance(row, Mapping):
-        image, name = row.get("image"), row.get("id")
+    fields = row if isinstance(row, Mapping) else {}
     location = getattr(row, "location", "")
-    if not location and isinstance(image, (str, Path)):
-        location = str(image)
-    return SkippedRow(location if name is None else str(name), location, str(as_value_error(error)))
+    if not location and isinstance(fields.get("image"), (str, Path)):
+        location = str(fields["image"])
+    name = location
+    if fields.get("id") is not None:
+        name = str(fields["id"])
+    return SkippedRow(name, location, str(as_value_error(error)))
 
 
 class SkipLog:
@@ -140,16 +143,20 @@ class SkipLog:
         is_new = key not in self._seen
         self._seen.add(key)
         if is_new and self.path is not None:
-            line = json.dumps(row.to_json()) + "\n"
-            # One write at the end of the file: lines of other processes do not break it apart. Links are not followed.
-            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
-            try:
-                descriptor = os.open(self.path, flags, 0o644)
-                with open(descriptor, "ab", buffering=0) as file:
-                    file.write(line.encode())
-            except OSError as error:
-                logger.warning("%s cannot be written: %s", self.path, error.strerror or error)
+            _append_line(self.path, json.dumps(row.to_json()))
         return is_new
+
+
+def _append_line(path: Path, line: str) -> None:
+    """Appends a line to a file. A file that cannot be written costs a warning."""
+    # One write at the end of the file: lines of other processes do not break it apart. Links are not followed.
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+    try:
+        descriptor = os.open(path, flags, 0o644)
+        with open(descriptor, "ab", buffering=0) as file:
+            file.write(f"{line}\n".encode())
+    except OSError as error:
+        logger.warning("%s cannot be written: %s", path, error.strerror or error)
 
 
 def read_skipped(path: Path) -> list[dict[str, Any]]:

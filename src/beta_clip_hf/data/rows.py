@@ -21,6 +21,7 @@ from .fields import (
     check_texts,
     is_blank_text,
     is_box,
+    is_list,
     is_text,
     items,
     shown,
@@ -140,7 +141,7 @@ def without_blank_captions(record: Mapping[str, Any]) -> Mapping[str, Any]:
     One blank caption does not cost a photo that has others. Captions that are not texts stay, and are refused later.
     """
     captions = record.get("captions")
-    if not isinstance(captions, (list, tuple)):
+    if not is_list(captions):
         return record
     kept = [caption for caption in captions if not _is_blank(caption)]
     if not kept or len(kept) == len(captions):
@@ -168,7 +169,7 @@ def _present_fields(record: Mapping[str, Any]) -> Row:
     if "image" not in row and "file_name" in row:
         row["image"] = row.pop("file_name")
     # Conversations may be about several images. A row is about one.
-    if "image" not in row and isinstance(row.get("images"), (list, tuple)) and len(row["images"]) == 1:
+    if "image" not in row and is_list(row.get("images")) and len(row["images"]) == 1:
         row["image"] = row.pop("images")[0]
     return row
 
@@ -190,7 +191,7 @@ def _with_caption(row: Row) -> Row:
 
 def _first_answer(conversations: Any, field: str) -> Any:
     """Returns the first turn of the model, named `from` and `value` or `role` and `content`."""
-    if isinstance(conversations, (list, tuple)):
+    if is_list(conversations):
         for turn in conversations:
             if not isinstance(turn, Mapping):
                 continue
@@ -203,7 +204,7 @@ def _first_answer(conversations: Any, field: str) -> Any:
 
 def _text_of_content(content: Any) -> Any:
     """Joins the texts of a content that is a list of typed parts, as `[{"type": "text", "text": …}]`."""
-    if not isinstance(content, (list, tuple)):
+    if not is_list(content):
         return content
     texts = [part.get("text") for part in content if isinstance(part, Mapping) and part.get("type") == "text"]
     return " ".join(text for text in texts if isinstance(text, str))

@@ -53,9 +53,7 @@ def regions(dice: Dice, scene: Scene, level: Level, boxes: list[Box]) -> list[di
     Values that other objects of the scene have come first: confusing an object with its neighbour is the harder error.
     """
     rows = []
-    seen: set[tuple[str, str]] = set()
-    for thing in scene.objects:
-        seen.update((name, getattr(thing, name)) for name in ATTRIBUTES)
+    seen = _values_seen(scene)
     for thing in scene.objects:
         mention = Speaker(dice, scene, level).introduce(thing.depth)
         changes = _changes(dice, thing, mention.attributes, level)
@@ -77,9 +75,7 @@ def phrase_negatives(dice: Dice, plan: CaptionPlan, level: Level) -> dict[str, l
     A relation between two objects has one negative, in which they are exchanged, if the scene contradicts it. A noun
     phrase has up to four, each with another value of one attribute, which no object of the scene fits.
     """
-    seen: set[tuple[str, str]] = set()
-    for thing in plan.scene.objects:
-        seen.update((name, getattr(thing, name)) for name in ATTRIBUTES)
+    seen = _values_seen(plan.scene)
     negatives: dict[str, list[str]] = {}
     for sentence in plan.sentences:
         for mention in sentence.mentions:
@@ -91,6 +87,14 @@ def phrase_negatives(dice: Dice, plan: CaptionPlan, level: Level) -> dict[str, l
             if plan.is_contradicted(exchanged):
                 negatives[plan.relation_phrase(sentence)] = [plan.relation_phrase(exchanged)]
     return negatives
+
+
+def _values_seen(scene: Scene) -> set[tuple[str, str]]:
+    """Returns the attributes of all objects of a scene with their values."""
+    seen: set[tuple[str, str]] = set()
+    for thing in scene.objects:
+        seen.update((name, getattr(thing, name)) for name in ATTRIBUTES)
+    return seen
 
 
 def _false_nouns(dice: Dice, scene: Scene, level: Level, mention: Mention, seen: set[tuple[str, str]]) -> list[str]:
