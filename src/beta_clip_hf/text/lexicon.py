@@ -6,6 +6,9 @@ adjective, and nouns that look like participles. A word that is in no list is a 
 says otherwise.
 """
 
+# Latin letters with all their accents come before this one in Unicode.
+FIRST_LETTER_AFTER_LATIN = "ɐ"
+
 
 def _words(text: str) -> frozenset[str]:
     """Returns the words of a text as a set."""

@@ -4,9 +4,9 @@ import random
 import unicodedata
 from collections.abc import Sequence
 
+from .sentences import CLOSERS
 
-# Quotes and brackets that may follow the mark at the end of a sentence.
-_CLOSERS = "\"'”’»)]）】」』》"  # noqa: RUF001
+
 # Unicode counts them as punctuation, but they end no sentence: "a battery at 50%".
 _SIGNS = "%‰°#&@*"
 
@@ -72,5 +72,5 @@ def join_captions(captions: Sequence[str]) -> str:
 
 def _has_closing_mark(text: str) -> bool:
     """Tells whether a text ends with a punctuation mark. Quotes and brackets after the mark do not count."""
-    words = text.rstrip().rstrip(_CLOSERS)
+    words = text.rstrip().rstrip(CLOSERS)
     return bool(words) and words[-1] not in _SIGNS and unicodedata.category(words[-1]).startswith("P")

@@ -8,14 +8,16 @@ from . import lexicon
 
 # Full stops of scripts that use them for nothing else. No space need follow them.
 _ALWAYS = "。！？｡।॥؟۔։።፧፨៕။།᠃"  # noqa: RUF001
-_CLOSERS = r"\"'”’»\)\]）】」』》"  # noqa: RUF001
+# Quotes and brackets that may follow the mark at the end of a sentence.
+CLOSERS = "\"'”’»)]）】」』》"  # noqa: RUF001
+_CLOSER = f"[{re.escape(CLOSERS)}]"
 # The pattern starts with one set of characters, so that the search skips all other text quickly. What may follow
 # depends on the character, which each alternative looks back at.
 _CANDIDATE = re.compile(
     rf"[{_ALWAYS}.!?…\n](?:"
-    rf"(?<=[{_ALWAYS}])[{_ALWAYS}]*[{_CLOSERS}]*"
+    rf"(?<=[{_ALWAYS}])[{_ALWAYS}]*{_CLOSER}*"
     # "The end. Another", "end.Another", "end. 一只狗"
-    rf"|(?<=[.!?…])(?<![.!?…]{{2}})[.!?…]*+[{_CLOSERS}]*+(?=\s|$|[A-Z]|[^\x00-\u024f])"
+    rf"|(?<=[.!?…])(?<![.!?…]{{2}})[.!?…]*+{_CLOSER}*+(?=\s|$|[A-Z]|[^\x00-\u024f])"
     # An empty line.
     r"|(?<=\n)[^\S\n]*\n\s*"
     # An item of a list.
@@ -93,7 +95,7 @@ def _word_after(text: str, position: int) -> str:
 
 def _is_glued(text: str, position: int) -> bool:
     """Tells whether a Latin character follows at once. Many other scripts put no space between sentences."""
-    return position < len(text) and not text[position].isspace() and text[position] < "ɐ"
+    return position < len(text) and not text[position].isspace() and text[position] < lexicon.FIRST_LETTER_AFTER_LATIN
 
 
 def _are_glued_sentences(word: str, next_word: str) -> bool:
@@ -107,7 +109,7 @@ def _are_glued_sentences(word: str, next_word: str) -> bool:
 def _closes_before_lower_case(mark: str, word: str) -> bool:
     """Tells whether a mark ends a sentence before a small letter: "a dog runs. a cat sits"."""
     # 'Asks "why?" and leaves', "one ... two".
-    if mark[-1] in _CLOSERS or mark.startswith(("..", "…")):
+    if mark[-1] in CLOSERS or mark.startswith(("..", "…")):
         return False
     return mark != "." or not _is_abbreviation(word)
 

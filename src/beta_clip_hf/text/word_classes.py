@@ -45,8 +45,6 @@ _LISTED_CLASSES = (
     (lexicon.IRREGULAR_PLURALS - lexicon.VERBS, "N"),
 )
 _ADJECTIVE_ENDINGS = ("ous", "ful", "less", "ish", "able", "ible", "ial", "ical", "like", "style", "-looking", "most")
-# Latin letters with all their accents come before this one in Unicode.
-_FIRST_LETTER_AFTER_LATIN = "ɐ"
 
 
 # A caption repeats few words: remembering their classes makes tagging several times faster.
@@ -138,4 +136,4 @@ def _is_latin(word: str) -> bool:
     """Tells whether a word begins with a letter or digit and has Latin letters only."""
     if not word[0].isalnum():
         return False
-    return all(letter < _FIRST_LETTER_AFTER_LATIN or not letter.isalpha() for letter in word)
+    return all(letter < lexicon.FIRST_LETTER_AFTER_LATIN or not letter.isalpha() for letter in word)
