@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Configuration of β-CLIP and FG-CLIP: CLIP's own, plus the pooler, a second text path, regions and the losses."""
 
+from collections.abc import Mapping
 from enum import IntEnum
 from typing import Any
 
@@ -18,6 +19,11 @@ LONG_TEXT_POSITIONS = 248
 TEXT_PATHS = ("short", "long")
 # Keyword arguments of `from_pretrained` that say where a checkpoint is, and not how it is loaded.
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+
+
+def hub_arguments_of(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns those keyword arguments of `from_pretrained` that say where a checkpoint is."""
+    return {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
 
 
 class Granularity(IntEnum):
@@ -141,4 +147,4 @@ class BetaCLIPConfig(BatchSettings, CLIPConfig):
         self.check_batch_settings(self.projection_dim)
 
 
-__all__ = ["HUB_ARGUMENTS", "TEXT_PATHS", "BetaCLIPConfig", "Granularity"]
+__all__ = ["HUB_ARGUMENTS", "TEXT_PATHS", "BetaCLIPConfig", "Granularity", "hub_arguments_of"]

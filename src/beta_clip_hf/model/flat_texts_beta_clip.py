@@ -43,6 +43,30 @@ class FlatRegions:
     hard_texts: IndexedTexts = field(default_factory=IndexedTexts)
 
 
+def check_kind_of_batch(*, text: Any, path: Any, hierarchies: Any, regions: Any, negatives: Any) -> None:
+    """
+    Checks that the arguments of a processor's call belong to one kind of batch: a plain one, or one of hierarchies.
+
+    Raises:
+        ValueError: if they do not.
+    """
+    if hierarchies is None:
+        for name, value in (("regions", regions), ("negatives", negatives)):
+            if value is not None:
+                raise ValueError(f"{name} must come with hierarchies, but there are none")
+        return
+    if text is not None:
+        raise ValueError("only one of text and hierarchies must be given, but both are")
+    if path is not None:
+        raise ValueError(f"path must be None with hierarchies, whose texts have a path each, but is {path!r}")
+
+
+def check_one_per_image(hierarchies: Sequence[Any], num_images: int) -> None:
+    """Raises `ValueError` if there are more or fewer hierarchies than images."""
+    if len(hierarchies) != num_images:
+        raise ValueError(f"hierarchies must be one per image, but are {len(hierarchies)} for {num_images} images")
+
+
 def clean_plain_texts(text: Any) -> str | list[str]:
     """
     Cleans the texts of a plain batch: one, or a list of them.

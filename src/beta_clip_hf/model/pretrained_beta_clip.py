@@ -11,7 +11,7 @@ from transformers import initialization as init
 
 from .adapters_beta_clip import is_adapter, load_adapter
 from .checkpoints_beta_clip import FG_CLIP_SWITCHES, LONG_TABLE, from_fg_clip, is_fg_clip, read_weights, weight_names
-from .configuration_beta_clip import CLIP_TEXT_POSITIONS, HUB_ARGUMENTS, LONG_TEXT_POSITIONS, BetaCLIPConfig
+from .configuration_beta_clip import CLIP_TEXT_POSITIONS, LONG_TEXT_POSITIONS, BetaCLIPConfig, hub_arguments_of
 from .encoding_beta_clip import EncodingModel
 from .last_blocks_beta_clip import LastTextLayer
 from .loading_checks_beta_clip import check_model_type, load_checked, new_parts
@@ -84,7 +84,7 @@ class BetaCLIPPreTrainedModel(PublishedModel, EncodingModel, CLIPTowers):
                 another shape, or holds NaN or infinity.
         """
         check_misspelt(kwargs, cls.config_class.__dataclass_fields__, f"{cls.__name__}.from_pretrained")
-        hub_arguments = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
+        hub_arguments = hub_arguments_of(kwargs)
         source = pretrained_model_name_or_path
         if source is not None and is_adapter(source, **hub_arguments):
             return load_adapter(source, cls, config=config, **kwargs)

@@ -19,7 +19,7 @@ from .checkpoints_beta_siglip2 import (
     from_fg_clip2,
     from_siglip,
 )
-from .configuration_beta_clip import HUB_ARGUMENTS
+from .configuration_beta_clip import hub_arguments_of
 from .configuration_beta_siglip2 import SIGLIP_TEXT_POSITIONS, BetaSiglip2Config
 from .encoding_beta_clip import EncodingModel
 from .loading_checks_beta_clip import check_model_type, load_checked
@@ -109,7 +109,7 @@ class BetaSiglip2PreTrainedModel(PublishedModel, EncodingModel, Siglip2Towers):
         Source: arXiv 2510.10921 and its release (the start from SigLIP 2).
         """
         check_misspelt(kwargs, cls.config_class.__dataclass_fields__, f"{cls.__name__}.from_pretrained")
-        hub_arguments = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
+        hub_arguments = hub_arguments_of(kwargs)
         source = pretrained_model_name_or_path
         if source is not None and is_adapter(source, **hub_arguments):
             return load_adapter(source, cls, config=config, **kwargs)

@@ -15,9 +15,17 @@ from torch import Tensor
 from transformers import BatchFeature, CLIPConfig, CLIPProcessor
 from transformers.utils import is_torchvision_available
 
-from .configuration_beta_clip import CLIP_TEXT_POSITIONS, HUB_ARGUMENTS, LONG_TEXT_POSITIONS, TEXT_PATHS, Granularity
+from .configuration_beta_clip import (
+    CLIP_TEXT_POSITIONS,
+    LONG_TEXT_POSITIONS,
+    TEXT_PATHS,
+    Granularity,
+    hub_arguments_of,
+)
 from .flat_texts_beta_clip import (
     IndexedTexts,
+    check_kind_of_batch,
+    check_one_per_image,
     clean_plain_texts,
     flat_regions,
     texts_of_hierarchies,
@@ -128,7 +136,7 @@ class BetaCLIPProcessor(CLIPProcessor):
         # Code of a stranger runs only for those who ask for it.
         kwargs.setdefault("trust_remote_code", False)
         processor = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
-        hub_arguments = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
+        hub_arguments = hub_arguments_of(kwargs)
         config = _stored_config(pretrained_model_name_or_path, hub_arguments)
         if config.get("model_type") == "clip" and "FGCLIPModel" in (config.get("architectures") or ()):
             processor.squash_images()
@@ -231,18 +239,11 @@ class BetaCLIPProcessor(CLIPProcessor):
             TypeError: if an option is not known.
         """
         check_options(kwargs, self)
+        check_kind_of_batch(text=text, path=path, hierarchies=hierarchies, regions=regions, negatives=negatives)
         if images is not None:
             images = self._load_images(images, options_of_caller(kwargs, "images_kwargs"))
         if hierarchies is None:
-            for name, value in (("regions", regions), ("negatives", negatives)):
-                if value is not None:
-                    raise ValueError(f"{name} must come with hierarchies, but there are none")
             return self._plain_batch(images, text, path, kwargs)
-
-        if text is not None:
-            raise ValueError("only one of text and hierarchies must be given, but both are")
-        if path is not None:
-            raise ValueError(f"path must be None with hierarchies, whose texts have a path each, but is {path!r}")
         # The tokenizer's own settings are left out, so that only what the caller chose remains.
         options = self._merge_kwargs(self.valid_processor_kwargs, tokenizer_init_kwargs={}, **kwargs)
         layout = TextLayout.from_options(options["text_kwargs"], self.max_length, self.short_max_length)
@@ -251,28 +252,14 @@ class BetaCLIPProcessor(CLIPProcessor):
         if negatives is not None:
             batch |= self._negative_tensors(texts_of_negatives(negatives, texts.count_by_index()), texts, layout)
         if images is not None:
-            images_kwargs = {**options["images_kwargs"], "return_tensors": "pt"}
-            images_within = within_memory(images, self.image_processor, images_kwargs)
-            pixel_values = self.image_processor(images_within, **images_kwargs)["pixel_values"]
-            if len(pixel_values) != len(hierarchies):
-                raise ValueError(
-                    f"hierarchies must be one per image, but are {len(hierarchies)} for {len(pixel_values)} images"
-                )
-            batch["pixel_values"] = pixel_values
+            check_one_per_image(hierarchies, len(images))
+            batch["pixel_values"] = self._pixel_values(images, options["images_kwargs"])
         if regions is not None:
-            for option in _GEOMETRY_OPTIONS:
-                if option in options["images_kwargs"]:
-                    raise ValueError(f"{option} must be the image processor's own where boxes follow it, but is given")
+            _check_geometry(options["images_kwargs"])
             # transformers' processors have no defaults in their signature but None.
             format_of_boxes = "xyxy_pixels" if box_format is None else box_format
             batch |= self._region_tensors(images, regions, format_of_boxes, layout)
-        if layout.return_tensors == "pt":
-            return BatchFeature(batch)
-        arrays: dict[str, Any] = {name: tensor.numpy(force=True) for name, tensor in batch.items()}
-        if layout.return_tensors is None:
-            # As in a plain batch: texts become lists of Python's integers, images a list of arrays.
-            arrays = {name: list(array) if array.ndim == 4 else array.tolist() for name, array in arrays.items()}
-        return BatchFeature(arrays)
+        return BatchFeature(layout.as_asked(batch))
 
     def _load_images(self, images: Any, options: Mapping[str, Any]) -> list[Any]:
         """
@@ -314,6 +301,11 @@ class BetaCLIPProcessor(CLIPProcessor):
         if path not in (None, *TEXT_PATHS):
             raise ValueError(f"path must be one of {TEXT_PATHS}, but is {path!r}")
         return self.max_length if path == "long" else self.short_max_length
+
+    def _pixel_values(self, images: list[Any], options: Mapping[str, Any]) -> Tensor:
+        """Makes the image tensor of a flat batch."""
+        options = {**options, "return_tensors": "pt"}
+        return self.image_processor(within_memory(images, self.image_processor, options), **options)["pixel_values"]
 
     def _text_tensors(self, texts: IndexedTexts, layout: TextLayout) -> dict[str, Tensor]:
         """Makes the text tensors of a flat batch."""
@@ -387,6 +379,13 @@ class BetaCLIPProcessor(CLIPProcessor):
         # A mask selects row by row, in the order of the flat list.
         input_ids_TL[is_token_TL] = torch.tensor(list(chain.from_iterable(token_ids)), dtype=torch.int64)
         return input_ids_TL, is_token_TL.to(torch.int64)
+
+
+def _check_geometry(options: Mapping[str, Any]) -> None:
+    """Raises `ValueError` if a call with boxes changes where the image processor puts a pixel."""
+    for option in _GEOMETRY_OPTIONS:
+        if option in options:
+            raise ValueError(f"{option} must be the image processor's own where boxes follow it, but is given")
 
 
 def _stored_config(name_or_path: Any, hub_arguments: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, BatchFeature, Siglip2Processor
 from transformers.utils import is_torchvision_available
 
 from .checkpoints_beta_siglip2 import FG_CLIP2, read_json
-from .configuration_beta_clip import HUB_ARGUMENTS, Granularity
+from .configuration_beta_clip import Granularity, hub_arguments_of
 from .configuration_beta_siglip2 import (
     DEFAULT_TEXT_PATHS,
     LONG_SIGLIP_TEXT_POSITIONS,
@@ -19,7 +19,13 @@ from .configuration_beta_siglip2 import (
     SIGLIP_TEXT_POSITIONS,
     BetaSiglip2Config,
 )
-from .flat_texts_beta_clip import flat_regions, texts_of_hierarchies, texts_of_negatives
+from .flat_texts_beta_clip import (
+    check_kind_of_batch,
+    check_one_per_image,
+    flat_regions,
+    texts_of_hierarchies,
+    texts_of_negatives,
+)
 from .image_loading_beta_clip import load_images
 from .image_views_beta_clip import check_patch_budget, has_any_grid, width_and_height, within_memory
 from .remote_code_beta_clip import carrying_code, save_processor_with_code
@@ -128,7 +134,7 @@ class BetaSiglip2Processor(Siglip2Processor):
         model beside the processor, unless they are given here or stored.
         """
         check_misspelt(kwargs, _SETTINGS, f"{cls.__name__}.from_pretrained")
-        hub_arguments = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
+        hub_arguments = hub_arguments_of(kwargs)
         source = pretrained_model_name_or_path
         config = read_json(source, "config.json", hub_arguments)
         if config.get("model_type") == FG_CLIP2:
@@ -201,6 +207,7 @@ class BetaSiglip2Processor(Siglip2Processor):
         """
         if images is None and text is None and hierarchies is None:
             raise ValueError("at least one of images and text must be given, but neither is")
+        check_kind_of_batch(text=text, path=path, hierarchies=hierarchies, regions=regions, negatives=negatives)
         images_options = self._images_options(kwargs)
         batch: dict[str, Any] = {}
         if images is not None:
@@ -208,32 +215,29 @@ class BetaSiglip2Processor(Siglip2Processor):
             if not images:
                 raise ValueError("images must hold at least one, but are empty")
         if hierarchies is not None:
-            batch |= self._flat_texts(text, path, hierarchies, negatives)
-            if images is not None and len(images) != len(hierarchies):
-                raise ValueError(
-                    f"hierarchies must be one per image, but are {len(hierarchies)} for {len(images)} images"
-                )
-        else:
-            for name, value in (("regions", regions), ("negatives", negatives)):
-                if value is not None:
-                    raise ValueError(f"{name} must come with hierarchies, but there are none")
-            if text is not None:
-                texts = [text] if isinstance(text, str) else text
-                if len(texts) == 0:
-                    raise ValueError("text must hold at least one, but is empty")
-                batch["input_ids"] = self.tokenize(texts, path or "short")
+            batch |= self._flat_texts(hierarchies, negatives)
+            if images is not None:
+                check_one_per_image(hierarchies, len(images))
+        elif text is not None:
+            texts = [text] if isinstance(text, str) else text
+            if len(texts) == 0:
+                raise ValueError("text must hold at least one, but is empty")
+            batch["input_ids"] = self.tokenize(texts, path or "short")
         if regions is not None:
             # transformers' processors have no defaults in their signature but None.
             batch |= self._regions(images or [], regions, box_format or "xyxy_pixels")
         if images is not None:
             if max_num_patches is None and self.dynamic_max_patches:
                 max_num_patches = self.patch_budget(images)
-            if max_num_patches is not None:
-                check_patch_budget(max_num_patches, self.image_processor)
-                images_options["max_num_patches"] = max_num_patches
-            images = within_memory(images, self.image_processor, images_options)
-            batch.update(self.image_processor(images, **images_options))
+            batch |= self._image_tensors(images, max_num_patches, images_options)
         return BatchFeature(batch)
+
+    def _image_tensors(self, images: list[Any], max_num_patches: int | None, options: dict[str, Any]) -> dict[str, Any]:
+        """Makes the tensors of the images of a batch."""
+        if max_num_patches is not None:
+            check_patch_budget(max_num_patches, self.image_processor)
+            options = {**options, "max_num_patches": max_num_patches}
+        return dict(self.image_processor(within_memory(images, self.image_processor, options), **options))
 
     def _images_options(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Returns the image processor's options of a call, and checks all of them."""
@@ -250,12 +254,8 @@ class BetaSiglip2Processor(Siglip2Processor):
                 raise ValueError(f"{name} must be left out, because every text fills its path, but is given")
         return options
 
-    def _flat_texts(self, text: Any, path: str | None, hierarchies: Any, negatives: Any) -> dict[str, Tensor]:
+    def _flat_texts(self, hierarchies: Any, negatives: Any) -> dict[str, Tensor]:
         """Makes the text tensors of a flat batch."""
-        if text is not None:
-            raise ValueError("only one of text and hierarchies must be given, but both are")
-        if path is not None:
-            raise ValueError(f"path must be None with hierarchies, whose texts have a path each, but is {path!r}")
         texts = texts_of_hierarchies(hierarchies)
         batch = {
             "input_ids": self._tokens_of_kinds(texts.texts, texts.granularity),

@@ -6,6 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from .configuration_beta_clip import CLIP_TEXT_POSITIONS, LONG_TEXT_POSITIONS, Granularity
 from .similar_names_beta_clip import did_you_mean
 
@@ -70,6 +72,16 @@ class TextLayout:
             if value not in _FIXED_OPTIONS.get(name, (False,)):
                 raise ValueError(f"{name} must be left unset with hierarchies, but is {value!r}")
         return cls(max_length, short_limit, padding == "max_length", multiple, return_tensors)
+
+    def as_asked(self, batch: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Returns the tensors of a flat batch as `return_tensors` asks for them."""
+        if self.return_tensors == "pt":
+            return dict(batch)
+        arrays = {name: tensor.numpy(force=True) for name, tensor in batch.items()}
+        if self.return_tensors == "np":
+            return arrays
+        # As in a plain batch: texts become lists of Python's integers, images a list of arrays.
+        return {name: list(array) if array.ndim == 4 else array.tolist() for name, array in arrays.items()}
 
     def length_limits(self, granularity: Sequence[int]) -> list[int]:
         """Returns the largest number of tokens of each text of a flat batch, from its kind."""
