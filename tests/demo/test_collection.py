@@ -4,8 +4,12 @@ import pytest
 from PIL import Image
 
 from beta_clip_hf.data.scenes import SceneDataset
+from beta_clip_hf.demo import markup, views
 from beta_clip_hf.demo.collection import open_collection, scene_example
 from beta_clip_hf.search.index import PhotoIndex
+from data.source_files import write_tar
+
+from .pictures import pictures_of
 
 
 pytestmark = pytest.mark.slow
@@ -72,6 +76,27 @@ def test_captions_of_rows_are_examples(checkpoint, photos, tmp_path):
     with opened(checkpoint, photos=str(rows)) as collection:
         assert collection.captions() == ["A lawn."]
         assert [collection.example(n).caption for n in (0, 1)] == ["A lawn.", ""]
+
+
+def test_images_inside_of_a_source_are_shown_without_heat_maps(checkpoint, photos, tmp_path):
+    tar = tmp_path / "photos.tar"
+    write_tar(tar, [(name, (photos / name).read_bytes()) for name in ("0.png", "1.png")])
+    with opened(checkpoint, photos=str(tar)) as collection:
+        found = views.find(collection.index, "a red circle", top=2, rerank=False)
+        html = markup.hit_html(collection.index, found, 0)
+        assert markup.NO_PATCHES in html and len(pictures_of(html)) == 1
+
+
+def test_an_image_that_leaves_the_index_while_it_is_shown_costs_only_itself(checkpoint, photos):
+    with opened(checkpoint, photos=str(photos)) as collection:
+        found = views.find(collection.index, "a red circle", top=3, rerank=False)
+        assert collection.example(0).image.getpixel((0, 0)) == (255, 0, 0)
+        collection.index.table.delete([hit.image for hit in found.hits])
+        for hit in found.hits[:2]:
+            os.unlink(hit.image)
+        assert "can no longer be opened" in markup.hit_html(collection.index, found, 0)
+        assert len(views.thumbnails(collection.index, found)) == 3
+        assert collection.example(0)[1:] == ("", "")
 
 
 def test_what_is_missing_is_told_with_a_remedy(checkpoint, tmp_path, monkeypatch):

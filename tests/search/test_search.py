@@ -100,6 +100,7 @@ def test_what_cannot_be_asked(index, tiny_clip_dir):
     for wrong, message in (
         (lambda: Query(), "must have a text, a phrase or an image"),
         (lambda: Query("  "), "must not be blank"),
+        (lambda: Query(phrases=[("half a pair \ud83d", 1.0)]), r"UTF-8 can hold, but is 'half a pair \\ud83d'"),
         (lambda: Query("a", phrases=[("b", 0.0)]), "must be a number other than 0"),
         (lambda: index.search(Query(phrases=[("a", 1.0), ("a", -1.0)])), "must not cancel out"),
         (lambda: index.search("a", top=0), "top must be at least 1"),

@@ -117,7 +117,8 @@ class Collection:
         """Returns the caption of an image, or "" if it has none."""
         if not self._has_captions:
             return ""
-        return self.index.table.fetch([key], ["caption"])[key]["caption"] or ""
+        # Another process may have removed the image from the index.
+        return self.index.table.fetch([key], ["caption"]).get(key, {}).get("caption") or ""
 
 
 def scene_example(row: dict[str, Any]) -> Example:

@@ -18,6 +18,7 @@ from .views import Comparison, Found, Scores, Seen, shown_size
 
 
 NO_POOLER = "This model has no trained pooler, so that there are no heat maps."
+NO_PATCHES = "There are no heat maps of this image: they need its file, or an index that was made with --store-patches."
 _WINNER_NAMES = {"": "neither", "A": "caption A", "B": "caption B"}
 
 
@@ -44,6 +45,8 @@ def hit_html(index: PhotoIndex, found: Found, place: int) -> str:
     if not index.embedder.has_pooler:
         return head + _figures_html([whole]) + note_html(NO_POOLER)
     maps_TYX = _maps_of_hit(index, hit, found.phrases)
+    if maps_TYX is None:
+        return head + _figures_html([whole]) + note_html(NO_PATCHES)
     highest = highest_of(*maps_TYX)
     # The model sees what its processor does not crop away, and the maps cover only that.
     view = shown_size(image.crop(view_in_pixels(image.size, index.embedder.image_processor)))
@@ -53,10 +56,10 @@ def hit_html(index: PhotoIndex, found: Found, place: int) -> str:
     return head + _figures_html(figures) + scale_html(highest) + _note_on(maps_TYX)
 
 
-def _maps_of_hit(index: PhotoIndex, hit: Hit, phrases: Sequence[str]) -> Tensor:
-    """Returns where each phrase looks in an image, (T, Y, X)."""
+def _maps_of_hit(index: PhotoIndex, hit: Hit, phrases: Sequence[str]) -> Tensor | None:
+    """Returns where each phrase looks in an image, (T, Y, X); `None` without its patch features."""
     phrase_embeds_TD = index.embedder.texts(phrases, PHRASE)
-    return attention_maps([hit.image], phrase_embeds_TD, index.table, index.embedder)[hit.image]
+    return attention_maps([hit.image], phrase_embeds_TD, index.table, index.embedder).get(hit.image)
 
 
 def text_choices(texts: Sequence[ShownText]) -> list[tuple[str, str]]:

@@ -229,14 +229,13 @@ def image_of(key: str, table: ImageTable) -> Image.Image | None:
     It comes from the image's file, or from the preview of an image without a file. `None` means that it cannot be
     opened any more.
     """
+    source: str | bytes | None = key
+    if not os.path.isfile(key):
+        # Another process may have removed the image from the index since it was found.
+        source = table.fetch([key], ["preview"]).get(key, {}).get("preview")
+    if source is None:
+        return None
     try:
-        if os.path.isfile(key):
-            image = load_image(key)
-        else:
-            preview = table.fetch([key], ["preview"])[key]["preview"]
-            if preview is None:
-                return None
-            image = load_image(preview)
+        return thumbnail(load_image(source), SHOWN_SIDE)
     except ValueError:
         return None
-    return thumbnail(image, SHOWN_SIDE)

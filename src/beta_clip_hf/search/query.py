@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..data.fields import is_utf8
 from ..inference.embedder import Embedder
 from ..inference.quantization import truncate
 from ..inference.text_kinds import PHRASE
@@ -36,7 +37,7 @@ class Query:
         images: Images (paths, PIL images or bytes) with weights.
 
     Raises:
-        ValueError: if there is no part, a text is blank, or a weight is 0 or not finite.
+        ValueError: if there is no part, a text is blank or has no UTF-8, or a weight is 0 or not finite.
     """
 
     text: str | None = None
@@ -50,6 +51,8 @@ class Query:
         for text in texts:
             if not isinstance(text, str) or not text.strip():
                 raise ValueError(f"a text of a query must not be blank, but is {text!r}")
+            if not is_utf8(text):
+                raise ValueError(f"a text of a query must be text that UTF-8 can hold, but is {text!a}")
         for _, weight in [*self.phrases, *self.images]:
             if not math.isfinite(weight) or weight == 0:
                 raise ValueError(f"the weight of a part must be a number other than 0, but is {weight}")
