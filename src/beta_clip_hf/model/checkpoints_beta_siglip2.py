@@ -44,6 +44,19 @@ FG_CLIP2_NAMES = {
 REGION_SCALES = ("logit_scale_finegraind", "logit_scale_hardneg")
 # State of a training run, for which FG-CLIP 2 has no place.
 TRAINING_STATE = ("rank_loss.threshold",)
+# Its image processor's own options, which are those of SigLIP 2 but for the name of the class.
+_IMAGE_OPTIONS = (
+    "do_convert_rgb",
+    "do_normalize",
+    "do_rescale",
+    "do_resize",
+    "image_mean",
+    "image_std",
+    "max_num_patches",
+    "patch_size",
+    "resample",
+    "rescale_factor",
+)
 # Old versions of transformers stored these tensors, which today's models make themselves.
 _BUFFERS = ("position_ids",)
 
@@ -51,6 +64,26 @@ _BUFFERS = ("position_ids",)
 def is_on_siglip2(stored: Mapping[str, Any]) -> bool:
     """Tells whether the content of a config.json is that of a model on SigLIP 2 towers: ours, or a foreign one."""
     return stored.get("model_type") in (BetaSiglip2Config.model_type, *FOREIGN_TYPES)
+
+
+def fg_clip2_image_options(stored_options: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Returns the options of SigLIP 2's image processor that make the pixels of FG-CLIP 2.
+
+    Args:
+        stored_options: The content of its preprocessor_config.json.
+        config: The content of its config.json, which has the size of a patch where the options lack it.
+    """
+    options = {name: stored_options[name] for name in _IMAGE_OPTIONS if name in stored_options}
+    options.setdefault("patch_size", (config.get("vision_config") or {}).get("patch_size", 16))
+    return options
+
+
+def fg_clip2_text_lengths(config: Mapping[str, Any]) -> dict[str, int]:
+    """Returns the lengths of texts of a processor, as far as the config.json of FG-CLIP 2 has them."""
+    text_config = config.get("text_config") or {}
+    fields = {"max_length": "max_position_embeddings", "long_max_length": "longtext_len"}
+    return {name: text_config[field] for name, field in fields.items() if field in text_config}
 
 
 def from_fg_clip2(state_dict: Mapping[str, Tensor], kept_positions: int = KEPT_TEXT_POSITIONS) -> dict[str, Tensor]:
@@ -175,6 +208,8 @@ __all__ = [
     "FIXED_SIGLIP",
     "FOREIGN_TYPES",
     "config_of",
+    "fg_clip2_image_options",
+    "fg_clip2_text_lengths",
     "from_fg_clip2",
     "from_siglip",
     "is_on_siglip2",

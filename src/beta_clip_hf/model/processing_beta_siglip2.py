@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, BatchFeature, Siglip2Processor
 from transformers.utils import is_torchvision_available
 
-from .checkpoints_beta_siglip2 import FG_CLIP2, read_json
+from .checkpoints_beta_siglip2 import FG_CLIP2, fg_clip2_image_options, fg_clip2_text_lengths, read_json
 from .configuration_beta_clip import Granularity, hub_arguments_of
 from .configuration_beta_siglip2 import (
     DEFAULT_TEXT_PATHS,
@@ -40,19 +40,6 @@ PATCH_BUDGETS = (128, 256, 576, 784, 1024)
 _SHORTEST_TEXT = 2
 # What a processor may be given beside its parts.
 _SETTINGS = ("max_length", "long_max_length", "dynamic_max_patches", "text_path_of_kind")
-# Their image processor's own options, which are those of SigLIP 2 but for the name of the class.
-_IMAGE_OPTIONS = (
-    "do_convert_rgb",
-    "do_normalize",
-    "do_rescale",
-    "do_resize",
-    "image_mean",
-    "image_std",
-    "max_num_patches",
-    "patch_size",
-    "resample",
-    "rescale_factor",
-)
 
 
 class BetaSiglip2Processor(Siglip2Processor):
@@ -138,15 +125,12 @@ class BetaSiglip2Processor(Siglip2Processor):
         source = pretrained_model_name_or_path
         config = read_json(source, "config.json", hub_arguments)
         if config.get("model_type") == FG_CLIP2:
-            options = read_json(source, "preprocessor_config.json", hub_arguments)
-            kept = {name: options[name] for name in _IMAGE_OPTIONS if name in options}
-            kept.setdefault("patch_size", (config.get("vision_config") or {}).get("patch_size", 16))
-            text_config = config.get("text_config") or {}
-            fields = {"max_length": "max_position_embeddings", "long_max_length": "longtext_len"}
-            settings = {name: text_config[field] for name, field in fields.items() if field in text_config}
-            settings |= {"dynamic_max_patches": True} | {name: kwargs[name] for name in _SETTINGS if name in kwargs}
+            stored_options = read_json(source, "preprocessor_config.json", hub_arguments)
+            image_processor = _image_processor(fg_clip2_image_options(stored_options, config))
             tokenizer = AutoTokenizer.from_pretrained(source, **{"trust_remote_code": False, **hub_arguments})
-            return cls(_image_processor(kept), tokenizer, **settings)
+            given_settings = {name: kwargs[name] for name in _SETTINGS if name in kwargs}
+            settings = {"dynamic_max_patches": True, **fg_clip2_text_lengths(config), **given_settings}
+            return cls(image_processor, tokenizer, **settings)
         # Code of a stranger runs only for those who ask for it.
         kwargs.setdefault("trust_remote_code", False)
         processor = super().from_pretrained(source, **kwargs)
