@@ -140,7 +140,7 @@ def without_blank_captions(record: Mapping[str, Any]) -> Mapping[str, Any]:
 
     One blank caption does not cost a photo that has others. Captions that are not texts stay, and are refused later.
     """
-    captions = record.get("captions")
+    captions: Any = record.get("captions")
     if not is_list(captions):
         return record
     kept = [caption for caption in captions if not _is_blank(caption)]
