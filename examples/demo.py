@@ -47,7 +47,7 @@ TITLES = {"before": "before", "control": "plain fine-tuning", "after": "β-CLIP"
 NEXT = """
 Next (after `source .venv/bin/activate`):
   beta-clip show --model {model} --image {photos}/2.png --text "{caption}"
-  beta-clip index {photos} --model {model} --out {photos}.index
+  beta-clip index {photos} --model {model} --output {photos}.index
   beta-clip search {photos}.index "A red square and a blue circle." --rerank 20 --html {photos}.html
   beta-clip demo --model {model}
 """

@@ -81,7 +81,7 @@ def search(kind, folder, work):
     for color in ("red", "blue"):
         Image.new("RGB", (40, 32), color).save(work / f"photos/{color}.png")
     index = str(work / "index")
-    assert main(["index", str(work / "photos"), "--out", index, "--model", str(folder), "--device", "cpu"]) == 0
+    assert main(["index", str(work / "photos"), "--output", index, "--model", str(folder), "--device", "cpu"]) == 0
     output = io.StringIO()
     with redirect_stdout(output):
         assert main(["search", index, "a red photo", "--device", "cpu", "--json"]) == 0

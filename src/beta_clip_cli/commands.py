@@ -94,7 +94,7 @@ COMMANDS = (
     Command(
         ("index",),
         "Make a searchable index of a photo collection, or update one.",
-        "beta-clip index photos/ --out photos.index --model runs/photos",
+        "beta-clip index photos/ --output photos.index --model runs/photos",
     ),
     Command(
         ("search",),

@@ -34,7 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "other one (default: its path or id, with the split and the range)",
     )
     parser.add_argument(
-        "--out", metavar="DIR", required=True, help="index to make or update: a directory, or a URI of an object store"
+        "--output",
+        metavar="DIR",
+        required=True,
+        help="index to make or update: a directory, or a URI of an object store",
     )
     parser.add_argument(
         "--model",
@@ -96,7 +99,7 @@ def run(args: argparse.Namespace) -> Report:
         dtype=args.dtype,
         **feeding,
     )
-    built = build_index(single_or_list(args.photos), args.out, settings)
+    built = build_index(single_or_list(args.photos), args.output, settings)
     if built is None:
         # Of several processes only the first one reports.
         return Report(None)

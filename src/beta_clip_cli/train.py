@@ -80,9 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="override one value of the configuration, for example data.num_phrases=10; may be given several times",
     )
-    parser.add_argument(
-        "--output", "--output-dir", metavar="DIR", help="directory to write the model into (training.output_dir)"
-    )
+    parser.add_argument("--output", metavar="DIR", help="directory to write the model into (training.output_dir)")
     for flag in FLAGS:
         # Several files are a list.
         nargs = "+" if flag.key in ROW_SETS else None
@@ -199,11 +197,19 @@ def next_commands(args: argparse.Namespace, config: Mapping[str, Any], output: s
         evaluated += ["--split", args.split or "train"]
     if not config["data"].get("eval_fraction"):
         evaluated = [args.eval_data[0] if args.eval_data else "PHOTOS"]
+    # A bare folder would be indexed without its captions, which the training has read.
+    indexed = [source, *reading]
+    if os.path.isdir(source) and args.format is None:
+        from beta_clip_hf.data.readers import format_of_rows
+
+        rows_format = format_of_rows(Path(source), args.split or "train")
+        if rows_format is not None:
+            indexed += ["--format", rows_format]
     run_name = Path(output).name
     measuring = ["--model", output, "--tasks", "photos", "--output", f"{output}/evaluation"]
     commands = [
         ["evaluate", *measuring, "--data", *evaluated, *reading],
-        ["index", source, *reading, "--out", f"{output}.index", "--model", output],
+        ["index", *indexed, "--output", f"{output}.index", "--model", output],
         ["push", output, f"my-name/{run_name}", "--dry-run", f"{output}-upload"],
     ]
     lines = [f"  beta-clip {shlex.join(words)}" for words in commands]

@@ -104,7 +104,7 @@ def test_layout_of_fg_clip(desk, capsys, golden_dir):
 
 def test_search(desk, capsys):
     pytest.importorskip("lancedb")
-    document = check(capsys, "index", "index", "photos", "--out", "photos.index", "--model", "base", *CPU)
+    document = check(capsys, "index", "index", "photos", "--output", "photos.index", "--model", "base", *CPU)
     assert document["new"] == 3
     document = check(capsys, "search", "search", "photos.index", "a red wall", *CPU)
     assert [hit["rank"] for hit in document] == [1, 2, 3]

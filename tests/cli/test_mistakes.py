@@ -164,7 +164,7 @@ MISTAKES = (
     usage("hierarchy rows.jsonl", "arguments are required: --output"),
     usage("compare rows.jsonl", "arguments are required: B"),
     usage("convert b-clip", "arguments are required: FILE, DIR"),
-    usage("index photos --model model", "arguments are required: --out"),
+    usage("index photos --model model", "arguments are required: --output"),
     usage("train --set", "argument --set: expected one argument"),
     usage("train --device cuda", "unrecognized arguments: --device\n"),
     usage("export onnx model onnx --opset 3", "unrecognized arguments: --opset 3\n"),
@@ -188,7 +188,7 @@ MISTAKES = (
     error("show --image photos/1.png --text a --head 99", "head must be 'mean' or one of 0 to"),
     error("show --image photos/1.png --text a --phrases -1", "phrases must be 0 or more"),
     error("show --image photos/1.png --text a --output a.gif", "output must end in one of ('.png', '.html')"),
-    error("index photos --model model --out photos.index --name ''", "the name of a source must be text"),
+    error("index photos --model model --output photos.index --name ''", "the name of a source must be text"),
     setting("model.lora=5", "model must have known keys only, but has 'lora'"),
     setting("training.bf16=true --set training.fp16=true", "fp16 and bf16"),
     # Files of another kind.
@@ -204,8 +204,8 @@ MISTAKES = (
     error("compare text.txt text.txt", "text.txt must be a results.json, but is not JSON"),
     error("convert b-clip rows.jsonl converted", "checkpoint must be a PyTorch file of tensors only"),
     error("convert fg-clip model converted", "source must be an FG-CLIP checkpoint"),
-    error("index empty --model model --out new.index", "source must be a folder with photos below it"),
-    error("index photos --model plain --out photos.index", "the model must be that of the index"),
+    error("index empty --model model --output new.index", "source must be a folder with photos below it"),
+    error("index photos --model plain --output photos.index", "the model must be that of the index"),
     error("search model dog", "model must be an index, but holds none: make one"),
     error("search photos.index --image nothing.png", "image must be readable, but is 'nothing.png'"),
     error("search photos.index --image text.txt", "its content must be one of JPEG"),
@@ -238,7 +238,8 @@ def workplace(tiny_clip_dir, tiny_tokenizer, project_dir, tmp_path_factory) -> P
     (folder / "text.txt").write_text("hello")
     (folder / "list.yaml").write_text("- 1\n")
     (folder / "broken.yaml").write_text("a: [1\n")
-    index = ("index", str(folder / "photos"), "--model", str(folder / "model"), "--out", str(folder / "photos.index"))
+    photos, model, output = str(folder / "photos"), str(folder / "model"), str(folder / "photos.index")
+    index = ("index", photos, "--model", model, "--output", output)
     assert main(index) == 0
     (folder / "latin.csv").write_bytes("image,caption\nphotos/0.png,“a café”\n".encode("cp1252"))
     for kind in ("dog", "cat"):

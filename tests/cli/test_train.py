@@ -5,7 +5,7 @@ import argparse
 import pytest
 
 from beta_clip_cli.main import main
-from beta_clip_cli.train import FLAGS, add_arguments, configuration
+from beta_clip_cli.train import FLAGS, add_arguments, configuration, next_commands
 from beta_clip_hf.inference.processes import Processes
 from beta_clip_hf.training import run as training_run
 from beta_clip_hf.training.saving import checkpoints
@@ -155,3 +155,19 @@ def test_names_of_files_are_meant_as_they_are(name):
 def test_wrong_columns_are_one_sentence(capsys):
     assert main(["train", *NEEDED, "--columns", "text"]) == 1
     assert "--columns must be THEIRS=OURS, each once, but is ['text']" in capsys.readouterr().err
+
+
+def test_the_next_command_indexes_a_folder_with_its_captions(tmp_path):
+    """A bare folder would be indexed without them."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in ("0.png", "0.txt"):
+        (folder / name).touch()
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    config = {"data": {"train": {"source": str(folder)}, "eval_fraction": 0.1}}
+    for words, reading in [((), " --format sidecar"), (("--format", "imagefolder"), " --format imagefolder")]:
+        commands = next_commands(parser.parse_args(words), config, "out")
+        assert f"beta-clip index {folder}{reading} --output out.index --model out\n" in commands
+    file = {"data": {"train": {"source": "photos.jsonl"}, "eval_fraction": 0.1}}
+    assert "beta-clip index photos.jsonl --output out.index" in next_commands(parser.parse_args(()), file, "out")

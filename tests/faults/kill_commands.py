@@ -34,8 +34,8 @@ def hierarchy_words(folder: Path, output: Path) -> list[str]:
 
 
 def index_words(folder: Path, output: Path) -> list[str]:
-    words = ["index", folder / "rows.jsonl", "--out", output, "--model", folder / "model", "--device", "cpu", "--json"]
-    return [str(word) for word in [*words, "--batch-size", 4]]
+    words = ["index", folder / "rows.jsonl", "--output", output, "--model", folder / "model"]
+    return [str(word) for word in [*words, "--device", "cpu", "--json", "--batch-size", 4]]
 
 
 def state_of_evaluation(output: Path) -> object:

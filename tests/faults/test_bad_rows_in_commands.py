@@ -127,7 +127,7 @@ def test_evaluate_names_and_counts_every_kind(folder, tmp_path, caplog):
 
 def test_index_names_and_counts_every_kind(folder, tmp_path, capsys):
     pytest.importorskip("lancedb")
-    words = ["index", folder / "rows.jsonl", "--out", tmp_path / "index", "--model", folder / "model", "--json"]
+    words = ["index", folder / "rows.jsonl", "--output", tmp_path / "index", "--model", folder / "model", "--json"]
     assert main([str(word) for word in words]) == 0
     report = json.loads(capsys.readouterr().out)
     # A photo that is searched for needs no caption, so some rows are used that no training could use.

@@ -353,6 +353,17 @@ def test_images_of_another_size_are_interpolated_on_request(tiny_model):
         tiny_model.get_patch_features(larger)
 
 
+def test_a_text_pools_the_patches_of_an_image_of_another_shape(tiny_model, batch):
+    """6 × 10 patches instead of 4 × 4: the text pools what `get_patch_features` gives."""
+    wide, ids = torch.randn(1, 3, 48, 80), batch["input_ids"][:1]
+    with torch.no_grad():
+        patches = tiny_model.get_patch_features(wide, interpolate_pos_encoding=True)
+        pooled = tiny_model.get_text_conditioned_image_features(wide, ids, interpolate_pos_encoding=True)
+        expected = tiny_model.get_text_conditioned_image_features(patch_features=patches, input_ids=ids)
+    assert patches.shape == (1, 60, 32)
+    torch.testing.assert_close(pooled, expected)
+
+
 def test_every_feature_method_takes_images_of_another_size(tiny_model, batch):
     """Also of another shape: 4 × 8 patches, where the model was made for 4 × 4."""
     wide = torch.randn(1, 3, 32, 64)

@@ -145,7 +145,7 @@ def test_codes():
 
 def test_an_index_knows_what_it_keeps(tmp_path, checkpoint, photos, capsys):
     path = str(tmp_path / "photos.index")
-    command = ["index", str(photos), "--out", path, "--json"]
+    command = ["index", str(photos), "--output", path, "--json"]
     options = ["--model", str(checkpoint), "--precision", "binary", "--truncate-dim", "16", "--device", "cpu"]
     assert main([*command, *options]) == 0
     report = json.loads(capsys.readouterr().out)

@@ -49,11 +49,11 @@ def test_the_help_repeats_the_scores_and_the_weights_of_the_library():
 def test_the_commands(tmp_path, checkpoint, photos, capsys):
     (photos / "7.jpg").write_text("no image")
     index, page = str(tmp_path / "photos.index"), tmp_path / "found.html"
-    assert cli.main(["index", str(photos), "--out", index, "--model", str(checkpoint), "--device", "cpu"]) == 0
+    assert cli.main(["index", str(photos), "--output", index, "--model", str(checkpoint), "--device", "cpu"]) == 0
     told = capsys.readouterr().out
     assert f"{index}: 6 images (6 new, 0 changed, 0 updated, 0 deleted, 0 unchanged, 1 unreadable)" in told
     assert told.startswith(f"unreadable: {photos / '7.jpg'}: image must be readable")
-    assert cli.main(["index", str(photos), "--out", index, "--json", "--device", "cpu"]) == 0
+    assert cli.main(["index", str(photos), "--output", index, "--json", "--device", "cpu"]) == 0
     assert json.loads(capsys.readouterr().out)["unchanged"] == 6
     words = ["search", index, TEXT, "--phrase", "a dog:-0.5", "--image", str(photos / "1.png"), "--device", "cpu"]
     assert cli.main([*words, "--top", "2", "--rerank", "4", "--json", "--html", str(page)]) == 0
@@ -81,7 +81,7 @@ def test_the_commands(tmp_path, checkpoint, photos, capsys):
     assert cli.main(["search", str(tmp_path / "new"), "a"]) == 1
     assert "must be" in capsys.readouterr().err
     # Without a model, the small one that ships makes the index.
-    assert cli.main(["index", str(photos), "--out", str(tmp_path / "new")]) == 0
+    assert cli.main(["index", str(photos), "--output", str(tmp_path / "new")]) == 0
 
 
 @pytest.mark.parametrize("name", ["absent", "empty", "absent.jsonl", "empty.jsonl"])
@@ -89,5 +89,5 @@ def test_a_mistaken_source_leaves_no_index_behind(tmp_path, checkpoint, capsys, 
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty.jsonl").touch()
     index = tmp_path / "photos.index"
-    assert cli.main(["index", str(tmp_path / name), "--out", str(index), "--model", str(checkpoint)]) == 1
+    assert cli.main(["index", str(tmp_path / name), "--output", str(index), "--model", str(checkpoint)]) == 1
     assert str(tmp_path / name) in capsys.readouterr().err and not index.exists()

@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import os
 from datetime import date
 from decimal import Decimal
@@ -99,6 +100,27 @@ def test_a_second_collection_stays_beside_the_first(index, tmp_path, kind):
     assert counts(index.add(second, **second_options)) == (0, 0, 0, 0, 0, 1)
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "format"),
+    [
+        ("0.txt", "A red picture.", "sidecar"),
+        ("photos.jsonl", '{"image": "0.png", "caption": "A red picture."}', "imagefolder"),
+    ],
+)
+def test_a_folder_says_that_texts_beside_its_photos_are_left_out(tmp_path, caplog, name, text, format):
+    """The format that it names reads them."""
+    caplog.set_level(logging.INFO)
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "0.png")
+    assert len(open_photos(tmp_path).keys()) == 1 and "without the texts" not in caplog.text
+    (tmp_path / name).write_text(text)
+    (key,) = open_photos(tmp_path).keys()
+    assert f"without the texts that lie beside them; --format {format}" in caplog.text
+    caplog.clear()
+    photos = open_photos(tmp_path, format=format)
+    assert photos.keys() == [key] and photos.row(key)["caption"] == "A red picture."
+    assert "without the texts" not in caplog.text
+
+
 @pytest.mark.parametrize("in_memory", [rows_of("red"), "Dataset"], ids=["list", "Dataset"])
 def test_rows_in_memory_must_have_a_name(index, in_memory):
     if in_memory == "Dataset":
@@ -116,7 +138,7 @@ def test_a_name_makes_one_collection_of_several_places(index, tmp_path, photos, 
     index.add(first, name="mine")
     # Rows without an id are called by their file and line, which are a column.
     assert counts(index.add(second, name="mine")) == (0, 0, 0, 2, 1, 0)
-    words = ["index", str(first), "--out", str(tmp_path / "other"), "--model", str(checkpoint), "--device", "cpu"]
+    words = ["index", str(first), "--output", str(tmp_path / "other"), "--model", str(checkpoint), "--device", "cpu"]
     assert main([*words, "--name", "mine"]) == 0
     assert {stored.file_source for stored in PhotoIndex.open(tmp_path / "other").table.known().values()} == {"mine"}
 

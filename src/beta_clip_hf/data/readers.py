@@ -165,10 +165,13 @@ def open_table(
     return table, reader
 
 
-def holds_rows(folder: Path, split: str = "train") -> bool:
-    """Tells whether a folder has rows in a format that is known by its files."""
+def format_of_rows(folder: Path, split: str = "train") -> str | None:
+    """Returns the format in which a folder has rows, as the names of its files tell; `None` if it has none."""
     source = Source(folder, split)
-    return any(source_format.recognises(source) for source_format in _ORDER_OF_GUESSES if source_format is not HUB)
+    for source_format in _ORDER_OF_GUESSES:
+        if source_format is not HUB and source_format.recognises(source):
+            return source_format.name
+    return None
 
 
 def _reader(opened: OpenedSource, image_root: str | Path | None, columns: Mapping[str, str] | None) -> RowReader:
@@ -223,4 +226,4 @@ def _guess_format(source: Source) -> SourceFormat:
     )
 
 
-__all__ = ["FORMATS", "RowDataset", "RowStream", "holds_rows", "is_saved_dataset", "load_rows", "open_table"]
+__all__ = ["FORMATS", "RowDataset", "RowStream", "is_saved_dataset", "load_rows", "open_table"]

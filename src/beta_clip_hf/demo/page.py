@@ -153,8 +153,9 @@ def _search_tab(handlers: Handlers) -> None:
             text = gr.Textbox(label="Description", lines=3, elem_id="query")
             top = gr.Slider(4, 24, value=8, step=4, label="How many images")
             rerank = gr.Checkbox(
-                label="Order the best by how each text sees them",
-                info="Text-conditioned re-ranking: better or worse than CLS, depending on the model.",
+                label="Order the best again by their details",
+                info="By the hierarchical score (the text, its sentences and its phrases): better or worse than CLS, "
+                "depending on the model.",
                 visible=handlers.index.embedder.has_pooler,
             )
             button = gr.Button("Search", variant="primary", elem_id="search")

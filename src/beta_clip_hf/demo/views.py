@@ -163,7 +163,7 @@ def find(index: PhotoIndex, text: str, top: int, rerank: bool) -> Found:
         index: The index.
         text: The description.
         top: Largest number of images to return.
-        rerank: Whether ten times as many of the best are ordered by how the text sees them.
+        rerank: Whether ten times as many of the best are ordered again by the hierarchical score.
     """
     num_reranked = 0
     if rerank:

@@ -190,7 +190,7 @@ def write_gallery(
     for rank, hit in enumerate(hits, 1):
         sections.append(_hit_section(rank, hit, index, phrases, maps.get(hit.image), highest))
     if any(hit.reranked is not None for hit in hits):
-        summary = "The best are ordered by how each text sees them."
+        summary = "The best are ordered again by the re-ranking score."
     else:
         summary = "By the similarity of embeddings."
     return write_page(path, title, sections, summary=summary)

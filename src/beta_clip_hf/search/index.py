@@ -257,8 +257,8 @@ class PhotoIndex:
             query: A description, or a [`Query`] of phrases and images with weights.
             where: SQL condition on the columns, for example "width > 300 AND caption LIKE '%dog%'".
             top: The largest number of images.
-            rerank: The number of best images by embeddings that are ordered again by how each text sees them, 0 for
-                none; or a [`Reranking`], which names the score too.
+            rerank: The number of best images by embeddings that are ordered again by the hierarchical score, 0 for
+                none; or a [`Reranking`], which names another score too.
             exact: Whether to compare with every image even if there are a vector index or codes.
             min_confidence: The least `confidence` of an image, in [0, 1). 0 takes all. If nothing matches, the list is
                 empty.

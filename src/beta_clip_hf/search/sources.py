@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from PIL import Image
 from ..data.grouping import image_key, join_rows
 from ..data.images import load_image, thumbnail
 from ..data.paths import usual_place
-from ..data.readers import holds_rows, is_saved_dataset, open_table
+from ..data.readers import format_of_rows, is_saved_dataset, open_table
 from ..data.records import Table, as_value_error
 from ..data.row_counts import RowCounts
 from ..data.row_reader import RowReader
@@ -25,7 +26,11 @@ from .folder import PhotoFolder
 from .naming import SourceName, check_name, name_source
 
 
+logger = logging.getLogger(__name__)
+
 PREVIEW_SIDE = 512  # pixels
+# Filters use captions, and a confidence is measured with them.
+_TEXTS_LEFT_OUT = "%s: the photos are indexed without the texts that lie beside them; --format %s (format=) reads both"
 # Stands for a caption while a row without one is read.
 _NO_CAPTION = "none"
 
@@ -245,7 +250,10 @@ def open_photos(
             format = "hf"
         else:
             folder = PhotoFolder(source, name)
-            if folder.has_photos or not holds_rows(Path(source), split):
+            rows_format = format_of_rows(Path(source), split)
+            if folder.has_photos or rows_format is None:
+                if rows_format is not None:
+                    logger.info(_TEXTS_LEFT_OUT, folder.name, rows_format)
                 return folder
     # Before anything is read: the name may be missing.
     source_name = name_source(source, name=name, split=split, **reading)

@@ -98,7 +98,9 @@ class ImageTable:
             ImportError: without LanceDB.
         """
         if not exists(path):
-            raise ValueError(f"{path} must be an index, but holds none: make one with beta-clip index PHOTOS --out …")
+            raise ValueError(
+                f"{path} must be an index, but holds none: make one with beta-clip index PHOTOS --output INDEX"
+            )
         with naming_errors(path, "an index of beta-clip, all of its files whole"):
             return cls(path, connect(path))
 

@@ -42,10 +42,10 @@ _EVAL_FILES = {"fg_ovd": "fgovd.jsonl", "sugarcrepe": "sugarcrepe.jsonl", "valse
 def holds_photos(source: Path) -> bool:
     """Tells whether there are rows: a file, files by a glob or a range as of tars, or a folder that holds some."""
     from ...data.formats.webdataset import expand_shards
-    from ...data.readers import holds_rows
+    from ...data.readers import format_of_rows
 
     if source.is_dir():
-        return any(any(source.glob(mark)) for mark in _PHOTOS_MARKS) or holds_rows(source)
+        return any(any(source.glob(mark)) for mark in _PHOTOS_MARKS) or format_of_rows(source) is not None
     if not source.parent.exists():
         # A path of two words that lead nowhere is the id of a data set on the Hub.
         return len(source.parts) == 2

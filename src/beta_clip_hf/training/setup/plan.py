@@ -122,13 +122,18 @@ class Plan(TrainerCallback):
         sizes = [(weight.numel(), weight.requires_grad) for _, weight in used_parameters(self.trainer.model)]
         total = sum(size for size, _ in sizes)
         trained = sum(size for size, is_trained in sizes if is_trained)
-        how = "adapters (LoRA) and new parts" if args.lora else "of all weights"
+        weights = f"{trained / 1e6:.1f} of {total / 1e6:.1f} million weights are trained"
+        if args.lora:
+            weights += ", adapters (LoRA) and new parts"
+        elif trained == total:
+            weights = f"all {total / 1e6:.1f} million weights are trained"
+        else:
+            weights += ", the others are frozen"
         memory = trained * _TRAINED_BYTES + (total - trained) * _WEIGHT_BYTES
         return (
-            f"{trained / 1e6:.1f} of {total / 1e6:.1f} million weights are trained, {how}; learning rates "
-            f"{args.learning_rate:g} to {args.learning_rate_end:g}, pooler {args.pooler_learning_rate:g} to "
-            f"{args.pooler_learning_rate_end:g}; {_gigabytes(memory)} for weights, gradients and optimiser, and "
-            "activations on top"
+            f"{weights}; learning rates {args.learning_rate:g} to {args.learning_rate_end:g}, pooler "
+            f"{args.pooler_learning_rate:g} to {args.pooler_learning_rate_end:g}; {_gigabytes(memory)} for weights, "
+            "gradients and optimiser, and activations on top"
         )
 
     def on_step_end(
