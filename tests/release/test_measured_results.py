@@ -117,6 +117,22 @@ def test_the_record_of_a_training_is_about_its_weights(folder, tmp_path, caplog)
     assert "they are about other weights" in caplog.text
 
 
+def test_a_card_says_of_which_step_the_weights_are_and_what_chance_gives(folder):
+    """Recalls among 40 images: R@1 by chance is 2.5 %."""
+    card = str(render_card(folder, "me/model"))
+    assert "The weights are those of step" not in card and "chance" not in card.partition("## Training")[2]
+    trained = json.loads((folder / "train_results.json").read_text())
+    trained["best_checkpoint"] = "runs/photos/checkpoint-2"
+    trained["before"]["eval_images"] = trained["after"]["eval_images"] = 40
+    (folder / "train_results.json").write_text(json.dumps(trained))
+    recipe = json.loads((folder / "train_config.json").read_text())
+    recipe["training"] = {"metric_for_best_model": "t2i_r5"}
+    (folder / "train_config.json").write_text(json.dumps(recipe))
+    card = str(render_card(folder, "me/model"))
+    assert "The weights are those of step 2, the best by `t2i_r5` on the evaluation rows." in card
+    assert "after training, per cent: t2i_r1 62.5 (chance 2.5)." in card
+
+
 def test_scores_on_training_images_are_no_results(folder, photos, caplog):
     """Whatever the file is called, and wherever it lies."""
     train_on(folder, photos("train.jsonl", *range(8)))

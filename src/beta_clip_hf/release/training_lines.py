@@ -25,6 +25,7 @@ def training_lines(run: RunFiles, *, base: str | None = None, data_names: Sequen
     yield _data_line(run, data_names)
     yield from _loss_lines(run)
     yield from _steps_lines(run)
+    yield from _checkpoint_lines(run)
     yield _hardware_line(run.record.get("environment"))
     yield from _time_lines(_training_metrics(run))
     yield from _retrieval_lines(run)
@@ -122,6 +123,20 @@ def _leg_lines(legs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         yield f"{line}."
 
 
+def _checkpoint_lines(run: RunFiles) -> Iterator[str]:
+    """Says of which step the weights are if an evaluation has chosen them. They are not those of the last step then."""
+    checkpoint = run.trained.get("best_checkpoint")
+    if not checkpoint:
+        return
+    step = str(checkpoint).rpartition("-")[2]
+    metric = (run.training.get("training") or {}).get("metric_for_best_model")
+    by = f" by `{metric}`" if metric else ""
+    yield (
+        f"The weights are those of step {step}, the best{by} on the evaluation rows. As they were chosen there, their "
+        "scores on these rows look better than on other images."
+    )
+
+
 def _hardware_line(environment: Mapping[str, Any] | None) -> str:
     if not environment:
         return "The hardware is not recorded."
@@ -151,8 +166,11 @@ def _retrieval_lines(run: RunFiles) -> Iterator[str]:
         metrics = run.trained.get(moment) or {}
         recalls = []
         for key in keys:
-            if key.key in metrics:
-                recalls.append(f"{key.name} {100 * metrics[key.key]:.1f}")
+            if key.key not in metrics:
+                continue
+            images = metrics.get(key.images_key)
+            chance = f" (chance {100 * min(1.0, key.k / images):.1f})" if images else ""
+            recalls.append(f"{key.name} {100 * metrics[key.key]:.1f}{chance}")
         if recalls:
             yield f"Retrieval on the evaluation rows {moment} training, per cent: {', '.join(recalls)}."
     names = [f"`{name}`" for name in run.public(run.evaluation_data)]

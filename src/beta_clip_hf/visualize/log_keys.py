@@ -46,6 +46,11 @@ class RecallKey:
         """The key in a record of the log."""
         return f"{self.prefix}_{self.name}"
 
+    @property
+    def images_key(self) -> str:
+        """The key of the number of images among which the recall is measured."""
+        return f"{self.prefix}_{self.data}_images" if self.data else f"{self.prefix}_images"
+
 
 def recall_keys(data_names: Sequence[str] = ()) -> Iterator[RecallKey]:
     """

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ...visualize.log_keys import EVALUATION, RECALL_DIRECTIONS, RECALL_KS, RecallKey
+from ...visualize.log_keys import RECALL_DIRECTIONS, RECALL_KS, RecallKey
 
 
 # Widths of the columns, in letters.
@@ -32,8 +32,7 @@ def format_outcome(results: Mapping[str, Any]) -> str:
 
 
 def _table(name: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
-    images_key = f"{EVALUATION}_{name}_images" if name else f"{EVALUATION}_images"
-    images = after.get(images_key)
+    images = after.get(RecallKey(name, "t2i", 1).images_key)
     title = f"{images:,} photos" if images else "photos"
     heading = f"{name}: {title}" if name else f"{title} to evaluate on"
     lines = [_line(heading, ["before", "after", "chance"])]
