@@ -163,7 +163,7 @@ def test_from_photos_to_before_and_after(photos, model, tmp_path, monkeypatch, c
     # The plan comes first, and says that the run is short.
     told = [record.getMessage() for record in caplog.records if record.name.endswith("training.setup.plan")]
     assert "to train on" in told[0] and "8 steps of 4 photos; 3 batches in an epoch" in told[1]
-    assert told[2].startswith("all 0.1 million weights are trained; learning rates ") and told[3].startswith(
+    assert told[2].startswith("plan: all 0.1 million weights are trained; learning rates ") and told[3].startswith(
         "only 8 optimiser steps are ahead"
     )
     # The best evaluation is that of the model that is saved, and the table shows it.
