@@ -254,6 +254,8 @@ def test_there_are_enough_mistakes_and_each_is_another_one() -> None:
 
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.line.removeprefix(TRAIN).strip() or "nothing")
 def test_a_mistake_is_told(mistake: Mistake, workplace: Path, monkeypatch, capsys) -> None:
+    if mistake.line.startswith("demo --photos"):
+        pytest.importorskip("gradio", reason="the photos of the demo are read after Gradio is found")
     monkeypatch.chdir(workplace)
     monkeypatch.setenv("NLTK_DATA", str(workplace / "empty"))
     try:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import BitsAndBytesConfig, TorchAoConfig
 
-from beta_clip_hf import BetaCLIPModel
+from beta_clip_hf import BetaCLIPModel, BetaSiglip2Model
 from integration.uses import all_uses, assert_similar_uses, flat_batch, new_model
 
 
@@ -18,6 +18,13 @@ def directory(tiny_clip_config, tmp_path):
 def expected(directory):
     with torch.no_grad():
         return all_uses(BetaCLIPModel.from_pretrained(directory).eval(), flat_batch())
+
+
+@pytest.mark.parametrize("flag", ["load_in_8bit", "load_in_4bit"])
+@pytest.mark.parametrize("cls", [BetaCLIPModel, BetaSiglip2Model])
+def test_flags_of_older_releases_are_answered(directory, cls, flag):
+    with pytest.raises(ValueError, match=rf"{flag} must be .* quantization_config=BitsAndBytesConfig\({flag}=True\)"):
+        cls.from_pretrained(directory, **{flag: True})
 
 
 def test_bitsandbytes_8_bit(directory, expected):

@@ -185,13 +185,12 @@ def test_other_models_are_named(save, tmp_path, tiny_clip_dir):
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "config.json").write_text("{}")
     for folder, words in [
-        ("siglip", r"SiglipModel \(model_type 'siglip'\)"),
-        ("text_only", r"CLIPTextModel \(model_type 'clip_text_model'\)"),
-        ("empty", "no model_type"),
+        ("siglip", r"is SiglipModel \(model_type 'siglip'\)"),
+        ("text_only", r"is CLIPTextModel \(model_type 'clip_text_model'\)"),
+        ("empty", "has no config.json with a model_type: check the path"),
+        (".", "has no config.json with a model_type: check the path"),
     ]:
-        with pytest.raises(
-            ValueError, match=rf"a BetaCLIPModel must be loaded from a checkpoint of β-CLIP .* is {words}"
-        ):
+        with pytest.raises(ValueError, match=rf"a BetaCLIPModel must be loaded from a checkpoint of β-CLIP .* {words}"):
             BetaCLIPModel.from_pretrained(tmp_path / folder)
     # Evaluation and search take SigLIP.
     with pytest.raises(ValueError, match="must have features of images and of texts, but is CLIPTextModel: name"):

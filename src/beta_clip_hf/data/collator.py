@@ -232,6 +232,9 @@ class BetaCLIPDataCollator:
 
     def _usable_examples(self, rows: Sequence[Row]) -> list[_Example]:
         """Returns the examples of the rows that can be used. The others are skipped, logged and counted."""
+        if rows and all(isinstance(row, Mapping) and not row for row in rows):
+            # transformers' Trainer removes what `forward` does not name.
+            raise ValueError("rows must have fields, but all are empty: set remove_unused_columns=False of the Trainer")
         examples = []
         for row in rows:
             try:

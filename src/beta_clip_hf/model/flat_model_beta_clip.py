@@ -14,7 +14,12 @@ from torch import Tensor
 
 from .batch_beta_clip import BatchTexts, FlatBatch, RegionBatch, TextNegatives, scaled_pixels
 from .batch_plan_beta_clip import BatchPlan, plan_batch
-from .forward_checks_beta_clip import check_arguments_of_flat_batch, check_unset, checked_arguments_of_plain_batch
+from .forward_checks_beta_clip import (
+    check_arguments_of_flat_batch,
+    check_not_traced,
+    check_unset,
+    checked_arguments_of_plain_batch,
+)
 from .gather_beta_clip import Gather, is_gather
 from .loss_inputs_beta_clip import FlatEmbeds
 from .objective_beta_clip import LOSS_PARTS, Objective, batch_objective, multiplier, needs_rows
@@ -89,6 +94,7 @@ class FlatBatchModel:
         Raises:
             ValueError, TypeError: See `forward`.
         """
+        check_not_traced(image_index)
         # Internal: the `BatchPlan` of this very batch, which the collator adds, and which the model trusts. Without it
         # the model works the plan out, checks it, and waits for the GPU.
         plan = kwargs.pop("plan", None)

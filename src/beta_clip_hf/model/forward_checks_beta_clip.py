@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from inspect import signature
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers.utils.generic import TransformersKwargs
 
@@ -15,6 +16,8 @@ from .similar_names_beta_clip import did_you_mean
 # What wrappers and transformers hand to any model, None or False where nobody asked for it: PEFT the first three,
 # generic code of training and generation the last two. The decorator of `forward` takes `return_dict`.
 _UNSET_ARGUMENTS = ("inputs_embeds", "output_attentions", "output_hidden_states", "num_items_in_batch", "use_cache")
+# By these PEFT hands over its prompts.
+_PROMPT_ARGUMENTS = ("inputs_embeds", "past_key_values")
 _KNOWN_ARGUMENTS = frozenset({*_UNSET_ARGUMENTS, *TransformersKwargs.__annotations__})
 
 
@@ -36,7 +39,11 @@ def checked_arguments_of_plain_batch(kwargs: dict[str, Any], forward: Any) -> di
 
     Raises:
         TypeError: If one is known neither to this model nor to transformers; the message names the most similar one.
+        ValueError: If one is a prompt of PEFT.
     """
+    for name in _PROMPT_ARGUMENTS:
+        if kwargs.get(name) is not None:
+            raise ValueError(_refusal(name, kwargs[name]))
     for name in kwargs:
         if name not in _KNOWN_ARGUMENTS:
             similar = did_you_mean(name, {*_KNOWN_ARGUMENTS, *signature(forward).parameters})
@@ -48,6 +55,15 @@ def check_one_of(**arguments: Any) -> None:
     """Raises `ValueError` unless exactly one of two arguments is given."""
     if sum(value is not None for value in arguments.values()) != 1:
         raise ValueError(f"exactly one of {' and '.join(arguments)} must be given")
+
+
+def check_not_traced(image_index: Tensor | None) -> None:
+    """Raises `ValueError` if a batch with `image_index` is traced: texts of other lengths would get wrong features."""
+    if image_index is not None and torch.jit.is_tracing():
+        raise ValueError(
+            "a batch with image_index must not be traced by torch.jit.trace, which would keep the lengths of its texts "
+            "for all batches: use torch.export with the collator's plan, or torch.compile"
+        )
 
 
 def check_arguments_of_flat_batch(kwargs: dict[str, Any], config: Any) -> None:
@@ -65,7 +81,7 @@ def check_arguments_of_flat_batch(kwargs: dict[str, Any], config: Any) -> None:
     for name, value in kwargs.items():
         if name in ("gather", "objective"):
             raise TypeError(f"{name} is an argument of `loss_context`, and not of forward")
-        if name not in _UNSET_ARGUMENTS:
+        if name not in (*_UNSET_ARGUMENTS, *_PROMPT_ARGUMENTS):
             raise TypeError(f"forward got an unexpected keyword argument {name!r} for a batch with image_index")
         # Not `in`: a tensor has no single truth value to compare.
         if value is not None and value is not False:
@@ -84,11 +100,18 @@ def _refusal(name: str, value: Any) -> str:
             "output_hidden_states must be False for a batch with image_index, whose texts share rows: use "
             "get_patch_features for those of images, or a batch without image_index"
         )
-    return f"{name} must be left unset for a batch with image_index, but is {value!r}"
+    if name in _PROMPT_ARGUMENTS:
+        return (
+            f"{name} must be left unset, because texts come as input_ids: of PEFT's methods use one that changes "
+            "weights, such as LoRA, and not prompts"
+        )
+    shown = "a tensor" if isinstance(value, Tensor) else repr(value)
+    return f"{name} must be left unset for a batch with image_index, but is {shown}"
 
 
 __all__ = [
     "check_arguments_of_flat_batch",
+    "check_not_traced",
     "check_one_of",
     "check_unset",
     "checked_arguments_of_plain_batch",

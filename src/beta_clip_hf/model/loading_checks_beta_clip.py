@@ -53,13 +53,26 @@ def check_model_type(
     model_type = stored.get("model_type")
     if model_type in known_types:
         return
-    kind = f"model_type {model_type!r}" if model_type else "no model_type"
+    if not model_type:
+        # A directory without the file reads as an empty one.
+        raise ValueError(
+            f"a {model_name} must be loaded from a checkpoint of {accepted}, but {source} has no config.json with a "
+            "model_type: check the path, and the subfolder if any"
+        )
+    kind = f"model_type {model_type!r}"
     architectures = stored.get("architectures")
     if architectures:
         kind = f"{architectures[0]} ({kind})"
     raise ValueError(
         f"a {model_name} must be loaded from a checkpoint of {accepted}, but {source} is {kind}: name another base"
     )
+
+
+def check_quantization(arguments: Mapping[str, Any]) -> None:
+    """Raises `ValueError` for the flags by which releases of transformers before 5 quantised a model."""
+    for flag in ("load_in_8bit", "load_in_4bit"):
+        if flag in arguments:
+            raise ValueError(f"{flag} must be given as quantization_config=BitsAndBytesConfig({flag}=True)")
 
 
 def new_parts(stored: Mapping[str, Any]) -> list[str]:
@@ -189,4 +202,12 @@ def _some(names: Collection[str]) -> str:
     return f"{shown} and {more} more" if more > 0 else shown
 
 
-__all__ = ["SWITCHES_OF_PARTS", "check_finite", "check_loaded", "check_model_type", "load_checked", "new_parts"]
+__all__ = [
+    "SWITCHES_OF_PARTS",
+    "check_finite",
+    "check_loaded",
+    "check_model_type",
+    "check_quantization",
+    "load_checked",
+    "new_parts",
+]

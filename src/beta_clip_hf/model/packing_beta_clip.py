@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -231,8 +232,7 @@ def _without_repetitions(ids_TL: Tensor, lengths_T: Tensor, is_long_T: Tensor | 
     Returns:
         The first text of each kind `(U,)`, an index into the batch, and for each text which of these it equals `(T,)`.
     """
-    # Bytes of a row up to its end are the fastest key of a dictionary for thousands of texts.
-    ids = ids_TL.numpy()
+    ids = ids_as_array(ids_TL)
     is_long = [False] * len(ids) if is_long_T is None else is_long_T.tolist()
     number_of_text: dict[tuple[bool, bytes], int] = {}
     first_texts: list[int] = []
@@ -244,6 +244,15 @@ def _without_repetitions(ids_TL: Tensor, lengths_T: Tensor, is_long_T: Tensor | 
             first_texts.append(text)
         copies.append(number)
     return torch.tensor(first_texts, dtype=torch.int64), torch.tensor(copies, dtype=torch.int64)
+
+
+def ids_as_array(ids_TL: Tensor) -> np.ndarray:
+    """Returns token ids as an array: the bytes of its rows are the fastest keys of a dictionary for many texts."""
+    try:
+        return ids_TL.contiguous().numpy()
+    except RuntimeError:
+        # Inside a transform of `torch.func` a tensor has no storage to read from.
+        return np.array(ids_TL.tolist())
 
 
 def _cheapest_columns(lengths: list[int]) -> int | None:
@@ -274,4 +283,4 @@ def _aligned(columns: int) -> int:
     return -(-columns // _ALIGNMENT) * _ALIGNMENT
 
 
-__all__ = ["PackedRows", "TextPacking", "pack_texts", "plan_texts", "text_lengths", "unplanned_packing"]
+__all__ = ["PackedRows", "TextPacking", "ids_as_array", "pack_texts", "plan_texts", "text_lengths", "unplanned_packing"]

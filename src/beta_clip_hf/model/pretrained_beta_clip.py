@@ -14,7 +14,7 @@ from .checkpoints_beta_clip import FG_CLIP_SWITCHES, LONG_TABLE, from_fg_clip, i
 from .configuration_beta_clip import CLIP_TEXT_POSITIONS, LONG_TEXT_POSITIONS, BetaCLIPConfig, hub_arguments_of
 from .encoding_beta_clip import EncodingModel
 from .last_blocks_beta_clip import LastTextLayer
-from .loading_checks_beta_clip import check_model_type, load_checked, new_parts
+from .loading_checks_beta_clip import check_model_type, check_quantization, load_checked, new_parts
 from .objective_beta_clip import added_logit_scales
 from .pooler_beta_clip import TextConditionedPooler
 from .positions_beta_clip import stretch_table, stretch_text_positions
@@ -83,6 +83,7 @@ class BetaCLIPPreTrainedModel(PublishedModel, EncodingModel, CLIPTowers):
             ValueError: If it is a checkpoint of another kind, a tensor is missing that is not of a new part, has
                 another shape, or holds NaN or infinity.
         """
+        check_quantization(kwargs)
         check_misspelt(kwargs, cls.config_class.__dataclass_fields__, f"{cls.__name__}.from_pretrained")
         hub_arguments = hub_arguments_of(kwargs)
         source = pretrained_model_name_or_path

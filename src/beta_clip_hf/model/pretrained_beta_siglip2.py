@@ -22,7 +22,7 @@ from .checkpoints_beta_siglip2 import (
 from .configuration_beta_clip import hub_arguments_of
 from .configuration_beta_siglip2 import SIGLIP_TEXT_POSITIONS, BetaSiglip2Config
 from .encoding_beta_clip import EncodingModel
-from .loading_checks_beta_clip import check_model_type, load_checked
+from .loading_checks_beta_clip import check_model_type, check_quantization, load_checked
 from .loss_beta_siglip2 import RankLoss
 from .patch_head_beta_siglip2 import PatchHead
 from .pooler_beta_clip import TextConditionedPooler
@@ -108,6 +108,7 @@ class BetaSiglip2PreTrainedModel(PublishedModel, EncodingModel, Siglip2Towers):
 
         Source: arXiv 2510.10921 and its release (the start from SigLIP 2).
         """
+        check_quantization(kwargs)
         check_misspelt(kwargs, cls.config_class.__dataclass_fields__, f"{cls.__name__}.from_pretrained")
         hub_arguments = hub_arguments_of(kwargs)
         source = pretrained_model_name_or_path

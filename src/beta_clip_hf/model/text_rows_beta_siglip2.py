@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .batch_beta_clip import BatchTexts, TextNegatives
 from .configuration_beta_siglip2 import SIGLIP_TEXT_PATHS
+from .packing_beta_clip import ids_as_array
 from .ragged_beta_clip import Planned, exportable
 
 
@@ -55,8 +56,7 @@ def plan_rows(input_ids_TL: Tensor, path_T: Tensor, short_length: int) -> TextRo
         path_T (`Tensor` of shape `(T,)`, int64): The path of each text, an index into `SIGLIP_TEXT_PATHS`.
         short_length: Positions of the short and the box path: of the texts there the first columns count.
     """
-    # Bytes of a row are the fastest key of a dictionary for thousands of texts.
-    ids = input_ids_TL.contiguous().numpy()
+    ids = ids_as_array(input_ids_TL)
     trunks: dict[bool, dict[bytes, int]] = {False: {}, True: {}}
     first_texts: dict[bool, list[int]] = {False: [], True: []}
     # The rows that each head reads, and the place of each among the head's features.

@@ -20,7 +20,7 @@ from .last_blocks_beta_clip import set_last_blocks
 from .packing_beta_clip import TextPacking, plan_texts, text_lengths, unplanned_packing
 from .sharding_beta_clip import gathers_weights
 from .text_hash_beta_clip import hash_tokens
-from .two_path_embeddings_beta_clip import LongPositions
+from .two_path_embeddings_beta_clip import LongPositions, num_positions
 
 
 class TwoPathTextEmbeddings(LongPositions, CLIPTextEmbeddings):
@@ -303,7 +303,7 @@ class CLIPTowers(CLIPModel):
 
     def _path_positions(self) -> PathPositions:
         return PathPositions(
-            short=self.text_model.embeddings.position_embedding.num_embeddings,
+            short=num_positions(self.text_model.embeddings.position_embedding),
             long=self.config.long_text_max_position_embeddings,
         )
 

@@ -8,6 +8,14 @@ import torch
 from torch import Tensor, nn
 
 
+def num_positions(table: nn.Module) -> int:
+    """Returns the rows of a table of positions. It is not asked for its weight, which DeepSpeed's ZeRO 3 empties."""
+    # PEFT puts layers around a table.
+    while hasattr(table, "base_layer"):
+        table = table.base_layer
+    return table.num_embeddings
+
+
 class LongPositions:
     """
     Gives a text tower's embeddings a second table of positions. It stands before their class among the bases.
@@ -30,7 +38,7 @@ class LongPositions:
         """Embeds tokens and adds the positions of their path."""
         if position_ids is None:
             return super().forward(input_ids, None, inputs_embeds)  # type: ignore[misc]  # that of the tower
-        num_short = self.position_embedding.num_embeddings
+        num_short = num_positions(self.position_embedding)
         # Each token reads both tables, and one of the rows counts. The tables are called, and not joined: an offloaded
         # table comes to the device only when it is called.
         short_rows = self.position_embedding(position_ids.clamp(max=num_short - 1))
@@ -39,4 +47,4 @@ class LongPositions:
         return embeds + torch.where((position_ids < num_short)[..., None], short_rows, long_rows)
 
 
-__all__ = ["LongPositions"]
+__all__ = ["LongPositions", "num_positions"]
