@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 
-def num_positions(table: nn.Module) -> int:
+def num_positions(table: Any) -> int:
     """Returns the rows of a table of positions. It is not asked for its weight, which DeepSpeed's ZeRO 3 empties."""
     # PEFT puts layers around a table.
     while hasattr(table, "base_layer"):
