@@ -13,7 +13,7 @@ from beta_clip_cli.main import main
 from beta_clip_hf import BetaSiglip2Model, BetaSiglip2Processor, PatchMap
 from beta_clip_hf.model.towers_beta_siglip2 import patches_of
 from beta_clip_hf.release.export_parts import parts_of
-from beta_clip_hf.release.onnx import export_graphs, run_graph
+from beta_clip_hf.release.onnx import export_graphs, run_graph, to_float16, to_int8
 from model.fg_clip2_cases import word_tokenizer
 from model.siglip2_batches import LONG, SHORT, TEXT, TOWER, tiny_model
 from release.tuned_models import perturbed, saved
@@ -143,9 +143,9 @@ def test_programs_of_torch_and_compiled_graphs(source, path, tmp_path):
             close(program_output, expected)
 
 
-@pytest.mark.parametrize(("dtype", "cosine"), [("float16", 0.9999), ("int8", 0.95)])
-def test_smaller_dtypes(source, exported, tmp_path, dtype, cosine):
-    export_graphs(source, tmp_path, dtype=dtype, path="long", grid=GRID)
+@pytest.mark.parametrize(("convert", "cosine"), [(to_float16, 0.9999), (to_int8, 0.95)])
+def test_smaller_dtypes(exported, tmp_path, convert, cosine):
+    convert(exported / "image.onnx", tmp_path / "image.onnx", False)
     pixels = torch.randn(2, 3, 12, 20)
     smaller = run_graph(tmp_path / "image.onnx", {"pixel_values": pixels})
     full = run_graph(exported / "image.onnx", {"pixel_values": pixels})
