@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing
 
+
 # A server imports these once. Each process is a fork of it, and is there in milliseconds instead of seconds.
 multiprocessing.get_context("forkserver").set_forkserver_preload(
     ["beta_clip_hf.training.trainer", "beta_clip_hf.cli", "model.siglip2_batches", "pytest"]
