@@ -33,8 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="name of this collection in the index; a later run with the same name updates this collection and no "
         "other one (default: its path or id, with the split and the range)",
     )
+    # The short second name saves typing.
     parser.add_argument(
         "--output",
+        "--out",
         metavar="DIR",
         required=True,
         help="index to make or update: a directory, or a URI of an object store",

@@ -80,7 +80,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="override one value of the configuration, for example data.num_phrases=10; may be given several times",
     )
-    parser.add_argument("--output", metavar="DIR", help="directory to write the model into (training.output_dir)")
+    # The second name is that of transformers' training arguments.
+    parser.add_argument(
+        "--output", "--output-dir", metavar="DIR", help="directory to write the model into (training.output_dir)"
+    )
     for flag in FLAGS:
         # Several files are a list.
         nargs = "+" if flag.key in ROW_SETS else None

@@ -61,7 +61,7 @@ def test_a_new_index_takes_it_and_keeps_it(folder, capsys, caplog):
     caplog.clear()
     assert main(["search", "photos.index", "a red circle", "--json"]) == 0
     # The index names its model: nothing is assumed.
-    assert main(["index", "photos", "--output", "photos.index"]) == 0
+    assert main(["index", "photos", "--out", "photos.index"]) == 0
     assert NOTICE not in caplog.text
     assert "3 images (0 new" in capsys.readouterr().out
 
