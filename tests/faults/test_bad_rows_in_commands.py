@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 GOOD_LINES = 2
 # It divides the number of rows that reach the images: what does not fill a batch would not be read.
-BATCH_SIZE = 13
+BATCH_SIZE = 19
 BAD_IMAGE_LINES = {name: row(image=f"bad {number}.png", id=name) for number, name in enumerate(BAD_IMAGES)}
 # Every kind stands in one file, behind two good rows. So a line is known by its number.
 LINES = [row(), row(), *ODD_LINES.values(), *BAD_IMAGE_LINES.values(), *BAD_LINES.values()]

@@ -121,8 +121,24 @@ def check_fields(row: Mapping[str, Any]) -> None:
         absent = [name for name in HIERARCHY_COLUMNS if name not in row]
         if absent:
             raise ValueError(f"{', '.join(absent)} must be there beside phrase_sentences, but is missing")
+        _check_hierarchy(row)
     if row.get("regions"):
         check_boxes_in_stated_size(row)
+
+
+def _check_hierarchy(row: Mapping[str, Any]) -> None:
+    """Checks that the columns of a stored hierarchy belong together: a sentence and a kind for each phrase."""
+    num_phrases, num_sentences = len(row["phrases"]), len(row["sentences"])
+    for name in ("phrase_sentences", "phrase_kinds"):
+        num_items = len(row[name])
+        if num_items != num_phrases:
+            raise ValueError(f"{name} must have an item for each of the {num_phrases} phrases, but has {num_items}")
+    for place, index in enumerate(row["phrase_sentences"]):
+        if not 0 <= index < num_sentences:
+            raise ValueError(
+                f"phrase_sentences[{place}] must be the index of a sentence, from 0 to {num_sentences - 1}, but is "
+                f"{shown(index)}"
+            )
 
 
 def with_image(row: Row, image: Any) -> Row:
@@ -238,7 +254,8 @@ def _check_phrase(phrase: Mapping[str, Any], field: str) -> None:
         if not is_box(box):
             check_box(box, f"{field}.boxes[{index}]")
     sentence = phrase.get("sentence")
-    if sentence is not None and (not isinstance(sentence, int) or sentence < 0):
+    # A boolean is an int for Python.
+    if sentence is not None and (type(sentence) is not int or sentence < 0):
         raise ValueError(f"{field}.sentence must be the index of a sentence, but is {shown(sentence)}")
     if phrase.get("negatives"):
         check_texts(phrase["negatives"], f"{field}.negatives")
@@ -246,7 +263,7 @@ def _check_phrase(phrase: Mapping[str, Any], field: str) -> None:
 
 def _check_sentence_indices(value: Any, field: str) -> None:
     for place, index in enumerate(items(value, field)):
-        if not isinstance(index, int):
+        if type(index) is not int:
             raise ValueError(f"{field}[{place}] must be the index of a sentence, but is {shown(index)}")
 
 

@@ -42,7 +42,7 @@ _BYTES_OF_OTHER_MODES = (4, 16)
 _BYTES_OF_DECODERS = {"WEBP": 8, "AVIF": 8, "HEIF": 8, "JXL": 8, "JPEG2000": 16, "TIFF": 4}
 # An image that is turned upright is there twice for a moment.
 _BYTES_OF_TURNING = 4
-_ORIENTATION, _UPRIGHT = 0x0112, 1
+_ORIENTATION, UPRIGHT = 0x0112, 1
 
 _lock = Lock()
 # How many images are being read, and Pillow's own limits, which are put back after the last one.
@@ -140,7 +140,17 @@ def _may_be_turned(image: Image.Image) -> bool:
     if image.format == "PNG":
         # Asking a PNG for its EXIF decodes it.
         return "exif" in image.info
-    return image.getexif().get(_ORIENTATION, _UPRIGHT) != _UPRIGHT
+    return orientation_of(image) != UPRIGHT
+
+
+def orientation_of(image: Image.Image) -> int:
+    """Returns how a camera was held, as EXIF numbers it. EXIF that cannot be read says nothing: it is upright."""
+    try:
+        orientation: int = image.getexif().get(_ORIENTATION, UPRIGHT)
+    # Each format has exceptions of its own, and the pixels are whole.
+    except Exception:
+        return UPRIGHT
+    return orientation
 
 
 @contextmanager
@@ -246,10 +256,12 @@ def _without_limits_of_pillow(limits: ImageLimits) -> Iterator[None]:
 
 __all__ = [
     "IMAGE_FORMATS",
+    "UPRIGHT",
     "ImageLimits",
     "bytes_of_pixel",
     "check_lazy_image",
     "download",
     "opened_image",
+    "orientation_of",
     "regular_file",
 ]

@@ -10,11 +10,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from .image_files_beta_clip import check_lazy_image, download, opened_image
+from .image_files_beta_clip import UPRIGHT, check_lazy_image, download, opened_image, orientation_of
 
 
-# The tag of EXIF that says how a camera was held, and its value for an upright image.
-_ORIENTATION, _UPRIGHT = 0x0112, 1
 # Numbers of channels that an array may have: grey, grey with alpha, RGB, RGBA.
 _CHANNELS = (1, 2, 3, 4)
 # Longer values are cut in error messages.
@@ -43,15 +41,16 @@ def load_image(image: Any) -> Image.Image:
     try:
         if isinstance(image, Image.Image):
             check_lazy_image(image)
-            if image.getexif().get(_ORIENTATION, _UPRIGHT) != _UPRIGHT:
+            if orientation_of(image) != UPRIGHT:
                 # Not in place: the image is the caller's.
                 image = ImageOps.exif_transpose(image)
             image.load()
             return _to_rgb(image)
         with opened_image(image) as opened:
-            # In place, because the other form copies an upright image.
-            ImageOps.exif_transpose(opened, in_place=True)
             opened.load()
+            if orientation_of(opened) != UPRIGHT:
+                # In place, because the other form keeps the image beside its copy.
+                ImageOps.exif_transpose(opened, in_place=True)
             return _to_rgb(opened)
     # Each codec has exceptions of its own for a broken file.
     except Exception as error:

@@ -12,6 +12,7 @@ from ..files import naming_errors
 from ..inference.shards import split
 from .calibration import Calibration
 from .codes import CANDIDATES, best_by_int8, codes_of
+from .file_hashes import check_hashes, write_hashes
 from .filters import explained_filter_errors, key_filter, quoted
 from .info import read_info
 from .schema import (
@@ -39,6 +40,7 @@ PROBES = 40
 REFINE = 5
 # A filter that names all keys at once would be slow to parse.
 KEYS_PER_FILTER = 500
+WHOLE_INDEX = "an index of beta-clip, all of its files whole"
 # Earlier versions stay this long, for searches that are reading them.
 KEPT = timedelta(hours=1)
 
@@ -94,15 +96,18 @@ class ImageTable:
         Opens the tables of an index.
 
         Raises:
-            ValueError: if there is no index.
+            ValueError: if there is no index, or a file of it is damaged.
             ImportError: without LanceDB.
         """
         if not exists(path):
             raise ValueError(
                 f"{path} must be an index, but holds none: make one with beta-clip index PHOTOS --output INDEX"
             )
-        with naming_errors(path, "an index of beta-clip, all of its files whole"):
-            return cls(path, connect(path))
+        with naming_errors(path, WHOLE_INDEX):
+            checked = check_hashes(path)
+            table = cls(path, connect(path))
+        checked.check_version(path, table._images.version)
+        return table
 
     def __len__(self) -> int:
         return self._images.count_rows()
@@ -121,7 +126,8 @@ class ImageTable:
     def known(self) -> dict[str, Stored]:
         """Returns what is stored about all images, by key."""
         names = ["image", *Stored._fields]
-        columns = self._images.search().select(names).to_arrow()
+        with naming_errors(self.path, WHOLE_INDEX):
+            columns = self._images.search().select(names).to_arrow()
         values = [columns[name].to_pylist() for name in names]
         return {key: Stored(*fields) for key, *fields in zip(*values, strict=True)}
 
@@ -219,6 +225,10 @@ class ImageTable:
         """
         self._images.optimize(cleanup_older_than=KEPT)
         self._unreadable.optimize(cleanup_older_than=KEPT)
+        self._update_vector_index()
+        write_hashes(self.path, self._images.version)
+
+    def _update_vector_index(self) -> None:
         num_images = len(self)
         if num_images < EXACT_BELOW or self.precision == "binary":
             return
@@ -278,7 +288,7 @@ class ImageTable:
         else:
             # 0 means no upper limit: a strict condition may need every partition.
             query = query.minimum_nprobes(probes).maximum_nprobes(0).refine_factor(REFINE)
-        with explained_filter_errors(where, self.columns):
+        with naming_errors(self.path, WHOLE_INDEX), explained_filter_errors(where, self.columns):
             return self._rows_with_vectors(query.to_arrow())
 
     def _nearest_by_codes(self, vector_D: np.ndarray, count: int, where: str | None) -> list[dict[str, Any]]:
@@ -286,7 +296,7 @@ class ImageTable:
         find_candidates = self._candidates_by_int8
         if self.precision == "binary":
             find_candidates = self._candidates_by_bits
-        with explained_filter_errors(where, self.columns):
+        with naming_errors(self.path, WHOLE_INDEX), explained_filter_errors(where, self.columns):
             rows = find_candidates(vector_D, count * CANDIDATES[self.precision], where)
         rows.sort(key=lambda row: -float(row["vector"] @ vector_D / np.linalg.norm(row["vector"])))
         return rows[:count]
@@ -334,12 +344,14 @@ class ImageTable:
 
         record = {**calibration._asdict(), "mean_D": calibration.mean_D.tolist()}
         create_or_replace(self._database, CALIBRATION, pa.table({"record": [json.dumps(record)]}))
+        write_hashes(self.path, self._images.version)
 
     def read_calibration(self) -> Calibration | None:
         """Returns what was written last; `None` for an index of an earlier version, and for one without images."""
         if CALIBRATION not in table_names(self._database):
             return None
-        record = json.loads(self._database.open_table(CALIBRATION).to_arrow()["record"][0].as_py())
+        with naming_errors(self.path, WHOLE_INDEX):
+            record = json.loads(self._database.open_table(CALIBRATION).to_arrow()["record"][0].as_py())
         return Calibration(**{**record, "mean_D": np.array(record["mean_D"], dtype=np.float32)})
 
     def recall(self, queries_QD: np.ndarray, top: int = 20, probes: int = PROBES) -> float:
