@@ -24,6 +24,9 @@ _REMEDIES = {
     errno.ENOSPC: "free some, or choose another place; what is finished stays",
     errno.EDQUOT: "free some, or choose another place; what is finished stays",
 }
+# Libraries in Rust (safetensors, LanceDB) report a full disk by errors of their own: "I/O error: … (os error 28)".
+_RUST_ERROR = re.compile(r"os error (\d+)")
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _TOKEN = re.compile(r"hf_[A-Za-z0-9]{8,}")
 _TOKEN_SETTING = re.compile(r"(token=)[^\s'\"]+")
 # Words of the long messages of transformers and huggingface_hub, and what these messages mean.
@@ -56,6 +59,9 @@ def sentence_of(error: BaseException, models: Sequence[str] = ()) -> str | None:
     message = " ".join(str(error).split())
     error_name = type(error).__name__
     absent, present = _names_by_presence(models)
+    disk_error = _disk_error(message)
+    if disk_error is not None:
+        return _system_sentence(disk_error)
     if error_name == OUT_OF_MEMORY:
         return f"the memory of the device does not suffice, try a smaller --batch-size: {message}"
     if error_name == DAMAGED:
@@ -111,6 +117,15 @@ def _names_by_presence(models: Sequence[str]) -> tuple[str, str]:
     absent = [name for name in models if not os.path.isdir(name)]
     present = [name for name in models if os.path.isdir(name)]
     return " or ".join(absent) or "the model", " or ".join(present) or "the model"
+
+
+def _disk_error(message: str) -> OSError | None:
+    """Returns the error of the operating system in the message of a library, if it is that of a disk."""
+    match = _RUST_ERROR.search(message)
+    if match is None or int(match.group(1)) not in _DISK_ERRORS:
+        return None
+    number = int(match.group(1))
+    return OSError(number, os.strerror(number))
 
 
 def _system_sentence(error: OSError) -> str:

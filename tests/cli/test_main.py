@@ -202,6 +202,11 @@ def test_only_models_that_are_not_there_are_said_not_to_be(tmp_path) -> None:
     unknown = ValueError(f"Unrecognized model in {there}. Should have a `model_type` key in its config.json.")
     assert sentence_of(unknown, [there, "me/gone"]).startswith(f"{there} must be a model directory, whose config.json")
     assert f"the weights of {there} must be" in sentence_of(SafetensorError("cut"), [there, "me/gone"])
+    full = "I/O error: No space left on device (os error 28)"
+    for error in (SafetensorError(full), RuntimeError(f"lance error: {full}, local.rs:273:40")):
+        expected = "No space left on device: free some, or choose another place; what is finished stays"
+        assert sentence_of(error, [there]) == expected
+    assert sentence_of(RuntimeError("not found (os error 2)")) is None
 
 
 def test_a_fault_of_the_program_is_told_and_its_traceback_kept(fake, capsys) -> None:

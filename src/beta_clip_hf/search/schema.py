@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, NamedTuple
 
@@ -140,3 +140,19 @@ def create_or_replace(database: Any, name: str, content: Any = None, *, schema: 
 def table_names(database: Any) -> Iterable[str]:
     """Returns the names of the tables of a database."""
     return database.list_tables().tables
+
+
+def to_arrow(records: Sequence[Mapping[str, Any]], schema: Any) -> Any:
+    """Converts records to an Arrow table with the types of a schema; a value that a record lacks is null."""
+    import pyarrow as pa
+
+    names = set().union(*records)
+    columns = {}
+    for field in schema:
+        if field.name not in names:
+            continue
+        values = [record.get(field.name) for record in records]
+        if field.type == pa.string():
+            values = [None if value is None else str(value) for value in values]
+        columns[field.name] = pa.array(values, field.type)
+    return pa.table(columns)

@@ -28,6 +28,7 @@ from .schema import (
     create_tables,
     exists,
     table_names,
+    to_arrow,
 )
 
 
@@ -183,7 +184,7 @@ class ImageTable:
         stored = {"vector": vectors_GD}
         if self.precision != "float32":
             stored = {"vector": vectors_GD.astype(np.float16), "codes": codes_of(vectors_GD, self.precision)}
-        rows_to_add = self._to_arrow(records)
+        rows_to_add = to_arrow(records, self._images.schema)
         for name, numbers in stored.items():
             column = pa.FixedSizeListArray.from_arrays(pa.array(numbers.reshape(-1)), numbers.shape[1])
             rows_to_add = rows_to_add.append_column(name, column)
@@ -192,7 +193,7 @@ class ImageTable:
     def update(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Replaces columns of stored images and keeps their embeddings. All records must have the same columns."""
         if records:
-            self._images.merge_insert("image").when_matched_update_all().execute(self._to_arrow(records))
+            self._images.merge_insert("image").when_matched_update_all().execute(to_arrow(records, self._images.schema))
 
     def delete(self, keys: Sequence[str]) -> None:
         """Removes images."""
@@ -393,18 +394,3 @@ class ImageTable:
                 features_PD = np.frombuffer(row["patches"], np.float16).reshape(-1, width)
                 patches_by_key[row["image"]] = StoredPatches(features_PD, row["patch_rows"])
         return patches_by_key
-
-    def _to_arrow(self, records: Sequence[Mapping[str, Any]]) -> Any:
-        """Converts records to an Arrow table; a value that a record lacks is null."""
-        import pyarrow as pa
-
-        names = set().union(*records)
-        columns = {}
-        for field in self._images.schema:
-            if field.name not in names:
-                continue
-            values = [record.get(field.name) for record in records]
-            if field.type == pa.string():
-                values = [None if value is None else str(value) for value in values]
-            columns[field.name] = pa.array(values, field.type)
-        return pa.table(columns)
