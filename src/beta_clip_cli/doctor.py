@@ -132,7 +132,7 @@ def _examine_package(name: str, allowed: str, extra: str) -> Finding:
 
 
 def _examine_hardware() -> list[Finding]:
-    """Devices, the number types that they have, and the kernels for attention."""
+    """Examines the devices, the number types that they have, and the kernels for attention."""
     try:
         import torch
         from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available

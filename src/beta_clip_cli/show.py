@@ -135,12 +135,13 @@ def _subject(args: argparse.Namespace) -> Iterator[_Subject]:
         return
 
     from beta_clip_hf.data.scenes import SceneDataset
+    from beta_clip_hf.visualize.rows import noun_phrases
 
     logger.info("no --image: drawing scene %d of the generated ones", args.scene)
     scene = SceneDataset(args.scene + 1, seed=SCENE_SEED, image_size=SCENE_SIDE, level=SCENE_LEVEL)[args.scene]
     texts, most_phrases = args.text, args.phrases
     if not texts:
-        texts = [phrase["text"] for phrase in scene["phrases"] if phrase["kind"] == "noun"]
+        texts = noun_phrases(scene)
         # They are phrases already.
         most_phrases = 0
     with TemporaryDirectory() as folder:

@@ -194,14 +194,19 @@ def next_commands(args: argparse.Namespace, config: Mapping[str, Any], output: s
     if not isinstance(source, str):
         return ""
     reading = list(chain.from_iterable(_reading_words(args)))
-    # The evaluation takes the photos that were held out, or else those that were named.
-    evaluated = [source, "--select", f"{output}/held_out.txt"]
-    if os.path.isdir(source):
-        evaluated += ["--split", args.split or "train"]
-    if not config["data"].get("eval_fraction"):
-        evaluated = [args.eval_data[0] if args.eval_data else "PHOTOS"]
-    # A bare folder would be indexed without its captions, which the training has read.
+    if config["data"].get("eval_fraction"):
+        # The photos that were held out. Unless it is told, `evaluate` reads the split "test", where they are not.
+        evaluated = [source, "--select", f"{output}/held_out.txt", "--split", args.split or "train"]
+    elif args.eval_data:
+        evaluated = [args.eval_data[0]]
+        if args.eval_split or not os.path.isfile(args.eval_data[0]):
+            evaluated += ["--split", args.eval_split or "train"]
+    else:
+        evaluated = ["PHOTOS"]
     indexed = [source, *reading]
+    if args.split:
+        indexed += ["--split", args.split]
+    # A bare folder would be indexed without its captions, which the training has read.
     if os.path.isdir(source) and args.format is None:
         from beta_clip_hf.data.readers import format_of_rows
 

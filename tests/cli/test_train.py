@@ -171,3 +171,30 @@ def test_the_next_command_indexes_a_folder_with_its_captions(tmp_path):
         assert f"beta-clip index {folder}{reading} --output out.index --model out\n" in commands
     file = {"data": {"train": {"source": "photos.jsonl"}, "eval_fraction": 0.1}}
     assert "beta-clip index photos.jsonl --output out.index" in next_commands(parser.parse_args(()), file, "out")
+
+
+@pytest.mark.parametrize(
+    ("words", "evaluated", "indexed"),
+    [
+        # A data set of the Hub: training reads "train", and `evaluate` would read "test".
+        (["me/photos", "--eval-fraction", "0.1"], "me/photos --select out/held_out.txt --split train", "me/photos"),
+        (
+            ["me/photos", "--eval-fraction", "0.1", "--split", "val"],
+            "me/photos --select out/held_out.txt --split val",
+            "me/photos --split val",
+        ),
+        (["me/photos", "--eval-data", "me/others"], "me/others --split train", "me/photos"),
+        (["me/photos", "--eval-data", "me/others", "--eval-split", "dev"], "me/others --split dev", "me/photos"),
+        (["me/photos", "--eval-data", "FILE"], "FILE", "me/photos"),
+        (["me/photos"], "PHOTOS", "me/photos"),
+    ],
+)
+def test_the_next_commands_read_the_photos_of_the_training(words, evaluated, indexed, tmp_path):
+    file = tmp_path / "test.jsonl"
+    file.touch()
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    args = parser.parse_args([word.replace("FILE", str(file)) for word in words])
+    _, evaluate, index, _ = next_commands(args, configuration(args), "out").splitlines()
+    assert evaluate.endswith(f" --data {evaluated}".replace("FILE", str(file)))
+    assert index.startswith(f"  beta-clip index {indexed} --output ")

@@ -148,7 +148,7 @@ OTHER_ITEMS = {name: torch.cat([values, values[:3]]) for name, values in VALUES_
         (
             VALUES_B,
             {"protocol_hash": "56ef", "rules": RULES | {"images": "cropped", "dtype": "float16"}},
-            "must be the same .* is '12ab' and '56ef', with other rules of images, dtype",
+            "must be the same .* is '12ab' and '56ef': these rules differ: images, dtype",
         ),
         (VALUES_B, {"data_hash": "56ef"}, "data_hash of task urban1k must be the same"),
         (VALUES_B, {"subset": True}, "subset of task urban1k must be the same in both results, but is False and True"),

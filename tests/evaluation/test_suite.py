@@ -11,6 +11,7 @@ from beta_clip_hf.evaluation import probes, retrieval
 from beta_clip_hf.evaluation.benchmarks import BENCHMARKS, load_benchmark
 from beta_clip_hf.evaluation.evaluator import evaluate
 from beta_clip_hf.evaluation.protocols import protocol_of
+from beta_clip_hf.evaluation.suite import EvaluationSettings, evaluate_tasks
 from beta_clip_hf.inference import embedder
 from beta_clip_hf.inference.identity import model_hash
 from ddp_helpers import run_processes
@@ -94,6 +95,19 @@ def test_wrong_arguments_are_refused(checkpoint, tmp_path, words, message):
     with pytest.raises(ValueError, match=message):
         command("--model", checkpoint, "--output", tmp_path, *words)
     assert not (tmp_path / "results.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"tasks": ()}, "tasks must name at least one task, but are empty"),
+        ({"tasks": ["scenes"], "dtype": "int8"}, r"dtype must be one of \('float32', .*\), but is 'int8'"),
+    ],
+)
+def test_wrong_settings_are_refused_before_a_model_is_loaded(tmp_path, settings, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate_tasks(EvaluationSettings("no model", output=tmp_path / "out", **settings))
+    assert not (tmp_path / "out").exists()
 
 
 def test_photos_of_which_none_can_be_used_are_an_error(checkpoint, photos, tmp_path):

@@ -3,6 +3,8 @@
 import json
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from beta_clip_hf import BetaSiglip2Processor
 from beta_clip_hf.release.hub import build_repository
@@ -10,12 +12,27 @@ from model.fg_clip2_cases import word_tokenizer
 from model.siglip2_batches import LONG, SHORT, tiny_model
 
 
+@pytest.fixture
+def processor():
+    return BetaSiglip2Processor.from_patch_size(word_tokenizer(), patch_size=4, max_length=SHORT, long_max_length=LONG)
+
+
+def test_an_adapter_is_pushed_with_its_own_classes(processor, tmp_path):
+    folder, repository = tmp_path / "adapter", tmp_path / "repository"
+    tiny_model().config.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "google/siglip2-base-patch16-naflex"}')
+    save_file({"lora": torch.zeros(1)}, folder / "adapter_model.safetensors")
+    build_repository(folder, repository, "me/adapter")
+    card = (repository / "README.md").read_text(encoding="utf-8")
+    assert 'BetaSiglip2Model.from_pretrained("me/adapter")' in card
+    assert 'BetaSiglip2Processor.from_pretrained("me/adapter")' in card
+    assert BetaSiglip2Processor.from_pretrained(repository).long_max_length == LONG
+
+
 @pytest.mark.slow
-def test_a_repository_has_code_and_card(tmp_path):
+def test_a_repository_has_code_and_card(processor, tmp_path):
     tiny_model().save_pretrained(tmp_path / "model")
-    processor = BetaSiglip2Processor.from_patch_size(
-        word_tokenizer(), patch_size=4, max_length=SHORT, long_max_length=LONG
-    )
     processor.save_pretrained(tmp_path / "model")
     build_repository(tmp_path / "model", tmp_path / "repository", "me/model")
     config = json.loads((tmp_path / "repository/config.json").read_text())

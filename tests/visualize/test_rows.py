@@ -81,6 +81,8 @@ def test_what_a_model_cannot_do_is_told(tiny_config, tiny_processor, row, drawn)
         draw_region_choices(plain, tiny_processor, row, "choices.png", "conditioned")
     with pytest.raises(ValueError, match=r"score must be one of \('cls', 'conditioned', 'region'\), but is 'best'"):
         draw_region_choices(plain, tiny_processor, row, "choices.png", "best")
+    with pytest.raises(ValueError, match="row must have regions to choose texts for, but has none"):
+        draw_region_choices(plain, tiny_processor, {**row, "regions": []}, "choices.png")
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from ..files import naming_errors
 from ..visualize.tables import format_markdown_table
 from .intervals import bootstrap_interval
 from .metric_names import MetricName
-from .results import SCHEMA, cluster_key
+from .results import SCHEMA, cluster_key, values_path
 
 
 SAME_IN_BOTH = ("protocol", "data_hash", "subset")
@@ -163,11 +163,9 @@ def _check_comparable(task: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> 
     differing = [rule for rule in {**rules_a, **rules_b} if rules_a.get(rule) != rules_b.get(rule)]
     hash_a, hash_b = a["protocol_hash"], b["protocol_hash"]
     if hash_a != hash_b and differing != ["dtype"]:
-        which = ""
-        if differing:
-            which = f", with other rules of {', '.join(differing)}"
+        hint = f": these rules differ: {', '.join(differing)}" if differing else ""
         raise ValueError(
-            f"protocol_hash of task {task} must be the same in both results, but is {hash_a!r} and {hash_b!r}{which}"
+            f"protocol_hash of task {task} must be the same in both results, but is {hash_a!r} and {hash_b!r}{hint}"
         )
 
 
@@ -241,7 +239,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _read_values(path: Path, task: str) -> dict[str, Tensor]:
-    values = path.parent / "values" / f"{task}.safetensors"
+    values = values_path(path.parent, task)
     if not values.is_file():
         raise FileNotFoundError(f"{values} must be there, as beta-clip evaluate leaves it beside results.json")
     return load_file(values)

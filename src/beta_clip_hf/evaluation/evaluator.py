@@ -7,8 +7,6 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch.utils.data import Subset
-
 from ..data.row_counts import SkippedRow, report_skip
 from ..data.rows import Row
 from ..inference.embedder import Embedder
@@ -21,6 +19,7 @@ from .probes import LostImages, Measured, Probe, run_probes
 from .regions import LocalisationProbe, located_phrases
 from .results import metrics_to_json
 from .retrieval import TEXT_SETS, retrieval_probes
+from .task_rows import rows_without
 from .zero_shot import Classes, classification_probes
 
 
@@ -47,7 +46,7 @@ def evaluate(
         processor: Processor of the model.
         rows: A sized data set of rows; each image is read when it is needed.
         protocol: Name under which the metrics are reported.
-        classes: Classes that the `label` of rows, or of their `regions`, is an index of. Without it labels are ignored.
+        classes: Classes that the labels of rows and of their `regions` count from 0. Without it labels are ignored.
         conditioned: Whether to measure the text-conditioned pooler; `False` leaves out its scores and its attention.
         ks: Values of k of R@k.
         batch_size: Number of images, and of texts, that are encoded at a time.
@@ -56,9 +55,9 @@ def evaluate(
 
     Returns:
         A dict, ready for JSON, of `protocol`, `figures` (for each metric, by its name, the `value`, `chance`, `low` and
-        `high` end of the interval, `count` and the parts of its `name`), `counts`, `weights` (those that scores with
-        weights have chosen, by set of texts, score, direction and half of the images), `data_hash`, `skipped` (id,
-        file, line and reason of each row that cannot be used; it is left out with all of its texts) and `seconds`.
+        `high` end of the interval, `count` and the parts of its `name`), `counts`, `weights` (the chosen weights of
+        weighted scores, by set of texts, score, direction and half of the images), `data_hash`, `skipped` (id, file,
+        line and reason of each row that cannot be used; it is left out with all of its texts) and `seconds`.
 
     Raises:
         ValueError: if there is no row that can be used.
@@ -93,12 +92,12 @@ def measure(
 
     It measures retrieval if rows have captions (of `text_sets`, see [`retrieval_probes`]), `hard_negatives` of
     captions, `choices` of texts, negatives of `regions`, `phrases` with boxes and, with `classes`, a `label` of the
-    image or of `regions`. `hierarchical` says whether to measure retrieval by sentences and phrases too, which costs as
-    many scores as the texts have different ones. The other arguments and the errors are those of [`evaluate`].
+    image or of `regions`. `hierarchical` says whether to measure retrieval by sentences and phrases too, which scores
+    each different sentence and phrase. The other arguments and the errors are those of [`evaluate`].
 
-    A row that cannot be used leaves with its image and its texts: the result is that of the other rows alone. It is
-    named, and counted in `counts` and `lost`. Whether an image can be used shows only when it is read. Then the other
-    rows are measured anew, because texts are ranked against each other.
+    A row that cannot be used is left out with its image and its texts: the result is that of the other rows alone. It
+    is named, counted in `counts` and listed in `lost`. Only reading an image shows whether it can be used. Then the
+    other rows are measured again, because texts are ranked against each other.
 
     With several processes each of them must call it, and all get the same result.
     """
@@ -111,12 +110,12 @@ def measure(
         if not remaining:
             first = next(iter(lost.values()))
             raise ValueError(
-                f"rows must have one that can be used, but all {len(rows)} cannot, the first because {first.reason}"
+                f"rows must have a row that can be used, but none of {len(rows)} can, the first because {first.reason}"
             )
         try:
             measured = _measure_usable(
                 _embedder_for(embedder, lost),
-                Subset(rows, remaining) if lost else rows,  # type: ignore[arg-type]  # a sequence will do
+                rows_without(rows, lost),
                 [texts[index] for index in remaining],
                 text_sets=text_sets,
                 classes=classes,
@@ -132,7 +131,7 @@ def measure(
 
 
 def _embedder_for(embedder: Embedder, lost: Mapping[int, SkippedRow]) -> Embedder:
-    """Returns the embedder; without some rows, one that keeps its work in a folder of its own."""
+    """Returns the embedder. If rows are lost, it keeps its work in another folder: shards hold other rows then."""
     folder = embedder.shards.folder
     if not lost or folder is None:
         return embedder
@@ -143,7 +142,7 @@ def _embedder_for(embedder: Embedder, lost: Mapping[int, SkippedRow]) -> Embedde
 
 
 def _with_lost(measured: Measured, texts: Sequence[Row], lost: Mapping[int, SkippedRow], is_first: bool) -> Measured:
-    """Adds the rows that cannot be used to a result, and names them, in one of several processes."""
+    """Adds the rows that cannot be used to a result. The first of several processes also names them in the log."""
     rows = []
     for index, row in sorted(lost.items()):
         location = row.location or f"rows[{index}]"

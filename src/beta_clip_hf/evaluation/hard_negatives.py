@@ -250,4 +250,7 @@ class HardNegativeProbe:
 def _check_kinds(name: str, choice: Choice) -> None:
     num_negatives = len(choice.texts) - 1
     if choice.kinds is not None and len(choice.kinds) != num_negatives:
-        raise ValueError(f"kinds of {name} must be {num_negatives} of {choice}, one for each negative")
+        raise ValueError(
+            f"{name} must have a kind for each of the {num_negatives} negatives of {choice.texts[0]!r}, or no "
+            f"kinds, but the kinds are {choice.kinds}"
+        )

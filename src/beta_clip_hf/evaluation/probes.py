@@ -199,8 +199,11 @@ def _pass_over_images(
             for _ in batches_of_shard:
                 processed = next(batches)
                 has_lost = has_lost or bool(processed.lost)
-                # After a loss all is measured anew. The rest is read only to find all that is lost.
-                kept.append(_lost_to_kept(processed.lost) if has_lost else measure(embedder.encode_images(processed)))
+                if has_lost:
+                    # All is measured again without the lost images. The rest is read only to find all of them.
+                    kept.append(_lost_to_kept(processed.lost))
+                else:
+                    kept.append(measure(embedder.encode_images(processed)))
             yield joined(kept)
         # The generator runs to its end, which closes the progress bar.
         next(batches, None)

@@ -138,6 +138,8 @@ def format_headline(task: str, result: Mapping[str, Any]) -> str:
         result: Result of the task as in results.json.
     """
     figures = result["figures"]
+    if not figures:
+        return f"{task}: nothing was measured"
     keys = list(figures)[:1]
     recalls = [key for key, record in figures.items() if record["name"]["metric"] == "R@1"]
     if recalls:
@@ -148,7 +150,7 @@ def format_headline(task: str, result: Mapping[str, Any]) -> str:
         row = _table_row(key, figures[key])
         chance = f" (chance {row[3]})" if row[3] else ""
         parts.append(f"{key} {row[1]}{chance}")
-    return f"{task}, in per cent: {', '.join(parts)}" if parts else f"{task}: nothing was measured"
+    return f"{task}, in per cent: {', '.join(parts)}"
 
 
 def _probe_and_score(record: Mapping[str, Any]) -> tuple[str, str]:

@@ -96,27 +96,34 @@ def retrieval_probes(
         text_sets["short"] = [list(row["captions"]) for row in texts]
     elif all(row.get("short_caption") for row in texts):
         text_sets["short"] = [[row["short_caption"]] for row in texts]
+    has_hierarchies = hierarchical and embedder.has_patch_features
     probes = []
     for name, captions in text_sets.items():
-        if name in wanted:
-            is_long = name == "long"
-            hierarchies = None
-            if hierarchical and embedder.has_patch_features and is_long:
-                hierarchies = [hierarchy_of(row) for row in texts]
-            elif hierarchical and embedder.has_patch_features:
-                hierarchies = text_hierarchies(list(chain.from_iterable(captions)))
-            probe = RetrievalProbe(
-                name,
-                embedder,
-                captions,
-                kind=CAPTION if is_long else SHORT_CAPTION,
-                conditioned=conditioned,
-                hierarchies=hierarchies,
-                ks=ks,
-                seed=seed,
-            )
-            probes.append(probe)
+        if name not in wanted:
+            continue
+        is_long = name == "long"
+        hierarchies = None
+        if has_hierarchies:
+            hierarchies = _hierarchies_of(captions, texts if is_long else None)
+        probe = RetrievalProbe(
+            name,
+            embedder,
+            captions,
+            kind=CAPTION if is_long else SHORT_CAPTION,
+            conditioned=conditioned,
+            hierarchies=hierarchies,
+            ks=ks,
+            seed=seed,
+        )
+        probes.append(probe)
     return probes
+
+
+def _hierarchies_of(captions: Sequence[Sequence[str]], rows: Sequence[Row] | None) -> Sequence[TextHierarchy]:
+    """Returns the sentences and phrases of captions: those of their rows if given, otherwise the captions are split."""
+    if rows is not None:
+        return [hierarchy_of(row) for row in rows]
+    return text_hierarchies(list(chain.from_iterable(captions)))
 
 
 class RetrievalProbe:

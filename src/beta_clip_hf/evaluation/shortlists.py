@@ -37,8 +37,8 @@ class Shortlists(NamedTuple):
     texts_BK: Tensor
     images_TK: Tensor
     text_ends_BK: Tensor
-    """For each candidate the place of the last one that is tied with it: a shortlist must be so long to hold them all.
-    If more are tied than there are places, it is K + 1."""
+    """For each candidate the place, from 1, of the last one that is tied with it: a shortlist of that size holds all of
+    them. If more are tied than there are places, it is K + 1."""
     image_ends_TK: Tensor
 
     def cut(self, size: int) -> "Shortlists":

@@ -11,7 +11,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,12 @@ from typing import Any
 import torch
 from transformers.utils import logging as transformers_logging
 
-from ..data.row_counts import SkippedRow
 from ..data.rows import Row
 from ..data.spelling import did_you_mean
 from ..files import file_sha256
 from ..inference.embedder import Embedder
 from ..inference.identity import config_hash, environment, loaded_model_hash
-from ..inference.image_sample import ImageSample
-from ..inference.models import load_model
+from ..inference.models import dtype_of, load_model
 from ..inference.processes import Processes, launched_processes, own_device
 from ..inference.shards import Shards
 from .benchmarks import BENCHMARKS, Part, Reading, find_benchmark, load_benchmark
@@ -35,9 +33,10 @@ from .metric_names import MetricName
 from .pictures import draw_retrieval
 from .probes import Measured
 from .protocols import Protocol, protocol_of
-from .results import SCHEMA, Metric, metrics_to_json, read_results, values_path, write_results, write_values
+from .results import SCHEMA, metrics_to_json, read_results, values_path, write_results, write_values
 from .retrieval import TEXT_SETS
 from .task_rows import first_rows, image_stamps, marked_name, rows_without
+from .task_totals import TaskTotals
 from .zero_shot import PLAIN_TEMPLATES, Classes
 
 
@@ -113,6 +112,7 @@ def evaluate_tasks(settings: EvaluationSettings, on_result: TaskListener | None 
     """
     if settings.limit is not None and settings.limit < 1:
         raise ValueError(f"limit must be at least 1, but is {settings.limit}")
+    dtype_of(settings.dtype)
     device = own_device(settings.device)
     check_tasks(settings.tasks)
     # Missing data, and an output that cannot be written, are reported before a model is loaded.
@@ -128,11 +128,13 @@ def evaluate_tasks(settings: EvaluationSettings, on_result: TaskListener | None 
 
 def check_tasks(names: Sequence[str]) -> None:
     """
-    Checks that all names are those of tasks.
+    Checks that there are names of tasks, and no others.
 
     Raises:
-        ValueError: if one is not.
+        ValueError: if there is no name, or one is of no task.
     """
+    if not names:
+        raise ValueError("tasks must name at least one task, but are empty")
     for name in names:
         if name not in BENCHMARKS:
             raise ValueError(
@@ -192,7 +194,7 @@ class _Evaluation:
         # One progress bar is enough.
         if not self.is_first:
             transformers_logging.disable_progress_bar()
-        self.loaded = load_model(settings.model, device, getattr(torch, settings.dtype))
+        self.loaded = load_model(settings.model, device, dtype_of(settings.dtype))
         self.conditioned = settings.conditioned and self.loaded.has_trained_pooler
         if settings.conditioned and not self.conditioned and self.is_first:
             logger.warning("%s has no trained pooler: there are no text-conditioned metrics", settings.model)
@@ -236,13 +238,13 @@ class _Evaluation:
                 logger.info("%s is finished: its results are kept", name)
             self.results["tasks"][name] = result
             if self.is_first:
-                path = write_results(self.results, self.output)
-                # Only now nothing is lost by it.
+                write_results(self.results, self.output)
+                # Not before the results are written: a run that is stopped here would lose the work.
                 _remove_unfinished(self.output / UNFINISHED_FOLDER, name)
                 if on_result is not None:
                     on_result(name, result)
         if self.is_first:
-            logger.info("results are in %s", path)
+            logger.info("results are in %s", self.output / "results.json")
 
     def _finished_tasks(self) -> dict[str, Any]:
         """Returns the tasks that earlier runs have finished with this very model."""
@@ -292,54 +294,29 @@ class _Evaluation:
         protocol = protocol_of(name, self.settings.dtype)
         # A run that was stopped finds its shards here again. The key tells apart all that changes them.
         folder = self.output / UNFINISHED_FOLDER / f"{name}-{key[:16]}"
-        metrics: list[Metric] = []
-        counts: dict[str, int] = {}
-        weights: dict[str, Any] = {}
+        totals = TaskTotals()
         pictures: list[Path] = []
-        skipped: list[SkippedRow] = []
-        num_unreadable = 0
-        data_hash = hashlib.sha256()
-        digests = bytearray()
         for part in reading.parts:
             rows = first_rows(part.rows, self.settings.limit)
             measured = self._measure_part(name, part, rows, protocol, folder)
-            for metric in measured.metrics:
-                metrics.append(replace(metric, name=replace(metric.name, part=part.name)))
-            for counted, number in measured.counts.items():
-                if part.name:
-                    counted = f"{part.name}/{counted}"
-                counts[counted] = number
-            skipped += [*part.skipped, *(row for _, row in measured.lost)]
-            num_unreadable += len(measured.lost)
-            for text_set, chosen in measured.weights.items():
-                weights["/".join(filter(None, (part.name, text_set)))] = chosen
-            data_hash.update(measured.data_hash.encode())
-            digests += measured.image_digests
+            totals.add(part, measured)
             if self.is_first and self.settings.pictures:
-                stem = name
-                if part.name:
-                    stem = f"{name}-{part.name}"
-                readable_rows = rows_without(rows, {index for index, _ in measured.lost})
-                pictures += draw_retrieval(measured.reports, readable_rows, self.output / "pictures", stem)
-        if skipped:
-            counts["skipped_rows"] = len(skipped)
+                pictures += self._draw_part(name, part, rows, measured)
         values_sha256 = None
         if self.is_first:
-            values_sha256 = file_sha256(write_values(metrics, self.output, name))
-        picture_names = [path.relative_to(self.output).as_posix() for path in pictures]
+            values_sha256 = file_sha256(write_values(totals.metrics, self.output, name))
+        picture_names = None
+        if self.settings.pictures:
+            picture_names = [path.relative_to(self.output).as_posix() for path in pictures]
         return {
-            "protocol": marked_name(protocol, reading, self.settings.limit, num_unreadable),
+            "protocol": marked_name(protocol, reading, self.settings.limit, totals.num_unreadable),
             "protocol_hash": protocol.hash,
             "rules": protocol.rules,
-            "subset": reading.is_subset or self.settings.limit is not None or num_unreadable > 0,
-            "figures": metrics_to_json(metrics),
-            "counts": counts,
-            "skipped": [row.to_json() for row in skipped],
-            "weights": weights,
-            "data_hash": data_hash.hexdigest(),
-            "images": ImageSample.of_digests(digests).to_json(),
+            "subset": reading.is_subset or self.settings.limit is not None or totals.num_unreadable > 0,
+            "figures": metrics_to_json(totals.metrics),
+            **totals.to_json(),
             "key": key,
-            "pictures": picture_names if self.settings.pictures else None,
+            "pictures": picture_names,
             "values_sha256": values_sha256,
             "environment": self.results["environment"],
             "settings": self.results["settings"],
@@ -372,6 +349,14 @@ class _Evaluation:
             hierarchical=self.settings.hierarchical,
             seed=self.settings.seed,
         )
+
+    def _draw_part(self, name: str, part: Part, rows: Sequence[Row], measured: Measured) -> list[Path]:
+        """Draws the pictures of one part of a task, and returns their paths."""
+        stem = name
+        if part.name:
+            stem = f"{name}-{part.name}"
+        readable_rows = rows_without(rows, {index for index, _ in measured.lost})
+        return draw_retrieval(measured.reports, readable_rows, self.output / "pictures", stem)
 
 
 def _remove_unfinished(folder: Path, task: str) -> None:

@@ -21,6 +21,8 @@ from ..model.processing_beta_siglip2 import BetaSiglip2Processor
 from .stored_sizes import stored_config
 
 
+DTYPES = ("float32", "bfloat16", "float16")
+"""Types that the weights of a model may have where it encodes images and texts."""
 # A SigLIP 2 of one resolution has the first type, NaFlex the second.
 SIGLIP_TYPES = ("siglip", "siglip2")
 
@@ -41,6 +43,18 @@ class LoadedModel(NamedTuple):
         vision = self.model.config.vision_config
         size = getattr(vision, "image_size", None)
         return size or round(vision.num_patches**0.5) * vision.patch_size
+
+
+def dtype_of(name: str) -> torch.dtype:
+    """
+    Returns the type of torch that has a name.
+
+    Raises:
+        ValueError: if it is none of [`DTYPES`].
+    """
+    if name not in DTYPES:
+        raise ValueError(f"dtype must be one of {DTYPES}, but is {name!r}")
+    return getattr(torch, name)
 
 
 def load_model(name_or_path: str, device: torch.device, dtype: torch.dtype = torch.float32) -> LoadedModel:

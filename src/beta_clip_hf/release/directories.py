@@ -72,7 +72,8 @@ def read_any_model(source: str | Path, **changes: Any) -> BetaCLIPModel | BetaSi
 
 def read_processor_of(model: PreTrainedModel, source: str | Path) -> Any:
     """Loads the processor beside a model of either family, see [`read_processor`]."""
-    return read_processor(source, BetaSiglip2Processor if isinstance(model, BetaSiglip2Model) else BetaCLIPProcessor)
+    processor_class = BetaSiglip2Processor if isinstance(model, BetaSiglip2Model) else BetaCLIPProcessor
+    return read_processor(source, processor_class)
 
 
 def read_processor(source: str | Path, processor_class: Any = BetaCLIPProcessor) -> Any:

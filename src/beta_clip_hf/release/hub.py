@@ -150,11 +150,11 @@ def build_repository(folder: str | Path, target: str | Path, repo_id: str, **fie
     folder, target = Path(folder), Path(target)
     run = RunFiles.read(folder)
     card = render_card(folder, repo_id, run=run, **fields)
+    # Every other kind of model becomes a β-CLIP when it is loaded.
+    classes = CLASSES.get(run.config.get("model_type", ""), CLASSES[BetaCLIPConfig.model_type])
     if is_adapter(folder):
-        _copy_adapter(folder, target)
+        _copy_adapter(folder, target, processor_class=classes[2])
     else:
-        # Every other kind of model becomes a β-CLIP when it is loaded.
-        classes = CLASSES.get(run.config.get("model_type", ""), CLASSES[BetaCLIPConfig.model_type])
         with carrying_code(dict(zip(classes, AUTO_CLASSES, strict=True))):
             for model_class in classes[1:]:
                 model_class.from_pretrained(folder).save_pretrained(target)
@@ -170,7 +170,7 @@ def build_repository(folder: str | Path, target: str | Path, repo_id: str, **fie
     return run
 
 
-def _copy_adapter(folder: Path, target: Path) -> None:
+def _copy_adapter(folder: Path, target: Path, processor_class: Any) -> None:
     """Copies an adapter with its configuration and processor. Raises `ValueError` if others cannot load its base."""
     base = base_of_adapter(folder)
     if Path(base).exists() or not is_repository_id(base):
@@ -182,7 +182,7 @@ def _copy_adapter(folder: Path, target: Path) -> None:
     for name in ADAPTER_FILES:
         with replacing(target / name) as unfinished:
             shutil.copyfile(folder / name, unfinished)
-    BetaCLIPProcessor.from_pretrained(folder).save_pretrained(target)
+    processor_class.from_pretrained(folder).save_pretrained(target)
 
 
 def is_repository_id(name: str) -> bool:

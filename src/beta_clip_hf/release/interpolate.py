@@ -214,8 +214,7 @@ def _check_same_sizes(base: Any, tuned: Any) -> None:
 
 
 def check_same_tensors(base: Mapping[str, Tensor], tuned: Mapping[str, Tensor]) -> None:
-    """Checks names and shapes of all tensors, but for those that are new in a fine-tuned model."""
-    # A base may lack these, because they are new in a fine-tuned model.
+    """Checks names and shapes of all tensors. The base may lack those that are new in a fine-tuned model."""
     new_scales = added_logit_scales()
     for name in sorted(base.keys() | tuned.keys()):
         is_new = name.startswith("pooler.") or name in new_scales or name in TRAINING_STATE

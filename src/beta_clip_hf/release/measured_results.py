@@ -13,7 +13,7 @@ import torch
 from ..files import naming_errors
 from ..inference.identity import model_hash, weights_hash
 from ..inference.image_sample import ImageSample
-from ..inference.models import load_model
+from ..inference.models import dtype_of, load_model
 
 
 logger = logging.getLogger(__name__)
@@ -103,8 +103,8 @@ def is_of_weights(trained: Mapping[str, Any], folder: Path) -> bool:
 def _hash_as_evaluated(folder: Path, dtype: str) -> str | None:
     """Returns the hash that an evaluation in a precision gives the weights; `None` if they cannot be loaded."""
     try:
-        return model_hash(load_model(str(folder), torch.device("cpu"), getattr(torch, dtype)).model)
-    except (OSError, ValueError, AttributeError, ImportError) as error:
+        return model_hash(load_model(str(folder), torch.device("cpu"), dtype_of(dtype)).model)
+    except (OSError, ValueError, ImportError) as error:
         logger.warning("the weights of %s cannot be compared with those of its results: %s", folder, error)
         return None
 

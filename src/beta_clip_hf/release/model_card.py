@@ -96,6 +96,7 @@ def _render(folder: Path, repo_id: str, revision: str | None, run: RunFiles, car
         summary=_summary(run.config),
         repo_id=repo_id,
         is_adapter=is_adapter(folder),
+        family="BetaSiglip2" if _is_siglip2(run.config) else "BetaCLIP",
         revision=revision,
         requirements=REQUIREMENTS,
         long_path=long_path,

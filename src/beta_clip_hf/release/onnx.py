@@ -237,7 +237,7 @@ def _is_large(graph: Graph) -> bool:
 
 
 def _agreement(outputs: Sequence[Tensor], expected: Mapping[str, Tensor]) -> dict[str, dict[str, float]]:
-    """For each output its largest difference from the model's, and the lowest cosine of two rows."""
+    """Returns for each output its largest difference from the model's, and the lowest cosine of two rows."""
     agreement = {}
     for output, (name, expected_output) in zip(outputs, expected.items(), strict=True):
         cosines = torch.cosine_similarity(output, expected_output, dim=-1)

@@ -176,11 +176,19 @@ def _retrieval_lines(run: RunFiles) -> Iterator[str]:
     names = [f"`{name}`" for name in run.public(run.evaluation_data)]
     if names and (run.trained.get("before") or run.trained.get("after")):
         yield f"The evaluation rows: {', '.join(names)}."
-    for name, share in run.evaluation_shares.items():
-        if share:
-            told = "" if share <= MAX_TRAINED_SHARE else ", so their scores are no results and are left out"
-            rows = f" `{name}`" if name else ""
-            yield f"Of the images of the evaluation rows{rows}, {share:.2g} were also trained on{told}."
+    yield from _shared_image_lines(run.evaluation_shares)
+
+
+def _shared_image_lines(shares: Mapping[str, float | None]) -> Iterator[str]:
+    """Says which share of the evaluation images was also trained on. Above a limit their scores are left out."""
+    for name, share in shares.items():
+        if not share:
+            continue
+        rows = f" `{name}`" if name else ""
+        line = f"{100 * share:.3g} % of the images of the evaluation rows{rows} were also trained on"
+        if share > MAX_TRAINED_SHARE:
+            line = f"{line}, so their scores are no results and are left out"
+        yield f"{line}."
 
 
 __all__ = ["training_lines"]

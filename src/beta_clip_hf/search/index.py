@@ -12,7 +12,7 @@ import torch
 
 from ..inference.embedder import Embedder, ImageBatch
 from ..inference.identity import loaded_model_hash, model_hash
-from ..inference.models import load_model
+from ..inference.models import dtype_of, load_model
 from ..inference.processes import Processes, own_device
 from ..inference.quantization import check_precision, check_truncate_dim, truncate
 from ..inference.shards import Shards, split
@@ -32,7 +32,6 @@ IMAGES_PER_FRAGMENT = 1024
 # Patch features are kept in memory until their fragment is written.
 BYTES_PER_FRAGMENT = 2**26
 UPDATES_AT_ONCE = 10_000
-DTYPES = ("float32", "bfloat16", "float16")
 
 
 class PhotoIndex:
@@ -333,9 +332,7 @@ def load_embedder(
     Raises:
         ValueError: if the dtype or the device is not known.
     """
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype must be one of {DTYPES}, but is {dtype!r}")
-    loaded = load_model(str(model), own_device(device), getattr(torch, dtype))
+    loaded = load_model(str(model), own_device(device), dtype_of(dtype))
     shards = Shards(processes=Processes())
     return Embedder(
         loaded.model,

@@ -186,7 +186,7 @@ def write_look(
 
 
 def _score_note(seen: Look, index: int) -> str:
-    """Both scores of a text with the whole image."""
+    """Formats both scores of a text with the whole image."""
     assert seen.conditioned_T is not None
     return f"as seen {seen.conditioned_T[index]:.2f}, cosine {seen.similarity_T[index]:.2f}"
 

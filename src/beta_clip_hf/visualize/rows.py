@@ -82,11 +82,13 @@ def draw_region_choices(
         `path`.
 
     Raises:
-        ValueError: if the score is unknown, or the model does not have it.
+        ValueError: if the score is unknown, the model does not have it, or the row has no regions.
         ImportError: if matplotlib is not installed.
     """
     if score not in SCORES:
         raise ValueError(f"score must be one of {SCORES}, but is {score!r}")
+    if not row.get("regions"):
+        raise ValueError("row must have regions to choose texts for, but has none")
     texts: list[list[str]] = []
     boxes_14: list[Tensor] = []
     probabilities: list[Tensor] = []

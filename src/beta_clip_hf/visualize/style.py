@@ -107,7 +107,7 @@ def _warn_about_letters(missing: list[str]) -> None:
 
 
 def line_style(index: int) -> dict[str, str]:
-    """The colour and the dashes of the curve with that index in a panel."""
+    """Returns the colour and the dashes of the curve with that index in a panel."""
     return {"color": COLOURS[index % len(COLOURS)], "linestyle": DASHES[index % len(DASHES)]}
 
 
@@ -150,7 +150,7 @@ def wrapped(text: str) -> str:
 
 
 def font_families() -> list[str]:
-    """The default font, followed by the installed fonts for scripts that it does not have."""
+    """Returns the default font, followed by the installed fonts for scripts that it does not have."""
     from matplotlib.font_manager import get_font_names
 
     installed = set(get_font_names())

@@ -58,7 +58,7 @@ def plot_sweep(
 
 
 def _draw_curves(axes: Any, alphas: Sequence[float], curves: Sequence[SweepCurve]) -> None:
-    """Lines in per cent, with the interval as a band behind each."""
+    """Draws a line in per cent for each curve, with its interval as a band behind it."""
     for index, curve in enumerate(curves):
         style = line_style(index)
         axes.plot(alphas, _percents(curve.values), linewidth=1.8, marker="o", markersize=4, label=curve.label, **style)
@@ -70,5 +70,5 @@ def _draw_curves(axes: Any, alphas: Sequence[float], curves: Sequence[SweepCurve
 
 
 def _percents(shares: Sequence[float]) -> list[float]:
-    """Shares in per cent."""
+    """Returns shares in per cent."""
     return [100 * share for share in shares]

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Sequence
 
 
 LEFT, RIGHT = "l", "r"
-_LEAST_RULE = 3  # dashes: some readers of Markdown take fewer for text
+# Some readers of Markdown take a rule of fewer dashes for text.
+_LEAST_RULE = 3
 
 
 def format_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, align: str = "") -> str:
