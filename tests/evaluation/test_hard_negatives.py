@@ -111,7 +111,7 @@ def test_each_kind_has_figures_against_its_own_negatives():
     assert (hard.count, hard.chance, hard.value) == (2, 0.5, pytest.approx((1 / 2 + 0) / 2))
     assert (easy.count, easy.chance) == (3, pytest.approx((1 / 2 + 1 / 2 + 1 / 3) / 3))
     assert easy.value == pytest.approx((1 + 1 / 2 + 1) / 3)  # blue and green are equally far from a red image
-    with pytest.raises(ValueError, match="foils must have a kind for each of the 2 negatives of .red., or no kinds"):
+    with pytest.raises(ValueError, match="foils must have a kind for each of the 2 negatives of 'red', or no kinds"):
         HardNegativeProbe("foils", embedder, [[Choice(["red", "red", "blue"], ["hard"])]])
 
 

@@ -112,7 +112,7 @@ def test_an_error_that_is_no_rows_is_raised(tiny_model, tiny_processor, monkeypa
 
 
 def test_no_row_that_can_be_used_is_an_error(tiny_model, tiny_processor):
-    with pytest.raises(ValueError, match=r"but all 7 cannot, the first because .*image"):
+    with pytest.raises(ValueError, match=r"but none of 7 can, the first because .*image"):
         evaluate(tiny_model, tiny_processor, rows(bad=range(7)))
 
 

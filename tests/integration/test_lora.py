@@ -280,6 +280,7 @@ def test_targets_that_are_not_there_are_an_error(peft, base, tmp_path):
     ("value", "message"),
     [
         ({"ranks": 4}, "lora must have the settings rank, alpha, .+ only, but has ranks"),
+        ({8: 16, "ranks": 4}, "lora must have the settings rank, alpha, .+ only, but has 8, ranks"),
         ({"rank": 0}, "lora.rank must be an integer of at least 1, but is 0"),
         (0, "lora.rank must be an integer"),
         ({"alpha": -1}, "lora.alpha must be a number above 0"),

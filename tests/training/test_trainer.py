@@ -287,6 +287,8 @@ def test_a_collator_or_a_processor_is_needed(tiny_model, tmp_path):
     [
         ({"learning_rate_end": -1.0}, "learning_rate_end must not be negative"),
         ({"logit_scale_max": 0.5}, "logit_scale_max must be at least 1"),
+        ({"logit_scale_max": math.nan}, "logit_scale_max must be at least 1, or 0 for no limit, but is nan"),
+        ({"num_train_epochs": math.nan}, "num_train_epochs must be at least 0, but is nan"),
         ({"lr_scheduler_type": "linear"}, "lr_scheduler_type must be 'cosine'"),
         ({"remove_unused_columns": True}, "remove_unused_columns must be False"),
         ({"text_checkpointing": True}, r"text_checkpointing must be one of .*, but is True"),

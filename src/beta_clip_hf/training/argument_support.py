@@ -20,12 +20,12 @@ from ..model.processing_beta_siglip2 import BetaSiglip2Processor
 from ..visualize.log_keys import recall_keys
 
 
-_NO_LABELS = "a contrast has no labels"
+_NO_LABELS = "a contrastive loss has no labels"
 _OWN_EVALUATION = "`evaluate` embeds images and captions, and measures retrieval"
 
 REFUSED: Mapping[str, str] = {
-    "auto_find_batch_size": "another batch size is another contrast; use per_device_train_batch_size and, for a large "
-    "contrast in little memory, contrastive_batch_size",
+    "auto_find_batch_size": "another batch size has another number of negatives; use per_device_train_batch_size and, "
+    "for many negatives in little memory, contrastive_batch_size",
     "average_tokens_across_devices": "the loss is a mean over pairs, not over tokens; gather_across_processes says "
     "what processes share",
     "batch_eval_metrics": f"{_OWN_EVALUATION}, which needs all embeddings at once; per_device_eval_batch_size bounds "
@@ -34,8 +34,8 @@ REFUSED: Mapping[str, str] = {
     "do_predict": "it is a flag of transformers' example scripts; use beta-clip evaluate",
     "do_train": "it is a flag of transformers' example scripts; `train` trains without it",
     "eval_accumulation_steps": f"{_OWN_EVALUATION}; per_device_eval_batch_size bounds the memory",
-    "eval_do_concat_batches": f"{_OWN_EVALUATION} of all batches together",
-    "eval_use_gather_object": f"{_OWN_EVALUATION}, which are tensors in all processes",
+    "eval_do_concat_batches": f"{_OWN_EVALUATION} over all batches together",
+    "eval_use_gather_object": f"{_OWN_EVALUATION}; all that it gathers are tensors",
     "fp16_full_eval": f"{_OWN_EVALUATION} in the precision of the training; use fp16",
     "include_for_metrics": f"{_OWN_EVALUATION}; use beta-clip evaluate for other metrics",
     "label_names": _NO_LABELS,
@@ -138,11 +138,11 @@ OPTIMIZER_SETTINGS: Mapping[str, tuple[str, ...]] = {
 }  # fmt: skip
 # Beginnings of the names of optimisers that cannot keep the groups or the schedules of this Trainer.
 REFUSED_OPTIMIZERS: Mapping[str, str] = {
-    "adalomo": "it steps inside of the backward pass and has one learning rate",
-    "apollo": "it makes groups of parameters of its own, without the learning rate of the pooler",
-    "galore": "it makes groups of parameters of its own, without the learning rate of the pooler",
-    "lomo": "it steps inside of the backward pass and has one learning rate",
-    "schedule_free": "it has no schedule, and towers and pooler follow a cosine each",
+    "adalomo": "it steps inside the backward pass and has only one learning rate",
+    "apollo": "it makes its own parameter groups, without the learning rate of the pooler",
+    "galore": "it makes its own parameter groups, without the learning rate of the pooler",
+    "lomo": "it steps inside the backward pass and has only one learning rate",
+    "schedule_free": "it has no schedule, but the towers and the pooler need a cosine each",
 }
 
 # The smallest allowed values. transformers and torch accept smaller ones, or refuse them in words of their own.
@@ -185,8 +185,8 @@ def check_arguments(args: Any) -> None:
     if args.do_eval and _name(args.eval_strategy) == "no":
         raise ValueError("do_eval must be left at False, but is True: eval_strategy says when there is an evaluation")
     check_numbers(args)
-    if args.log_level not in {*get_log_levels_dict(), "passive"}:
-        known = [*get_log_levels_dict(), "passive"]
+    known = [*get_log_levels_dict(), "passive"]
+    if args.log_level not in known:
         raise ValueError(
             f"log_level must be one of {', '.join(known)}, but is {args.log_level!r}"
             f"{did_you_mean(args.log_level, known)}"
@@ -219,7 +219,7 @@ def check_numbers(args: Any) -> None:
 
 
 def check_packages(args: Any) -> None:
-    """Raises `ImportError` if a package that the arguments need is not installed."""
+    """Raises `ImportError` for a package that is needed but missing, and `ValueError` for an unknown `report_to`."""
     names = args.report_to if isinstance(args.report_to, list | tuple) else [args.report_to or "none"]
     known = sorted({*_OWN_REPORTS, *INTEGRATION_TO_CALLBACK})
     for name in names:

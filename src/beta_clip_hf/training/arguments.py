@@ -153,7 +153,6 @@ class BetaCLIPTrainingArguments(TrainingArguments):
         self._check_rates()
         self._check_schedule()
         self._check_columns()
-        self._check_contrast()
         self._check_checkpointing()
         self._check_average()
         self._check_counts()
@@ -179,7 +178,8 @@ class BetaCLIPTrainingArguments(TrainingArguments):
         # transformers means "not given" by -1.
         if self.max_steps < -1:
             raise ValueError(f"max_steps must be at least 0, but is {self.max_steps}")
-        if self.num_train_epochs < 0:
+        # Comparisons with NaN are false.
+        if not self.num_train_epochs >= 0:
             raise ValueError(f"num_train_epochs must be at least 0, but is {self.num_train_epochs}")
 
     def _check_rates(self) -> None:
@@ -191,13 +191,13 @@ class BetaCLIPTrainingArguments(TrainingArguments):
                 raise ValueError(f"{name} must not be negative, but is {rate}")
         if not 0 < self.layer_decay <= 1:
             raise ValueError(f"layer_decay must be above 0 and at most 1, but is {self.layer_decay}")
-        if self.logit_scale_max != 0 and self.logit_scale_max < 1:
+        if self.logit_scale_max != 0 and not self.logit_scale_max >= 1:
             raise ValueError(f"logit_scale_max must be at least 1, or 0 for no limit, but is {self.logit_scale_max}")
 
     def _check_counts(self) -> None:
-        for name in ("attention_gallery", "max_bad_steps"):
+        for name in ("attention_gallery", "contrastive_batch_size", "max_bad_steps"):
             count: Any = getattr(self, name)
-            # A bool is an int to Python, but not a number of images.
+            # A bool is an int to Python, but not a number of images or steps.
             if type(count) is not int or count < 0:
                 raise ValueError(f"{name} must be an integer of at least 0, but is {count!r}")
         if not 0 <= self.max_bad_fraction <= 1:
@@ -225,12 +225,6 @@ class BetaCLIPTrainingArguments(TrainingArguments):
     def _check_columns(self) -> None:
         if self.remove_unused_columns:
             raise ValueError("remove_unused_columns must be False (the collator needs whole rows), but is True")
-
-    def _check_contrast(self) -> None:
-        size: Any = self.contrastive_batch_size
-        # A bool is an int to Python, but not a number of images.
-        if type(size) is not int or size < 0:
-            raise ValueError(f"contrastive_batch_size must be an integer of at least 0, but is {size!r}")
 
     def _check_checkpointing(self) -> None:
         for name in ("vision_checkpointing", "text_checkpointing"):

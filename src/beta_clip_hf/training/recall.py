@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..evaluation.metrics import MatchRanks, hits_at_k, match_ranks
+from ..evaluation.metrics import concatenate_ranks, hits_at_k, match_ranks
 from ..visualize.log_keys import RECALL_KS, RecallKey
 
 
@@ -51,7 +51,7 @@ def recall_of_pairs(queries_ID: Tensor, gallery_ID: Tensor) -> dict[int, float]:
     for block_QD, target_Q in zip(query_blocks, target_blocks, strict=True):
         scores_QG = block_QD @ gallery_ID.T
         parts.append(match_ranks(scores_QG, target_Q))
-    ranks = MatchRanks(*(torch.cat(fields).cpu() for fields in zip(*parts, strict=True)))
+    ranks = concatenate_ranks(parts).to("cpu")
     return {k: hits_at_k(ranks, k).mean().item() for k in RECALL_KS}
 
 

@@ -185,10 +185,7 @@ def train_and_report(
     if not trainer.is_leg_begun:
         trainer.begin_leg(checkpoint)
     if signals is not None:
-        stop = StopAtSignal(signals, trainer.processes)
-        # The first of all: the guard against NaN looks at the weights if a save is due.
-        trainer.callback_handler.callbacks.insert(0, stop)
-        trainer.add_callback(NoEndOfEpoch(signals))
+        _watch_signals(trainer, signals)
     plan = Plan(trainer)
     trainer.add_callback(plan)
     plan.tell()
@@ -232,11 +229,20 @@ def train_and_report(
     return results
 
 
+def _watch_signals(trainer: BetaCLIPTrainer, signals: StopSignals) -> None:
+    """Makes the training save and end after a step in which a signal came."""
+    # The first of all callbacks: the guard against NaN looks at the weights if a save is due.
+    trainer.callback_handler.callbacks.insert(0, StopAtSignal(signals, trainer.processes))
+    trainer.add_callback(NoEndOfEpoch(signals))
+
+
 def _write_held_out(trainer: BetaCLIPTrainer) -> None:
     """Writes the ids of the photos that are held out, for `beta-clip evaluate --select`."""
     rows: Any = trainer.eval_dataset
-    if isinstance(rows, HeldOutPart) and hasattr(rows.rows, "record_ids") and trainer.is_world_process_zero():
-        write_text(Path(trainer.args.output_dir) / HELD_OUT_FILE, "".join(f"{name}\n" for name in rows.record_ids()))
+    has_ids = isinstance(rows, HeldOutPart) and hasattr(rows.rows, "record_ids")
+    if has_ids and trainer.is_world_process_zero():
+        lines = [f"{record_id}\n" for record_id in rows.record_ids()]
+        write_text(Path(trainer.args.output_dir) / HELD_OUT_FILE, "".join(lines))
 
 
 def _save_model(trainer: BetaCLIPTrainer) -> KeptElsewhere | None:

@@ -23,9 +23,8 @@ logger = logging.getLogger(__name__)
 STOPPED = 75
 """The exit code of a run that has saved a checkpoint after a signal: EX_TEMPFAIL of sysexits.h, "try again later"."""
 SAME_SECONDS = 2.0
-SIGNALS = [
-    getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1") if hasattr(signal, name)
-]  # Windows has two of them.
+# Windows has only the first two.
+SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
 
 
 class RunStopped(BaseException):

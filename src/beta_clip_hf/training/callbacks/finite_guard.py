@@ -17,6 +17,7 @@ logger = logging.getLogger(__name__)
 
 # fp16 halves its scale at each overflow. A run that has come down so far from 65,536 does not recover.
 _LEAST_SCALE = 2.0**-10
+_REMEDY = "A lower learning rate, or bf16 instead of fp16, often helps."
 
 
 class NonFiniteGuard(TrainerCallback):
@@ -89,22 +90,18 @@ class NonFiniteGuard(TrainerCallback):
                 f"the fp16 scale of the loss must not collapse, but is {scale:.2g} after step {state.global_step}: the "
                 f"gradient overflows at every step; training stops, {self._kept()}. Train in bf16 or float32"
             )
-        is_bad = self._is_bad_anywhere(args, model, weights)
-        if not is_bad and self._read_bad_steps() <= args.max_bad_steps:
-            self.trace = None
-            self.last_good_step = state.global_step
-            return
-        if not is_bad:
+        if self._is_bad_anywhere(args, model, weights):
+            raise FloatingPointError(
+                "the loss and the weights must be finite, but are not since one of the steps "
+                f"{self.last_good_step + 1} to {state.global_step}; training stops, {self._kept()}. {_REMEDY}"
+            )
+        if self._read_bad_steps() > args.max_bad_steps:
             raise FloatingPointError(
                 f"the loss and the gradient must be finite in all but {args.max_bad_steps} steps (max_bad_steps), but "
-                f"are not in {self.bad_steps} up to step {state.global_step}; training stops, {self._kept()}. A lower "
-                "learning rate, or bf16 instead of fp16, often helps."
+                f"are not in {self.bad_steps} up to step {state.global_step}; training stops, {self._kept()}. {_REMEDY}"
             )
-        raise FloatingPointError(
-            f"the loss and the weights must be finite, but are not since one of the steps {self.last_good_step + 1} to "
-            f"{state.global_step}; training stops, {self._kept()}. A lower learning rate, or bf16 instead of fp16, "
-            "often helps."
-        )
+        self.trace = None
+        self.last_good_step = state.global_step
 
     def _kept(self) -> str:
         checkpoint = self.last_checkpoint()

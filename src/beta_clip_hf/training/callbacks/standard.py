@@ -24,8 +24,6 @@ STRETCHED_POSITIONS = (
     "text_model.embeddings.long_position_embedding.weight",
     "text_model.embeddings.position_embedding.weight",
 )
-
-
 # A logit scale so close to a bound has reached it.
 _AT_BOUND = 1e-4
 
@@ -98,11 +96,14 @@ class ParameterBounds(TrainerCallback):
         for name, value in (logs or {}).items():
             if not name.endswith("logit_scale") or name in self.warned_scales:
                 continue
-            is_low = value <= 1 + _AT_BOUND
-            if is_low or 0 < args.logit_scale_max * (1 - _AT_BOUND) <= value:
-                self.warned_scales.add(name)
-                drift = "it tells no image from another" if is_low else "it is as sharp as logit_scale_max allows"
-                logger.warning("%s has drifted to %.4g by step %d: %s", name, value, state.global_step, drift)
+            if value <= 1 + _AT_BOUND:
+                meaning = "it tells no image from another"
+            elif args.logit_scale_max and value >= args.logit_scale_max * (1 - _AT_BOUND):
+                meaning = "it is as sharp as logit_scale_max allows"
+            else:
+                continue
+            self.warned_scales.add(name)
+            logger.warning("%s has drifted to %.4g by step %d: %s", name, value, state.global_step, meaning)
 
     def on_train_end(
         self, args: BetaCLIPTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

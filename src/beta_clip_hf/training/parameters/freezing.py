@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from .names import is_logit_scalar, unwrapped, used_parameters
+from .names import TOWER_MODULES, is_logit_scalar, tower_parts, unwrapped, used_parameters
 
 
 PARTS = (
@@ -14,7 +14,6 @@ PARTS = (
 )  # fmt: skip
 PATTERN = re.compile(r"(vision|text|towers)_but_last_([1-9]\d*)")
 _EXPECTED = f"{', '.join(PARTS)}, vision_but_last_N, text_but_last_N or towers_but_last_N"
-_TOWERS = {"vision": "vision_model", "text": "text_model"}
 # What gives an embedding of the hidden states of a tower: projections of CLIP, heads of SigLIP 2. A model has some.
 _PROJECTIONS = {
     "vision": ("visual_projection", "vision_model.head", "patch_head"),
@@ -104,17 +103,17 @@ def _modules_of(core: nn.Module, name: str) -> list[nn.Module]:
         return [pooler]
     if name == "projections":
         return [*_projections(core, "vision"), *_projections(core, "text")]
-    if name in _TOWERS:
-        return [core.get_submodule(_TOWERS[name]), *_projections(core, name)]
+    if name in TOWER_MODULES:
+        return [core.get_submodule(TOWER_MODULES[name]), *_projections(core, name)]
     if name.endswith("embeddings"):
-        towers = tuple(_TOWERS) if name == "embeddings" else (name.removesuffix("_embeddings"),)
-        return [core.get_submodule(f"{_TOWERS[tower]}.embeddings") for tower in towers]
+        towers = tuple(TOWER_MODULES) if name == "embeddings" else (name.removesuffix("_embeddings"),)
+        return [core.get_submodule(f"{TOWER_MODULES[tower]}.embeddings") for tower in towers]
     match = PATTERN.fullmatch(name)
     assert match is not None, "the names have been checked"
-    towers = tuple(_TOWERS) if match[1] == "towers" else (match[1],)
+    towers = tuple(TOWER_MODULES) if match[1] == "towers" else (match[1],)
     modules: list[nn.Module] = []
     for tower in towers:
-        modules += _first_modules(core.get_submodule(_TOWERS[tower]), tower, trained=int(match[2]))
+        modules += _first_modules(core, tower, num_trained=int(match[2]))
     return modules
 
 
@@ -125,19 +124,15 @@ def _projections(core: nn.Module, tower: str) -> Iterator[nn.Module]:
             yield modules[name]
 
 
-def _first_modules(tower: nn.Module, name: str, trained: int) -> list[nn.Module]:
-    """Returns the modules of a tower before its last blocks."""
-    blocks = list(tower.get_submodule("encoder.layers").children())
-    if trained > len(blocks):
+def _first_modules(core: nn.Module, tower: str, num_trained: int) -> list[nn.Module]:
+    """Returns the modules of a tower before its last blocks, which are trained."""
+    first, blocks = tower_parts(core, tower)
+    num_frozen = len(blocks) - num_trained
+    if num_frozen < 0:
         raise ValueError(
-            f"freeze must leave at most the {len(blocks)} blocks of the {name} tower to train, but names {trained}"
+            f"freeze must leave at most the {len(blocks)} blocks of the {tower} tower to train, but names {num_trained}"
         )
-    modules = [tower.get_submodule("embeddings"), *blocks[: len(blocks) - trained]]
-    # The vision tower has a norm between its embeddings and its blocks. CLIP spells it so.
-    norm = getattr(tower, "pre_layrnorm", None)
-    if norm is not None:
-        modules.append(norm)
-    return modules
+    return [*first, *blocks[:num_frozen]]
 
 
 __all__ = ["PARTS", "check_something_trains", "freeze_parts", "frozen_modules", "parts_to_freeze"]

@@ -1,13 +1,13 @@
 """Parameter groups of the optimiser: pooler, towers and their layers, each with and without weight decay."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from ...model.pooler_beta_clip import TextConditionedPooler
 from ..arguments import BetaCLIPTrainingArguments
-from .names import unwrapped
+from .names import TOWER_MODULES, tower_parts, unwrapped
 
 
 TOWERS = "towers"
@@ -46,8 +46,8 @@ def parameter_groups(model: nn.Module, args: BetaCLIPTrainingArguments, decayed:
     pooler_parameters = _pooler_parameters(model)
     layers = _layers(model) if args.layer_decay != 1 else []
     layer_of_parameter: dict[nn.Parameter, str] = {}
-    for layer, parameters, _ in layers:
-        layer_of_parameter |= dict.fromkeys(parameters, layer)
+    for layer in layers:
+        layer_of_parameter |= dict.fromkeys(layer.parameters, layer.name)
     members: dict[tuple[str, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -55,9 +55,10 @@ def parameter_groups(model: nn.Module, args: BetaCLIPTrainingArguments, decayed:
             key = (part, name in decayed)
             members.setdefault(key, []).append(parameter)
     settings: dict[str, dict[str, Any]] = {TOWERS: {"name": TOWERS, "lr": args.learning_rate}}
-    for layer, _, depth in layers:
-        scale = args.layer_decay**depth
-        settings[layer] = {"name": TOWERS, "lr": args.learning_rate * scale, "layer": layer, "layer_scale": scale}
+    for layer in layers:
+        scale = args.layer_decay**layer.depth
+        rate = args.learning_rate * scale
+        settings[layer.name] = {"name": TOWERS, "lr": rate, "layer": layer.name, "layer_scale": scale}
     settings[POOLER] = {"name": POOLER, "lr": args.pooler_learning_rate}
     groups = []
     # The order is fixed: a checkpoint stores the state of the optimiser by the position of a parameter.
@@ -96,21 +97,27 @@ def last_rates(optimizer: torch.optim.Optimizer, schedule: Any) -> dict[str, flo
     return rates
 
 
-def _layers(model: nn.Module) -> list[tuple[str, list[nn.Parameter], int]]:
-    """Returns the layers of both towers: a name, the parameters, and the power of the decay."""
+class _Layer(NamedTuple):
+    """Holds a block of a tower, or the embeddings before its blocks."""
+
+    name: str
+    parameters: list[nn.Parameter]
+    depth: int
+    """The power of the decay: 1 for the last block."""
+
+
+def _layers(model: nn.Module) -> list[_Layer]:
+    """Returns the layers of both towers, the first of each tower before the last."""
     layers = []
     core = unwrapped(model)
-    for tower, name in (("vision", "vision_model"), ("text", "text_model")):
-        module = core.get_submodule(name)
-        blocks = list(module.get_submodule("encoder.layers").children())
-        first = list(module.get_submodule("embeddings").parameters())
-        # The norm between the embeddings of the vision tower and its blocks. CLIP spells it so.
-        norm = getattr(module, "pre_layrnorm", None)
-        if norm is not None:
-            first += norm.parameters()
-        layers.append((f"{tower}_embeddings", first, len(blocks) + 1))
+    for tower in TOWER_MODULES:
+        first, blocks = tower_parts(core, tower)
+        first_parameters: list[nn.Parameter] = []
+        for module in first:
+            first_parameters += module.parameters()
+        layers.append(_Layer(f"{tower}_embeddings", first_parameters, len(blocks) + 1))
         for index, block in enumerate(blocks):
-            layers.append((f"{tower}_block_{index}", list(block.parameters()), len(blocks) - index))
+            layers.append(_Layer(f"{tower}_block_{index}", list(block.parameters()), len(blocks) - index))
     return layers
 
 

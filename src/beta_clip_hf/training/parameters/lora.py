@@ -78,7 +78,7 @@ class LoraSettings:
         if not isinstance(value, Mapping):
             raise ValueError(f"lora must be a rank or a mapping of settings, but is {value!r}")
         known = [field.name for field in fields(cls)]
-        unknown = sorted(set(value) - set(known))
+        unknown = sorted(str(name) for name in value if name not in known)
         if unknown:
             raise ValueError(f"lora must have the settings {', '.join(known)} only, but has {', '.join(unknown)}")
         values = dict(value)

@@ -1,10 +1,13 @@
 """Finds parts of a model in its wrappers: DDP, FSDP, `torch.compile` and PEFT put words of their own into names."""
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from torch import nn
 
 
+# The module of each tower.
+TOWER_MODULES = {"vision": "vision_model", "text": "text_model"}
 # Words of wrappers. No part of a model has one of these names.
 _WRAPPERS = frozenset({
     "_checkpoint_wrapped_module", "_fsdp_wrapped_module", "_orig_mod", "base_layer", "base_model", "default", "model",
@@ -50,9 +53,42 @@ def unwrapped(model: nn.Module) -> nn.Module:
     """
     for module in model.modules():
         children = {name for name, _ in module.named_children()}
-        if {"vision_model", "text_model"} <= children:
+        if children.issuperset(TOWER_MODULES.values()):
             return module
     raise ValueError(f"model must have a vision_model and a text_model, but is {type(model).__name__}")
 
 
-__all__ = ["is_logit_scalar", "plain_name", "unwrapped", "used_parameters"]
+class TowerParts(NamedTuple):
+    """Holds the modules of a tower up to its last block, in the order in which they compute."""
+
+    first: list[nn.Module]
+    """The embeddings and, in CLIP's vision tower, the norm after them."""
+    blocks: list[nn.Module]
+
+
+def tower_parts(model: nn.Module, tower: str) -> TowerParts:
+    """
+    Takes a tower apart.
+
+    Args:
+        model: The model without wrappers, see [`unwrapped`].
+        tower: "vision" or "text".
+    """
+    module = model.get_submodule(TOWER_MODULES[tower])
+    first = [module.get_submodule("embeddings")]
+    # CLIP spells the norm so.
+    norm = getattr(module, "pre_layrnorm", None)
+    if norm is not None:
+        first.append(norm)
+    return TowerParts(first, list(module.get_submodule("encoder.layers").children()))
+
+
+__all__ = [
+    "TOWER_MODULES",
+    "TowerParts",
+    "is_logit_scalar",
+    "plain_name",
+    "tower_parts",
+    "unwrapped",
+    "used_parameters",
+]

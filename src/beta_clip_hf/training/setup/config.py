@@ -162,8 +162,8 @@ def check_config(config: Mapping[str, Any]) -> None:
 def _check_model_keys(model: Mapping[str, Any]) -> None:
     check_keys(model, MODEL_KEYS, "model")
     check_keys(model.get("config") or {}, CONFIG_KEYS, "model.config")
-    check_keys(model.get("from_scratch") or {}, SCRATCH_KEYS, "model.from_scratch")
     sizes = model.get("from_scratch") or {}
+    check_keys(sizes, SCRATCH_KEYS, "model.from_scratch")
     for tower, keys in TOWER_KEYS.items():
         check_keys(sizes.get(tower) or {}, keys, f"model.from_scratch.{tower}")
 

@@ -2,7 +2,6 @@
 
 import logging
 import math
-import os
 import sys
 import time
 import warnings
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
+from ...inference.feeding import usable_cores
 from ..arguments import BetaCLIPTrainingArguments
 from ..parameters.names import used_parameters
 
@@ -24,15 +24,6 @@ MEASURED_STEPS = 20
 FEW_STEPS = 200
 # Bytes that a weight takes: itself; and, if it is trained, its gradient and the two moments of AdamW.
 _WEIGHT_BYTES, _TRAINED_BYTES = 4, 16
-
-
-def usable_cores() -> int:
-    """Returns the number of cores that this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:
-        # macOS and Windows cannot bind a process to cores.
-        return os.cpu_count() or 1
 
 
 def count_steps(trainer: Any) -> int | None:
@@ -99,17 +90,23 @@ class Plan(TrainerCallback):
 
     def _data_line(self) -> str:
         rows, eval_rows = self.trainer.train_dataset, self.trainer.eval_dataset
-        line = f"{len(rows):,} photos to train on" if hasattr(rows, "__len__") else "a stream of photos to train on"
-        if isinstance(eval_rows, dict):
-            return f"{line}, {len(eval_rows)} sets to evaluate on"
+        line = "a stream of photos to train on"
+        if hasattr(rows, "__len__"):
+            line = f"{len(rows):,} photos to train on"
         if eval_rows is None:
             return f"{line}, none to evaluate on"
-        return f"{line}, {len(eval_rows):,} to evaluate on" if hasattr(eval_rows, "__len__") else line
+        if isinstance(eval_rows, dict):
+            return f"{line}, {len(eval_rows)} sets to evaluate on"
+        if hasattr(eval_rows, "__len__"):
+            return f"{line}, {len(eval_rows):,} to evaluate on"
+        return f"{line}, a stream to evaluate on"
 
     def _steps_line(self, steps: int | None) -> str:
         args = self.trainer.args
         images = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-        line = f"{steps:,} steps of {images:,} photos" if steps is not None else f"steps of {images:,} photos"
+        line = f"steps of {images:,} photos"
+        if steps is not None:
+            line = f"{steps:,} {line}"
         if args.gradient_accumulation_steps > 1:
             line += f" in {args.gradient_accumulation_steps} batches"
         if hasattr(self.trainer.train_dataset, "__len__") and steps is not None:

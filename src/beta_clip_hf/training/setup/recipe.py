@@ -66,10 +66,11 @@ def choose_recipe(photos: int, *, width: int = 768, evaluates: bool = True) -> d
         rate, last_rate = NARROW_RATES
     elif adapts:
         rate, last_rate = ADAPTER_RATES
+    length = {"max_steps": size.steps} if size.steps else {"num_train_epochs": size.epochs}
     training: dict[str, Any] = {
         "per_device_train_batch_size": batch_size,
         "gradient_accumulation_steps": size.accumulation,
-        **({"max_steps": size.steps} if size.steps else {"num_train_epochs": size.epochs}),
+        **length,
         "learning_rate": rate,
         "learning_rate_end": last_rate,
         "pooler_learning_rate": 1e-3,
