@@ -33,7 +33,7 @@ FLOORS = (
 SIDEWAYS = {("release", "evaluation"), ("__main__", COMMAND_LINE)}
 # The models that `beta_clip_hf.scenes.pretrained` names.
 SHIPPED = SOURCE / LIBRARY / "data" / "scenes" / "weights"
-OUTSIDE_OF_CORE = {"torch", "transformers", "huggingface_hub", "ftfy", "numpy", "PIL"}
+OUTSIDE_OF_CORE = {"torch", "transformers", "huggingface_hub", "tokenizers", "ftfy", "numpy", "PIL"}
 # `forward` of a transformers model takes every tensor of the batch by name, and `load_rows` all there is to say of a
 # source: its arguments are the keys of `data.train` in a configuration.
 MANY_PARAMETERS = {

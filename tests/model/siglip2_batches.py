@@ -21,10 +21,11 @@ GRANULARITY = torch.tensor([0, 1, 2, 3, 0, 2, 3, 0, 2, 3])
 LONG, SHORT = 20, 8
 
 
-def tiny_config(**changes) -> BetaSiglip2Config:
+def tiny_config(num_positions: int = SHORT, **changes) -> BetaSiglip2Config:
+    text = {**TEXT, "max_position_embeddings": num_positions}
     vision = {**TOWER, "patch_size": 4, "num_patches": 64}
     settings = {"use_pooler": True, "use_regions": True, "long_text_max_position_embeddings": LONG, **changes}
-    return BetaSiglip2Config(text_config=TEXT, vision_config=vision, **settings)
+    return BetaSiglip2Config(text_config=text, vision_config=vision, **settings)
 
 
 def tiny_model(**changes) -> BetaSiglip2Model:

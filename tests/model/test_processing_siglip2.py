@@ -9,6 +9,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import (
     AutoProcessor,
+    AutoTokenizer,
+    GemmaTokenizer,
     Siglip2ImageProcessorPil,
     SiglipConfig,
     SiglipImageProcessorPil,
@@ -16,7 +18,7 @@ from transformers import (
 )
 
 from beta_clip_hf import BetaSiglip2Model, BetaSiglip2Processor, TextHierarchy
-from beta_clip_hf.model.processing_beta_siglip2 import patch_budget
+from beta_clip_hf.model.patch_budgets_beta_siglip2 import patch_budget
 from model.fg_clip2_cases import CASES, IMAGES, word_tokenizer
 
 
@@ -129,6 +131,27 @@ def test_the_auto_class_loads_what_was_saved(processor, golden_dir, tmp_path):
     assert torch.equal(again(images=image)["pixel_values"], processor(images=image)["pixel_values"])
 
 
+def test_the_tokenizer_alone_gives_the_ids_of_the_processor(tmp_path):
+    """Pipelines call it alone. Gemma's own class keeps capitals, and adds no end token unless it is told to."""
+    letters = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *"▁adgoDG"]
+    gemma = GemmaTokenizer(vocab={letter: number for number, letter in enumerate(letters)}, merges=[])
+    before = gemma("A Dog")["input_ids"]
+    processor = BetaSiglip2Processor.from_patch_size(gemma, patch_size=4)
+    expected = processor(text=["A Dog"])["input_ids"]
+    assert expected[0, :7].tolist() == [letters.index(letter) for letter in "a▁dog"] + [1, 0]
+    processor.save_pretrained(tmp_path)
+    options = {"padding": "max_length", "max_length": 64, "truncation": True, "return_tensors": "pt"}
+    for tokenizer in (processor.tokenizer, AutoTokenizer.from_pretrained(tmp_path)):
+        inputs = tokenizer(["A Dog"], **options)
+        assert list(inputs) == ["input_ids"] and torch.equal(inputs["input_ids"], expected)
+        assert tokenizer("dog " * 70, **options)["input_ids"][0, -1] == 1
+    # The caller's tokenizer stays as it was, and what is loaded again gets no second rule.
+    assert gemma("A Dog")["input_ids"] == before
+    stored = (tmp_path / "tokenizer.json").read_text()
+    BetaSiglip2Processor.from_pretrained(tmp_path).save_pretrained(tmp_path)
+    assert (tmp_path / "tokenizer.json").read_text() == stored and stored.count("Lowercase") == 1
+
+
 def test_mistakes_are_named(processor):
     with pytest.raises(ValueError, match="at least one of images and text"):
         processor()
@@ -144,12 +167,24 @@ def test_mistakes_are_named(processor):
         processor(text="a", max_num_patch=9)
     with pytest.raises(TypeError, match="images_kwargs got an unexpected option 'do_resiz': did you mean 'do_resize'"):
         processor(text="a", images_kwargs={"do_resiz": False})
-    with pytest.raises(ValueError, match="max_length must be left out, because every text fills its path"):
+    with pytest.raises(ValueError, match=r"max_length must be left out or 64, .*, but is 9"):
         processor(text="a", text_kwargs={"max_length": 9})
+    with pytest.raises(ValueError, match="max_length must be left out, because every text fills its path, but is 64"):
+        processor(hierarchies=["a"], max_length=64)
+    with pytest.raises(ValueError, match="padding must be given once, but is given by itself and in text_kwargs"):
+        processor(text="a", padding="max_length", text_kwargs={"padding": "do_not_pad"})
     with pytest.raises(ValueError, match="text must hold at least one, but is empty"):
         processor(text=[])
     with pytest.raises(ValueError, match="images must hold at least one, but are empty"):
         processor(images=[])
+
+
+@pytest.mark.parametrize(("path", "length"), [(None, 64), ("box", 64), ("long", 196)])
+def test_the_length_of_a_path_may_be_said(processor, path, length):
+    """As SigLIP 2's own pages write it."""
+    options = {"padding": "max_length", "max_length": length, "truncation": True, "return_tensors": "pt"}
+    ids = processor(text=["a dog"], path=path, **options)["input_ids"]
+    assert ids.shape == (1, length) and torch.equal(ids, processor(text=["a dog"], path=path)["input_ids"])
 
 
 def test_options_go_where_transformers_takes_them(processor):

@@ -13,7 +13,7 @@ from ..data.images import load_image
 from ..data.row_counts import SkippedRow, lost_row
 from ..data.rows import Row, check_row, row_id
 from ..model.image_views_beta_clip import within_memory
-from ..model.processing_beta_siglip2 import process_by_budget
+from ..model.patch_budgets_beta_siglip2 import process_by_budget
 from .identity import image_digest
 
 

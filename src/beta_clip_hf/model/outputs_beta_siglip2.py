@@ -15,7 +15,7 @@ class BetaSiglip2Output(Siglip2Output):
     Extends [`~transformers.models.siglip2.modeling_siglip2.Siglip2Output`] by what a batch with `image_index` has.
 
     Args:
-        losses, contextualized_embeds, region_embeds: As in [`BetaCLIPOutput`].
+        losses, contextualized_embeds, region_embeds, pooler_output: As in [`BetaCLIPOutput`].
 
     For a batch with `image_index` the embeddings are L2-normalised in at least float32, `logits_per_image` is `(B, T)`,
     and the outputs of the towers are left out.
@@ -25,16 +25,23 @@ class BetaSiglip2Output(Siglip2Output):
     losses: dict[str, Tensor] | None = None
     contextualized_embeds: Tensor | None = None
     region_embeds: Tensor | None = None
+    pooler_output: Tensor | None = None
 
 
 def output_of_images(vision_outputs: Any) -> BetaSiglip2Output:
     """Returns the output of images alone, from that of the vision tower."""
-    return BetaSiglip2Output(image_embeds=_normalized(vision_outputs.pooler_output), vision_model_output=vision_outputs)
+    features_BD = vision_outputs.pooler_output
+    return BetaSiglip2Output(
+        image_embeds=_normalized(features_BD), vision_model_output=vision_outputs, pooler_output=features_BD
+    )
 
 
 def output_of_texts(text_outputs: Any) -> BetaSiglip2Output:
     """Returns the output of texts alone, from that of the text tower."""
-    return BetaSiglip2Output(text_embeds=_normalized(text_outputs.pooler_output), text_model_output=text_outputs)
+    features_TD = text_outputs.pooler_output
+    return BetaSiglip2Output(
+        text_embeds=_normalized(features_TD), text_model_output=text_outputs, pooler_output=features_TD
+    )
 
 
 def _normalized(embeds_MD: Tensor) -> Tensor:

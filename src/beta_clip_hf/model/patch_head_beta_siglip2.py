@@ -4,6 +4,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers.models.siglip2.modeling_siglip2 import Siglip2MultiheadAttentionPoolingHead
 
@@ -18,7 +19,7 @@ class PatchHead(Siglip2MultiheadAttentionPoolingHead):
     def __init__(self, config: Any) -> None:
         super().__init__(config)
         # A parameter without a gradient would be an error of distributed training. A buffer has none.
-        probe = self.probe.data
+        probe = torch.zeros_like(self.probe)
         del self.probe
         self.register_buffer("probe", probe)
 

@@ -74,6 +74,9 @@ class BetaSiglip2PreTrainedModel(PublishedModel, EncodingModel, Siglip2Towers):
         # accelerate refuses the name of a class of which the model has no module.
         present = {type(module).__name__ for module in self.modules()}
         self._no_split_modules = present.intersection(self._no_split_modules)
+        # A name of this list that no tensor has would hide a typing error: transformers' own test refuses it.
+        names = set(".".join(self.state_dict()).split("."))
+        self._keep_in_fp32_modules_strict = names.intersection(self._keep_in_fp32_modules_strict)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -169,6 +172,9 @@ class BetaSiglip2PreTrainedModel(PublishedModel, EncodingModel, Siglip2Towers):
             module.start_weights()
         elif isinstance(module, RankLoss):
             init.zeros_(module.threshold)
+        elif isinstance(module, PatchHead):
+            # It is not used. The stock class would draw random numbers, of which each new model has others.
+            init.zeros_(module.probe)
         elif module is self:
             # The stock model's `__init__` comes here before ours has made the scales.
             for name in self._parameters.keys() & REGION_PARAMETERS:

@@ -27,15 +27,21 @@ from .flat_texts_beta_clip import (
     texts_of_negatives,
 )
 from .image_loading_beta_clip import load_images
-from .image_views_beta_clip import check_patch_budget, has_any_grid, width_and_height, within_memory
+from .image_views_beta_clip import check_patch_budget, has_any_grid, within_memory
+from .patch_budgets_beta_siglip2 import budget_of_image
+from .path_tokenizer_beta_siglip2 import path_tokenizer
 from .remote_code_beta_clip import carrying_code, save_processor_with_code
 from .similar_names_beta_clip import check_misspelt
-from .text_layout_beta_clip import OPTIONS_BY_PART, check_length, check_names, check_option_names, options_of_caller
+from .text_layout_beta_clip import (
+    OPTIONS_BY_PART,
+    check_given_once,
+    check_length,
+    check_names,
+    check_option_names,
+    options_of_caller,
+)
 
 
-# The budgets of patches that FG-CLIP 2 chooses from. An image takes the smallest that its raw pixels would fill; images
-# of more patches take the largest.
-PATCH_BUDGETS = (128, 256, 576, 784, 1024)
 # The smallest limit that leaves a text a token before its end.
 _SHORTEST_TEXT = 2
 # What a processor may be given beside its parts.
@@ -48,7 +54,7 @@ class BetaSiglip2Processor(Siglip2Processor):
 
     Args:
         image_processor: SigLIP 2's image processor (either backend), or SigLIP's of a fixed resolution.
-        tokenizer: The tokenizer of the checkpoint. It is set to pad on the right, and to return no attention mask.
+        tokenizer: The tokenizer of the checkpoint, which becomes [`path_tokenizer`].
         max_length (`int`, defaults to 64): Positions of the short and the box path.
         long_max_length (`int`, defaults to 196): Positions of the long path.
         dynamic_max_patches (`bool`, defaults to `False`):
@@ -78,7 +84,7 @@ class BetaSiglip2Processor(Siglip2Processor):
     ) -> None:
         # Stock processors take any name without a word.
         check_names(kwargs, (*_SETTINGS, "chat_template"), type(self).__name__)
-        super().__init__(image_processor, tokenizer, **kwargs)
+        super().__init__(image_processor, path_tokenizer(tokenizer), **kwargs)
         check_length(max_length, "max_length", _SHORTEST_TEXT)
         check_length(long_max_length, "long_max_length", _SHORTEST_TEXT)
         self.text_path_of_kind = list(text_path_of_kind)
@@ -91,10 +97,6 @@ class BetaSiglip2Processor(Siglip2Processor):
         if dynamic_max_patches and not has_any_grid(image_processor):
             raise ValueError("dynamic_max_patches must be False for an image processor of one size, but is True")
         self.dynamic_max_patches = dynamic_max_patches
-        # Whoever uses the tokenizer alone, as pipelines do, gets the same: padding is attended to.
-        tokenizer.padding_side = "right"
-        tokenizer.model_input_names = ["input_ids"]
-        tokenizer.init_kwargs.update(padding_side="right", model_input_names=["input_ids"])
 
     @classmethod
     def from_patch_size(cls, tokenizer: Any, patch_size: int = 16, **settings: Any) -> "BetaSiglip2Processor":
@@ -174,8 +176,8 @@ class BetaSiglip2Processor(Siglip2Processor):
                 The patches that an image may have. By default the batch's budget with `dynamic_max_patches`, otherwise
                 the image processor's own.
             kwargs: Options of the image processor, flat or in `images_kwargs` and `common_kwargs`. `return_tensors` is
-                "pt", the only kind. Of the tokenizer's, `padding` and `truncation` are taken and not used: every text
-                fills its path.
+                "pt", the only kind. Of the tokenizer's, `padding` and `truncation` are taken and not used, and
+                `max_length` may be the positions of the path: every text fills its path.
 
         Returns:
             `input_ids` (T, L), L being all positions of the path; `pixel_values`, `pixel_attention_mask` and
@@ -192,7 +194,9 @@ class BetaSiglip2Processor(Siglip2Processor):
         if images is None and text is None and hierarchies is None:
             raise ValueError("at least one of images and text must be given, but neither is")
         check_kind_of_batch(text=text, path=path, hierarchies=hierarchies, regions=regions, negatives=negatives)
-        images_options = self._images_options(kwargs)
+        # Texts of hierarchies fill several paths.
+        length_of_texts = self.text_positions(path or "short") if hierarchies is None else None
+        images_options = self._images_options(kwargs, length_of_texts)
         batch: dict[str, Any] = {}
         if images is not None:
             images = load_images(images)
@@ -223,15 +227,20 @@ class BetaSiglip2Processor(Siglip2Processor):
             options = {**options, "max_num_patches": max_num_patches}
         return dict(self.image_processor(within_memory(images, self.image_processor, options), **options))
 
-    def _images_options(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+    def _images_options(self, kwargs: dict[str, Any], length_of_texts: int | None) -> dict[str, Any]:
         """Returns the image processor's options of a call, and checks all of them."""
         check_option_names(kwargs, self)
+        check_given_once(kwargs)
         options = options_of_caller(kwargs, "text_kwargs") | options_of_caller(kwargs, "images_kwargs")
         for name in (*OPTIONS_BY_PART, "common_kwargs", "padding", "truncation"):
             options.pop(name, None)
         return_tensors = options.setdefault("return_tensors", "pt")
         if return_tensors != "pt":
             raise ValueError(f'return_tensors must be "pt", but is {return_tensors!r}')
+        max_length = options.pop("max_length", None)
+        if max_length not in (None, length_of_texts):
+            allowed = "left out" if length_of_texts is None else f"left out or {length_of_texts}"
+            raise ValueError(f"max_length must be {allowed}, because every text fills its path, but is {max_length!r}")
         known = getattr(self.image_processor.valid_kwargs, "__annotations__", {})
         for name in options:
             if name not in known:
@@ -318,56 +327,7 @@ class BetaSiglip2Processor(Siglip2Processor):
             images: PIL images, or arrays or tensors of one image each.
         """
         patch_size = self.image_processor.patch_size
-        return max(_budget_of(image, patch_size) for image in images)
-
-
-def process_by_budget(images: Sequence[Any], image_processor: Any) -> dict[str, Tensor]:
-    """
-    Processes images each by its own budget of patches, so that an image does not depend on its batch.
-
-    Args:
-        images: B images.
-        image_processor: SigLIP 2's.
-
-    Returns:
-        `pixel_values`, `pixel_attention_mask` and `spatial_shapes`, padded to the largest budget.
-    """
-    parts = []
-    for image in images:
-        # The budget is that of the whole image.
-        options = {"max_num_patches": _budget_of(image, image_processor.patch_size)}
-        small = within_memory([image], image_processor, options)
-        parts.append(image_processor(small, return_tensors="pt", **options))
-    batch = {"spatial_shapes": torch.cat([part["spatial_shapes"] for part in parts])}
-    for name in ("pixel_values", "pixel_attention_mask"):
-        batch[name] = torch.nn.utils.rnn.pad_sequence([part[name][0] for part in parts], batch_first=True)
-    return batch
-
-
-def patch_budget(height: int, width: int, patch_size: int = 16) -> int:
-    """
-    Returns the budget of patches of an image: the smallest that holds its whole patches, at most the largest.
-
-    Args:
-        height, width: The sides of the raw image in pixels.
-        patch_size: The side of a patch.
-
-    Source: the release of FG-CLIP 2 (`dynamic_max_patches`).
-
-    >>> patch_budget(100, 100), patch_budget(500, 333), patch_budget(1365, 2048)
-    (128, 784, 1024)
-    """
-    num_patches = (height // patch_size) * (width // patch_size)
-    for budget in PATCH_BUDGETS:
-        if num_patches <= budget:
-            return budget
-    return PATCH_BUDGETS[-1]
-
-
-def _budget_of(image: Any, patch_size: int) -> int:
-    """Returns the budget of patches of an image in any form that an image processor takes."""
-    width, height = width_and_height(image)
-    return patch_budget(height, width, patch_size)
+        return max(budget_of_image(image, patch_size) for image in images)
 
 
 def _image_processor(options: dict[str, Any]) -> Any:
@@ -380,4 +340,4 @@ def _image_processor(options: dict[str, Any]) -> Any:
     return ImageProcessor(**options)
 
 
-__all__ = ["PATCH_BUDGETS", "BetaSiglip2Processor", "patch_budget", "process_by_budget"]
+__all__ = ["BetaSiglip2Processor"]

@@ -143,6 +143,14 @@ def check_option_names(kwargs: Mapping[str, Any], processor: Any) -> None:
         check_names(kwargs.get(part) or (), known_of_part, part)
 
 
+def check_given_once(kwargs: Mapping[str, Any]) -> None:
+    """Raises `ValueError` if an option is given both by itself and in a dict, as transformers' processors do."""
+    for part in OPTIONS_BY_PART:
+        for name in kwargs.get(part) or ():
+            if name in kwargs:
+                raise ValueError(f"{name} must be given once, but is given by itself and in {part}")
+
+
 def check_length(length: Any, name: str, smallest: int = _SHORTEST_TEXT) -> None:
     """Raises `ValueError` if a length is given that is no integer, or less than the smallest."""
     if length is not None and (type(length) is not int or length < smallest):
@@ -204,6 +212,7 @@ def with_text_defaults(kwargs: Mapping[str, Any], defaults: Mapping[str, Any]) -
 __all__ = [
     "OPTIONS_BY_PART",
     "TextLayout",
+    "check_given_once",
     "check_length",
     "check_names",
     "check_option_names",

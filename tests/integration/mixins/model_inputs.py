@@ -4,8 +4,9 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from beta_clip_hf import BetaCLIPConfig
+from beta_clip_hf import BetaCLIPConfig, BetaSiglip2Config
 
 
 IMAGE_SIZE = 30
@@ -90,3 +91,44 @@ class RegionInputs(FlatInputs):
             "hard_attention_mask": hard_attention_mask,
             "hard_region_index": torch.tensor([0, 0, 1, 1, 1, 3, 3, 3, 3, 4, 4, 4, 4, 4]),
         }
+
+
+class PlainSiglip2Inputs(PlainInputs):
+    """The same texts on SigLIP 2 towers, with images of seven grids."""
+
+    # All paths have as many positions: transformers' tests make a plain batch, of the short path, of any texts.
+    num_positions = 7
+    grids = ((3, 5), (4, 4), (1, 7), (5, 3), (2, 2), (1, 1), (16, 1))
+
+    def get_config(self) -> BetaSiglip2Config:
+        """Returns a configuration of a tiny model."""
+        text = {**TEXT, "max_position_embeddings": self.num_positions}
+        vision = {**TOWER, "patch_size": 4, "num_patches": 16}
+        positions = {"long_text_max_position_embeddings": self.num_positions}
+        return BetaSiglip2Config(text_config=text, vision_config=vision, **positions, **self.switches)
+
+    def inputs(self) -> dict[str, Tensor]:
+        """Returns the arguments of `forward`."""
+        batch = {}
+        for name, tensor in super().inputs().items():
+            # Padding is attended to, up to all positions of a path.
+            if name.endswith("input_ids"):
+                batch[name] = pad(tensor, (0, self.num_positions - tensor.shape[1]))
+            elif not name.endswith("attention_mask"):
+                batch[name] = tensor
+        grid_sizes = torch.tensor(self.grids)
+        mask = (torch.arange(16) < grid_sizes.prod(dim=1)[:, None]).to(torch.int64)
+        images = {"pixel_attention_mask": mask, "spatial_shapes": grid_sizes}
+        return {**batch, "pixel_values": torch.rand(self.batch_size, 16, 48) * mask[:, :, None], **images}
+
+
+class FlatSiglip2Inputs(PlainSiglip2Inputs, FlatInputs):
+    """The flat batch on SigLIP 2 towers, for a model with a pooler."""
+
+    switches: ClassVar[dict[str, Any]] = {"use_pooler": True}
+
+
+class RegionSiglip2Inputs(PlainSiglip2Inputs, RegionInputs):
+    """The batch with regions on SigLIP 2 towers, for a model with every part."""
+
+    switches: ClassVar[dict[str, Any]] = {"use_pooler": True, "use_regions": True}
