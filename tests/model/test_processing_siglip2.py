@@ -50,7 +50,7 @@ def test_the_tokenizer_alone_does_the_same(processor, tmp_path):
     for tokenizer in (processor.tokenizer, again.tokenizer):
         batch = tokenizer(["a red dog"], padding="max_length", max_length=64, return_tensors="pt")
         assert batch.keys() >= {"input_ids"} and "attention_mask" not in batch
-        assert batch["input_ids"][0].tolist() == [4, 5, 6] + [0] * 61
+        assert batch["input_ids"][0].tolist() == [4, 5, 6, 1] + [0] * 60
     assert again.dynamic_max_patches and (again.max_length, again.long_max_length) == (64, 196)
     assert torch.equal(again(text="a dog")["input_ids"], processor(text="a dog")["input_ids"])
 
