@@ -38,7 +38,6 @@ def images():
         ({"spatial_shapes": None}, "spatial_shapes must come with patches"),
         ({"spatial_shapes": GRIDS[:2]}, r"spatial_shapes must be a tensor of whole numbers \(3, 2\)"),
         ({"spatial_shapes": GRIDS.float()}, "spatial_shapes must be a tensor of whole numbers"),
-        ({"spatial_shapes": GRIDS.tolist()}, "spatial_shapes must be a tensor of whole numbers"),
         ({"spatial_shapes": torch.tensor([[3, 7]] * 3)}, "spatial_shapes must be from 1 × 1 to 18 patches"),
         ({"spatial_shapes": torch.tensor([[0, 7]] * 3)}, "spatial_shapes must be from 1 × 1 to 18 patches"),
         ({"pixel_attention_mask": torch.ones(3, 5)}, r"pixel_attention_mask must have shape \(3, 18\)"),

@@ -11,6 +11,7 @@ from .patch_map_beta_clip import Patches, features_of
 from .pooler_beta_clip import TextConditionedPooler
 from .ragged_beta_clip import index_or_pairs
 from .sharding_beta_clip import gathers_weights
+from .tensor_arguments_beta_clip import takes_lists
 from .unit_vectors_beta_clip import normalize
 
 
@@ -19,11 +20,13 @@ class ConditionedScores:
 
     pooler: TextConditionedPooler | None
 
+    @takes_lists
     @gathers_weights
     def score_pairs(self, patch_features: Patches, text_embeds: Tensor, *, chunk_size: int | None = None) -> Tensor:
         """Scores EVERY image with every text, `(B, T)`, see [`TextConditionedPooler.score_pairs`]."""
         return self.pooler_or_error().score_pairs(patch_features, text_embeds, chunk_size=chunk_size)
 
+    @takes_lists
     @gathers_weights
     def score_candidates(
         self,

@@ -25,6 +25,7 @@ from .loss_inputs_beta_clip import FlatEmbeds
 from .objective_beta_clip import LOSS_PARTS, Objective, batch_objective, multiplier, needs_rows
 from .patch_map_beta_clip import Patches
 from .pooler_beta_clip import TextConditionedPooler
+from .tensor_arguments_beta_clip import check_tensors
 from .unit_vectors_beta_clip import normalize
 
 
@@ -98,6 +99,8 @@ class FlatBatchModel:
         # Internal: the `BatchPlan` of this very batch, which the collator adds, and which the model trusts. Without it
         # the model works the plan out, checks it, and waits for the GPU.
         plan = kwargs.pop("plan", None)
+        given = {"input_ids": input_ids, "pixel_values": pixel_values, "image_index": image_index, **arguments}
+        check_tensors(given)
         # As internal: the scale of pixels that come as bytes.
         pixel_values = scaled_pixels(pixel_values, kwargs.pop("pixel_scale", None))
         if pixel_values is not None and pixel_values.shape[0] == 0:

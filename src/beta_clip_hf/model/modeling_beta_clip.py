@@ -21,8 +21,9 @@ from .outputs_beta_clip import BetaCLIPOutput, output_of_images, output_of_texts
 from .packing_beta_clip import TextPacking
 from .pretrained_beta_clip import BetaCLIPPreTrainedModel
 from .ragged_beta_clip import ImageSlots, index_or_pairs
-from .regions_beta_clip import grid_boxes, roi_align
+from .regions_beta_clip import checked_boxes, grid_boxes, roi_align
 from .sharding_beta_clip import gathers_weights
+from .tensor_arguments_beta_clip import takes_lists
 
 
 class BetaCLIPModel(BetaCLIPPreTrainedModel, ConditionedScores, FlatBatchModel):
@@ -158,8 +159,9 @@ class BetaCLIPModel(BetaCLIPPreTrainedModel, ConditionedScores, FlatBatchModel):
         outputs = self.get_text_features(input_ids, attention_mask, position_ids, return_dict=True, **kwargs)
         return output_of_texts(outputs)
 
-    get_image_features = gathers_weights(CLIPModel.get_image_features)
+    get_image_features = takes_lists(gathers_weights(CLIPModel.get_image_features))
 
+    @takes_lists
     @gathers_weights
     def get_text_features(
         self,
@@ -187,6 +189,7 @@ class BetaCLIPModel(BetaCLIPPreTrainedModel, ConditionedScores, FlatBatchModel):
             return super().get_text_features(input_ids, attention_mask, position_ids, **kwargs)
         return self.path_text_features(input_ids, attention_mask, position_ids, is_long, **kwargs)
 
+    @takes_lists
     def get_patch_features(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False) -> Tensor:
         r"""
         Encodes images to dense features: the values of the last vision block, projected like the image embedding.
@@ -204,6 +207,7 @@ class BetaCLIPModel(BetaCLIPPreTrainedModel, ConditionedScores, FlatBatchModel):
         _, patch_features_BPD = self.encode_images(pixel_values, interpolate_pos_encoding)
         return patch_features_BPD
 
+    @takes_lists
     def get_region_features(
         self,
         pixel_values: Tensor,
@@ -231,11 +235,13 @@ class BetaCLIPModel(BetaCLIPPreTrainedModel, ConditionedScores, FlatBatchModel):
 
         Source: FG-CLIP (arXiv 2505.05071), region features.
         """
+        boxes = checked_boxes(boxes)
         # Each image is encoded once, however many boxes it has.
         patch_features = self.get_patch_features(pixel_values, interpolate_pos_encoding)
         index = index_or_pairs(region_image_index, pixel_values.shape[0], boxes.shape[0], "boxes", pixel_values.device)
         return self.pool_boxes(pixel_values, patch_features, RegionBatch(boxes, index), box_format)
 
+    @takes_lists
     @gathers_weights
     def get_text_conditioned_image_features(
         self,

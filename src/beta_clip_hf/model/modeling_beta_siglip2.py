@@ -19,8 +19,9 @@ from .outputs_beta_siglip2 import BetaSiglip2Output, output_of_images, output_of
 from .patch_map_beta_clip import PatchMap
 from .pretrained_beta_siglip2 import BetaSiglip2PreTrainedModel
 from .ragged_beta_clip import ImageSlots, index_or_pairs
-from .regions_beta_clip import grid_boxes, roi_align_of_map
+from .regions_beta_clip import checked_boxes, grid_boxes, roi_align_of_map
 from .sharding_beta_clip import gathers_weights
+from .tensor_arguments_beta_clip import takes_lists
 from .text_hash_beta_clip import hash_tokens
 from .text_rows_beta_siglip2 import TextRows, plan_batch_rows
 
@@ -164,6 +165,7 @@ class BetaSiglip2Model(BetaSiglip2PreTrainedModel, ConditionedScores, FlatBatchM
         losses = None if outputs.loss is None else {"sigmoid_loss": outputs.loss}
         return BetaSiglip2Output(**outputs, losses=losses)
 
+    @takes_lists
     @gathers_weights
     @can_return_tuple
     def get_image_features(
@@ -192,6 +194,7 @@ class BetaSiglip2Model(BetaSiglip2PreTrainedModel, ConditionedScores, FlatBatchM
         images = self.patch_inputs(pixel_values, pixel_attention_mask, spatial_shapes)
         return self.vision_model(images.pixel_values, images.mask, images.grid_sizes, **kwargs)
 
+    @takes_lists
     @gathers_weights
     @can_return_tuple
     def get_text_features(
@@ -230,6 +233,7 @@ class BetaSiglip2Model(BetaSiglip2PreTrainedModel, ConditionedScores, FlatBatchM
             outputs.pooler_output = head(outputs.last_hidden_state[:, -1])
         return outputs
 
+    @takes_lists
     def get_patch_features(
         self, pixel_values: Tensor, pixel_attention_mask: Tensor | None = None, spatial_shapes: Tensor | None = None
     ) -> PatchMap:
@@ -252,6 +256,7 @@ class BetaSiglip2Model(BetaSiglip2PreTrainedModel, ConditionedScores, FlatBatchM
         _, patches = self.encode_images(pixel_values, pixel_attention_mask, spatial_shapes)
         return patches
 
+    @takes_lists
     def get_region_features(
         self,
         pixel_values: Tensor,
@@ -284,6 +289,7 @@ class BetaSiglip2Model(BetaSiglip2PreTrainedModel, ConditionedScores, FlatBatchM
 
         Source: FG-CLIP 2 (arXiv 2510.10921), region features.
         """
+        boxes = checked_boxes(boxes)
         # Each image is encoded once, however many boxes it has.
         patches = self.get_patch_features(pixel_values, pixel_attention_mask, spatial_shapes)
         index_R = index_or_pairs(
@@ -304,7 +310,7 @@ class BetaSiglip2Model(BetaSiglip2PreTrainedModel, ConditionedScores, FlatBatchM
         grid_B2 = patches.grid_sizes.to(patches.features.device, non_blocking=True)
         size_B2 = grid_B2 * self.config.vision_config.patch_size
         if image_sizes is not None:
-            size_B2 = torch.as_tensor(image_sizes).to(grid_B2)
+            size_B2 = image_sizes.to(grid_B2)
             if size_B2.shape != grid_B2.shape:
                 raise ValueError(
                     f"image_sizes must have shape ({len(grid_B2)}, 2), height and width of each image, but have "
@@ -313,6 +319,7 @@ class BetaSiglip2Model(BetaSiglip2PreTrainedModel, ConditionedScores, FlatBatchM
         boxes_R4 = grid_boxes(boxes, box_format, size_B2[index_R], grid_B2[index_R])
         return roi_align_of_map(patches, boxes_R4, index_R, slots)
 
+    @takes_lists
     @gathers_weights
     def get_text_conditioned_image_features(
         self,

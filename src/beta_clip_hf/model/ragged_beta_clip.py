@@ -115,13 +115,13 @@ def index_or_pairs(
     if image_index is not None:
         # A graph cannot depend on values, and those of a GPU would have to be waited for.
         if image_index.device.type == "cpu" and not torch.compiler.is_compiling():
-            is_wrong = (image_index < 0) | (image_index >= num_images)
+            is_wrong = (image_index < 0) | (image_index >= num_images) | (image_index % 1 != 0)
             if image_index.shape != (num_rows,) or is_wrong.any():
                 raise ValueError(
                     f"the image index must name one of the images 0..{num_images - 1} for each of the {num_rows} "
                     f"{rows}, but is {image_index.tolist()}"
                 )
-        return image_index
+        return image_index.long()
     if num_images not in (1, num_rows):
         raise ValueError(
             f"without an image index there must be one image, or one for each of the {rows}, "

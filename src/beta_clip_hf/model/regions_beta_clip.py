@@ -30,8 +30,7 @@ def grid_boxes(boxes_R4: Tensor, box_format: str, image_size: Sides, grid: Sides
     """
     if box_format not in BOX_FORMATS:
         raise ValueError(f"box_format must be one of {BOX_FORMATS}, but is {box_format!r}")
-    if boxes_R4.ndim != 2 or boxes_R4.shape[1] != 4:
-        raise ValueError(f"boxes must have shape (R, 4), but are {tuple(boxes_R4.shape)}")
+    boxes_R4 = checked_boxes(boxes_R4)
     if box_format == "xywh_pixels":
         corners_R2, sizes_R2 = boxes_R4[:, :2], boxes_R4[:, 2:]
         boxes_R4 = torch.cat([corners_R2, corners_R2 + sizes_R2], dim=1)
@@ -40,6 +39,19 @@ def grid_boxes(boxes_R4: Tensor, box_format: str, image_size: Sides, grid: Sides
         height, width = _columns_of(image_size)
         x_scale, y_scale = x_scale / width, y_scale / height
     return torch.stack([boxes_R4[:, 0::2] * x_scale, boxes_R4[:, 1::2] * y_scale], dim=2).flatten(1)
+
+
+def checked_boxes(boxes: Tensor) -> Tensor:
+    """Returns boxes `(R, 4)`; an empty list of them, which has no shape of its own, is `(0, 4)`.
+
+    Raises:
+        ValueError: if the boxes are not `(R, 4)`.
+    """
+    if boxes.ndim == 1 and boxes.shape[0] == 0:
+        return boxes.reshape(0, 4)
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise ValueError(f"boxes must have shape (R, 4), but are {tuple(boxes.shape)}")
+    return boxes
 
 
 def _columns_of(sides: Sides) -> tuple[Any, Any]:
@@ -170,4 +182,4 @@ def _axis_weights(start_R: Tensor, end_R: Tensor, max_cells: int, num_cells_R1: 
     return (weights_ROX * counts_RO[:, :, None]).sum(dim=1) / count_R.clamp(min=1)[:, None]
 
 
-__all__ = ["grid_boxes", "roi_align", "roi_align_of_map"]
+__all__ = ["checked_boxes", "grid_boxes", "roi_align", "roi_align_of_map"]
