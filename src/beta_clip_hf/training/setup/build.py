@@ -28,6 +28,7 @@ from .build_siglip2 import build_siglip2, is_siglip2
 from .config import COLLATOR_KEYS, TRAINING_TYPES
 from .from_scratch import check_vocabulary, values_from_scratch
 from .loading import LOADING_KEYS, loading_arguments
+from .missing_parts import check_parts
 from .value_types import check_types
 
 
@@ -85,6 +86,7 @@ def prepare_trainer(
     elif data.get("eval"):
         eval_rows = open_rows(data["eval"], seed=args.seed, strict=strict)
     model, processor = build_model(config["model"], train_rows)
+    check_parts(config, model.config)
     sampling = {name: data[name] for name in COLLATOR_KEYS if name in data}
     if args.device.type == "cuda" and pixel_scale(processor.image_processor) is not None:
         # Workers that feed a GPU do less work if they pass bytes on.

@@ -122,9 +122,10 @@ def with_recipe(config: Mapping[str, Any], photos: int) -> dict[str, Any]:
     if "lora" in recipe["training"] and find_spec("peft") is None:
         logger.info("all weights are trained; adapters would forget less and need less memory: pip install peft")
         recipe = choose_recipe(photos, evaluates=evaluates)
+    # β-CAL has no part without a pooler, which FG-CLIP and SigLIP 2 lack unless it is asked for.
+    recipe["model"]["config"]["use_pooler"] = True
     if is_on_siglip2(stored):
-        # β-CAL has no part without a pooler, and SigLIP's own scale is above the usual bound.
-        recipe["model"]["config"]["use_pooler"] = True
+        # SigLIP's own scale is above the usual bound.
         recipe["training"]["logit_scale_max"] = 0
     if data.get("eval"):
         del recipe["data"]["eval_fraction"]
