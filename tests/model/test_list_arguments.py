@@ -111,9 +111,7 @@ def test_an_index_that_is_no_whole_number_is_named(case):
 
 def test_forward_says_that_it_takes_tensors(case):
     model, images, ids = case
-    with pytest.raises(
-        ValueError, match="input_ids must be a tensor, as a processor and a collator make it, but"
-    ):
+    with pytest.raises(ValueError, match="input_ids must be a tensor, as a processor and a collator make it, but"):
         model(**images, input_ids=ids.tolist())
     with pytest.raises(ValueError, match="boxes must be a tensor"):
         model(**images, input_ids=ids, image_index=torch.arange(3), boxes=BOXES)
