@@ -89,7 +89,7 @@ def test_a_bad_image_costs_its_row(name, folder, tiny_processor, collator, caplo
     with pytest.raises(NoUsableRow, match=r"all 1 were skipped: the bad one"):
         collator([rows[1]])
     # What the Trainer of transformers leaves of rows by default.
-    with pytest.raises(ValueError, match=r"rows must have fields, .* set remove_unused_columns=False"):
+    with pytest.raises(ValueError, match=r"rows must be mappings with fields, .* set remove_unused_columns=False"):
         collator([{}, {}])
     with pytest.raises(ValueError, match=r"test\.jsonl:2: image must be readable"):
         BetaCLIPDataCollator(tiny_processor, strict=True)([rows[0], rows[1]])

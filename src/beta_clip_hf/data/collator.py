@@ -234,7 +234,7 @@ class BetaCLIPDataCollator:
         """Returns the examples of the rows that can be used. The others are skipped, logged and counted."""
         if rows and all(isinstance(row, Mapping) and not row for row in rows):
             # transformers' Trainer removes what `forward` does not name.
-            raise ValueError("rows must have fields, but all are empty: set remove_unused_columns=False of the Trainer")
+            raise ValueError("rows must be mappings with fields, but are empty: set remove_unused_columns=False")
         examples = []
         for row in rows:
             try:
