@@ -71,18 +71,18 @@ def test_lists_and_arrays_are_taken_as_tensors(case, method, form):
     model = case[0]
     tensors = arguments_of(method, case)
     expected = value_of(getattr(model, method)(**tensors))
-    given = {}
+    in_that_form = {}
     for name, value in tensors.items():
         if isinstance(value, torch.Tensor):
             # numpy's own numbers have 64 bits.
             value = value.numpy().astype(np.float64 if value.is_floating_point() else np.int64)
             value = value if form == "numpy" else value.tolist()
-        given[name] = value
+        in_that_form[name] = value
     if form == "by place":
         first = next(iter(signature(getattr(model, method)).parameters))
-        found = getattr(model, method)(given.pop(first), **given)
+        found = getattr(model, method)(in_that_form.pop(first), **in_that_form)
     else:
-        found = getattr(model, method)(**given)
+        found = getattr(model, method)(**in_that_form)
     torch.testing.assert_close(value_of(found), expected)
 
 

@@ -99,8 +99,8 @@ class FlatBatchModel:
         # Internal: the `BatchPlan` of this very batch, which the collator adds, and which the model trusts. Without it
         # the model works the plan out, checks it, and waits for the GPU.
         plan = kwargs.pop("plan", None)
-        given = {"input_ids": input_ids, "pixel_values": pixel_values, "image_index": image_index, **arguments}
-        check_tensors(given)
+        tensors = {"input_ids": input_ids, "pixel_values": pixel_values, "image_index": image_index, **arguments}
+        check_tensors(tensors)
         # As internal: the scale of pixels that come as bytes.
         pixel_values = scaled_pixels(pixel_values, kwargs.pop("pixel_scale", None))
         if pixel_values is not None and pixel_values.shape[0] == 0:
