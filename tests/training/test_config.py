@@ -113,7 +113,7 @@ def test_values_are_what_they_look_like():
 @pytest.mark.parametrize("form", ["ce", "bce"])
 def test_the_recipes_are_the_paper_s(project_dir, tmp_path, form):
     config = read_config(Path(project_dir, "examples", "configs", f"beta_clip_{form}.yaml"))
-    assert config["model"]["config"] == {"alignment_loss": form, "beta": 0.5}
+    assert config["model"]["config"] == {"use_pooler": True, "alignment_loss": form, "beta": 0.5}
     assert config["data"]["random_resized_crop"] == [0.5, 1.0]
     args = BetaCLIPTrainingArguments(str(tmp_path), use_cpu=True, **config["training"])
     assert (args.learning_rate, args.learning_rate_end) == (1e-5, 1e-7)

@@ -74,7 +74,7 @@ def test_a_recipe_leaves_what_is_given_and_fits_the_model(model):
     base = {"from_pretrained": str(model), "config": {"beta": 0.25}}
     settings = {"model": base, "data": {"train": "p", "num_phrases": 2}}
     filled = with_recipe({**settings, "training": {"max_steps": 7}}, 300)
-    assert filled["model"]["config"] == {"beta": 0.25, "alignment_loss": "ce"}
+    assert filled["model"]["config"] == {"use_pooler": True, "beta": 0.25, "alignment_loss": "ce"}
     assert filled["data"]["num_phrases"] == 2 and filled["training"]["max_steps"] == 7
     # The tiny model is narrow: it takes larger steps than ViT-B, and a large one adapters.
     assert filled["training"]["learning_rate"] > choose_recipe(300)["training"]["learning_rate"]

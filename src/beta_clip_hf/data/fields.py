@@ -5,7 +5,7 @@ first: formatting a name costs more than the check itself.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -153,6 +153,16 @@ def items(value: Any, field: str) -> Sequence[Any]:
     if len(value) > MOST_ITEMS:
         raise ValueError(f"{field} must have at most {MOST_ITEMS:,} items, but has {len(value):,}")
     return value
+
+
+def bytes_or_path(image: Any) -> Any:
+    """Returns what an image of `datasets`, `{"bytes": …, "path": …}`, holds: its bytes, or else its path.
+
+    Any other image is returned as it is.
+    """
+    if isinstance(image, Mapping):
+        return image.get("bytes") or image.get("path")
+    return image
 
 
 def shown(value: Any) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .images import bytes_or_path
+from .fields import bytes_or_path
 from .rows import row_id
 
 

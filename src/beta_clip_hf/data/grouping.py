@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from ..text.sampling import join_captions
-from .images import bytes_or_path
+from .fields import bytes_or_path
 from .regions import DEFAULT_BOX_FORMAT
 from .row_texts import sentences_of
 from .rows import CheckedRow, Row, check_row

@@ -1,7 +1,6 @@
 """Reads the image of a row: from a path, from bytes, or as it is."""
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +9,6 @@ from PIL import Image
 # The processor reads images by the same function, so that a model sees in use what it saw in training.
 from ..model.image_loading_beta_clip import load_image
 from .fields import missing_file_error
-
-
-def bytes_or_path(image: Any) -> Any:
-    """Returns what an image of `datasets`, `{"bytes": …, "path": …}`, holds: its bytes, or else its path.
-
-    Any other image is returned as it is.
-    """
-    if isinstance(image, Mapping):
-        return image.get("bytes") or image.get("path")
-    return image
 
 
 def check_image_file(image: Any, field: str = "image") -> None:
@@ -37,4 +26,4 @@ def thumbnail(image: Image.Image, longest_side: int) -> Image.Image:
     return image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=2.0)
 
 
-__all__ = ["bytes_or_path", "check_image_file", "load_image", "thumbnail"]
+__all__ = ["check_image_file", "load_image", "thumbnail"]

@@ -9,7 +9,7 @@ from PIL import Image
 
 from ..files import replacing
 from ..model.image_files_beta_clip import opened_image
-from .images import bytes_or_path
+from .fields import bytes_or_path
 
 
 # Folder of the files, in that of the rows.

@@ -7,10 +7,9 @@ from typing import Any
 
 from torch.utils.data import Dataset, IterableDataset
 
-from .fields import MISSING_FILE
+from .fields import MISSING_FILE, bytes_or_path
 from .fingerprint import RowsFingerprint
 from .grouping import PhotoGroups, PhotoKeys, image_key, join_rows, quick_content
-from .images import bytes_or_path
 from .records import RecordStream, Table
 from .row_counts import RowCounts
 from .row_reader import RowReader

@@ -17,7 +17,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from transformers.utils import cached_file
 
-from ..data.images import bytes_or_path
+from ..data.fields import bytes_or_path
 from ..files import write_text
 from ..model.adapters_beta_clip import ADAPTER_FILE
 from ..version import __version__

@@ -101,7 +101,9 @@ def choose_recipe(photos: int, *, width: int = 768, evaluates: bool = True) -> d
             "load_best_model_at_end": True,
             "metric_for_best_model": size.best_metric,
         }
-    return {"model": {"config": {"alignment_loss": "ce", "beta": 0.5}}, "data": data, "training": training}
+    # β-CAL has no part without a pooler, which FG-CLIP and SigLIP 2 lack unless it is asked for.
+    model_config = {"use_pooler": True, "alignment_loss": "ce", "beta": 0.5}
+    return {"model": {"config": model_config}, "data": data, "training": training}
 
 
 def with_recipe(config: Mapping[str, Any], photos: int) -> dict[str, Any]:
@@ -122,8 +124,6 @@ def with_recipe(config: Mapping[str, Any], photos: int) -> dict[str, Any]:
     if "lora" in recipe["training"] and find_spec("peft") is None:
         logger.info("all weights are trained; adapters would forget less and need less memory: pip install peft")
         recipe = choose_recipe(photos, evaluates=evaluates)
-    # β-CAL has no part without a pooler, which FG-CLIP and SigLIP 2 lack unless it is asked for.
-    recipe["model"]["config"]["use_pooler"] = True
     if is_on_siglip2(stored):
         # SigLIP's own scale is above the usual bound.
         recipe["training"]["logit_scale_max"] = 0
