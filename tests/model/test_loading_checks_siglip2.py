@@ -86,3 +86,12 @@ def test_every_new_part_is_started(kind, tmp_path, nan_in_new_memory):
     parts = {"use_pooler": True} | ({} if kind == "ours" else {"use_regions": True})
     model = BetaSiglip2Model.from_pretrained(save(kind, tmp_path), **parts)
     assert [name for name, tensor in model.state_dict().items() if not tensor.isfinite().all()] == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_field_out_of_its_range_is_refused(kind, tmp_path):
+    folder = save(kind, tmp_path)
+    with pytest.raises(ValueError, match="beta must"):
+        BetaSiglip2Model.from_pretrained(folder, beta=-1.0)
+    with pytest.raises(ValueError, match="a text path must be one of"):
+        BetaSiglip2Model.from_pretrained(folder, phrase_text_path="medium")

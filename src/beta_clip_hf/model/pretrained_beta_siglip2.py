@@ -139,6 +139,8 @@ class BetaSiglip2PreTrainedModel(PublishedModel, EncodingModel, Siglip2Towers):
         model, info = load_checked(
             super().from_pretrained, source, *model_args, checkpoint=checkpoint, parts=parts, config=config, **kwargs
         )
+        # Fields that were given as arguments have been set one by one, unchecked.
+        model.config.validate_architecture()
         model._start_from_siglip(set(info["missing_keys"]))
         return (model, info) if wants_info else model
 
