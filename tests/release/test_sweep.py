@@ -7,11 +7,12 @@ import torch
 from PIL import Image
 
 from beta_clip_cli.main import main
-from beta_clip_hf import BetaCLIPModel
+from beta_clip_hf import BetaCLIPModel, BetaSiglip2Model, BetaSiglip2Processor
 from beta_clip_hf.evaluation.metric_names import MetricName
 from beta_clip_hf.inference.identity import model_hash
 from beta_clip_hf.release.sweep import draw_sweep, format_sweep
 from release.tuned_models import perturbed, saved
+from training.siglip2_recipes import save_siglip2
 
 
 pytestmark = pytest.mark.slow
@@ -68,6 +69,23 @@ def test_a_sweep_may_keep_its_figures_only(tiny_clip_dir, tuned_dir, photos, tmp
     files = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
     assert files >= {"sweep.json", "sweep.png", "alpha_0.5/evaluation/results.json"}
     assert all(name.startswith(("sweep.", "alpha_0.5/evaluation/")) for name in files)  # no model
+
+
+def test_a_sweep_takes_siglip2(photos, tmp_path):
+    pytest.importorskip("matplotlib")
+    base = save_siglip2(tmp_path / "siglip2")
+    model = perturbed(BetaSiglip2Model.from_pretrained(base, use_pooler=True))
+    tuned = saved(model, tmp_path / "tuned", BetaSiglip2Processor.from_pretrained(base))
+    out = tmp_path / "sweep"
+    command = ["interpolate", str(base), str(tuned), str(out), "--alpha", "0.5", "1"]
+    assert main([*command, "--tasks", "photos", "--data", str(photos), "--device", "cpu"]) == 0
+    summary = json.loads((out / "sweep.json").read_text())
+    half, whole = summary["alphas"]
+    assert whole["model"]["sha256"] == model_hash(BetaSiglip2Model.from_pretrained(tuned))
+    assert "long/cls/text_to_image/R@1" in half["tasks"]["photos"]["figures"]
+    start, mixed = (BetaSiglip2Model.from_pretrained(folder) for folder in (base, out / "alpha_0.5"))
+    expected = start.logit_scale.lerp(model.logit_scale, 0.5)
+    torch.testing.assert_close(mixed.logit_scale, expected)
 
 
 def record(value, name):
