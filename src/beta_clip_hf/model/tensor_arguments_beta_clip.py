@@ -14,7 +14,7 @@ from .patch_map_beta_clip import PatchMap
 
 
 # Shapes that towers read on the CPU, wherever the model is.
-_OF_CPU = ("spatial_shapes", "image_sizes")
+_READ_ON_CPU = ("spatial_shapes", "image_sizes")
 # Whole numbers, also where there are none, whose kind an empty list does not say.
 _WHOLE_NUMBERS = ("input_ids", "index", "shapes", "mask")
 
@@ -56,6 +56,12 @@ def check_tensors(arguments: Mapping[str, Any]) -> None:
 
 
 def _tensor(value: Any, name: str, model: Any) -> Any:
+    """
+    Returns numbers as a tensor on the model's device; `None`, tensors and patch maps are returned as they are.
+
+    Raises:
+        ValueError: if the value holds no numbers, or lists of several lengths.
+    """
     if value is None or isinstance(value, Tensor | PatchMap):
         return value
     try:
@@ -69,7 +75,7 @@ def _tensor(value: Any, name: str, model: Any) -> Any:
     elif tensor.is_floating_point():
         # numpy's numbers have 64 bits, which the model would not take.
         tensor = tensor.float()
-    return tensor if name in _OF_CPU else tensor.to(model.device)
+    return tensor if name in _READ_ON_CPU else tensor.to(model.device)
 
 
 def _kind(value: Any) -> str:
